@@ -17,11 +17,7 @@ pub struct Invalid {
 impl Invalid {
     fn new(what: &'static str, value: &str, expected: &'static str) -> Self {
         let value = value.chars().take(80).collect();
-        Self {
-            what,
-            value,
-            expected,
-        }
+        Self { what, value, expected }
     }
 }
 
@@ -50,9 +46,7 @@ impl FromStr for RunId {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| Invalid::new("run id", text, "a uuid, as `sluice runs list` shows it"))
+        text.parse().map(Self).map_err(|_| Invalid::new("run id", text, "a uuid, as `sluice runs list` shows it"))
     }
 }
 
@@ -86,9 +80,7 @@ impl FromStr for UserId {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| Invalid::new("user id", text, "the uuid of a profile"))
+        text.parse().map(Self).map_err(|_| Invalid::new("user id", text, "the uuid of a profile"))
     }
 }
 
@@ -223,10 +215,7 @@ mod tests {
     fn a_users_instance_is_named_after_the_user() {
         let user: UserId = "7051bc96-9e27-4940-86ab-2c040b518faa".parse().unwrap();
 
-        assert_eq!(
-            InstanceName::of_user(user).as_str(),
-            "user_7051bc96-9e27-4940-86ab-2c040b518faa"
-        );
+        assert_eq!(InstanceName::of_user(user).as_str(), "user_7051bc96-9e27-4940-86ab-2c040b518faa");
         assert_eq!(user.subject().user(), Some(user));
     }
 }

@@ -7,6 +7,9 @@
 //! only definition of the moves of a run and a step; `policy` turns counters into delays; `outcome` is what a step
 //! answers; `evolution` is the Evolution API as a step sees it; `provision` is the flagship workflow.
 
+pub mod definition;
 pub mod ids;
 pub mod outcome;
+pub mod policy;
 pub mod secret;
+pub mod state;

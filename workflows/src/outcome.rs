@@ -19,19 +19,12 @@ pub const ERROR_BYTES: usize = 4096;
 pub enum Outcome {
     /// The step's effect is there. `output` is the next step's input; `facts` go into the instance row. `note` is kept on
     /// the attempt.
-    Success {
-        output: Value,
-        facts: Facts,
-        note: Option<String>,
-    },
+    Success { output: Value, facts: Facts, note: Option<String> },
     /// It may work later. Counted as a failure; the policy says when the next attempt is due.
     Retry(Failure),
     /// It did not fail, it could not be tried or the other side is not ready: not counted. `after` is the least delay;
     /// without one the policy chooses.
-    Defer {
-        failure: Failure,
-        after: Option<Duration>,
-    },
+    Defer { failure: Failure, after: Option<Duration> },
     /// An earlier step's effect is gone or not what was asked: run that step again. Bounded.
     SendBack { to: StepName, failure: Failure },
     /// It will never work: the run needs a person.
@@ -52,18 +45,10 @@ impl Failure {
     pub fn new(class: Class, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > ERROR_BYTES {
-            let end = (0..=ERROR_BYTES)
-                .rev()
-                .find(|&at| message.is_char_boundary(at))
-                .unwrap_or(0);
+            let end = (0..=ERROR_BYTES).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
             message.truncate(end);
         }
-        Self {
-            class,
-            http_status: None,
-            message,
-            host: HostSignal::Silent,
-        }
+        Self { class, http_status: None, message, host: HostSignal::Silent }
     }
 
     pub fn with_status(mut self, status: Option<u16>) -> Self {

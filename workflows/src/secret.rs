@@ -55,10 +55,7 @@ mod tests {
     fn a_secret_is_never_printed() {
         let secret = Secret::new("hunter2");
 
-        let seen = format!(
-            "{secret} {secret:?} {}",
-            serde_json::to_string(&secret).unwrap()
-        );
+        let seen = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).unwrap());
 
         assert_eq!(seen, r#"*** *** "***""#);
     }
