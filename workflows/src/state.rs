@@ -1,11 +1,13 @@
 //! The state machine: the only definition of how a step and its run may move. The ledger's SQL repeats these moves as
 //! guards, and a test compares the two.
-//!
-//!     due ──dispatch──► dispatched ──claim──► running ──succeed──► succeeded
-//!      ▲  ◄─put back, lost─┘                     │                     │
-//!      ├──────── fail, defer, expire, send back ─┘   ◄──── rerun ──────┤
-//!      └── revive ── dead ◄── refuse, spent budget, deadline           │
-//!                    cancelled ◄── cancel (from running: at its settle)┘
+//! ```text
+//! due ──dispatch──► dispatched ──claim──► running ──succeed──► succeeded
+//!  ▲ ◄──put back, lose──┘                    │                     │
+//!  ├────────── fail, defer, expire, send back┘                     │
+//!  ├────────── rerun ──────────────────────────────────────────────┘
+//!  └── revive ── dead ◄── refused, a spent budget, the deadline
+//!                cancelled ◄── cancel (from running: at its settle)
+//! ```
 
 use serde::{Deserialize, Serialize};
 
