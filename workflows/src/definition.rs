@@ -77,6 +77,10 @@ impl Registry {
         Self { workflows }
     }
 
+    pub fn all(&self) -> impl Iterator<Item = &Workflow> {
+        self.workflows.iter()
+    }
+
     pub fn find(&self, name: &WorkflowName, version: i16) -> Option<&Workflow> {
         self.workflows.iter().find(|workflow| &workflow.name == name && workflow.version == version)
     }

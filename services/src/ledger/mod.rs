@@ -10,7 +10,7 @@ pub mod memory;
 pub mod postgres;
 pub mod settlement;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use workflows::{
@@ -40,6 +40,14 @@ pub struct Key {
     pub run: RunId,
     pub position: i16,
     pub token: Token,
+}
+
+/// A lease that a worker keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    pub key: Key,
+    /// How long it lasts from each renewal on.
+    pub length: Duration,
 }
 
 /// A run to start. `id` and `instance_token` are drawn by the caller and unused where a run is there already.
@@ -133,12 +141,14 @@ pub struct Claim {
 }
 
 /// What a settle came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
     /// It is written. The run's state after it.
     Done(RunState),
     /// The token is no longer the step's: nothing was changed.
     Stale,
+    /// The database refuses what this settlement holds: nothing was changed, and trying again will not help.
+    Refused(String),
 }
 
 /// A step whose lease ran out.
@@ -200,7 +210,7 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 
     /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. Also the
     /// worker's heartbeat.
-    fn renew(&self, worker: &Worker, keys: &[Key]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    fn renew(&self, worker: &Worker, leases: &[Lease]) -> impl Future<Output = Result<Vec<bool>>> + Send;
 
     /// Write how attempts ended: step, attempt, next step or end of the run, instance, event, public rows; all or nothing
     /// per run. One answer per settlement, in order.
@@ -219,10 +229,15 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn cancel(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
 }
 
-/// What both ledgers are built with: the definitions and a source of instance tokens and run ids.
+/// Draws what must be random or fresh.
+pub type Draw<T> = Arc<dyn Fn() -> T + Send + Sync>;
+
+/// What both ledgers are built with: the definitions, and where run ids and instance tokens come from.
 #[derive(Clone)]
 pub struct Setup {
-    pub registry: std::sync::Arc<Registry>,
+    pub registry: Arc<Registry>,
+    pub draw_run: Draw<RunId>,
+    pub draw_token: Draw<Secret>,
     /// The workflow that a sign-up starts.
     pub on_sign_up: WorkflowName,
 }

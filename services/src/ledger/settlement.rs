@@ -61,6 +61,8 @@ pub enum Then {
         send_backs: u32,
     },
     Succeed,
+    /// Somebody asked for the run's end while the step ran.
+    Cancel,
     /// The run needs a person. `position` is the step at which a revival resumes.
     Die {
         position: i16,

@@ -1,1 +1,175 @@
+//! The ledger in Postgres. Every statement of the engine is in this folder, one verb a file; every verb is one short
+//! transaction, whose locks are taken in one order: run, step, resource, instance, public rows, each in key order.
+//!
+//! Statements work through a transaction pooler too: always inside an explicit transaction and, where `Pooling` says so,
+//! without a name.
 
+mod claim;
+mod command;
+mod dispatch;
+mod intake;
+mod lease;
+mod rescue;
+mod run_end;
+mod settle;
+mod start;
+
+use std::time::Duration;
+
+use sqlx::{
+    PgPool, Postgres as Driver, Transaction,
+    postgres::PgArguments,
+    query::{Query, QueryAs},
+};
+use workflows::ids::{RunId, StepName, Token};
+
+use super::{
+    By, Changed, Claimed, Dispatched, Expired, Intake, Key, Lease, Ledger, NewRun, Result, Settled, Settlement, Setup,
+    Started, Worker,
+};
+use crate::supabase::Projection;
+
+/// What stands between us and Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pooling {
+    /// Nothing, or a pooler that gives each client a connection of its own.
+    #[default]
+    Session,
+    /// A pooler that gives a connection for one transaction: no prepared statements survive, no LISTEN.
+    Transaction,
+}
+
+/// The ledger that ships.
+#[derive(Clone)]
+pub struct Postgres {
+    pool: PgPool,
+    pooling: Pooling,
+    setup: Setup,
+    projection: Projection,
+}
+
+impl Postgres {
+    pub fn new(pool: PgPool, pooling: Pooling, setup: Setup) -> Self {
+        let projection = Projection::new(setup.on_sign_up.clone());
+        Self { pool, pooling, setup, projection }
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A transaction that nobody waits for long: not its own locks, not an idle client.
+    pub(crate) async fn begin(&self) -> Result<Tx> {
+        let begin = "begin; \
+            set local lock_timeout = '5s'; \
+            set local statement_timeout = '15s'; \
+            set local idle_in_transaction_session_timeout = '10s'; \
+            set local sluice.projecting = 'on'";
+        let inner = self.pool.begin_with(begin).await?;
+        Ok(Tx { inner, pooling: self.pooling })
+    }
+}
+
+/// One transaction, and how its statements must be sent.
+pub(crate) struct Tx {
+    inner: Transaction<'static, Driver>,
+    pooling: Pooling,
+}
+
+impl Tx {
+    pub(crate) fn query(&self, sql: &'static str) -> Query<'static, Driver, PgArguments> {
+        sqlx::query(sql).persistent(self.pooling == Pooling::Session)
+    }
+
+    pub(crate) fn query_as<T>(&self, sql: &'static str) -> QueryAs<'static, Driver, T, PgArguments>
+    where
+        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+    {
+        sqlx::query_as(sql).persistent(self.pooling == Pooling::Session)
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut sqlx::PgConnection {
+        &mut self.inner
+    }
+
+    pub(crate) async fn commit(self) -> Result<()> {
+        Ok(self.inner.commit().await?)
+    }
+}
+
+impl Ledger for Postgres {
+    async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
+        start::start(self, runs).await
+    }
+
+    async fn intake(&self, limit: usize) -> Result<Intake> {
+        intake::intake(self, limit).await
+    }
+
+    async fn dispatch(&self, queue: &StepName, host: Option<&str>, tokens: &[Token]) -> Result<Vec<Dispatched>> {
+        dispatch::dispatch(self, queue, host, tokens).await
+    }
+
+    async fn put_back(&self, keys: &[Key]) -> Result<usize> {
+        dispatch::put_back(self, keys).await
+    }
+
+    async fn lose(&self) -> Result<usize> {
+        dispatch::lose_older(self, Duration::ZERO).await
+    }
+
+    async fn lose_older(&self, after: Duration) -> Result<usize> {
+        dispatch::lose_older(self, after).await
+    }
+
+    async fn claim(&self, worker: &Worker, keys: &[Key]) -> Result<Vec<Claimed>> {
+        claim::claim(self, worker, keys).await
+    }
+
+    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+        lease::renew(self, worker, leases).await
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        settle::settle(self, settlements).await
+    }
+
+    async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
+        rescue::expired(self, limit).await
+    }
+
+    async fn exceed(&self, limit: usize) -> Result<usize> {
+        rescue::exceed(self, limit).await
+    }
+
+    async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {
+        command::revive(self, run, by).await
+    }
+
+    async fn cancel(&self, run: RunId, by: &By) -> Result<Changed> {
+        command::cancel(self, run, by).await
+    }
+}
+
+/// Whether the database refused what one row holds: then its neighbours are tried without it.
+fn is_row_fault(error: &super::Error) -> bool {
+    let super::Error::Database(sqlx::Error::Database(error)) = error else { return false };
+    // 22: data exception, 23: integrity constraint violation.
+    error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+}
+
+/// Keys as the three arrays that `unnest` takes.
+fn columns(keys: &[Key]) -> (Vec<uuid::Uuid>, Vec<i16>, Vec<i64>) {
+    let runs = keys.iter().map(|key| key.run.uuid()).collect();
+    let positions = keys.iter().map(|key| key.position).collect();
+    let tokens = keys.iter().map(|key| key.token.bits()).collect();
+    (runs, positions, tokens)
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+fn limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,231 @@
+//! From `due` to `dispatched`, and back where a push failed or Redis lost what it held.
+
+use std::time::Duration;
+
+use sqlx::FromRow;
+use uuid::Uuid;
+use workflows::ids::{RunId, StepName, Token};
+
+use super::{Dispatched, Key, Postgres, Result, Tx, columns, limit, seconds};
+
+#[derive(FromRow)]
+struct GateRow {
+    closed: bool,
+    rate: Option<f64>,
+    allowance: f64,
+    concurrency: Option<i32>,
+}
+
+/// The gate row of the queue is the lock: one relay at a time dispatches it, the others go on to the next queue.
+pub(super) async fn dispatch(
+    ledger: &Postgres,
+    queue: &StepName,
+    host: Option<&str>,
+    tokens: &[Token],
+) -> Result<Vec<Dispatched>> {
+    let mut tx = ledger.begin().await?;
+    let Some(gate) = lock_step_gate(&mut tx, queue).await? else {
+        return Ok(Vec::new());
+    };
+    let host_gate = lock_host_gate(&mut tx, host).await?;
+    let mut room = tokens.len();
+    for gate in [Some(&gate), host_gate.as_ref()].into_iter().flatten() {
+        room = room.min(room_behind(gate));
+    }
+    if let Some(concurrency) = gate.concurrency {
+        room = room.min(free_places(&mut tx, queue, concurrency).await?);
+    }
+    if room == 0 {
+        return Ok(Vec::new());
+    }
+    let dispatched = take_due(&mut tx, queue, &tokens[..room]).await?;
+    spend(&mut tx, "step", queue.as_str(), &gate, dispatched.len()).await?;
+    if let (Some(host), Some(gate)) = (host, &host_gate) {
+        spend(&mut tx, "host", host, gate, dispatched.len()).await?;
+    }
+    tx.commit().await?;
+    Ok(dispatched)
+}
+
+/// The gate of a queue, locked; none where another relay holds it. A limited rate has at most one second's worth in store.
+async fn lock_step_gate(tx: &mut Tx, queue: &StepName) -> Result<Option<GateRow>> {
+    let gate = tx
+        .query_as(
+            "select
+               paused_at is not null or coalesce(hold_until > now(), false) as closed,
+               rate,
+               least(greatest(rate, 1), allowance + rate * extract(epoch from now() - refilled_at)::float8) as allowance,
+               concurrency
+             from sluice.gate
+             where scope = 'step'
+               and name = $1
+             for no key update skip locked",
+        )
+        .bind(queue.as_str())
+        .fetch_optional(tx.connection())
+        .await?;
+    Ok(gate)
+}
+
+/// The gate of the API's host, locked: the queues share its rate.
+async fn lock_host_gate(tx: &mut Tx, host: Option<&str>) -> Result<Option<GateRow>> {
+    let gate = tx
+        .query_as(
+            "select
+               paused_at is not null or coalesce(hold_until > now(), false) or breaker <> 'closed' as closed,
+               rate,
+               least(greatest(rate, 1), allowance + rate * extract(epoch from now() - refilled_at)::float8) as allowance,
+               null::integer as concurrency
+             from sluice.gate
+             where scope = 'host'
+               and name = $1
+             for no key update",
+        )
+        .bind(host)
+        .fetch_optional(tx.connection())
+        .await?;
+    Ok(gate)
+}
+
+/// How many steps a gate lets through now.
+fn room_behind(gate: &GateRow) -> usize {
+    match (gate.closed, gate.rate) {
+        (true, _) => 0,
+        (false, None) => usize::MAX,
+        (false, Some(_)) => gate.allowance.max(0.0) as usize,
+    }
+}
+
+async fn free_places(tx: &mut Tx, queue: &StepName, concurrency: i32) -> Result<usize> {
+    let (outstanding,): (i64,) = tx
+        .query_as(
+            "select count(*)
+             from sluice.step
+             where name = $1
+               and state in ('dispatched', 'running')",
+        )
+        .bind(queue.as_str())
+        .fetch_one(tx.connection())
+        .await?;
+    Ok(usize::try_from(i64::from(concurrency) - outstanding).unwrap_or(0))
+}
+
+#[derive(FromRow)]
+struct DispatchedRow {
+    run_id: Uuid,
+    position: i16,
+    token: i64,
+    traceparent: Option<String>,
+}
+
+/// Give the first due steps a token each. A paused or held workflow's steps stay.
+async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token]) -> Result<Vec<Dispatched>> {
+    let tokens: Vec<i64> = tokens.iter().map(|token| token.bits()).collect();
+    let rows: Vec<DispatchedRow> = tx
+        .query_as(
+            "with picked as (
+               select run_id, position
+               from sluice.step
+               where name = $1
+                 and state = 'due'
+                 and due_at <= now()
+                 and not exists (
+                   select from sluice.run
+                   join sluice.gate
+                     on gate.scope = 'workflow' and gate.name = run.workflow
+                   where run.id = step.run_id
+                     and (gate.paused_at is not null or gate.hold_until > now())
+                 )
+               order by priority, due_at
+               limit cardinality($2::bigint[])
+               for no key update skip locked
+             ),
+             numbered as (
+               select run_id, position, ($2::bigint[])[row_number() over ()] as token
+               from picked
+             )
+             update sluice.step as step
+             set state = 'dispatched', token = numbered.token, dispatched_at = now(), worker = null
+             from numbered
+             join sluice.run on run.id = numbered.run_id
+             where step.run_id = numbered.run_id
+               and step.position = numbered.position
+               and step.state = 'due'
+             returning step.run_id, step.position, step.token, run.traceparent",
+        )
+        .bind(queue.as_str())
+        .bind(&tokens)
+        .fetch_all(tx.connection())
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Dispatched {
+            key: Key { run: RunId::new(row.run_id), position: row.position, token: Token::new(row.token) },
+            traceparent: row.traceparent,
+        })
+        .collect())
+}
+
+async fn spend(tx: &mut Tx, scope: &str, name: &str, gate: &GateRow, spent: usize) -> Result<()> {
+    if gate.rate.is_none() || spent == 0 {
+        return Ok(());
+    }
+    tx.query("update sluice.gate set allowance = $3, refilled_at = now() where scope = $1 and name = $2")
+        .bind(scope.to_owned())
+        .bind(name.to_owned())
+        .bind(gate.allowance - spent as f64)
+        .execute(tx.connection())
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn put_back(ledger: &Postgres, keys: &[Key]) -> Result<usize> {
+    let mut tx = ledger.begin().await?;
+    let (runs, positions, tokens) = columns(keys);
+    let done = tx
+        .query(
+            "update sluice.step as step
+             set state = 'due', token = null, due_at = now()
+             from unnest($1::uuid[], $2::smallint[], $3::bigint[]) as held (run_id, position, token)
+             where step.run_id = held.run_id
+               and step.position = held.position
+               and step.token = held.token
+               and step.state = 'dispatched'",
+        )
+        .bind(&runs)
+        .bind(&positions)
+        .bind(&tokens)
+        .execute(tx.connection())
+        .await?;
+    tx.commit().await?;
+    Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+}
+
+/// Steps that are locked are being claimed this very moment: those are not lost.
+pub(super) async fn lose_older(ledger: &Postgres, after: Duration) -> Result<usize> {
+    let mut tx = ledger.begin().await?;
+    let done = tx
+        .query(
+            "with lost as (
+               select run_id, position
+               from sluice.step
+               where state = 'dispatched'
+                 and dispatched_at <= now() - make_interval(secs => $1)
+               order by run_id, position
+               limit $2
+               for no key update skip locked
+             )
+             update sluice.step as step
+             set state = 'due', token = null, due_at = now()
+             from lost
+             where step.run_id = lost.run_id
+               and step.position = lost.position
+               and step.state = 'dispatched'",
+        )
+        .bind(seconds(after))
+        .bind(limit(10_000))
+        .execute(tx.connection())
+        .await?;
+    tx.commit().await?;
+    Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+}

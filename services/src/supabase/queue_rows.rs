@@ -1,0 +1,49 @@
+//! The rows of `evolution_instance_creation_queue` as commands.
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::ledger::{Result, postgres::Tx};
+
+/// A row that asks for a run.
+#[derive(Debug, FromRow)]
+pub(crate) struct Pending {
+    #[sqlx(rename = "user_id")]
+    pub user: Uuid,
+    pub retry_count: i32,
+    pub traceparent: Option<String>,
+}
+
+/// Up to `limit` pending rows, oldest first, locked; `only` names one user. Rows that another relay, or the user's own
+/// transaction, has in hand are passed over.
+pub(crate) async fn lock_pending(tx: &mut Tx, limit: usize, only: Option<Uuid>) -> Result<Vec<Pending>> {
+    let rows = tx
+        .query_as(
+            "select user_id, retry_count, traceparent
+             from public.evolution_instance_creation_queue
+             where status = 'pending'
+               and ($2::uuid is null or user_id = $2)
+             order by created_at
+             limit $1
+             for no key update skip locked",
+        )
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(only)
+        .fetch_all(tx.connection())
+        .await?;
+    Ok(rows)
+}
+
+/// A row that cannot become a run says why.
+pub(crate) async fn refuse(tx: &mut Tx, user: Uuid, reason: &str) -> Result<()> {
+    tx.query(
+        "update public.evolution_instance_creation_queue
+         set status = 'failed', error_message = $2, updated_at = now()
+         where user_id = $1",
+    )
+    .bind(user)
+    .bind(reason.to_owned())
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
