@@ -5,4 +5,7 @@
 //! each other; they depend on the adapters, and the adapters on `config`.
 
 pub mod ledger;
+pub mod queue;
+pub mod relay;
 pub mod supabase;
+pub mod worker;
