@@ -41,8 +41,6 @@ fn first_outgoing_port() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)] // a test fails by panicking
-
     use std::net::TcpListener;
 
     use super::*;
