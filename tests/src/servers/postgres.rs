@@ -3,6 +3,7 @@
 
 mod database;
 mod installation;
+mod options;
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use rustix::process::Signal;
 use sqlx::{Connection, Executor, PgConnection};
 
 pub use database::Database;
+pub use options::{Durability, Options};
 
 use super::guard::Guard;
 use super::{Process, Program, directory, free_port, until};
@@ -21,77 +23,6 @@ use installation::Installation;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
-
-/// What happens to committed data when the machine itself fails. (A killed server loses nothing either way.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Nothing is flushed: fast, for tests.
-    ProcessCrash,
-    /// As in production, for measurements and the demo.
-    PowerLoss,
-}
-
-#[derive(Clone, Debug)]
-pub struct Options {
-    durability: Durability,
-    cron_database: Option<String>,
-    settings: Vec<(String, String)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { durability: Durability::ProcessCrash, cron_database: None, settings: Vec::new() }
-    }
-}
-
-impl Options {
-    pub fn durable(mut self) -> Self {
-        self.durability = Durability::PowerLoss;
-        self
-    }
-
-    /// Loads pg_cron, whose extension can then be created in `database` (and in no other).
-    pub fn cron(mut self, database: impl Into<String>) -> Self {
-        self.cron_database = Some(database.into());
-        self
-    }
-
-    /// A setting of postgresql.conf; the last one given counts.
-    pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.settings.push((name.into(), value.into()));
-        self
-    }
-
-    fn lines(&self) -> Vec<(String, String)> {
-        let mut lines = vec![
-            ("max_connections", "200"),
-            ("shared_buffers", "64MB"),
-            ("max_worker_processes", "24"),
-            ("min_wal_size", "32MB"),
-            ("max_wal_size", "512MB"),
-            ("jit", "off"),
-            ("timezone", "UTC"),
-            ("log_timezone", "UTC"),
-            ("log_line_prefix", "%m [%p] %q%u@%d "),
-            // Shared memory lives in the data directory, so that a killed server leaves none behind.
-            ("dynamic_shared_memory_type", "mmap"),
-        ];
-        if self.durability == Durability::ProcessCrash {
-            // synchronous_commit stays on: without it a killed server forgets commits that it has confirmed.
-            lines.extend([("fsync", "off"), ("full_page_writes", "off")]);
-        }
-        if let Some(database) = &self.cron_database {
-            lines.extend([
-                ("shared_preload_libraries", "pg_cron"),
-                ("cron.database_name", database),
-                // Jobs need no connection, and so no password.
-                ("cron.use_background_workers", "on"),
-            ]);
-        }
-        let lines = lines.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        lines.chain(self.settings.iter().cloned()).collect()
-    }
-}
 
 /// A running (or stopped) server. Dropping it ends it and removes its data.
 pub struct Postgres {
@@ -105,7 +36,7 @@ pub struct Postgres {
 
 impl Postgres {
     pub async fn start(options: Options) -> Result<Self> {
-        let installation = Installation::find(options.cron_database.is_some())?;
+        let installation = Installation::find(options.needs_cron())?;
         let password = format!("{:032x}", rand::random::<u128>());
         let process = initialise(&installation, &password).await?;
         let released = Arc::default();

@@ -15,9 +15,10 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What Redis keeps over a stop and a kill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Persistence {
     /// Nothing, unless a client says SAVE.
+    #[default]
     Nothing,
     /// Every write (append-only file).
     EveryWrite,
@@ -25,17 +26,11 @@ pub enum Persistence {
     Snapshots,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     persistence: Persistence,
     password: Option<String>,
     settings: Vec<(String, String)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { persistence: Persistence::Nothing, password: None, settings: Vec::new() }
-    }
 }
 
 impl Options {
