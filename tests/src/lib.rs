@@ -1,1 +1,3 @@
+//! Servers to test against, the simulated Evolution API, and the tests that need them.
 
+pub mod evolution;
