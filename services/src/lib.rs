@@ -5,3 +5,4 @@
 //! each other; they depend on the adapters, and the adapters on `config`.
 
 pub mod ledger;
+pub mod queue;
