@@ -1,0 +1,209 @@
+-- The ledger: what is true about every run. Private: nothing of it is exposed over the Data API.
+-- Safe to run again. Needs no superuser and no extension.
+
+set local lock_timeout = '5s';
+
+create schema if not exists sluice;
+comment on schema sluice is 'Sluice''s ledger. Private: reach it through the services, or as the owner.';
+
+-- One execution of a workflow for one subject.
+create table if not exists sluice.run (
+  id uuid primary key,
+  workflow text not null,
+  version smallint not null,
+  subject text not null,
+  resource text not null,
+  input jsonb not null default '{}',
+  state text not null default 'active' check (state in ('active', 'succeeded', 'dead', 'cancelled')),
+  priority smallint not null default 0,
+  traceparent text,
+  deadline_at timestamptz not null,
+  -- A cancellation is asked for here and happens at once, or at the settle of the step that is running.
+  cancel_by text,
+  cancel_reason text,
+  created_at timestamptz not null default now(),
+  ended_at timestamptz,
+  constraint run_ended check ((state = 'active') = (ended_at is null)),
+  constraint run_cancelled_by check (state <> 'cancelled' or cancel_by is not null)
+);
+
+-- At most one unfinished run per subject and workflow: starting again joins it.
+create unique index if not exists run_one_unfinished
+  on sluice.run (workflow, subject)
+  where state in ('active', 'dead');
+create index if not exists run_by_subject on sluice.run (subject, created_at desc);
+create index if not exists run_by_resource on sluice.run (resource, created_at) where state = 'active';
+create index if not exists run_deadline on sluice.run (deadline_at) where state = 'active';
+create index if not exists run_ended_at on sluice.run (ended_at) where state in ('succeeded', 'cancelled');
+
+-- One step of a run. In state `due` the row is the outbox entry that the relay moves to Redis. Without a moment
+-- (due_at is null) it waits: for an earlier step, or for its run's turn on the resource.
+create table if not exists sluice.step (
+  run_id uuid not null references sluice.run (id) on delete cascade,
+  position smallint not null,
+  name text not null,
+  state text not null default 'due'
+    check (state in ('due', 'dispatched', 'running', 'succeeded', 'dead', 'cancelled')),
+  priority smallint not null default 0,
+  token bigint,
+  due_at timestamptz,
+  dispatched_at timestamptz,
+  started_at timestamptz,
+  lease_until timestamptz,
+  worker text,
+  failures integer not null default 0 check (failures >= 0),
+  crashes integer not null default 0 check (crashes >= 0),
+  send_backs integer not null default 0 check (send_backs >= 0),
+  defers integer not null default 0 check (defers >= 0),
+  attempts integer not null default 0 check (attempts >= 0),
+  output jsonb,
+  error text,
+  primary key (run_id, position),
+  constraint step_token check ((state in ('dispatched', 'running')) = (token is not null)),
+  constraint step_lease check ((state = 'running') = (lease_until is not null)),
+  constraint step_worker check (state <> 'running' or worker is not null)
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
+
+-- One index per question that the relay asks all the time; each holds live rows only.
+create index if not exists step_due on sluice.step (name, priority, due_at) where state = 'due';
+create index if not exists step_dispatched on sluice.step (dispatched_at) where state = 'dispatched';
+create index if not exists step_running on sluice.step (lease_until) where state = 'running';
+create index if not exists step_outstanding on sluice.step (name) where state in ('dispatched', 'running');
+
+-- Every attempt that ended, and how.
+create table if not exists sluice.attempt (
+  id bigint generated always as identity primary key,
+  run_id uuid not null references sluice.run (id) on delete cascade,
+  position smallint not null,
+  step text not null,
+  token bigint not null,
+  worker text not null,
+  started_at timestamptz not null,
+  ended_at timestamptz not null default now(),
+  outcome text not null
+    check (outcome in ('succeeded', 'failed', 'deferred', 'crashed', 'sent_back', 'refused', 'cancelled')),
+  class text,
+  http_status smallint,
+  error text check (octet_length(error) <= 4096),
+  note text,
+  trace_id text,
+  span_id text
+);
+create index if not exists attempt_of_run on sluice.attempt (run_id, id);
+-- The same attempt cannot end twice.
+create unique index if not exists attempt_once on sluice.attempt (run_id, position, token);
+
+-- Announcements, published at least once and in order within a run.
+create table if not exists sluice.event (
+  id uuid primary key default gen_random_uuid(),
+  run_id uuid not null references sluice.run (id) on delete cascade,
+  sequence integer not null,
+  routing_key text not null,
+  payload jsonb not null,
+  traceparent text,
+  created_at timestamptz not null default now(),
+  claimed_by text,
+  claimed_until timestamptz,
+  published_at timestamptz,
+  unique (run_id, sequence)
+);
+create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
+
+-- A run that needs a person.
+create table if not exists sluice.dead_letter (
+  id bigint generated always as identity primary key,
+  run_id uuid not null references sluice.run (id) on delete cascade,
+  position smallint not null,
+  step text not null,
+  reason text not null
+    check (reason in ('permanent_error', 'attempts_exhausted', 'worker_lost', 'deadline_exceeded')),
+  class text,
+  error text,
+  died_at timestamptz not null default now(),
+  resolved_at timestamptz,
+  resolution text check (resolution in ('revived', 'discarded')),
+  resolved_by text,
+  note text,
+  constraint dead_letter_resolved check ((resolved_at is null) = (resolution is null))
+);
+create unique index if not exists dead_letter_open on sluice.dead_letter (run_id) where resolved_at is null;
+
+-- What runs work on, and which run's turn it is. `busy_until`: a call that creates or deletes may be under way at the
+-- API until then; nobody else touches the name.
+create table if not exists sluice.resource (
+  name text primary key,
+  run_id uuid references sluice.run (id) on delete set null,
+  busy_until timestamptz,
+  busy_token bigint
+);
+
+-- The name and token that are ours, per subject. The public row is a projection of this one and never an input.
+create table if not exists sluice.instance (
+  subject text primary key,
+  name text not null unique,
+  token text not null,
+  status text not null default 'creating'
+    check (status in ('creating', 'disconnected', 'connecting', 'connected', 'error')),
+  webhook_url text,
+  qr_code text,
+  qr_at timestamptz,
+  paired_at timestamptz,
+  phone_number text,
+  -- When a create was first claimed: from then on a worker reads back before it creates.
+  create_claimed_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+
+-- What may be dispatched. Scope `step`: one row per queue, and the lock that serialises its dispatch.
+create table if not exists sluice.gate (
+  scope text not null check (scope in ('workflow', 'step', 'host')),
+  name text not null,
+  paused_at timestamptz,
+  paused_by text,
+  hold_until timestamptz,
+  hold_reason text,
+  rate double precision check (rate > 0),
+  allowance double precision not null default 0,
+  refilled_at timestamptz not null default now(),
+  concurrency integer check (concurrency > 0),
+  breaker text not null default 'closed' check (breaker in ('closed', 'open', 'half_open')),
+  breaker_at timestamptz,
+  breaker_reason text,
+  -- The run that may pass a half-open breaker, and what the next probe waits for.
+  probe_run uuid,
+  probe_at timestamptz,
+  probes integer not null default 0,
+  updated_at timestamptz not null default now(),
+  primary key (scope, name)
+);
+
+-- Public rows that the user's schema refused or had locked: they are written again until they hold.
+create table if not exists sluice.projection_pending (
+  subject text primary key,
+  since timestamptz not null default now(),
+  tried_at timestamptz not null default now(),
+  tries integer not null default 1,
+  error text not null
+);
+
+-- Which worker lives. Named after the worker's own name, which is new at every start.
+create table if not exists sluice.heartbeat (
+  worker text primary key,
+  role text not null,
+  steps text[] not null default '{}',
+  started_at timestamptz not null default now(),
+  beat_at timestamptz not null default now(),
+  note text
+);
+create index if not exists heartbeat_beat on sluice.heartbeat (beat_at);
+
+-- The number by which a wiped or restored Redis is known: the same number is kept in Redis.
+create table if not exists sluice.redis_epoch (
+  only_row boolean primary key default true check (only_row),
+  epoch bigint not null default 0,
+  beat bigint not null default 0,
+  server text,
+  lost_at timestamptz
+);
+insert into sluice.redis_epoch default values on conflict do nothing;

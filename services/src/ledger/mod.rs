@@ -1,0 +1,241 @@
+//! The ledger: what is true about every run, step and attempt. The trait's verbs are the whole protocol; each takes a
+//! slice, does one guarded move per row and says for every row what happened. "Somebody else did it" is an ordinary
+//! answer, never an error, and a bad row harms only itself.
+//!
+//! `postgres` is the ledger that ships; `memory` is the same one for the simulator. One conformance suite holds both.
+//! No other module but `supabase` holds SQL, and no ledger transaction is open across a network call.
+
+pub mod admission;
+pub mod memory;
+pub mod postgres;
+pub mod settlement;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use workflows::{
+    definition::Registry,
+    ids::{InstanceName, RunId, StepName, Subject, Token, UserId, WorkflowName},
+    outcome::Given,
+    secret::Secret,
+    state::{RunState, Spent},
+};
+
+pub use self::settlement::Settlement;
+
+/// The ledger could not be asked, or answered what it never should. Callers try again later.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the ledger's database answered: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the ledger holds {0}, which this program cannot read: deploy the version that wrote it")]
+    Unreadable(String),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A step, and the token under which somebody holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub run: RunId,
+    pub position: i16,
+    pub token: Token,
+}
+
+/// A run to start. `id` and `instance_token` are drawn by the caller and unused where a run is there already.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    pub id: RunId,
+    pub workflow: WorkflowName,
+    pub subject: Subject,
+    pub resource: InstanceName,
+    pub instance_token: Secret,
+    pub input: Value,
+    pub traceparent: Option<String>,
+}
+
+/// What starting came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// A new run.
+    New(RunId),
+    /// The run that was there: starting again joins it, a dead one too.
+    Joined(RunId, RunState),
+    /// The name belongs to another subject, or the workflow is not one of ours.
+    Refused(String),
+}
+
+/// What one round of intake found among the `pending` queue rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Intake {
+    pub started: usize,
+    pub revived: usize,
+    /// Runs that were under way: their row got its status back, a waiting step became due.
+    pub joined: usize,
+    /// Rows that could not be taken this time; they stay `pending`.
+    pub failed: usize,
+}
+
+impl Intake {
+    pub fn total(&self) -> usize {
+        self.started + self.revived + self.joined
+    }
+}
+
+/// A step that was given a token and is now to be pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatched {
+    pub key: Key,
+    pub traceparent: Option<String>,
+}
+
+/// Who works, and for which queue it asks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Worker {
+    pub name: String,
+    /// The API host that the steps call: its gate is asked at every claim.
+    pub host: Option<String>,
+}
+
+/// What asking for a step came to.
+#[derive(Debug, Clone)]
+pub enum Claimed {
+    /// It is yours until the lease ends.
+    Yes(Box<Claim>),
+    /// A gate is closed, the resource is busy, or this build does not know the step: back to `due`, uncounted.
+    PutBack(PutBack),
+    /// Somebody else has it, or had it.
+    Stale,
+}
+
+/// Why a claim put its step back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PutBack {
+    GateClosed,
+    ResourceBusy,
+    UnknownDefinition,
+}
+
+/// A step in a worker's hands.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub key: Key,
+    pub workflow: WorkflowName,
+    pub version: i16,
+    pub step: StepName,
+    pub spent: Spent,
+    /// How often each earlier step was sent back to, by position.
+    pub send_backs: Vec<u32>,
+    /// Which attempt this is, counted from 1 over the step's whole life.
+    pub attempt: u32,
+    pub given: Given,
+    pub traceparent: Option<String>,
+}
+
+/// What a settle came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is written. The run's state after it.
+    Done(RunState),
+    /// The token is no longer the step's: nothing was changed.
+    Stale,
+}
+
+/// A step whose lease ran out.
+#[derive(Debug, Clone)]
+pub struct Expired {
+    pub claim: Claim,
+    /// Whether its worker still beats: then it lost its lease, and did not crash.
+    pub worker_lives: bool,
+}
+
+/// Who does something by hand, and why.
+#[derive(Debug, Clone)]
+pub struct By {
+    pub actor: String,
+    pub note: Option<String>,
+}
+
+/// What a change by hand came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    Yes,
+    /// It takes effect when the step that is running now settles.
+    AtSettle,
+    /// The run is not in a state in which this can be done; the state it is in.
+    No(RunState),
+    /// There is no such run.
+    Missing,
+}
+
+/// The whole protocol. Every verb is safe with any number of callers.
+pub trait Ledger: Clone + Send + Sync + 'static {
+    /// Start runs, or join those that are there. At most one run per subject and workflow is unfinished afterwards.
+    fn start(&self, runs: &[NewRun]) -> impl Future<Output = Result<Vec<Started>>> + Send;
+
+    /// Take up to `limit` pending queue rows: start, revive or join their runs and set the row to `processing`, in one
+    /// transaction. Two callers never take the same row.
+    fn intake(&self, limit: usize) -> impl Future<Output = Result<Intake>> + Send;
+
+    /// Give up to `tokens.len()` due steps of `queue` a token each, as its gates allow; none where another relay is at it.
+    /// The caller pushes what comes back, or puts it back.
+    fn dispatch(
+        &self,
+        queue: &StepName,
+        host: Option<&str>,
+        tokens: &[Token],
+    ) -> impl Future<Output = Result<Vec<Dispatched>>> + Send;
+
+    /// Dispatched steps become due again, uncounted, where the token still matches. How many did.
+    fn put_back(&self, keys: &[Key]) -> impl Future<Output = Result<usize>> + Send;
+
+    /// Every step dispatched before this call becomes due: Redis lost what it held. How many there were.
+    fn lose(&self) -> impl Future<Output = Result<usize>> + Send;
+
+    /// Steps dispatched longer than `after` ago and never claimed become due. How many there were.
+    fn lose_older(&self, after: Duration) -> impl Future<Output = Result<usize>> + Send;
+
+    /// Take dispatched steps in hand. One answer per key, in order.
+    fn claim(&self, worker: &Worker, keys: &[Key]) -> impl Future<Output = Result<Vec<Claimed>>> + Send;
+
+    /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. Also the
+    /// worker's heartbeat.
+    fn renew(&self, worker: &Worker, keys: &[Key]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+
+    /// Write how attempts ended: step, attempt, next step or end of the run, instance, event, public rows; all or nothing
+    /// per run. One answer per settlement, in order.
+    fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Result<Vec<Settled>>> + Send;
+
+    /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
+    fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;
+
+    /// Due steps of runs past their deadline die. How many did.
+    fn exceed(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+
+    /// Give a dead run a fresh budget: its failed step is due again, finished outputs stay.
+    fn revive(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
+
+    /// End an active run, at once or at its running step's settle; or discard a dead one.
+    fn cancel(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
+}
+
+/// What both ledgers are built with: the definitions and a source of instance tokens and run ids.
+#[derive(Clone)]
+pub struct Setup {
+    pub registry: std::sync::Arc<Registry>,
+    /// The workflow that a sign-up starts.
+    pub on_sign_up: WorkflowName,
+}
+
+/// The run that a user's sign-up starts.
+pub fn sign_up(setup: &Setup, user: UserId, id: RunId, instance_token: Secret, traceparent: Option<String>) -> NewRun {
+    NewRun {
+        id,
+        workflow: setup.on_sign_up.clone(),
+        subject: user.subject(),
+        resource: InstanceName::of_user(user),
+        instance_token,
+        input: Value::Object(Default::default()),
+        traceparent,
+    }
+}

@@ -1,0 +1,227 @@
+//! From how an attempt ended to what the ledger writes: the outcome, through `transition` and the policy, to one row's
+//! worth of changes. Pure, and the same for both ledgers.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use workflows::{
+    definition::Workflow,
+    ids::{StepName, WorkflowName},
+    outcome::{Class, Facts, Failure, Outcome},
+    state::{DeathReason, Effect, Event, Illegal, Spent, Step, StepState, transition},
+};
+
+use super::{Claim, Key};
+
+/// Everything that one settle writes. Guarded by `key` and `guard`; a run that was cancelled meanwhile ends as cancelled
+/// instead.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    pub key: Key,
+    pub guard: Guard,
+    pub workflow: WorkflowName,
+    pub step: StepName,
+    pub to: StepState,
+    pub spent: Spent,
+    pub due: DueIn,
+    pub attempt: Attempt,
+    pub output: Option<Value>,
+    pub facts: Facts,
+    /// What becomes of the rest of the run.
+    pub then: Then,
+    pub quiet: Quiet,
+}
+
+/// Who may settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Whoever holds the token.
+    Token,
+    /// Only where the lease has run out as well: a rescue.
+    Expiry,
+}
+
+/// When a step that goes back to `due` may be dispatched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DueIn {
+    After(Duration),
+    /// When an earlier step has run again.
+    Waiting,
+}
+
+/// What the settle does to the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    /// The step after this one becomes due.
+    Advance(StepName),
+    /// An earlier step becomes due again, and those between wait for it.
+    Rerun {
+        position: i16,
+        send_backs: u32,
+    },
+    Succeed,
+    /// The run needs a person. `position` is the step at which a revival resumes.
+    Die {
+        position: i16,
+        step: StepName,
+        reason: DeathReason,
+    },
+}
+
+/// Whether the API has given its final answer to every call that creates or deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiet {
+    /// It has: the resource is free.
+    Yes,
+    /// Perhaps not: the resource stays busy until the lease would have ended.
+    Unsure,
+}
+
+/// The row that says how the attempt ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attempt {
+    pub outcome: &'static str,
+    pub class: Option<Class>,
+    pub http_status: Option<u16>,
+    pub error: Option<String>,
+    pub note: Option<String>,
+    pub trace_id: Option<String>,
+    pub span_id: Option<String>,
+}
+
+impl Settlement {
+    /// What the ledger must write for `outcome`. `jitter` is a share between 0 and 1.
+    pub fn plan(
+        claim: &Claim,
+        workflow: &Workflow,
+        outcome: Outcome,
+        quiet: Quiet,
+        jitter: f64,
+    ) -> Result<Self, Illegal> {
+        let mut plan = Plan::new(claim, workflow, quiet, jitter);
+        match outcome {
+            Outcome::Success { output, facts, note } => {
+                plan.settlement.output = Some(output);
+                plan.settlement.facts = facts;
+                plan.settlement.attempt.note = note;
+                plan.meet(Event::Succeed(workflow.place(claim.key.position)), "succeeded", None)
+            }
+            Outcome::Retry(failure) => plan.meet(Event::Fail, "failed", Some(failure)),
+            Outcome::Defer { failure, after } => {
+                plan.asked = after;
+                plan.meet(Event::Defer, "deferred", Some(failure))
+            }
+            Outcome::SendBack { to, failure } => plan.send_back(&to, failure),
+            Outcome::Permanent(failure) => plan.meet(Event::Refuse, "refused", Some(failure)),
+        }
+    }
+
+    /// What the ledger must write for a lease that ran out. A worker that lives on has lost its lease, not crashed.
+    pub fn rescue(expired: &super::Expired, workflow: &Workflow, jitter: f64) -> Result<Self, Illegal> {
+        let mut plan = Plan::new(&expired.claim, workflow, Quiet::Unsure, jitter);
+        plan.settlement.guard = Guard::Expiry;
+        if expired.worker_lives {
+            let failure =
+                Failure::new(Class::WorkerLost, "the lease ran out while the worker lived on: it was not renewed");
+            plan.asked = Some(Duration::ZERO);
+            plan.meet(Event::Defer, "deferred", Some(failure))
+        } else {
+            let failure = Failure::new(Class::WorkerLost, "the lease ran out: the worker is gone");
+            plan.meet(Event::Expire, "crashed", Some(failure))
+        }
+    }
+}
+
+/// A settlement in the making.
+struct Plan<'a> {
+    claim: &'a Claim,
+    workflow: &'a Workflow,
+    jitter: f64,
+    asked: Option<Duration>,
+    settlement: Settlement,
+}
+
+impl<'a> Plan<'a> {
+    fn new(claim: &'a Claim, workflow: &'a Workflow, quiet: Quiet, jitter: f64) -> Self {
+        let settlement = Settlement {
+            key: claim.key,
+            guard: Guard::Token,
+            workflow: claim.workflow.clone(),
+            step: claim.step.clone(),
+            to: StepState::Running,
+            spent: claim.spent,
+            due: DueIn::After(Duration::ZERO),
+            attempt: Attempt::default(),
+            output: None,
+            facts: Facts::default(),
+            then: Then::Nothing,
+            quiet,
+        };
+        Self { claim, workflow, jitter, asked: None, settlement }
+    }
+
+    fn meet(mut self, event: Event, outcome: &'static str, failure: Option<Failure>) -> Result<Settlement, Illegal> {
+        let retry = self.workflow.step(self.claim.key.position).map(|step| step.retry).unwrap_or_default();
+        let held = Step { state: StepState::Running, spent: self.claim.spent };
+        let (step, effects) = transition(held, event, &retry.limits)?;
+        self.settlement.to = step.state;
+        self.settlement.spent = step.spent;
+        self.settlement.due = match event {
+            Event::Fail => DueIn::After(retry.after_failure(step.spent, self.jitter)),
+            Event::Expire => DueIn::After(retry.after_crash(step.spent, self.jitter)),
+            Event::Defer => DueIn::After(retry.after_defer(step.spent, self.asked, self.jitter)),
+            Event::SendBack => DueIn::Waiting,
+            _ => DueIn::After(Duration::ZERO),
+        };
+        self.record(outcome, failure);
+        for effect in effects {
+            self.bring(effect);
+        }
+        Ok(self.settlement)
+    }
+
+    fn record(&mut self, outcome: &'static str, failure: Option<Failure>) {
+        self.settlement.attempt.outcome = outcome;
+        if let Some(failure) = failure {
+            self.settlement.attempt.class = Some(failure.class);
+            self.settlement.attempt.http_status = failure.http_status;
+            self.settlement.attempt.error = Some(failure.message);
+        }
+    }
+
+    fn bring(&mut self, effect: Effect) {
+        let position = self.claim.key.position;
+        match effect {
+            Effect::Advance => {
+                if let Some(next) = self.workflow.step(position + 1) {
+                    self.settlement.then = Then::Advance(next.name.clone());
+                }
+            }
+            Effect::EndRun(workflows::state::RunState::Succeeded) => self.settlement.then = Then::Succeed,
+            Effect::Bury(reason) => {
+                self.settlement.then = Then::Die { position, step: self.claim.step.clone(), reason };
+            }
+            Effect::RecordAttempt | Effect::EndRun(_) | Effect::ReviveRun => {}
+        }
+    }
+
+    /// Send the run back to `to`, or let it die there where it was sent back too often.
+    fn send_back(self, to: &StepName, failure: Failure) -> Result<Settlement, Illegal> {
+        let target = self.workflow.position(to).filter(|&target| target < self.claim.key.position);
+        let Some(target) = target else {
+            return self.meet(Event::Refuse, "refused", Some(failure));
+        };
+        let limits = self.workflow.step(target).map(|step| step.retry).unwrap_or_default().limits;
+        let send_backs = usize::try_from(target).ok().and_then(|at| self.claim.send_backs.get(at)).copied();
+        let spent = Spent { send_backs: send_backs.unwrap_or_default(), ..Spent::default() };
+        let (step, _) = transition(Step { state: StepState::Succeeded, spent }, Event::Rerun, &limits)?;
+        let mut settlement = self.meet(Event::SendBack, "sent_back", Some(failure))?;
+        settlement.then = if step.state == StepState::Dead {
+            Then::Die { position: target, step: to.clone(), reason: DeathReason::AttemptsExhausted }
+        } else {
+            Then::Rerun { position: target, send_backs: step.spent.send_backs }
+        };
+        Ok(settlement)
+    }
+}
