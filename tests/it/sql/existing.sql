@@ -101,15 +101,17 @@ select
   jsonb_build_object('full_name', format('User %s', number))
 from generate_series(1, 12) as number;
 
--- The trigger has queued all twelve. Now they get their histories; noon, so that no run of the tests straddles a day.
+-- The trigger has queued all twelve. Now they get their histories, after noon, so that no run of the tests straddles a day.
 update public.evolution_instance_creation_queue as queue
 set
   status = history.status,
   retry_count = history.retry_count,
   error_message = history.error_message,
-  created_at = date_trunc('day', now()) - make_interval(days => history.days) + interval '12 hours',
+  created_at = date_trunc('day', now()) - make_interval(days => history.days, hours => -12, mins => -history.number),
   updated_at = now() - history.quiet,
-  processed_at = case when history.status in ('completed', 'failed') then now() - make_interval(days => history.days) end
+  processed_at = case
+    when history.status in ('completed', 'failed') then now() - make_interval(days => history.days)
+  end
 from (
   values
     -- three days ago: three of four
