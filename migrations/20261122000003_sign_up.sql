@@ -141,11 +141,13 @@ end
 $$;
 
 -- A user who goes takes the two rows along. Added unchecked and then validated: rows without a profile are reported
--- and kept, and the key holds for new rows all the same. Without profiles, auth.users is what the keys refer to.
+-- and kept, and the key holds for new rows all the same; once they are gone, a further run validates it. Without
+-- profiles, auth.users is what the keys refer to.
 do $$
 declare
   target constant regclass := coalesce(to_regclass('public.profiles'), to_regclass('auth.users'));
-  missing record;
+  face record;
+  key_name name;
 begin
   if target is null then
     raise notice 'sluice: neither public.profiles nor auth.users exists: run this file again when one does';
@@ -153,43 +155,56 @@ begin
   end if;
 
   set local lock_timeout = '500ms';
-  for missing in
+  for face in
     select
-      wanted.relation,
-      wanted.name
-    from (
-      values
-        ('public.evolution_instance_creation_queue'::regclass, 'evolution_instance_creation_queue_profile_fkey'),
-        ('public.evolution_instances'::regclass, 'evolution_instances_profile_fkey')
-    ) as wanted (relation, name)
+      class.oid::regclass as relation,
+      format('%s_%s_fkey', class.relname, (select relname from pg_catalog.pg_class where oid = target)) as wanted,
+      user_id.attnum
+    from pg_catalog.pg_class as class
     join pg_catalog.pg_attribute as user_id
-      on user_id.attrelid = wanted.relation
+      on user_id.attrelid = class.oid
       and user_id.attname = 'user_id'
-    where not exists (
-      select
-      from pg_catalog.pg_constraint as key
-      where key.conrelid = wanted.relation
-        and key.contype = 'f'
-        and key.confrelid = target
-        and key.conkey = array[user_id.attnum]
+    where class.oid in (
+      'public.evolution_instance_creation_queue'::regclass,
+      'public.evolution_instances'::regclass
     )
   loop
-    begin
-      execute format(
-        'alter table %s add constraint %I foreign key (user_id) references %s (id) on delete cascade not valid',
-        missing.relation, missing.name, target
-      );
-    exception
-      when insufficient_privilege or datatype_mismatch or invalid_foreign_key or undefined_column then
-        raise notice 'sluice: no foreign key from % to %: %', missing.relation, target, sqlerrm;
-        continue;
-    end;
-    begin
-      execute format('alter table %s validate constraint %I', missing.relation, missing.name);
-    exception
-      when foreign_key_violation then
-        raise notice 'sluice: % has rows without a row in %: they are kept (%)', missing.relation, target, sqlerrm;
-    end;
+    if not exists (
+      select
+      from pg_catalog.pg_constraint
+      where conrelid = face.relation
+        and contype = 'f'
+        and confrelid = target
+        and conkey = array[face.attnum]
+    ) then
+      begin
+        execute format(
+          'alter table %s add constraint %I foreign key (user_id) references %s (id) on delete cascade not valid',
+          face.relation, face.wanted, target
+        );
+      exception
+        when insufficient_privilege or datatype_mismatch or invalid_foreign_key or undefined_column then
+          raise notice 'sluice: no foreign key from % to %: %', face.relation, target, sqlerrm;
+      end;
+    end if;
+
+    for key_name in
+      select conname
+      from pg_catalog.pg_constraint
+      where conrelid = face.relation
+        and contype = 'f'
+        and confrelid = target
+        and conkey = array[face.attnum]
+        and not convalidated
+    loop
+      begin
+        execute format('alter table %s validate constraint %I', face.relation, key_name);
+      exception
+        when foreign_key_violation then
+          raise notice 'sluice: % has rows whose user is not in %: they are kept, and the key holds for new rows',
+            face.relation, target;
+      end;
+    end loop;
   end loop;
 end
 $$;

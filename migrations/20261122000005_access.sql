@@ -197,7 +197,8 @@ begin
 end
 $$;
 
--- Supabase Realtime shows the app its rows as they change.
+-- Supabase Realtime shows the app its rows as they change. A table without a primary key stays out: Postgres would
+-- refuse to update it once it is published.
 do $$
 declare
   unpublished regclass;
@@ -212,6 +213,12 @@ begin
         ('public.evolution_instances'::regclass)
     ) as wanted (relation)
     where publication.pubname = 'supabase_realtime'
+      and exists (
+        select
+        from pg_catalog.pg_index
+        where indrelid = wanted.relation
+          and indisprimary
+      )
       and not exists (
         select
         from pg_catalog.pg_publication_tables as published

@@ -24,7 +24,11 @@ async fn a_user_sees_only_their_own_rows_and_changes_none_on_a_new_database() {
 
     for table in [QUEUE, INSTANCES] {
         assert_eq!(session.all::<Uuid>(&format!("select user_id from {table}")).await, [alice], "{table}");
-        for change in [format!("update {table} set updated_at = now()"), format!("delete from {table}"), format!("truncate {table}")] {
+        for change in [
+            format!("update {table} set updated_at = now()"),
+            format!("delete from {table}"),
+            format!("truncate {table}"),
+        ] {
             assert_eq!(session.refusal(&change).await, REFUSED, "{change}");
         }
     }
@@ -47,7 +51,9 @@ async fn a_table_that_was_open_to_everyone_is_so_no_more() {
     let app = App::existing().await;
     let mut owner = app.owner().await;
     for table in [QUEUE, INSTANCES] {
-        let drop = format!("do $$ declare p record; begin for p in select policyname from pg_policies where schemaname || '.' || tablename = '{table}' loop execute format('drop policy %I on {table}', p.policyname); end loop; end $$");
+        let drop = format!(
+            "do $$ declare p record; begin for p in select policyname from pg_policies where schemaname || '.' || tablename = '{table}' loop execute format('drop policy %I on {table}', p.policyname); end loop; end $$"
+        );
         owner.run(&drop).await;
         owner.run(&format!("alter table {table} disable row level security")).await;
     }
@@ -67,7 +73,11 @@ async fn anon_gets_nothing() {
         anon.run(r#"set request.jwt.claims = '{"role":"anon"}'"#).await;
 
         for table in [QUEUE, INSTANCES] {
-            for attempt in [format!("select from {table}"), format!("update {table} set updated_at = now()"), format!("delete from {table}")] {
+            for attempt in [
+                format!("select from {table}"),
+                format!("update {table} set updated_at = now()"),
+                format!("delete from {table}"),
+            ] {
                 assert_eq!(anon.refusal(&attempt).await, REFUSED, "{attempt}");
             }
         }

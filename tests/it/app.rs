@@ -19,7 +19,7 @@ pub struct App {
 impl App {
     /// A database without anything of the app's or ours in it.
     pub async fn bare() -> Self {
-        let database = servers::fresh_database().await.unwrap();
+        let database = servers::fresh_database().await;
         Self { options: database.url().parse().unwrap(), _database: Some(database) }
     }
 

@@ -192,7 +192,8 @@ async fn enables_the_trigger(app: &App, editor: &mut Session, statement: &str) {
     editor.run(statement).await;
     app.sign_up(seen).await.unwrap();
 
-    let queued = format!("select user_id from evolution_instance_creation_queue where user_id in ('{missed}', '{seen}')");
+    let queued =
+        format!("select user_id from evolution_instance_creation_queue where user_id in ('{missed}', '{seen}')");
     assert_eq!(editor.all::<Uuid>(&queued).await, [seen]);
 }
 
@@ -211,7 +212,9 @@ async fn the_cleanup_removes_old_rows_and_nothing_else(editor: &mut Session) {
 
 async fn queue_row(editor: &mut Session, number: u8) -> String {
     let user = existing_user(number);
-    let row = format!("select concat_ws(' ', status, retry_count) from evolution_instance_creation_queue where user_id = '{user}'");
+    let row = format!(
+        "select concat_ws(' ', status, retry_count) from evolution_instance_creation_queue where user_id = '{user}'"
+    );
     editor.one(&row).await
 }
 
@@ -235,7 +238,8 @@ async fn show(editor: &mut Session, statement: &str, columns: &[&str]) -> Vec<St
     let prefix = existing_user(0).to_string().split_at(34).0.to_owned();
     rows.iter()
         .map(|row| {
-            let values = columns.iter().map(|column| row.try_get_raw(*column).unwrap().as_str().unwrap_or("").to_owned());
+            let values =
+                columns.iter().map(|column| row.try_get_raw(*column).unwrap().as_str().unwrap_or("").to_owned());
             values.collect::<Vec<_>>().join(" ").replace(&prefix, "")
         })
         .collect()

@@ -71,9 +71,12 @@ async fn what_sluice_writes_itself_is_not_kept_as_hand_made() {
     let mut owner = app.owner().await;
 
     owner
-        .run(&format!("begin; set local sluice.projecting = 'on'; update {QUEUE} set status = 'pending', retry_count = 0; commit"))
+        .run(&format!(
+            "begin; set local sluice.projecting = 'on'; update {QUEUE} set status = 'pending', retry_count = 0; commit"
+        ))
         .await;
-    let ours: i64 = owner.one("select (select count(*) from sluice.audit) + (select count(*) from sluice.budget_reset)").await;
+    let ours: i64 =
+        owner.one("select (select count(*) from sluice.audit) + (select count(*) from sluice.budget_reset)").await;
     owner.run(&format!("update {QUEUE} set status = 'failed'")).await;
 
     assert_eq!(ours, 0);
@@ -86,7 +89,13 @@ async fn a_budget_set_to_zero_is_passed_on_where_something_was_spent() {
     let mut owner = app.owner().await;
 
     owner.run(&format!("update {QUEUE} set retry_count = 2 where user_id = '{}'", existing_user(11))).await;
-    owner.run(&format!("update {QUEUE} set retry_count = 0 where user_id in ('{}', '{}')", existing_user(5), existing_user(11))).await;
+    owner
+        .run(&format!(
+            "update {QUEUE} set retry_count = 0 where user_id in ('{}', '{}')",
+            existing_user(5),
+            existing_user(11)
+        ))
+        .await;
     owner.run(&format!("update {QUEUE} set retry_count = null where user_id = '{}'", existing_user(4))).await;
 
     let reset: Vec<Uuid> = owner.all("select subject from sluice.budget_reset order by id").await;
@@ -139,7 +148,8 @@ async fn a_statement_by_hand_waits_for_no_lock_on_our_tables() {
     let mut holder = app.owner().await;
     holder.run("begin; lock table sluice.setting, sluice.audit, sluice.budget_reset in access exclusive mode").await;
     let mut owner = app.owner().await;
-    let reset = format!("update {QUEUE} set status = 'pending', retry_count = 0 where user_id = '{}'", existing_user(11));
+    let reset =
+        format!("update {QUEUE} set status = 'pending', retry_count = 0 where user_id = '{}'", existing_user(11));
 
     let done = tokio::time::timeout(Duration::from_secs(20), owner.attempt(&reset)).await;
 
@@ -155,7 +165,9 @@ async fn a_user_who_goes_takes_the_rows_along_and_it_is_kept_who_said_so() {
     app.login("supabase_auth_admin").await.run(&format!("delete from auth.users where id = '{user}'")).await;
 
     let mut owner = app.owner().await;
-    let left = format!("select (select count(*) from {QUEUE} where user_id = '{user}') + (select count(*) from public.evolution_instances where user_id = '{user}')");
+    let left = format!(
+        "select (select count(*) from {QUEUE} where user_id = '{user}') + (select count(*) from public.evolution_instances where user_id = '{user}')"
+    );
     assert_eq!(owner.one::<i64>(&left).await, 0);
     let kept: String = owner.one("select concat_ws(' ', actor, action, subject) from sluice.audit").await;
     assert_eq!(kept, format!("supabase_auth_admin queue.delete {user}"));

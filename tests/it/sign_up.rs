@@ -30,7 +30,7 @@ async fn a_profile_made_again_changes_nothing_in_the_queue() {
     let user = Uuid::new_v4();
     app.sign_up(user).await.unwrap();
     let mut owner = app.owner().await;
-    owner.run("alter table public.evolution_instance_creation_queue drop constraint evolution_instance_creation_queue_profile_fkey").await;
+    owner.run("alter table public.evolution_instance_creation_queue drop constraint evolution_instance_creation_queue_profiles_fkey").await;
     owner.run("update public.evolution_instance_creation_queue set status = 'completed'").await;
 
     owner.run("delete from public.profiles").await;
@@ -156,7 +156,7 @@ async fn a_sign_up_waits_for_no_uncommitted_row_of_the_same_user() {
     let user = Uuid::new_v4();
     app.owner()
         .await
-        .run("alter table public.evolution_instance_creation_queue drop constraint evolution_instance_creation_queue_profile_fkey")
+        .run("alter table public.evolution_instance_creation_queue drop constraint evolution_instance_creation_queue_profiles_fkey")
         .await;
     let row = format!("insert into public.evolution_instance_creation_queue (user_id) values ('{user}')");
     let mut holder = hold(&app, &row).await;
