@@ -37,7 +37,7 @@ async fn a_user_sees_only_their_own_rows_and_changes_none_on_a_new_database() {
 
 #[tokio::test]
 async fn a_user_keeps_what_the_app_allows_on_an_existing_database() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let mut session = app.user(existing_user(1)).await;
 
     assert_eq!(session.all::<Uuid>(&format!("select user_id from {QUEUE}")).await, [existing_user(1)]);
@@ -68,7 +68,7 @@ async fn a_table_that_was_open_to_everyone_is_so_no_more() {
 
 #[tokio::test]
 async fn anon_gets_nothing() {
-    for app in [App::migrated().await, adopted().await] {
+    for app in [App::migrated().await, App::adopted().await] {
         let mut anon = app.login("anon").await;
         anon.run(r#"set request.jwt.claims = '{"role":"anon"}'"#).await;
 
@@ -86,7 +86,7 @@ async fn anon_gets_nothing() {
 
 #[tokio::test]
 async fn the_roles_of_the_api_reach_nothing_private_and_call_no_function_of_ours() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let mut owner = app.owner().await;
     let callable = "
         select format('%s by %s', function.oid::regprocedure, role.rolname)
@@ -115,7 +115,7 @@ async fn the_roles_of_the_api_reach_nothing_private_and_call_no_function_of_ours
 
 #[tokio::test]
 async fn definer_functions_pin_an_empty_search_path() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let loose = "
         select oid::regprocedure::text
         from pg_proc
@@ -127,7 +127,7 @@ async fn definer_functions_pin_an_empty_search_path() {
 
 #[tokio::test]
 async fn the_services_role_sees_all_rows_and_owns_none() {
-    for app in [App::migrated().await, adopted().await] {
+    for app in [App::migrated().await, App::adopted().await] {
         app.sign_up(Uuid::new_v4()).await.unwrap();
         let mut owner = app.owner().await;
         let there: i64 = owner.one(&format!("select count(*) from {QUEUE}")).await;
@@ -205,10 +205,4 @@ async fn a_publication_that_needs_nothing_or_allows_nothing_is_left_alone() {
         let members = "select count(*) from pg_publication_rel";
         assert_eq!(app.owner().await.one::<i64>(members).await, 0, "{case}");
     }
-}
-
-async fn adopted() -> App {
-    let app = App::existing().await;
-    app.migrate().await;
-    app
 }

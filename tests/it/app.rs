@@ -19,26 +19,34 @@ pub struct App {
 impl App {
     /// A database without anything of the app's or ours in it.
     pub async fn bare() -> Self {
-        let database = servers::fresh_database().await;
-        Self { options: database.url().parse().unwrap(), _database: Some(database) }
+        Self::of(servers::fresh_database().await)
     }
 
     /// A new Supabase project.
     pub async fn new() -> Self {
-        let app = Self::bare().await;
-        app.become_supabase().await;
-        app
+        let prepare = async |app: &App| app.become_supabase().await;
+        Self::copy_of("supabase", prepare).await
     }
 
     /// A project that the replaced set-up has worked in for some weeks (see `sql/existing.sql`).
     pub async fn existing() -> Self {
+        let prepare = async |app: &App| {
+            app.become_supabase().await;
+            app.become_existing().await;
+        };
+        Self::copy_of("existing", prepare).await
+    }
+
+    /// A new project with Sluice in it.
+    pub async fn migrated() -> Self {
         let app = Self::new().await;
-        app.become_existing().await;
+        app.migrate().await;
         app
     }
 
-    pub async fn migrated() -> Self {
-        let app = Self::new().await;
+    /// An existing project with Sluice in it.
+    pub async fn adopted() -> Self {
+        let app = Self::existing().await;
         app.migrate().await;
         app
     }
@@ -46,6 +54,23 @@ impl App {
     /// On a server and database of the caller's own, which must outlive this.
     pub fn at(options: PgConnectOptions) -> Self {
         Self { options, _database: None }
+    }
+
+    async fn copy_of(template: &str, prepare: impl AsyncFnOnce(&App)) -> Self {
+        let prepare = async |url: &str| {
+            prepare(&Self::at(url.parse()?)).await;
+            Ok(())
+        };
+        let app = Self::of(servers::fresh_database_from(template, prepare).await);
+        // A copy belongs to whoever copied it.
+        let mut superuser = app.superuser().await;
+        let name: String = superuser.one("select current_database()::text").await;
+        superuser.run(&format!("alter database {name} owner to app_postgres")).await;
+        app
+    }
+
+    fn of(database: servers::Database) -> Self {
+        Self { options: database.url().parse().unwrap(), _database: Some(database) }
     }
 
     pub async fn become_supabase(&self) {

@@ -13,7 +13,7 @@ const QUEUE: &str = "public.evolution_instance_creation_queue";
 
 #[tokio::test]
 async fn every_change_by_hand_is_kept_with_who_and_what() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let mut owner = app.owner().await;
     let user = existing_user(4);
     owner.run("set application_name = 'SQL editor'").await;
@@ -53,7 +53,7 @@ async fn the_actor_is_whom_the_api_verified() {
         ("[]".to_owned(), "service_role".to_owned()),
         (String::new(), "service_role".to_owned()),
     ];
-    let app = adopted().await;
+    let app = App::adopted().await;
 
     for (claims, actor) in cases {
         let mut session = app.login("service_role").await;
@@ -67,7 +67,7 @@ async fn the_actor_is_whom_the_api_verified() {
 
 #[tokio::test]
 async fn what_sluice_writes_itself_is_not_kept_as_hand_made() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let mut owner = app.owner().await;
 
     owner
@@ -85,7 +85,7 @@ async fn what_sluice_writes_itself_is_not_kept_as_hand_made() {
 
 #[tokio::test]
 async fn a_budget_set_to_zero_is_passed_on_where_something_was_spent() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let mut owner = app.owner().await;
 
     owner.run(&format!("update {QUEUE} set retry_count = 2 where user_id = '{}'", existing_user(11))).await;
@@ -104,7 +104,7 @@ async fn a_budget_set_to_zero_is_passed_on_where_something_was_spent() {
 
 #[tokio::test]
 async fn pending_by_hand_wakes_intake_and_nothing_else_does() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let mut owner = app.owner().await;
     let pool = sqlx::PgPool::connect_with(app.options()).await.unwrap();
     let mut listener = PgListener::connect_with(&pool).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_statement_by_hand_survives_the_loss_of_what_is_ours() {
         "alter table sluice.audit add column wanted int not null",
     ];
     for loss in losses {
-        let app = adopted().await;
+        let app = App::adopted().await;
         app.superuser().await.run(loss).await;
 
         let mut owner = app.owner().await;
@@ -144,7 +144,7 @@ async fn a_statement_by_hand_survives_the_loss_of_what_is_ours() {
 
 #[tokio::test]
 async fn a_statement_by_hand_waits_for_no_lock_on_our_tables() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let mut holder = app.owner().await;
     holder.run("begin; lock table sluice.setting, sluice.audit, sluice.budget_reset in access exclusive mode").await;
     let mut owner = app.owner().await;
@@ -159,7 +159,7 @@ async fn a_statement_by_hand_waits_for_no_lock_on_our_tables() {
 
 #[tokio::test]
 async fn a_user_who_goes_takes_the_rows_along_and_it_is_kept_who_said_so() {
-    let app = adopted().await;
+    let app = App::adopted().await;
     let user = existing_user(1);
 
     app.login("supabase_auth_admin").await.run(&format!("delete from auth.users where id = '{user}'")).await;
@@ -171,10 +171,4 @@ async fn a_user_who_goes_takes_the_rows_along_and_it_is_kept_who_said_so() {
     assert_eq!(owner.one::<i64>(&left).await, 0);
     let kept: String = owner.one("select concat_ws(' ', actor, action, subject) from sluice.audit").await;
     assert_eq!(kept, format!("supabase_auth_admin queue.delete {user}"));
-}
-
-async fn adopted() -> App {
-    let app = App::existing().await;
-    app.migrate().await;
-    app
 }
