@@ -233,18 +233,19 @@ begin
     end if;
   end loop;
 
-  if new.hold_until > now() and new.hold_until > coalesce(old.hold_until, '-infinity') then
-    insert into sluice.closure (scope, name, cause, closed_at, opened_at)
-    values (new.scope, new.name, 'hold', now(), new.hold_until)
-    on conflict (scope, name, cause, closed_at) do update
-    set opened_at = excluded.opened_at;
-  elsif new.hold_until is null then
+  if new.hold_until is null or new.hold_until > coalesce(old.hold_until, '-infinity') then
     update sluice.closure
-    set opened_at = now()
+    set opened_at = coalesce(new.hold_until, now())
     where scope = new.scope
       and name = new.name
       and cause = 'hold'
       and opened_at > now();
+    if not found and new.hold_until > now() then
+      insert into sluice.closure (scope, name, cause, closed_at, opened_at)
+      values (new.scope, new.name, 'hold', now(), new.hold_until)
+      on conflict (scope, name, cause, closed_at) do update
+      set opened_at = excluded.opened_at;
+    end if;
   end if;
 
   delete from sluice.closure

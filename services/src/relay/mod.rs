@@ -76,10 +76,10 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     start(boxed(listen::forward(deps.listen.clone(), signed_up.clone())));
     start(boxed(forward_wakes(deps.queue.clone(), due.clone())));
     start(boxed(intake_loop(settings.clone(), deps.clone(), signed_up, due.clone())));
-    start(boxed(dispatch_loop(settings, deps.clone(), due.clone())));
+    start(boxed(dispatch_loop(settings.clone(), deps.clone(), due.clone())));
     start(boxed(every("rescue", RESCUE_TICK, {
         let (deps, due) = (deps.clone(), due.clone());
-        move || rescue_and_wake(deps.clone(), due.clone())
+        move || rescue_and_wake(settings.clone(), deps.clone(), due.clone())
     })));
     start(boxed(every("watch Redis", LOSS_TICK, {
         let (deps, due) = (deps.clone(), due);
@@ -140,8 +140,8 @@ async fn dispatch_loop(settings: Arc<Settings>, deps: Deps, due: Arc<Notify>) {
     }
 }
 
-async fn rescue_and_wake(deps: Deps, due: Arc<Notify>) -> anyhow::Result<()> {
-    if rescue_once(&deps.ledger, &rand::random::<f64>).await?.due_again() > 0 {
+async fn rescue_and_wake(settings: Arc<Settings>, deps: Deps, due: Arc<Notify>) -> anyhow::Result<()> {
+    if rescue_once(&deps.ledger, settings.host.as_deref(), &rand::random::<f64>).await?.due_again() > 0 {
         due.notify_one();
     }
     Ok(())

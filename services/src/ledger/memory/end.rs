@@ -77,14 +77,16 @@ impl Tx<'_> {
     }
 
     /// Due steps of runs past their deadline die. One behind a closed gate does not: the gate holds the time.
-    pub(super) fn exceed(&mut self, limit: usize) -> usize {
+    pub(super) fn exceed(&mut self, host: Option<&str>, limit: usize) -> usize {
         let late: Vec<_> = self
             .tables
             .active
             .iter()
             .filter_map(|(_, id)| self.tables.runs.get(id).filter(|run| run.deadline_at <= self.now))
             .flat_map(|run| self.tables.steps.range((run.id, 0)..=(run.id, i16::MAX)).map(move |entry| (run, entry)))
-            .filter(|(run, (_, step))| !self.is_gate_closed(&step.name, &run.workflow, step.host.as_deref()))
+            .filter(|(run, (_, step))| {
+                !self.is_gate_closed(&step.name, &run.workflow, host) && self.half_open(host).is_none()
+            })
             .filter(|(_, (_, step))| step.state == StepState::Due && step.due_at.is_some())
             .map(|(_, (key, _))| *key)
             .take(limit)

@@ -8,12 +8,14 @@ use std::{
 
 use serde_json::Value;
 use workflows::{
+    breaker::Breaker,
     ids::{InstanceName, RunId, StepName, Subject, Token, UserId, WorkflowName},
     outcome::{Class, InstanceStatus},
     secret::Secret,
     state::{DeathReason, RunState, Spent, StepState},
 };
 
+pub use crate::ledger::Scope;
 use crate::ledger::settlement;
 
 /// Everything that the ledger holds.
@@ -179,14 +181,6 @@ pub struct Instance {
     pub create_claimed_at: Option<Duration>,
 }
 
-/// What a gate stands before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
-    Workflow,
-    Step,
-    Host,
-}
-
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gate {
     pub paused_at: Option<Duration>,
@@ -196,6 +190,14 @@ pub struct Gate {
     pub allowance: f64,
     pub refilled_at: Duration,
     pub concurrency: Option<usize>,
+    /// A host's; how long its runs fail is `failing_since`.
+    pub breaker: Breaker,
+    pub breaker_at: Duration,
+    /// When it was last closed before it opened.
+    pub tripped_at: Duration,
+    pub failing_since: Option<Duration>,
+    pub probe_at: Duration,
+    pub reopened_at: Option<Duration>,
 }
 
 /// A row of the public queue.

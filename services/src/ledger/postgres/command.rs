@@ -25,7 +25,7 @@ pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Cha
 pub(super) async fn revive_in(tx: &mut Tx, run: RunId, by: &By) -> Result<()> {
     tx.query(
         "update sluice.run
-         set state = 'active', ended_at = null, deadline_at = now() + (deadline_at - created_at)
+         set state = 'active', ended_at = null, deadline_at = now() + (deadline_at - created_at), deadline_from = now()
          where id = $1
            and state = 'dead'",
     )
