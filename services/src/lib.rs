@@ -1,6 +1,8 @@
-//! Sluice: all I/O around the pure core in `workflows`.
+//! Sluice's I/O: the ledger in Postgres, the queue in Redis, the Evolution API over HTTP, and the roles that meet there.
 //!
-//! `evolution` is the client of the Evolution API, the only user of reqwest.
+//! `ledger` and `supabase` hold all SQL; `queue` is the only module that knows apalis and Redis; `evolution` the only
+//! one that knows reqwest. `relay` and `worker` are roles: `pub async fn run(config, deps, shutdown)`. Roles never call
+//! each other; they depend on the adapters, and the adapters on `config`.
 
 pub mod evolution;
 pub mod ledger;
