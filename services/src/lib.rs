@@ -5,4 +5,5 @@
 //! each other; they depend on the adapters, and the adapters on `config`.
 
 pub mod ledger;
+pub mod queue;
 pub mod supabase;
