@@ -25,9 +25,9 @@ pub use template::{Asked, WebhookTemplate};
 pub use verify::verify;
 
 use crate::{
-    evolution::{ApiError, classify},
+    evolution::{ApiError, Evolution, classify},
     ids::{InstanceName, StepName},
-    outcome::{Class, Failure, HostSignal, InstanceStatus, Outcome},
+    outcome::{Class, Failure, Given, HostSignal, InstanceStatus, Outcome},
 };
 
 /// The names of the steps.
@@ -111,6 +111,16 @@ fn gone(name: &InstanceName) -> Outcome {
 /// Whether an error burns no attempt: then there is no point in asking on within this one.
 fn is_uncounted(error: &ApiError, name: &InstanceName) -> bool {
     matches!(classify::outcome(error, name), Outcome::Defer { .. })
+}
+
+/// Runs the step of this name. `None`: this build has no code for it.
+pub async fn run(step: &StepName, api: &impl Evolution, given: &Given, settings: &Settings) -> Option<Outcome> {
+    Some(match step.as_str() {
+        CREATE_INSTANCE => create_instance(api, given, settings).await,
+        CONFIGURE_WEBHOOKS => configure_webhooks(api, given, settings).await,
+        VERIFY => verify(api, given, settings).await,
+        _ => return None,
+    })
 }
 
 /// The steps by name, so that the engine's registry and this module cannot drift apart.

@@ -1,0 +1,170 @@
+//! The ledger in memory: the same protocol as `postgres`, for the simulator and for tests. Deterministic: the time comes
+//! in as a clock, run ids and instance tokens with `Setup`. One lock stands for the database; every verb holds it once, from start to end, so
+//! that a verb is as atomic as a transaction. It is never held across an await, and never kept beyond a process.
+
+mod claim;
+mod command;
+mod dispatch;
+mod end;
+mod gate;
+mod intake;
+mod invariants;
+mod rows;
+mod settle;
+mod start;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use workflows::{
+    ids::{RunId, StepName, Token, UserId},
+    policy::Retry,
+    state::{Effect, Event, StepState, transition},
+};
+
+pub use self::rows::{
+    Attempt, DeadLetter, Event as EventRow, Gate, Instance, QueueRow, QueueStatus, Resolution, Resource, Run, Scope,
+    Step, Tables,
+};
+use super::{
+    By, Changed, Claimed, Dispatched, Draw, Expired, Intake, Key, Lease, Ledger, NewRun, Result, Settled, Settlement,
+    Setup, Started, Worker,
+};
+
+/// The time since a moment of the caller's choice. It never goes back.
+pub type Clock = Draw<Duration>;
+
+/// The ledger that the simulator runs on. Clones share their rows.
+#[derive(Clone)]
+pub struct Memory {
+    setup: Setup,
+    clock: Clock,
+    tables: Arc<Mutex<Tables>>,
+}
+
+impl Memory {
+    pub fn new(setup: Setup, clock: Clock) -> Self {
+        Self { setup, clock, tables: Arc::default() }
+    }
+
+    /// The same rows under other definitions: what a process of another build sees.
+    pub fn with_setup(&self, setup: Setup) -> Self {
+        Self { setup, ..self.clone() }
+    }
+
+    /// Every row as it is now.
+    pub fn tables(&self) -> Tables {
+        self.transact(|tx| tx.tables.clone())
+    }
+
+    pub fn run(&self, run: RunId) -> Option<Run> {
+        self.transact(|tx| tx.tables.runs.get(&run).cloned())
+    }
+
+    pub fn step(&self, run: RunId, position: i16) -> Option<Step> {
+        self.transact(|tx| tx.tables.steps.get(&(run, position)).cloned())
+    }
+
+    /// The user's row in the public queue.
+    pub fn queue_row(&self, user: UserId) -> Option<QueueRow> {
+        self.transact(|tx| tx.tables.queue.get(&user).cloned())
+    }
+
+    /// What is broken among I2, I5 and I6, a line each; empty where all is well.
+    pub fn check_invariants(&self) -> Vec<String> {
+        self.transact(|tx| invariants::check(tx.tables, tx.setup))
+    }
+
+    fn transact<T>(&self, change: impl FnOnce(&mut Tx<'_>) -> T) -> T {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (self.clock)();
+        change(&mut Tx { tables: &mut tables, setup: &self.setup, now })
+    }
+}
+
+/// One verb at work: the rows, and the one moment that counts as now.
+struct Tx<'a> {
+    tables: &'a mut Tables,
+    setup: &'a Setup,
+    now: Duration,
+}
+
+impl Tx<'_> {
+    /// Move a step as the state machine says; `None` where it has no such move, and then nothing changed.
+    fn meet(&mut self, run: RunId, position: i16, event: Event) -> Option<Vec<Effect>> {
+        let step = self.tables.steps.get_mut(&(run, position))?;
+        let held = workflows::state::Step { state: step.state, spent: step.spent };
+        let (next, effects) = transition(held, event, &Retry::default().limits).ok()?;
+        step.enter(next.state);
+        step.spent = next.spent;
+        Some(effects)
+    }
+
+    /// The step that `key` names, where it is in `state` under that token.
+    fn held(&mut self, key: &Key, state: StepState) -> Option<&mut Step> {
+        let step = self.tables.steps.get_mut(&(key.run, key.position))?;
+        (step.state == state && step.token == Some(key.token)).then_some(step)
+    }
+}
+
+impl Ledger for Memory {
+    async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
+        Ok(self.transact(|tx| runs.iter().map(|run| tx.start(run)).collect()))
+    }
+
+    async fn intake(&self, limit: usize) -> Result<Intake> {
+        Ok(self.transact(|tx| tx.intake(limit)))
+    }
+
+    async fn dispatch(&self, queue: &StepName, host: Option<&str>, tokens: &[Token]) -> Result<Vec<Dispatched>> {
+        Ok(self.transact(|tx| tx.dispatch(queue, host, tokens)))
+    }
+
+    async fn put_back(&self, keys: &[Key]) -> Result<usize> {
+        Ok(self.transact(|tx| keys.iter().filter(|key| tx.put_back(key)).count()))
+    }
+
+    async fn lose(&self) -> Result<usize> {
+        Ok(self.transact(|tx| tx.lose_older(Duration::ZERO)))
+    }
+
+    async fn lose_older(&self, after: Duration) -> Result<usize> {
+        Ok(self.transact(|tx| tx.lose_older(after)))
+    }
+
+    async fn claim(&self, worker: &Worker, keys: &[Key]) -> Result<Vec<Claimed>> {
+        Ok(self.transact(|tx| keys.iter().map(|key| tx.claim(worker, key)).collect()))
+    }
+
+    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+        Ok(self.transact(|tx| {
+            tx.tables.heartbeats.insert(worker.name.clone(), tx.now);
+            leases.iter().map(|lease| tx.renew(lease)).collect()
+        }))
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        Ok(self.transact(|tx| settlements.iter().map(|settlement| tx.settle(settlement)).collect()))
+    }
+
+    async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
+        Ok(self.transact(|tx| tx.expired(limit)))
+    }
+
+    async fn exceed(&self, limit: usize) -> Result<usize> {
+        Ok(self.transact(|tx| tx.exceed(limit)))
+    }
+
+    async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {
+        Ok(self.transact(|tx| tx.revive(run, by)))
+    }
+
+    async fn cancel(&self, run: RunId, by: &By) -> Result<Changed> {
+        Ok(self.transact(|tx| tx.cancel(run, by)))
+    }
+}
