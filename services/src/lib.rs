@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod evolution;
 pub mod ledger;
 pub mod process;
 pub mod queue;
