@@ -76,13 +76,10 @@ impl Database {
 
 impl DatabaseOptions {
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Database> {
-        let (setting, url) = match (&self.database_url, &self.supabase_db_url) {
-            (None, Some(url)) => ("SUPABASE_DB_URL", Some(url)),
-            (url, _) => ("DATABASE_URL", url.as_ref()),
-        };
+        let (setting, url) = self.given();
         let pooling = self.pooling(faults);
         let what = "give the address of Postgres, postgres://user:password@host:5432/database";
-        let (connect, url) = address(setting, faults.required(setting, url.map(String::as_str), what)?, faults)?;
+        let (connect, url) = address(setting, faults.required(setting, url, what)?, faults)?;
         let pooling = match pooling? {
             Some(Pooling::Session) if is_supabase(&connect) && connect.get_port() == TRANSACTION_PORT => {
                 let problem = "is Supabase's transaction pooler, and DATABASE_POOLING is session: \
@@ -95,6 +92,26 @@ impl DatabaseOptions {
             None => Pooling::Session,
         };
         Some(Database { pooling, connect })
+    }
+
+    /// For what a transaction pooler cannot do: session locks.
+    pub(super) fn read_session(&self, faults: &mut Faults) -> Option<Database> {
+        let database = self.read(faults)?;
+        if database.pooling == Pooling::Transaction {
+            let (setting, url) = self.given();
+            let problem = "leads through a transaction pooler, and migrations need a session of their own: take the \
+                address on port 5432 (Supabase: the direct connection or the session pooler)";
+            faults.add_url(setting, url.unwrap_or_default(), problem);
+            return None;
+        }
+        Some(database)
+    }
+
+    fn given(&self) -> (&'static str, Option<&str>) {
+        match (&self.database_url, &self.supabase_db_url) {
+            (None, Some(url)) => ("SUPABASE_DB_URL", Some(url)),
+            (url, _) => ("DATABASE_URL", url.as_deref()),
+        }
     }
 
     /// None within: find out.

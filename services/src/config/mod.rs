@@ -159,7 +159,7 @@ type Read<T> = Option<T>;
 impl MigrateOptions {
     pub fn parse(&self) -> Result<Config<Migrate>, Faults> {
         let mut faults = Faults::default();
-        let database = self.database.read(&mut faults);
+        let database = self.database.read_session(&mut faults);
         let log = self.log.read(&mut faults);
         finish(log, database.map(|database| Migrate { database }), faults)
     }
