@@ -1,7 +1,7 @@
 //! Sluice's I/O: the ledger in Postgres, the queue in Redis, the Evolution API over HTTP, and the roles that meet there.
 //!
 //! `ledger` and `supabase` hold all SQL; `queue` is the only module that knows apalis and Redis; `evolution` the only
-//! one that knows reqwest. `relay` and `worker` are roles: `pub async fn run(config, deps, shutdown)`. Roles never call
+//! one that knows reqwest. `relay` and `worker` are roles: `pub async fn run(settings, deps, shutdown)`. Roles never call
 //! each other; they depend on the adapters. `config` reads options and environment into what adapters and roles take,
 //! `process` starts roles in a process and ends them, `cli` is what a person types, `telemetry` what a person reads.
 

@@ -1,3 +1,13 @@
-//! Tests of the parts against real servers, one module per part.
+//! The parts against real servers, one module per part: the migrations, the SQL that people and the app write, the queue,
+//! the engine. Each test has a fresh database and a Redis prefix of its own; nothing here waits for a fixed time.
 
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod app;
+mod engine;
+mod guide;
+mod hand_made_sql;
+mod migrate;
 mod queue;
+mod sign_up;
