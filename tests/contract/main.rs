@@ -1,1 +1,4 @@
+//! The recorded contract of the real Evolution API, held against what this project has in its place.
+
 mod replay;
+mod series;

@@ -197,8 +197,11 @@ impl World {
         if let Some(link) = link {
             stored = Some((state, self.now));
             if let Some(loaded) = self.store.memory.get_mut(name) {
+                if link == Link::Closed {
+                    // The limit of codes was reached: the next socket counts anew.
+                    loaded.shown = 0;
+                }
                 loaded.link = link;
-                loaded.shown = 0;
             }
         }
         if let Some((status, at)) = stored
