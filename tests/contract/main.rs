@@ -1,4 +1,6 @@
 //! The recorded contract of the real Evolution API, held against what this project has in its place.
 
+mod faults;
 mod replay;
 mod series;
+mod server;

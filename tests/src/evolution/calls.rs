@@ -91,7 +91,12 @@ impl World {
             }
             call.flying = subject;
         }
-        let delay = Duration::from_millis(call.plan.delay_before_ms) + self.draw(self.config.timings.receive);
+        let mut delay = Duration::from_millis(call.plan.delay_before_ms) + self.draw(self.config.timings.receive);
+        if call.parsed.route == Route::Create {
+            let turn = self.last_create.max(self.now) + self.draw(self.config.timings.create_line);
+            self.last_create = turn;
+            delay += turn - self.now;
+        }
         self.calls.insert(ticket, call);
         self.after(delay, Event::Step(ticket));
         ticket

@@ -15,13 +15,11 @@ use super::store::{Link, LinkState, Loaded, Row};
 use super::world::{Event, World, default_settings, driver_error};
 
 const LONGEST_COLUMN: usize = 255;
-const LONGEST_URL: usize = 500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Checked,
     Insert,
-    Load,
     Integrations,
     Settings,
     Socket,
@@ -37,6 +35,8 @@ pub(super) struct Progress {
     pub id: String,
     token: String,
     integration: String,
+    /// The id that the statement under way was begun for: whatever memory held under the name at that moment.
+    target: String,
 }
 
 impl Progress {
@@ -44,6 +44,17 @@ impl Progress {
     pub fn half_made(&self) -> Option<&str> {
         let begun = !matches!(self.stage, Stage::Checked | Stage::Insert | Stage::Socket | Stage::Waited);
         self.name.as_deref().filter(|_| begun)
+    }
+
+    /// What memory knows this instance by.
+    fn key(&self) -> &str {
+        self.name.as_deref().unwrap_or("undefined")
+    }
+
+    /// Whether name and token fit their columns.
+    fn fits(&self) -> bool {
+        let fits = |text: &str| text.chars().count() <= LONGEST_COLUMN;
+        self.name.as_deref().is_some_and(fits) && fits(&self.token)
     }
 }
 
@@ -67,6 +78,7 @@ impl World {
             id: uuid(&mut self.rng),
             token: String::new(),
             integration: String::new(),
+            target: String::new(),
         };
         let delay = self.draw(self.config.timings.query);
         Next::After(delay, Phase::Create(Box::new(progress)))
@@ -99,32 +111,29 @@ impl World {
     }
 
     pub(super) fn create_step(&mut self, call: &mut Call, mut progress: Box<Progress>) -> Next {
-        let timings = &self.config.timings;
-        let (span, stage) = match progress.stage {
+        let done = match progress.stage {
             Stage::Checked => match self.checked(call, &mut progress) {
                 Err(refusal) => return Next::Answer(refusal),
-                Ok(()) => (self.config.timings.write, Stage::Insert),
+                Ok(()) => Ok(Stage::Insert),
             },
             Stage::Insert => {
                 self.insert(call, &progress);
-                (self.config.timings.think, Stage::Load)
-            }
-            Stage::Load => {
-                let span = timings.write;
                 self.load_created(&progress);
-                (span, Stage::Integrations)
+                self.begin_integrations(call, &mut progress)
             }
-            Stage::Integrations => match self.store_integrations(call, &progress) {
-                Err(message) => return self.fail(&progress, message),
-                Ok(()) => (self.config.timings.write, Stage::Settings),
-            },
-            Stage::Settings => match self.store_settings(call, &progress) {
-                Err(message) => return self.fail(&progress, message),
-                Ok(()) => (self.config.timings.think, Stage::Socket),
-            },
+            Stage::Integrations => {
+                self.store_integrations(call, &progress).and_then(|()| self.begin_settings(&mut progress))
+            }
+            Stage::Settings => self.store_settings(call, &progress).map(|()| Stage::Socket),
             Stage::Socket => return self.open_created(call, progress),
             Stage::Waited => return Next::Answer(self.created(call, &progress)),
         };
+        let stage = match done {
+            Ok(stage) => stage,
+            Err(message) => return self.fail(&progress, message),
+        };
+        let timings = &self.config.timings;
+        let span = if stage == Stage::Socket { timings.think } else { timings.write };
         progress.stage = stage;
         Next::After(self.draw(span), Phase::Create(progress))
     }
@@ -171,8 +180,7 @@ impl World {
     /// A row that cannot be inserted is passed over in silence: the next foreign key tells.
     fn insert(&mut self, call: &Call, progress: &Progress) {
         let Some(name) = &progress.name else { return };
-        let fits = name.chars().count() <= LONGEST_COLUMN && progress.token.chars().count() <= LONGEST_COLUMN;
-        if self.database().is_err() || !fits || self.store.rows.contains_key(name) {
+        if self.database().is_err() || !progress.fits() || self.store.rows.contains_key(name) {
             return;
         }
         let row = Row {
@@ -200,58 +208,77 @@ impl World {
         if progress.integration == "EVOLUTION" {
             loaded.link = Link::Open;
         }
-        let name = progress.name.clone().unwrap_or_else(|| "undefined".to_owned());
-        self.store.memory.insert(name, loaded);
+        self.store.memory.insert(progress.key().to_owned(), loaded);
     }
 
-    /// Inline `webhook` and `rabbitmq`. They are stored for whatever memory holds under the name by now.
+    /// Inline `webhook` and `rabbitmq`, which are stored for whatever memory holds under the name when they begin.
+    fn begin_integrations(&mut self, call: &Call, progress: &mut Progress) -> Result<Stage, String> {
+        let mut wanted = inline(call, "webhook");
+        if wanted.is_none() && self.config.rabbitmq {
+            wanted = inline(call, "rabbitmq");
+        }
+        let Some(wanted) = wanted else {
+            return self.begin_settings(progress);
+        };
+        let Some(loaded) = self.store.memory.get(progress.key()) else {
+            return Err("Cannot read properties of undefined (reading 'instanceId')".to_owned());
+        };
+        progress.target.clone_from(&loaded.id);
+        read_length(wanted, "events")?;
+        Ok(Stage::Integrations)
+    }
+
     fn store_integrations(&mut self, call: &Call, progress: &Progress) -> Result<(), String> {
-        let name = progress.name.as_deref().unwrap_or("undefined");
-        if let Some(webhook) = call.body.get("webhook").filter(|value| truthy(value)) {
-            let events = read_length(webhook, "events")?;
-            let fields = inline_webhook(webhook, events);
-            self.upsert_webhook(name, &fields).inspect_err(|_| self.note_race(name, progress))?;
+        let name = progress.key();
+        if let Some(webhook) = inline(call, "webhook") {
+            let fields = inline_webhook(webhook, read_length(webhook, "events")?);
+            self.upsert_webhook(name, &progress.target, &fields).inspect_err(|_| self.note_race(progress))?;
         }
         if self.config.rabbitmq
-            && let Some(rabbitmq) = call.body.get("rabbitmq").filter(|value| truthy(value))
+            && let Some(rabbitmq) = inline(call, "rabbitmq")
         {
-            let events = read_length(rabbitmq, "events")?;
-            let extra = self.extra(json!({"enabled": true, "events": all_if_empty(events)}));
+            let events = all_if_empty(read_length(rabbitmq, "events")?);
+            let extra = self.extra(json!({"enabled": true, "events": events}));
             self.database().map_err(str::to_owned)?;
-            let row = self.store.row_of_memory(name);
+            let row = self.store.row_of(name, &progress.target);
             row.ok_or_else(|| orm_webhook(&foreign_key("Rabbitmq")))?.rabbitmq = Some(extra);
         }
         Ok(())
     }
 
-    fn note_race(&mut self, name: &str, progress: &Progress) {
-        let raced = self.store.memory.get(name).is_none_or(|loaded| loaded.id != progress.id)
-            || self.store.rows.get(name).is_some_and(|row| row.id != progress.id);
-        if raced {
+    fn begin_settings(&mut self, progress: &mut Progress) -> Result<Stage, String> {
+        let Some(loaded) = self.store.memory.get(progress.key()) else {
+            self.journal.hit(Hit::CreateRaceNoMemory);
+            return Err("Cannot read properties of undefined (reading 'setSettings')".to_owned());
+        };
+        progress.target.clone_from(&loaded.id);
+        Ok(Stage::Settings)
+    }
+
+    /// Counts a foreign key that failed because of another create of this name.
+    fn note_race(&mut self, progress: &Progress) {
+        let raced = progress.target != progress.id
+            || self.store.rows.get(progress.key()).is_none_or(|row| row.id != progress.id);
+        if raced && progress.fits() {
             self.journal.hit(Hit::CreateRaceForeignKey);
         }
     }
 
     fn store_settings(&mut self, call: &Call, progress: &Progress) -> Result<(), String> {
-        let name = progress.name.as_deref().unwrap_or("undefined");
-        if !self.store.memory.contains_key(name) {
-            self.journal.hit(Hit::CreateRaceNoMemory);
-            return Err("Cannot read properties of undefined (reading 'setSettings')".to_owned());
-        }
         self.database().map_err(str::to_owned)?;
         let settings = self.extra(settings(&call.body));
-        if let Some(row) = self.store.row_of_memory(name) {
+        if let Some(row) = self.store.row_of(progress.key(), &progress.target) {
             row.settings = Some(settings);
             return Ok(());
         }
-        self.note_race(name, progress);
+        self.note_race(progress);
         Err(orm_settings(&foreign_key("Setting")))
     }
 
     fn open_created(&mut self, call: &Call, mut progress: Box<Progress>) -> Next {
         progress.stage = Stage::Waited;
         let wanted = call.body.get("qrcode") == Some(&Value::Bool(true));
-        let name = progress.name.as_deref().unwrap_or("undefined");
+        let name = progress.key();
         let own = self.store.memory.get(name).is_some_and(|loaded| loaded.id == progress.id);
         if !wanted || progress.integration != "WHATSAPP-BAILEYS" {
             return Next::Answer(self.created(call, &progress));
@@ -320,7 +347,9 @@ impl World {
             return;
         }
         let forget = self.draw(self.config.timings.think);
-        let erase = self.draw(self.config.timings.cleanup);
+        // Creates that already stand in line get their name check before a cleanup gets its turn.
+        let line = self.last_create.saturating_sub(self.now);
+        let erase = line + self.draw(self.config.timings.cleanup);
         self.tear_down(
             forget,
             Teardown {
@@ -331,29 +360,6 @@ impl World {
                 answers: None,
             },
         );
-    }
-
-    /// Stores a webhook for what memory holds under `name`; fields left out keep their stored value.
-    ///
-    /// # Errors
-    /// The server's message.
-    pub(super) fn upsert_webhook(&mut self, name: &str, fields: &Map<String, Value>) -> Result<Value, String> {
-        if !self.store.memory.contains_key(name) {
-            return Err("Cannot read properties of undefined (reading 'instanceId')".to_owned());
-        }
-        let enabled = fields.get("enabled") == Some(&Value::Bool(true));
-        let events =
-            if enabled { all_if_empty(read_length(&Value::Object(fields.clone()), "events")?) } else { json!([]) };
-        self.database().map_err(str::to_owned)?;
-        let Some(url) = fields.get("url").filter(|url| url.is_string()) else {
-            return Err(orm_webhook("Argument `url` must not be null."));
-        };
-        if url.as_str().is_some_and(|url| url.chars().count() > LONGEST_URL) {
-            let fault = "The provided value for the column is too long for the column's type. Column: (not available)";
-            return Err(orm_webhook(fault));
-        }
-        self.write_webhook(name, fields, enabled, events, url.clone())
-            .ok_or_else(|| orm_webhook(&foreign_key("Webhook")))
     }
 }
 
@@ -368,12 +374,17 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
+/// An inline object of the body, where it counts as given.
+fn inline<'a>(call: &'a Call, field: &str) -> Option<&'a Value> {
+    call.body.get(field).filter(|value| truthy(value))
+}
+
 fn truthy(value: &Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false)) && *value != json!("") && *value != json!(0)
 }
 
 /// `value.field.length` as JavaScript reads it: only what has a length passes.
-fn read_length(value: &Value, field: &str) -> Result<Value, String> {
+pub(super) fn read_length(value: &Value, field: &str) -> Result<Value, String> {
     match value.get(field) {
         None => Err("Cannot read properties of undefined (reading 'length')".to_owned()),
         Some(Value::Null) => Err("Cannot read properties of null (reading 'length')".to_owned()),
@@ -381,7 +392,7 @@ fn read_length(value: &Value, field: &str) -> Result<Value, String> {
     }
 }
 
-fn all_if_empty(events: Value) -> Value {
+pub(super) fn all_if_empty(events: Value) -> Value {
     if events.as_array().is_some_and(Vec::is_empty) { json!(schema::EVENTS) } else { events }
 }
 

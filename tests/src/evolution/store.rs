@@ -173,7 +173,12 @@ impl Store {
         self.memory.contains_key(name) || INHERITED.contains(&name)
     }
 
-    /// The row that belongs to what memory holds under this name: foreign keys hold only then.
+    /// The row with this name and id: where there is none, a foreign key fails.
+    pub fn row_of(&mut self, name: &str, id: &str) -> Option<&mut Row> {
+        self.rows.get_mut(name).filter(|row| row.id == id)
+    }
+
+    /// The row that belongs to what memory holds under this name.
     pub fn row_of_memory(&mut self, name: &str) -> Option<&mut Row> {
         let loaded = self.memory.get(name)?;
         self.rows.get_mut(name).filter(|row| row.id == loaded.id)

@@ -33,6 +33,8 @@ pub struct World {
     pub(super) outbox: Vec<(Ticket, Answer)>,
     pub(super) up: bool,
     pub(super) tickets: u64,
+    /// When the last create that has arrived is taken up: they stand in line.
+    pub(super) last_create: Duration,
     agenda: BTreeMap<(Duration, u64), Event>,
     sequence: u64,
 }
@@ -50,6 +52,7 @@ impl World {
             outbox: Vec::new(),
             up: true,
             tickets: 0,
+            last_create: Duration::ZERO,
             agenda: BTreeMap::new(),
             sequence: 0,
         }
@@ -245,12 +248,12 @@ impl World {
             paired: false,
             answered_201: planted.answered_201,
         };
-        let loaded = Loaded::new(id, row.integration.clone());
+        let loaded = Loaded::new(id.clone(), row.integration.clone());
         *self.store.made.entry(planted.name.clone()).or_default() += 1;
         self.store.rows.insert(planted.name.clone(), row);
         self.store.memory.insert(planted.name.clone(), loaded);
         if let Some(webhook) = planted.webhook.as_ref().and_then(Value::as_object) {
-            let written = self.upsert_webhook(&planted.name, webhook);
+            let written = self.upsert_webhook(&planted.name, &id, webhook);
             debug_assert!(written.is_ok(), "a planted webhook needs `enabled`, `url` and `events`");
         }
     }
