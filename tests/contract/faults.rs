@@ -27,6 +27,7 @@ fn answer(world: &mut World, ticket: Ticket, within: Duration) -> Option<Answer>
             return Some(answer);
         }
     }
+    world.advance(end);
     None
 }
 

@@ -52,6 +52,7 @@ fn records() -> Vec<Recorded> {
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "how much is played is worth reading")]
 fn the_simulated_server_answers_as_the_real_one_was_recorded_to() {
     let records = records();
     assert_eq!(records.len(), RECORDS);

@@ -1,18 +1,23 @@
 //! POST /instance/create, step by step, as the real server does it: no transaction around the steps, and a failed
 //! one removes whatever has that name. That is why concurrent creates destroy each other here as they do there.
 
+mod body;
+
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::answers::{self, foreign_key, orm_settings, orm_webhook, uuid};
 use super::calls::{Call, Next, Phase};
-use super::journal::{Destroyer, Hit};
-use super::lifecycle::{Task, Teardown};
-use super::message::{Key, Response};
+use super::hit::Hit;
+use super::journal::Destroyer;
+use super::message::{Key, Response, Ticket};
 use super::schema;
 use super::store::{Link, LinkState, Loaded, Row};
-use super::world::{Event, World, default_settings, driver_error};
+use super::teardown::{Task, Teardown};
+use super::world::{Event, World, driver_error};
+pub(super) use body::{all_if_empty, read_length};
+use body::{created_body, inline, inline_webhook, settings, type_name};
 
 const LONGEST_COLUMN: usize = 255;
 
@@ -94,7 +99,7 @@ impl World {
             return Err(answers::name_taken("undefined"));
         };
         let loaded = self.store.in_memory(name);
-        let serial = !self.config.quirks.creates_destroy_each_other && self.journal.other_create(name);
+        let serial = self.is_reserved(call.ticket, name);
         if !serial && !self.exists(name)? {
             return Ok(());
         }
@@ -108,6 +113,15 @@ impl World {
             self.journal.hit(Hit::NotLoadedCreate);
         }
         Err(answers::name_taken(name))
+    }
+
+    /// Without the quirk a name belongs to the first create that asks for it.
+    fn is_reserved(&mut self, ticket: Ticket, name: &str) -> bool {
+        if self.config.quirks.creates_destroy_each_other {
+            return false;
+        }
+        let holder = self.store.creating.entry(name.to_owned()).or_insert(ticket);
+        *holder != ticket
     }
 
     pub(super) fn create_step(&mut self, call: &mut Call, mut progress: Box<Progress>) -> Next {
@@ -361,95 +375,4 @@ impl World {
             },
         );
     }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "Boolean",
-        Value::Number(number) if number.is_f64() => "Float",
-        Value::Number(_) => "Int",
-        Value::Array(_) => "(String)",
-        Value::String(_) | Value::Object(_) => "Object",
-    }
-}
-
-/// An inline object of the body, where it counts as given.
-fn inline<'a>(call: &'a Call, field: &str) -> Option<&'a Value> {
-    call.body.get(field).filter(|value| truthy(value))
-}
-
-fn truthy(value: &Value) -> bool {
-    !matches!(value, Value::Null | Value::Bool(false)) && *value != json!("") && *value != json!(0)
-}
-
-/// `value.field.length` as JavaScript reads it: only what has a length passes.
-pub(super) fn read_length(value: &Value, field: &str) -> Result<Value, String> {
-    match value.get(field) {
-        None => Err("Cannot read properties of undefined (reading 'length')".to_owned()),
-        Some(Value::Null) => Err("Cannot read properties of null (reading 'length')".to_owned()),
-        Some(other) => Ok(other.clone()),
-    }
-}
-
-pub(super) fn all_if_empty(events: Value) -> Value {
-    if events.as_array().is_some_and(Vec::is_empty) { json!(schema::EVENTS) } else { events }
-}
-
-/// Inline webhooks are always stored as enabled.
-fn inline_webhook(webhook: &Value, events: Value) -> Map<String, Value> {
-    let mut fields = Map::new();
-    for field in ["url", "headers", "byEvents", "base64"] {
-        if let Some(value) = webhook.get(field) {
-            fields.insert(field.to_owned(), value.clone());
-        }
-    }
-    fields.insert("enabled".to_owned(), json!(true));
-    fields.insert("events".to_owned(), events);
-    fields
-}
-
-fn settings(body: &Map<String, Value>) -> Value {
-    let mut settings = default_settings();
-    if let Some(fields) = settings.as_object_mut() {
-        for (field, value) in fields {
-            if let Some(given) = body.get(field).filter(|given| truthy(given)) {
-                *value = given.clone();
-            }
-        }
-    }
-    settings
-}
-
-fn created_body(body: &Map<String, Value>, progress: &Progress, name: &str, state: LinkState) -> Value {
-    let inline = |field: &str, inner: &str| body.get(field).and_then(|value| value.get(inner)).cloned();
-    let mut webhook = Map::new();
-    for (out, inner) in [
-        ("webhookUrl", "url"),
-        ("webhookHeaders", "headers"),
-        ("webhookByEvents", "byEvents"),
-        ("webhookBase64", "base64"),
-    ] {
-        if let Some(value) = inline("webhook", inner) {
-            webhook.insert(out.to_owned(), value);
-        }
-    }
-    let enabled = |field: &str| inline(field, "enabled").map_or_else(|| json!({}), |on| json!({"enabled": on}));
-    json!({
-        "instance": {
-            "instanceName": name,
-            "instanceId": progress.id,
-            "integration": progress.integration,
-            "webhookWaBusiness": null,
-            "accessTokenWaBusiness": "",
-            "status": state.as_str(),
-        },
-        "hash": progress.token,
-        "webhook": webhook,
-        "websocket": enabled("websocket"),
-        "rabbitmq": enabled("rabbitmq"),
-        "nats": enabled("nats"),
-        "sqs": enabled("sqs"),
-        "settings": settings(body),
-    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::message::Key;
+use super::message::{Key, Ticket};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,6 +145,8 @@ pub struct Instance {
 pub(super) struct Store {
     pub rows: BTreeMap<String, Row>,
     pub memory: BTreeMap<String, Loaded>,
+    /// Which create has a name to itself: only without the quirk that lets several pass.
+    pub creating: BTreeMap<String, Ticket>,
     /// Deletes under way by name.
     pub leaving: BTreeMap<String, u32>,
     /// Rows ever inserted, by name.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::answers::{self, cuid, foreign_key, orm_webhook};
 use super::calls::Call;
 use super::create::{all_if_empty, read_length};
-use super::journal::Hit;
+use super::hit::Hit;
 use super::message::Response;
 use super::schema;
 use super::store::Webhook;
