@@ -2,6 +2,7 @@
 //! What cannot be played is on the list in `unplayed.rs`; the two must add up to the whole record.
 
 mod compare;
+mod scenes;
 mod stage;
 mod unplayed;
 

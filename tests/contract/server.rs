@@ -1,9 +1,14 @@
 //! The simulated API behind a real socket: dropped answers, clients that leave, control routes, TLS, stopping.
 
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use tests::evolution::server::Server;
+use tests::evolution::server::{Options, Server};
 use tests::evolution::{Config, Fault, Hit, Rule, Stage, When};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -152,4 +157,57 @@ async fn stopping_closes_hanging_calls() {
     tokio::time::timeout(PATIENCE, server.stop()).await.expect("it stops in time");
 
     assert!(hanging.await.expect("no panic").is_err());
+}
+
+/// A certificate for 127.0.0.1 that nobody trusts, made anew in `directory`.
+fn self_signed(directory: &Path) -> rustls::ServerConfig {
+    let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"])
+        .args([
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("this test makes a certificate with the program openssl: install it");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let certificate = CertificateDer::from_pem_file(certificate).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a certificate with its key")
+}
+
+#[tokio::test]
+async fn it_speaks_tls_where_it_is_given_a_certificate() {
+    let directory = std::env::temp_dir().join(format!("evolution-sim-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let tls = Some(Arc::new(self_signed(&directory)));
+    let pem = std::fs::read(directory.join("certificate.pem")).expect("a certificate");
+    std::fs::remove_dir_all(&directory).expect("the directory goes");
+    let server = Server::start_with(Options { tls, ..Options::new(Config::default()) }).await.expect("a loopback port");
+    let distrustful = client();
+    let trusting = reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(&pem).expect("a certificate")])
+        .build()
+        .expect("a client");
+
+    let refused = distrustful.get(server.base_url()).send().await;
+    let welcomed = trusting.get(server.base_url()).send().await.expect("an answer");
+
+    assert!(server.base_url().starts_with("https://127.0.0.1:"));
+    assert!(refused.expect_err("an unknown certificate").is_connect());
+    assert_eq!(welcomed.status(), 200);
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::answers;
 use super::create::Progress;
-use super::faults::{Fault, Outage, Plan, RetryAfter, Stage};
+use super::faults::{Plan, Stage};
 use super::hit::Hit;
 use super::journal::{LogEntry, Outcome};
 use super::message::{Answer, Body, Key, Method, Request, Response, Ticket};
@@ -44,7 +44,7 @@ pub(super) struct Call {
     pub body: Map<String, Value>,
     pub phase: Phase,
     pub refusal: Option<Response>,
-    plan: Plan,
+    pub plan: Plan,
     client_gone: bool,
     /// The name on which this call counts as creating or deleting.
     flying: Option<String>,
@@ -132,35 +132,6 @@ impl World {
         }
     }
 
-    /// Whether the whole API is away, in which case this call has had all it gets.
-    fn is_away(&mut self, call: &mut Call) -> bool {
-        let outage = if self.up {
-            self.config.faults.outage
-        } else {
-            self.journal.hit(Hit::Down);
-            self.drop_call(call.ticket, call);
-            return true;
-        };
-        match outage {
-            None => return false,
-            Some(Outage::Refuse) => {
-                self.journal.hit(Hit::OutageRefuse);
-                self.drop_call(call.ticket, call);
-            }
-            Some(Outage::Hang) => {
-                self.journal.hit(Hit::OutageHang);
-                call.phase = Phase::Parked;
-                self.calls.insert(call.ticket, call.clone());
-            }
-            Some(Outage::Error(status)) => {
-                self.journal.hit(Hit::OutageError);
-                let response = injected_error(status, None);
-                self.deliver(call, response);
-            }
-        }
-        true
-    }
-
     /// The client went away. The server still finishes what it does.
     pub fn cancel(&mut self, ticket: Ticket) {
         self.outbox.retain(|(answered, _)| *answered != ticket);
@@ -230,35 +201,7 @@ impl World {
         }
     }
 
-    fn strikes_before_work(&mut self, call: &mut Call) -> bool {
-        match call.plan.fault.take_if(|fault| fault.at(Stage::BeforeWork)) {
-            None => return false,
-            Some(Fault::Drop { .. }) => self.drop_call(call.ticket, call),
-            Some(Fault::Error { status, body, .. }) => self.deliver(call, injected_error(status, body)),
-            Some(Fault::Limited { status, retry_after }) => {
-                let value = match retry_after {
-                    RetryAfter::Seconds(seconds) => seconds.to_string(),
-                    RetryAfter::DateIn(seconds) => self.clock().http(self.now + Duration::from_secs(seconds)),
-                };
-                let mut response = injected_error(status, None);
-                response.headers.push(("retry-after", value));
-                self.deliver(call, response);
-            }
-            Some(Fault::Hang { .. } | Fault::Latency { .. }) => self.hang(call.clone()),
-        }
-        true
-    }
-
-    fn strike_after_work(&mut self, mut call: Call, response: Response) {
-        match call.plan.fault.take() {
-            Some(Fault::Drop { .. }) => self.drop_call(call.ticket, &call),
-            Some(Fault::Hang { .. }) => self.hang(call),
-            Some(Fault::Error { status, body, .. }) => self.deliver(&call, injected_error(status, body)),
-            Some(Fault::Latency { .. } | Fault::Limited { .. }) | None => self.deliver(&call, response),
-        }
-    }
-
-    fn hang(&mut self, mut call: Call) {
+    pub(super) fn hang(&mut self, mut call: Call) {
         if call.client_gone {
             let outcome = Outcome::ClientGone(None);
             self.journal.ended(call.ticket, call.parsed.route, self.now, outcome);
@@ -268,7 +211,7 @@ impl World {
         self.calls.insert(call.ticket, call);
     }
 
-    fn deliver(&mut self, call: &Call, mut response: Response) {
+    pub(super) fn deliver(&mut self, call: &Call, mut response: Response) {
         let route = call.parsed.route;
         if call.client_gone {
             let outcome = Outcome::ClientGone(Some(response.status));
@@ -291,21 +234,5 @@ impl World {
             Outcome::Dropped
         };
         self.journal.ended(ticket, call.parsed.route, self.now, outcome);
-    }
-}
-
-fn injected_error(status: u16, body: Option<Value>) -> Response {
-    let name = match status {
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        429 => "Too Many Requests",
-        503 => "Service Unavailable",
-        _ => "Internal Server Error",
-    };
-    match body {
-        Some(body) => Response::json(status, body),
-        None => answers::error(status, name, json!("injected fault")),
     }
 }

@@ -23,6 +23,7 @@ mod schema;
 pub mod server;
 mod socket;
 mod store;
+mod strikes;
 mod teardown;
 mod webhook;
 mod world;
