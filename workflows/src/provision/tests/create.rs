@@ -198,16 +198,20 @@ fn an_unknown_end_is_a_failure_once_the_quiet_time_shows_the_instance_absent() {
 }
 
 #[test]
-fn a_read_back_that_gets_no_answer_gives_up_at_its_limit() {
-    let mut calls = vec![(Create, timed_out())];
-    calls.extend((0..10).map(|_| (Fetch, timed_out())));
+fn a_read_back_that_learns_nothing_leaves_it_to_the_next_attempt() {
+    let mut no_answer = vec![(Create, timed_out())];
+    no_answer.extend((0..3).map(|_| (Fetch, timed_out())));
+    let mut loading = vec![(Create, timed_out())];
+    (0..10).for_each(|_| loading.extend([(Fetch, not_in_list()), (ConnectionState, Reply::State(None))]));
 
-    let (outcome, script) = run(&given(), calls);
+    for (calls, waited) in [(no_answer, 2_100), (loading, 10_500)] {
+        let (outcome, script) = run(&given(), calls);
 
-    assert_eq!(end(&outcome), ("retry", Class::NoAnswer));
-    assert_eq!(script.waited(), Duration::from_millis(10_500));
-    let Outcome::Retry(failure) = outcome else { panic!() };
-    assert!(failure.message.ends_with("still unknown, the next attempt reads back first"));
+        assert_eq!(end(&outcome), ("retry", Class::NoAnswer));
+        assert_eq!(script.waited(), Duration::from_millis(waited));
+        let Outcome::Retry(failure) = outcome else { panic!() };
+        assert!(failure.message.ends_with("still unknown, the next attempt reads back first"));
+    }
 }
 
 #[test]

@@ -14,6 +14,8 @@ use crate::{
     secret::Secret,
 };
 
+type Change = fn(&mut StoredWebhook);
+
 const AS_ASKED: Reply = Reply::Webhook(|_| ());
 
 fn run(calls: Vec<(Call, Reply)>) -> Outcome {
@@ -55,7 +57,7 @@ fn a_verified_webhook_on_a_loaded_instance_is_ready() {
 
 #[test]
 fn a_webhook_that_differs_in_anything_is_set_again() {
-    let changes: [(&str, fn(&mut StoredWebhook)); 7] = [
+    let changes: [(&str, Change); 7] = [
         ("enabled", |stored| stored.enabled = false),
         ("url", |stored| stored.url = Secret::new("https://app.test/other")),
         ("events", |stored| drop(stored.events.pop_first())),
