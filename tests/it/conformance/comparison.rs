@@ -72,7 +72,9 @@ impl Subject {
             Event::Cancel,
             Event::Revive,
         ];
-        events.extend((self.position > 0).then_some(Event::SendBack));
+        // With no send-backs left it is the earlier step's `Rerun` that decides: tried from the other end.
+        let sends_back = self.position > 0 && self.limits.send_backs > 0;
+        events.extend(sends_back.then_some(Event::SendBack));
         events.extend((self.place() == Place::Inner).then_some(Event::Rerun));
         events
     }
