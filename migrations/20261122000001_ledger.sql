@@ -151,6 +151,8 @@ create table if not exists sluice.instance (
   phone_number text,
   -- When a create was first claimed: from then on a worker reads back before it creates.
   create_claimed_at timestamptz,
+  -- When it was taken over from the set-up before us: then its name is its subject's own, whatever it is.
+  imported_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
@@ -198,12 +200,14 @@ create table if not exists sluice.heartbeat (
 );
 create index if not exists heartbeat_beat on sluice.heartbeat (beat_at);
 
--- The number by which a wiped or restored Redis is known: the same number is kept in Redis.
-create table if not exists sluice.redis_epoch (
+-- The marks by which a wiped, restored or replaced Redis is known; the same stand in Redis. No epoch before the first
+-- stamp.
+create table if not exists sluice.redis_mark (
   only_row boolean primary key default true check (only_row),
-  epoch bigint not null default 0,
+  epoch bigint,
   beat bigint not null default 0,
+  beat_at timestamptz not null default now(),
   server text,
   lost_at timestamptz
 );
-insert into sluice.redis_epoch default values on conflict do nothing;
+insert into sluice.redis_mark default values on conflict do nothing;

@@ -1,8 +1,12 @@
 //! Sluice's I/O: the ledger in Postgres, the queue in Redis, the Evolution API over HTTP, and the roles that meet there.
 //!
 //! `ledger` and `supabase` hold all SQL; `queue` is the only module that knows apalis and Redis; `evolution` the only
-//! one that knows reqwest. `relay` and `worker` are roles: `pub async fn run(config, deps, shutdown)`. Roles never call
+//! one that knows reqwest. `relay` and `worker` are roles: `pub async fn run(settings, deps, shutdown)`. Roles never call
 //! each other; they depend on the adapters, and the adapters on `config`.
 
+pub mod evolution;
 pub mod ledger;
+pub mod queue;
+pub mod relay;
 pub mod supabase;
+pub mod worker;

@@ -1,6 +1,13 @@
-//! What needs a whole ledger, and real servers where one is in Postgres. Each test has a fresh database; nothing here
-//! waits for a fixed time.
+//! The parts against real servers, one module per part: the migrations, the SQL that people and the app write, the queue,
+//! the engine. Each test has a fresh database and a Redis prefix of its own; nothing here waits for a fixed time.
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
+mod app;
 mod conformance;
+mod guide;
+mod hand_made_sql;
+mod migrate;
+mod queue;
+mod sign_up;

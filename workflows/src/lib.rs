@@ -8,8 +8,10 @@
 //! answers; `evolution` is the Evolution API as a step sees it; `provision` is the flagship workflow.
 
 pub mod definition;
+pub mod evolution;
 pub mod ids;
 pub mod outcome;
 pub mod policy;
+pub mod provision;
 pub mod secret;
 pub mod state;

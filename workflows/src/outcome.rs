@@ -178,6 +178,8 @@ pub struct Given {
     pub created_before: bool,
     /// Whether the instance was ever paired with a phone: decides what `close` means.
     pub paired_before: bool,
+    /// Whether the instance was taken over from an existing set-up: then its name is the subject's own, whatever it is.
+    pub imported: bool,
     /// The run's input for the first step, else the output of the step before.
     pub input: Value,
 }

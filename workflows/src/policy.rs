@@ -76,8 +76,7 @@ mod tests {
     fn delays_grow_to_the_cap_and_no_further() {
         let retry = Retry::default();
 
-        let delays: Vec<u64> =
-            [1, 2, 3, 7, 30].map(|failures| spent(failures)).map(|s| retry.after_failure(s, 1.0).as_secs()).to_vec();
+        let delays: Vec<u64> = [1, 2, 3, 7, 30].map(spent).map(|s| retry.after_failure(s, 1.0).as_secs()).to_vec();
 
         assert_eq!(delays, [1, 2, 4, 60, 60]);
     }

@@ -30,6 +30,9 @@ pub enum Error {
     Database(#[from] sqlx::Error),
     #[error("the ledger holds {0}, which this program cannot read: deploy the version that wrote it")]
     Unreadable(String),
+    /// The fault of a batch that several callers shared.
+    #[error(transparent)]
+    Batch(Arc<Error>),
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -187,6 +190,12 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// transaction. Two callers never take the same row.
     fn intake(&self, limit: usize) -> impl Future<Output = Result<Intake>> + Send;
 
+    /// The definitions that this ledger admits claims by.
+    fn registry(&self) -> &Registry;
+
+    /// The queues that have a due step now.
+    fn due(&self) -> impl Future<Output = Result<Vec<StepName>>> + Send;
+
     /// Give up to `tokens.len()` due steps of `queue` a token each, as its gates allow; none where another relay is at it.
     /// The caller pushes what comes back, or puts it back.
     fn dispatch(
@@ -221,6 +230,9 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 
     /// Due steps of runs past their deadline die. How many did.
     fn exceed(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+
+    /// Write up to `limit` public rows again that could not be written. How many still wait.
+    fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
     /// Give a dead run a fresh budget: its failed step is due again, finished outputs stay.
     fn revive(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;

@@ -4,6 +4,7 @@
 //! change of the ledger; a row that cannot be written is written later.
 
 mod projection;
-pub mod queue_rows;
+pub(crate) mod queue_rows;
+pub(crate) mod sign_ups;
 
 pub use projection::Projection;

@@ -116,6 +116,7 @@ impl Tx<'_> {
                 token: instance.token.clone(),
                 created_before: instance.create_claimed_at.is_some(),
                 paired_before: instance.paired_at.is_some(),
+                imported: false,
                 input,
             },
             traceparent: run.traceparent.clone(),

@@ -23,6 +23,20 @@ impl Tx<'_> {
         dispatched
     }
 
+    pub(super) fn due_queues(&self) -> Vec<StepName> {
+        let mut queues: Vec<StepName> = self
+            .tables
+            .active
+            .iter()
+            .flat_map(|(_, id)| self.tables.steps.range((*id, 0)..=(*id, i16::MAX)))
+            .filter(|(_, step)| step.state == StepState::Due && step.due_at.is_some_and(|at| at <= self.now))
+            .map(|(_, step)| step.name.clone())
+            .collect();
+        queues.sort();
+        queues.dedup();
+        queues
+    }
+
     fn due(&self, queue: &StepName, host: Option<&str>) -> Vec<(RunId, i16)> {
         let mut due = Vec::new();
         for (run, id) in self.tables.active.iter().filter_map(|(_, id)| Some((self.tables.runs.get(id)?, *id))) {

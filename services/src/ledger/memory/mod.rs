@@ -22,6 +22,7 @@ use std::{
 };
 
 use workflows::{
+    definition::Registry,
     ids::{RunId, StepName, Token, UserId},
     policy::Retry,
     state::{Effect, Event, StepState, transition},
@@ -121,6 +122,14 @@ impl Ledger for Memory {
         Ok(self.transact(|tx| tx.intake(limit)))
     }
 
+    fn registry(&self) -> &Registry {
+        &self.setup.registry
+    }
+
+    async fn due(&self) -> Result<Vec<StepName>> {
+        Ok(self.transact(|tx| tx.due_queues()))
+    }
+
     async fn dispatch(&self, queue: &StepName, host: Option<&str>, tokens: &[Token]) -> Result<Vec<Dispatched>> {
         Ok(self.transact(|tx| tx.dispatch(queue, host, tokens)))
     }
@@ -158,6 +167,11 @@ impl Ledger for Memory {
 
     async fn exceed(&self, limit: usize) -> Result<usize> {
         Ok(self.transact(|tx| tx.exceed(limit)))
+    }
+
+    async fn project_pending(&self, _limit: usize) -> Result<usize> {
+        // The public rows of this ledger never refuse a write.
+        Ok(0)
     }
 
     async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {

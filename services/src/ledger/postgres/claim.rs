@@ -68,6 +68,7 @@ pub(super) struct ClaimRow {
     instance_token: String,
     created_before: bool,
     paired_before: bool,
+    imported: bool,
     turn: Option<Uuid>,
     resource_busy: bool,
     gate_closed: bool,
@@ -113,6 +114,7 @@ impl ClaimRow {
                 token: Secret::new(self.instance_token),
                 created_before: self.created_before,
                 paired_before: self.paired_before,
+                imported: self.imported,
                 input: self.input,
             },
             traceparent: self.traceparent,
@@ -144,6 +146,7 @@ async fn read_and_lock(tx: &mut Tx, worker: &Worker, keys: &[Key]) -> Result<Has
                instance.name as instance, instance.token as instance_token,
                instance.create_claimed_at is not null as created_before,
                instance.paired_at is not null as paired_before,
+               instance.imported_at is not null as imported,
                resource.run_id as turn,
                coalesce(resource.busy_until > now(), false) as resource_busy,
                exists (

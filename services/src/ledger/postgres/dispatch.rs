@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::ids::{RunId, StepName, Token};
 
-use super::{Dispatched, Key, Postgres, Result, Tx, columns, limit, seconds};
+use super::{Dispatched, Key, Postgres, Result, Tx, claim::parse, columns, limit, seconds};
 
 #[derive(FromRow)]
 struct GateRow {
@@ -177,6 +177,28 @@ async fn spend(tx: &mut Tx, scope: &str, name: &str, gate: &GateRow, spent: usiz
         .execute(tx.connection())
         .await?;
     Ok(())
+}
+
+/// Asked at every tick: one probe of the index per queue.
+pub(super) async fn due(ledger: &Postgres) -> Result<Vec<StepName>> {
+    let queues: Vec<String> = ledger.setup.registry.queues().iter().map(ToString::to_string).collect();
+    let mut tx = ledger.begin().await?;
+    let rows: Vec<(String,)> = tx
+        .query_as(
+            "select queue.name
+             from unnest($1::text[]) as queue (name)
+             where exists (
+               select from sluice.step
+               where step.name = queue.name
+                 and step.state = 'due'
+                 and step.due_at <= now()
+             )",
+        )
+        .bind(&queues)
+        .fetch_all(tx.connection())
+        .await?;
+    tx.commit().await?;
+    rows.into_iter().map(|(name,)| parse(&name)).collect()
 }
 
 pub(super) async fn put_back(ledger: &Postgres, keys: &[Key]) -> Result<usize> {

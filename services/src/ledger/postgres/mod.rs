@@ -9,6 +9,7 @@ mod command;
 mod dispatch;
 mod intake;
 mod lease;
+mod redis_mark;
 mod rescue;
 mod run_end;
 mod settle;
@@ -21,13 +22,16 @@ use sqlx::{
     postgres::PgArguments,
     query::{Query, QueryAs},
 };
-use workflows::ids::{RunId, StepName, Token};
+use workflows::{
+    definition::Registry,
+    ids::{RunId, StepName, Token},
+};
 
 use super::{
     By, Changed, Claimed, Dispatched, Expired, Intake, Key, Lease, Ledger, NewRun, Result, Settled, Settlement, Setup,
     Started, Worker,
 };
-use crate::supabase::Projection;
+use crate::supabase::{Projection, sign_ups};
 
 /// What stands between us and Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +60,14 @@ impl Postgres {
 
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were.
+    pub async fn queue_lost_sign_ups(&self, since: Duration) -> Result<u64> {
+        let mut tx = self.begin().await?;
+        let queued = sign_ups::queue_lost(&mut tx, since).await?;
+        tx.commit().await?;
+        Ok(queued)
     }
 
     /// A transaction that nobody waits for long: not its own locks, not an idle client.
@@ -110,6 +122,14 @@ impl Ledger for Postgres {
         dispatch::dispatch(self, queue, host, tokens).await
     }
 
+    fn registry(&self) -> &Registry {
+        &self.setup.registry
+    }
+
+    async fn due(&self) -> Result<Vec<StepName>> {
+        dispatch::due(self).await
+    }
+
     async fn put_back(&self, keys: &[Key]) -> Result<usize> {
         dispatch::put_back(self, keys).await
     }
@@ -140,6 +160,13 @@ impl Ledger for Postgres {
 
     async fn exceed(&self, limit: usize) -> Result<usize> {
         rescue::exceed(self, limit).await
+    }
+
+    async fn project_pending(&self, most: usize) -> Result<usize> {
+        let mut tx = self.begin().await?;
+        let pending = self.projection.write_pending(&mut tx, limit(most)).await?;
+        tx.commit().await?;
+        Ok(usize::try_from(pending).unwrap_or_default())
     }
 
     async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {

@@ -34,7 +34,7 @@ pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expire
                run.workflow, run.version, run.subject, run.traceparent, run.input,
                '{}'::integer[] as earlier_send_backs,
                instance.name as instance, instance.token as instance_token,
-               true as created_before, true as paired_before,
+               true as created_before, true as paired_before, false as imported,
                run.id as turn, false as resource_busy, false as gate_closed,
                coalesce(heartbeat.beat_at > step.lease_until, false) as worker_lives
              from sluice.step

@@ -1,0 +1,48 @@
+# What a person runs before a commit, and CI after it. Needs a Rust toolchain; tests/setup installs the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+TOOLS := target/tools
+
+# $(call part,name,command): says what runs and, at its end, how long it took.
+define part
+@echo "== $(1)"; start=$$SECONDS; $(2); echo "== $(1): $$((SECONDS - start)) s"
+endef
+
+# Each part needs the one before it: a compiler, then programs, then tests.
+.NOTPARALLEL:
+.PHONY: help demo check full setup format lint build test audit
+
+help: ## This list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+
+demo: setup build ## Starts everything on this machine and shows sign-ups served; KEEP=1 leaves it running
+	cargo run --quiet --bin demo
+
+check: setup format lint build test ## All that a change must pass; what CI runs
+
+full: check audit ## check and audit
+
+# Every part below may be called by itself.
+
+setup: ## Installs the servers and tools that this machine lacks
+	$(call part,setup,tests/setup)
+
+format: ## Is the code formatted? (cargo fmt mends it)
+	$(call part,format,cargo fmt --all --check)
+
+lint: ## Has clippy anything to say?
+	$(call part,lint,cargo clippy --workspace --all-targets -- -D warnings)
+
+# Tests start our own programs, which cargo does not build for the tests of another package.
+build: ## Builds the programs that tests and demo start
+	$(call part,build,cargo build --workspace --bins)
+
+test: setup build ## Runs every test
+	$(call part,test,cargo test --workspace)
+
+audit: $(TOOLS)/bin/cargo-deny ## Are the dependencies licensed, safe, and from crates.io only?
+	$(call part,audit,$(TOOLS)/bin/cargo-deny check)
+
+$(TOOLS)/bin/cargo-deny:
+	$(call part,install cargo-deny,cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-deny)

@@ -1,0 +1,140 @@
+//! The client of the Evolution API: the only module that speaks to it, and the only user of reqwest. It sends a call once:
+//! no retries, no redirects, bounded time and bounded bodies. Reading answers and judging failures is pure and lives in
+//! `workflows::evolution`; no error that leaves this module holds a key or a token.
+
+mod options;
+mod transport;
+
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, header::HeaderValue};
+use workflows::{
+    evolution::{
+        ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, StoredWebhook, Webhook,
+        answer::{self, Response},
+        redact::Redaction,
+    },
+    ids::InstanceName,
+    secret::Secret,
+};
+
+pub use options::{Options, OptionsError, Timeouts};
+
+use transport::{Received, Request};
+
+/// What stays as it is in a path segment and in a query value.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A client of one API host. Cheap to clone; clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    /// Without a slash at its end.
+    base: String,
+    host: String,
+    key: Secret,
+    key_header: HeaderValue,
+    timeouts: Timeouts,
+}
+
+impl Client {
+    /// The host (and port) that this client speaks to: what its gates are named after.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn redaction<'a>(
+        &'a self,
+        name: Option<&'a InstanceName>,
+        more: impl IntoIterator<Item = &'a Secret>,
+    ) -> Redaction<'a> {
+        Redaction::new(name, std::iter::once(&self.key).chain(more))
+    }
+
+    /// Sends, with the global key where the request has none of its own, and reads the answer.
+    async fn ask<T>(
+        &self,
+        call: Call,
+        request: Request,
+        redaction: &Redaction<'_>,
+        read: impl FnOnce(&Response) -> Result<T, ErrorKind>,
+    ) -> Result<T, ApiError> {
+        let received = self.send(call, request, redaction).await;
+        received.and_then(|received: Received| read(&received.response())).map_err(|kind| ApiError { call, kind })
+    }
+}
+
+impl Evolution for Client {
+    async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
+        let redaction = self.redaction(Some(name), [token]);
+        let body = serde_json::json!({
+            "instanceName": name.as_str(),
+            "token": token.expose(),
+            "integration": "WHATSAPP-BAILEYS",
+            "qrcode": false,
+        });
+        let request = Request::new(Method::POST, "/instance/create").body(body).timeout(self.timeouts.create);
+        self.ask(Call::Create, request, &redaction, |response| answer::created(response, name, &redaction)).await
+    }
+
+    async fn fetch(&self, name: &InstanceName) -> Result<Option<Listed>, ApiError> {
+        let redaction = self.redaction(Some(name), []);
+        let path = format!("/instance/fetchInstances?instanceName={}", utf8_percent_encode(name.as_str(), ENCODED));
+        let request = Request::new(Method::GET, path);
+        self.ask(Call::Fetch, request, &redaction, |response| answer::listed(response, name, &redaction)).await
+    }
+
+    async fn connection_state(&self, name: &InstanceName) -> Result<Option<ApiState>, ApiError> {
+        let (call, redaction) = (Call::ConnectionState, self.redaction(Some(name), []));
+        let request = Request::new(Method::GET, named(call, "/instance/connectionState", name)?);
+        self.ask(call, request, &redaction, |response| answer::connection_state(response, name, &redaction)).await
+    }
+
+    async fn connect(&self, name: &InstanceName) -> Result<Connect, ApiError> {
+        let (call, redaction) = (Call::Connect, self.redaction(Some(name), []));
+        let request = Request::new(Method::GET, named(call, "/instance/connect", name)?).timeout(self.timeouts.qr_code);
+        self.ask(call, request, &redaction, |response| answer::connect(response, &redaction)).await
+    }
+
+    async fn set_webhook(&self, name: &InstanceName, webhook: &Webhook) -> Result<StoredWebhook, ApiError> {
+        let (call, redaction) = (Call::SetWebhook, self.redaction(Some(name), webhook.secrets()));
+        let request = Request::new(Method::POST, named(call, "/webhook/set", name)?).body(webhook.body());
+        self.ask(call, request, &redaction, |response| answer::stored_webhook(response, &redaction)).await
+    }
+
+    async fn find_webhook(&self, name: &InstanceName) -> Result<Option<StoredWebhook>, ApiError> {
+        let (call, redaction) = (Call::FindWebhook, self.redaction(Some(name), []));
+        let request = Request::new(Method::GET, named(call, "/webhook/find", name)?);
+        self.ask(call, request, &redaction, |response| answer::found_webhook(response, &redaction)).await
+    }
+
+    async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
+        let (call, redaction) = (Call::Delete, self.redaction(Some(name), [token]));
+        let Ok(key) = options::key_header(token) else {
+            let why = "the instance's own token holds characters that no header can carry";
+            return Err(ApiError { call, kind: ErrorKind::NoAnswer(why.into()) });
+        };
+        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?).key(key);
+        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+    }
+
+    async fn verify_creds(&self) -> Result<(), ApiError> {
+        let redaction = self.redaction(None, []);
+        let request = Request::new(Method::POST, "/verify-creds");
+        self.ask(Call::VerifyCreds, request, &redaction, |response| answer::done(response, &redaction)).await
+    }
+
+    async fn pause(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// A route with the name as its last segment. A name of dots alone would climb to another route, even percent-encoded.
+fn named(call: Call, route: &str, name: &InstanceName) -> Result<String, ApiError> {
+    if matches!(name.as_str(), "." | "..") {
+        let why = format!("the name {name:?} cannot be the last part of a URL: rename the instance");
+        return Err(ApiError { call, kind: ErrorKind::NoAnswer(why) });
+    }
+    Ok(format!("{route}/{}", utf8_percent_encode(name.as_str(), ENCODED)))
+}

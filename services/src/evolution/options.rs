@@ -1,0 +1,103 @@
+//! What the client is told at start, and the checks that refuse what cannot work.
+
+use std::time::Duration;
+
+use reqwest::{header::HeaderValue, redirect, retry};
+use url::Url;
+use workflows::secret::Secret;
+
+use super::Client;
+
+/// Where the API is and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub base_url: String,
+    /// The API's `AUTHENTICATION_API_KEY`.
+    pub key: Secret,
+    pub timeouts: Timeouts,
+}
+
+/// How long each call may take, answer included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the connection stands, TLS included.
+    pub connect: Duration,
+    pub create: Duration,
+    /// A call for a QR code waits for WhatsApp.
+    pub qr_code: Duration,
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            create: Duration::from_secs(15),
+            qr_code: Duration::from_secs(15),
+            other: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Options that no client can be made of.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    #[error("the Evolution API's base URL {0}")]
+    BaseUrl(String),
+    #[error("the Evolution API's key is empty or holds characters that no header can carry")]
+    Key,
+    #[error("the TLS client cannot be made ({0}): install CA certificates, or name a file of them in SSL_CERT_FILE")]
+    Tls(String),
+}
+
+impl Client {
+    /// Checks the options and makes a client; opens no connection. For https the system's CA certificates are trusted, or
+    /// those of SSL_CERT_FILE; http needs none.
+    pub fn new(options: Options) -> Result<Self, OptionsError> {
+        let Options { base_url, key, timeouts } = options;
+        let base = parse_base(&base_url)?;
+        let key_header = key_header(&key)?;
+        // A second installation is refused, which is fine: then there is one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .http1_only()
+            .connect_timeout(timeouts.connect)
+            // The API closes idle connections after 5 s: below that, no request races with the close.
+            .pool_idle_timeout(Duration::from_secs(3));
+        if base.scheme() == "http" {
+            builder = builder.tls_certs_only([]);
+        }
+        let http = builder.build().map_err(|error| OptionsError::Tls(super::transport::chain(&error)))?;
+        let host = base.host_str().unwrap_or_default();
+        let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let base = base.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { http, base, host, key, key_header, timeouts })
+    }
+}
+
+fn parse_base(text: &str) -> Result<Url, OptionsError> {
+    let fault = |what: String| OptionsError::BaseUrl(what);
+    // Not repeated in full: it may hold a password.
+    let url = Url::parse(text.trim())
+        .map_err(|error| fault(format!("is no URL ({error}): expected https://evolution.example.com")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(fault(format!("has the scheme {:?}: expected http or https and a host", url.scheme())));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(fault("has a query or a fragment: expected scheme, host and at most a path".into()));
+    }
+    Ok(url)
+}
+
+/// The key as a header that is not logged.
+pub(super) fn key_header(key: &Secret) -> Result<HeaderValue, OptionsError> {
+    let mut header = HeaderValue::from_str(key.expose()).map_err(|_| OptionsError::Key)?;
+    if header.is_empty() {
+        return Err(OptionsError::Key);
+    }
+    header.set_sensitive(true);
+    Ok(header)
+}

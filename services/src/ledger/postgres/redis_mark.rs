@@ -1,0 +1,109 @@
+//! The ledger's half of the watch over Redis: which epoch, beat and server it was last known by.
+
+use workflows::definition::Registry;
+
+use super::{Postgres, Result};
+use crate::queue::{
+    self, Marks,
+    loss::{Epoch, Mark},
+};
+
+/// A round ends at the ledger or at Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::Error),
+    #[error(transparent)]
+    Queue(#[from] queue::Error),
+}
+
+impl Marks for Postgres {
+    type Error = WatchError;
+
+    async fn read(&self) -> std::result::Result<Mark, WatchError> {
+        let mut tx = self.begin().await?;
+        let row: (Option<i64>, i64, Option<String>, bool) = tx
+            .query_as("select epoch, beat, server, beat_at < now() - interval '1 second' from sluice.redis_mark")
+            .fetch_one(tx.connection())
+            .await
+            .map_err(crate::ledger::Error::from)?;
+        let (epoch, beat, server, beat_is_due) = row;
+        Ok(Mark { epoch: epoch.map(Epoch::new), beat, server, beat_is_due })
+    }
+
+    async fn record_beat(&self, epoch: Epoch, beat: i64, server: Option<&str>) -> std::result::Result<(), WatchError> {
+        Ok(record_beat(self, epoch, beat, server).await?)
+    }
+
+    async fn take_epoch(
+        &self,
+        was: Option<Epoch>,
+        now: Epoch,
+        server: Option<&str>,
+    ) -> std::result::Result<bool, WatchError> {
+        Ok(take_epoch(self, was, now, server).await?)
+    }
+}
+
+async fn record_beat(ledger: &Postgres, epoch: Epoch, beat: i64, server: Option<&str>) -> Result<()> {
+    let mut tx = ledger.begin().await?;
+    tx.query(
+        "update sluice.redis_mark
+         set beat = $2, beat_at = now(), server = coalesce(server, $3)
+         where epoch = $1
+           and beat < $2",
+    )
+    .bind(epoch.bits())
+    .bind(beat)
+    .bind(server.map(str::to_owned))
+    .execute(tx.connection())
+    .await?;
+    tx.commit().await
+}
+
+async fn take_epoch(ledger: &Postgres, was: Option<Epoch>, now: Epoch, server: Option<&str>) -> Result<bool> {
+    let mut tx = ledger.begin().await?;
+    let taken = tx
+        .query(
+            "update sluice.redis_mark
+             set epoch = $2, beat = 0, beat_at = now(), server = $3, lost_at = now()
+             where epoch is not distinct from $1",
+        )
+        .bind(was.map(Epoch::bits))
+        .bind(now.bits())
+        .bind(server.map(str::to_owned))
+        .execute(tx.connection())
+        .await?;
+    if taken.rows_affected() == 0 {
+        return Ok(false);
+    }
+    tx.query(
+        "update sluice.step
+         set state = 'due', token = null, due_at = now()
+         where state = 'dispatched'",
+    )
+    .execute(tx.connection())
+    .await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+impl Postgres {
+    /// Make the gate rows that a relay locks: one per queue, one per API host. Safe to repeat.
+    pub async fn ensure_gates(&self, registry: &Registry, host: Option<&str>) -> Result<()> {
+        let steps: Vec<String> = registry.queues().iter().map(ToString::to_string).collect();
+        let mut tx = self.begin().await?;
+        tx.query(
+            "insert into sluice.gate (scope, name)
+             select 'step', name from unnest($1::text[]) as step (name)
+             union all
+             select 'host', $2 where $2 is not null
+             on conflict do nothing",
+        )
+        .bind(&steps)
+        .bind(host.map(str::to_owned))
+        .execute(tx.connection())
+        .await?;
+        tx.commit().await
+    }
+}

@@ -1,0 +1,128 @@
+//! What is wrong with this Redis, asked once at start and by `doctor`.
+
+use redis::RedisError;
+
+use super::{Queue, single};
+
+/// Whether a fault forbids to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The process must not start on it.
+    Refuse,
+    /// It works, at a cost that the operator should know.
+    Warn,
+}
+
+/// One fault, in words for the person who runs this Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    pub text: String,
+}
+
+impl Finding {
+    fn refuse(text: impl Into<String>) -> Self {
+        Self { severity: Severity::Refuse, text: text.into() }
+    }
+
+    fn warn(text: impl Into<String>) -> Self {
+        Self { severity: Severity::Warn, text: text.into() }
+    }
+}
+
+impl Queue {
+    /// Looks for settings of Redis that would lose hints or cannot work. An unreachable Redis is a warning: a role
+    /// starts without it and dispatches nothing until it is there.
+    pub async fn check(&self) -> Vec<Finding> {
+        match self.ask("read the settings", self.facts()).await {
+            Ok(facts) => judge(&facts),
+            Err(error) => vec![Finding::warn(format!(
+                "{error}; nothing is dispatched until Redis answers: check REDIS_URL and the network"
+            ))],
+        }
+    }
+
+    async fn facts(&self) -> Result<Facts, RedisError> {
+        let client = self.shared.config.client().map_err(|bad| bad.into_source())?;
+        let mut connection = single(&client).await?;
+        let info: String = match redis::cmd("INFO").query_async(&mut connection).await {
+            Ok(info) => info,
+            Err(error) if error.is_io_error() => return Err(error),
+            Err(_) => String::new(),
+        };
+        let mut get = redis::cmd("CONFIG");
+        let get = get.arg("GET").arg("maxmemory-policy");
+        let policy = match get.query_async::<Vec<String>>(&mut connection).await {
+            Ok(pair) => pair.into_iter().nth(1),
+            Err(error) if error.is_io_error() => return Err(error),
+            Err(_) => None,
+        };
+        Ok(Facts {
+            policy: policy.or_else(|| field(&info, "maxmemory_policy")),
+            cluster: field(&info, "redis_mode").as_deref() == Some("cluster")
+                || field(&info, "cluster_enabled").as_deref() == Some("1"),
+            replica: field(&info, "role").as_deref() == Some("slave"),
+        })
+    }
+}
+
+/// What Redis says of itself.
+#[derive(Debug, Default)]
+struct Facts {
+    /// None where neither CONFIG nor INFO tells.
+    policy: Option<String>,
+    cluster: bool,
+    replica: bool,
+}
+
+fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if facts.cluster {
+        findings.push(Finding::refuse(
+            "Redis runs in cluster mode, and the keys of one queue would be spread over its nodes: \
+             point REDIS_URL to a Redis without cluster mode",
+        ));
+    }
+    if facts.replica {
+        findings.push(Finding::refuse("Redis is a replica and takes no writes: point REDIS_URL to the primary"));
+    }
+    match facts.policy.as_deref() {
+        Some("noeviction") => {}
+        Some(policy) if policy.starts_with("volatile-") => findings.push(Finding::warn(format!(
+            "maxmemory-policy is {policy}: only keys that expire are evicted, and hints do not, but workers may be \
+             rebuilt under memory pressure; set it to noeviction"
+        ))),
+        Some(policy) => findings.push(Finding::refuse(format!(
+            "maxmemory-policy is {policy}, so Redis may evict hints when memory runs short: set it to noeviction"
+        ))),
+        None => findings.push(Finding::warn(
+            "this Redis does not tell its maxmemory-policy (CONFIG and INFO are forbidden): make sure that it is \
+             noeviction",
+        )),
+    }
+    findings
+}
+
+/// One field of an answer to INFO.
+pub(super) fn field(info: &str, name: &str) -> Option<String> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn severities(facts: Facts) -> Vec<Severity> {
+        judge(&facts).into_iter().map(|finding| finding.severity).collect()
+    }
+
+    #[test]
+    fn only_noeviction_passes_without_a_word() {
+        let policy = |policy: Option<&str>| Facts { policy: policy.map(str::to_owned), ..Facts::default() };
+
+        assert_eq!(severities(policy(Some("noeviction"))), []);
+        assert_eq!(severities(policy(Some("allkeys-lru"))), [Severity::Refuse]);
+        assert_eq!(severities(policy(Some("volatile-ttl"))), [Severity::Warn]);
+        assert_eq!(severities(policy(None)), [Severity::Warn]);
+    }
+}

@@ -1,0 +1,93 @@
+//! Where Redis is and how long we wait for it. The address is a secret: it may carry a password.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use redis::{Client, IntoConnectionInfo, RedisError};
+use workflows::secret::Secret;
+
+/// How long one attempt to connect may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Settings of the queue.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `redis://` or `rediss://`, e.g. `rediss://:password@host:6380/0`. The certificates of the system are trusted, or
+    /// those of `SSL_CERT_FILE`.
+    pub url: Secret,
+    /// What all our keys begin with, so that several Sluices can share one Redis.
+    pub prefix: Prefix,
+    /// How long a worker waits for an answer before it is rebuilt (10 s): above the longest pause of Redis that
+    /// should go unnoticed.
+    pub response_timeout: Duration,
+    /// How long a push, a depth or a beat waits for its answer (2 s).
+    pub command_timeout: Duration,
+}
+
+impl Config {
+    pub fn new(url: Secret, prefix: Prefix) -> Self {
+        Self { url, prefix, response_timeout: Duration::from_secs(10), command_timeout: Duration::from_secs(2) }
+    }
+
+    /// Parses the address. Opens no connection.
+    pub(super) fn client(&self) -> Result<Client, BadConfig> {
+        let info = self.url.expose().into_connection_info().map_err(|source| self.refused(source))?;
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        // A network that swallows packets would otherwise hold a dead connection for a quarter of an hour.
+        let tcp = tcp.set_user_timeout(self.response_timeout);
+        Client::open(info.set_tcp_settings(tcp)).map_err(|source| self.refused(source))
+    }
+
+    pub(super) fn refused(&self, source: RedisError) -> BadConfig {
+        BadConfig { source }
+    }
+}
+
+/// Settings that cannot work. The address itself is not in the message, for it may carry a password.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the Redis URL is not usable ({source}): expected redis://[user:password@]host[:port][/db], \
+     or rediss:// for TLS"
+)]
+pub struct BadConfig {
+    source: RedisError,
+}
+
+impl BadConfig {
+    pub(super) fn into_source(self) -> RedisError {
+        self.source
+    }
+}
+
+/// What all keys begin with: letters, digits, hyphens and underscores, at most 40.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix(String);
+
+impl Default for Prefix {
+    fn default() -> Self {
+        Self("sluice".to_owned())
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that is no prefix.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("Redis key prefix {0:?} is not valid: expected 1 to 40 letters, digits, hyphens or underscores")]
+pub struct BadPrefix(String);
+
+impl FromStr for Prefix {
+    type Err = BadPrefix;
+
+    fn from_str(text: &str) -> Result<Self, BadPrefix> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if text.is_empty() || text.len() > 40 || !text.chars().all(fits) {
+            return Err(BadPrefix(text.chars().take(80).collect()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}

@@ -1,0 +1,163 @@
+//! Wakes through pub/sub, so that nobody has to poll fast. A wake may be lost: whoever waits for one has a slow tick
+//! behind it. One connection per process listens for all bells and heals itself; ringing never waits and never fails.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use redis::{Client, RedisError, aio::ConnectionManager};
+use tokio::{sync::watch, task::AbortHandle, time};
+
+use super::{Prefix, Queue, config::CONNECT_TIMEOUT, keys};
+
+/// How often the listening connection is asked whether it still lives.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+/// Rings when somebody pushed a wake. Wakes that come while nobody waits are kept as one.
+#[derive(Clone)]
+pub struct Bell {
+    rings: watch::Receiver<u64>,
+}
+
+impl Bell {
+    /// Waits for the next wake. Cancelling it loses none.
+    pub async fn rung(&mut self) {
+        if self.rings.changed().await.is_err() {
+            // The queue is gone, and with it the loop that waits here: never ring again.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The bells of this process and the two tasks behind them.
+pub(super) struct Wakes {
+    bells: Arc<Bells>,
+    relay: watch::Sender<u64>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Wakes {
+    pub(super) fn start(client: Client, manager: ConnectionManager, prefix: &Prefix) -> Self {
+        let bells = Arc::new(Bells::default());
+        let relay = watch::Sender::new(0);
+        let listening = tokio::spawn(listen(client, bells.clone()));
+        let ringing = tokio::spawn(ring(manager, keys::wake_relay(prefix), relay.subscribe()));
+        Self { bells, relay, tasks: [listening.abort_handle(), ringing.abort_handle()] }
+    }
+}
+
+impl Queue {
+    /// Wakes a relay, after a settle for instance. Never waits and never fails; many wakes at once become one.
+    pub fn wake_relay(&self) {
+        self.shared.wakes.relay.send_modify(|wakes| *wakes += 1);
+    }
+
+    /// The bell that [`Queue::wake_relay`] rings, in whatever process it is called. It also rings whenever the
+    /// connection was lost and found again, because wakes may have been missed.
+    pub fn relay_bell(&self) -> Bell {
+        self.bell(keys::wake_relay(&self.shared.config.prefix))
+    }
+
+    /// The bell that rings when hints are pushed or handed back.
+    pub(super) fn bell(&self, channel: String) -> Bell {
+        self.shared.wakes.bells.get(channel)
+    }
+}
+
+#[derive(Default)]
+struct Bells {
+    by_channel: Mutex<BTreeMap<String, watch::Sender<u64>>>,
+    /// Raised when a channel is added, so that the listener subscribes to it.
+    added: watch::Sender<()>,
+}
+
+impl Bells {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<u64>>> {
+        self.by_channel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, channel: String) -> Bell {
+        let rings = self.lock().entry(channel).or_default().subscribe();
+        self.added.send_replace(());
+        Bell { rings }
+    }
+
+    fn channels(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    fn ring(&self, channel: &str) {
+        if let Some(bell) = self.lock().get(channel) {
+            bell.send_modify(|rings| *rings += 1);
+        }
+    }
+
+    fn ring_all(&self) {
+        for bell in self.lock().values() {
+            bell.send_modify(|rings| *rings += 1);
+        }
+    }
+}
+
+async fn ring(mut manager: ConnectionManager, channel: String, mut wakes: watch::Receiver<u64>) {
+    while wakes.changed().await.is_ok() {
+        let mut publish = redis::cmd("PUBLISH");
+        let publish = publish.arg(&channel).arg(1);
+        // A wake that cannot be sent is only a delay, and stale by the time Redis is back.
+        let _ = time::timeout(CONNECT_TIMEOUT, publish.query_async::<()>(&mut manager)).await;
+    }
+}
+
+async fn listen(client: Client, bells: Arc<Bells>) {
+    let mut added = bells.added.subscribe();
+    // A process that waits for no wake needs no connection for them.
+    while bells.channels().is_empty() {
+        if added.changed().await.is_err() {
+            return;
+        }
+    }
+    loop {
+        if let Err(error) = session(&client, &bells, &mut added).await {
+            tracing::debug!(%error, "lost the connection that listens for wakes");
+        }
+        time::sleep(RETRY_EVERY).await;
+    }
+}
+
+/// One life of the listening connection.
+async fn session(client: &Client, bells: &Bells, added: &mut watch::Receiver<()>) -> Result<(), RedisError> {
+    let (mut sink, mut stream) = within(client.get_async_pubsub()).await?.split();
+    added.mark_unchanged();
+    within(sink.subscribe(bells.channels())).await?;
+    bells.ring_all();
+    let mut ping = time::interval(PING_EVERY);
+    loop {
+        tokio::select! {
+            message = stream.next() => match message {
+                Some(message) => bells.ring(message.get_channel_name()),
+                None => return Ok(()),
+            },
+            _ = added.changed() => within(sink.subscribe(bells.channels())).await?,
+            _ = ping.tick() => within(sink.ping::<redis::Value>()).await.map(drop)?,
+        }
+    }
+}
+
+async fn within<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+    match time::timeout(CONNECT_TIMEOUT, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}

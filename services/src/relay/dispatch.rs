@@ -1,0 +1,68 @@
+//! Due steps into Redis: the ledger's token first, then the push. A push that fails puts the steps back.
+
+use anyhow::Context;
+use workflows::ids::{StepName, Token};
+
+use super::Settings;
+use crate::{
+    ledger::{Dispatched, Key, Ledger},
+    queue::{Hint, Queue},
+};
+
+/// Whether a round left something to do at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    All,
+    /// A full batch was taken: there may be more behind it.
+    MoreIsDue,
+}
+
+/// Dispatches every queue that has due steps, up to the high-water mark of each.
+pub async fn dispatch_once<L: Ledger>(settings: &Settings, ledger: &L, queue: &Queue) -> anyhow::Result<Pushed> {
+    let mut pushed = Pushed::All;
+    for step in ledger.due().await.context("look for due steps")? {
+        pushed = pushed.and(dispatch_queue(settings, ledger, queue, &step).await?);
+    }
+    Ok(pushed)
+}
+
+async fn dispatch_queue<L: Ledger>(
+    settings: &Settings,
+    ledger: &L,
+    queue: &Queue,
+    step: &StepName,
+) -> anyhow::Result<Pushed> {
+    // Redis' own count, so that any number of relays share the mark. With Redis away nothing is dispatched.
+    let depth = queue.depth(step).await?;
+    let room = usize::try_from(settings.high_water.saturating_sub(depth)).unwrap_or(usize::MAX).min(settings.batch);
+    if room == 0 {
+        return Ok(Pushed::All);
+    }
+    let tokens: Vec<Token> = (0..room).map(|_| Token::new(rand::random())).collect();
+    let dispatched = ledger.dispatch(step, settings.host.as_deref(), &tokens).await.context("dispatch steps")?;
+    if dispatched.is_empty() {
+        return Ok(Pushed::All);
+    }
+    tracing::debug!(%step, count = dispatched.len(), "dispatched");
+    push(ledger, queue, step, &dispatched).await?;
+    Ok(if dispatched.len() == settings.batch { Pushed::MoreIsDue } else { Pushed::All })
+}
+
+async fn push<L: Ledger>(ledger: &L, queue: &Queue, step: &StepName, dispatched: &[Dispatched]) -> anyhow::Result<()> {
+    let hints: Vec<Hint> = dispatched
+        .iter()
+        .map(|Dispatched { key, traceparent }| Hint {
+            run: key.run,
+            position: key.position,
+            token: key.token,
+            trace: traceparent.clone(),
+        })
+        .collect();
+    if let Err(error) = queue.push(step, &hints).await {
+        let keys: Vec<Key> = dispatched.iter().map(|dispatched| dispatched.key).collect();
+        let count = ledger.put_back(&keys).await.context("put steps back after a push that failed")?;
+        tracing::warn!(%step, count, "Redis did not take the steps: put back");
+        return Err(error.into());
+    }
+    Ok(())
+}

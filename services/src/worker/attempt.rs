@@ -1,0 +1,197 @@
+//! One attempt: claim, run the step while the lease holds, settle. Whatever happens in between, the step's answer is an
+//! outcome: a panic, a timeout and a lost lease are outcomes too.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use workflows::{
+    definition::{Registry, Step, Workflow},
+    evolution::{Evolution, Flight, Guarded},
+    outcome::{Class, Failure, HostSignal, Outcome},
+    provision,
+    state::RunState,
+};
+
+use super::{
+    Deps,
+    batch::Batch,
+    lease::{Held, Leases},
+};
+use crate::ledger::{
+    Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker, settlement::Quiet,
+};
+
+/// Draws shares between 0 and 1.
+pub type Dice = Arc<dyn Fn() -> f64 + Send + Sync>;
+
+/// What came of a hint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempted {
+    /// The attempt ended, and the ledger says so; the run's state after it.
+    Settled(RunState),
+    /// It was not tried: a gate, a busy resource, an unknown definition.
+    PutBack(PutBack),
+    /// Somebody else has the step, or had it.
+    Stale,
+    /// The attempt ended after its lease had, and somebody else has the step now: its late settle changed nothing.
+    Overtaken,
+}
+
+/// Where attempts are made: the ledger, the API and the leases of one process.
+pub struct Bench<L, E> {
+    api: E,
+    settings: provision::Settings,
+    registry: Arc<Registry>,
+    me: Worker,
+    leases: Arc<Leases>,
+    renewals: L,
+    claims: Batch<Key, Claimed>,
+    settles: Batch<Settlement, Settled>,
+    dice: Dice,
+}
+
+/// How long a settle is tried again after the ledger could not be asked, and how often.
+const SETTLE_AGAIN: Duration = Duration::from_millis(250);
+
+impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
+    pub fn new(deps: Deps<L, E>, me: Worker, leases: Arc<Leases>, dice: Dice) -> Self {
+        let (ledger, worker) = (deps.ledger.clone(), me.clone());
+        let claims = Batch::new(move |keys: Vec<Key>| {
+            let (ledger, worker) = (ledger.clone(), worker.clone());
+            async move { ledger.claim(&worker, &keys).await }
+        });
+        let ledger = deps.ledger;
+        let settles = Batch::new(move |settlements: Vec<Settlement>| {
+            let ledger = ledger.clone();
+            async move { ledger.settle(&settlements).await }
+        });
+        Self {
+            api: deps.api,
+            settings: deps.settings,
+            registry: deps.registry,
+            me,
+            leases,
+            renewals: deps.leases,
+            claims,
+            settles,
+            dice,
+        }
+    }
+
+    /// Moves every lease of this process on, once.
+    pub async fn renew_once(&self) -> Result<()> {
+        let leases = self.leases.due();
+        let asked = Instant::now();
+        let kept = self.renewals.renew(&self.me, &leases).await?;
+        self.leases.renewed(asked, &leases, &kept);
+        Ok(())
+    }
+
+    /// Makes one attempt of the step that `key` names. `claimed` is called as soon as the ledger has answered the claim.
+    pub async fn attempt(&self, key: Key, claimed: impl FnOnce()) -> Result<Attempted> {
+        let asked = Instant::now();
+        let answer = self.claims.ask(key).await?;
+        claimed();
+        let claim = match answer {
+            Claimed::Yes(claim) => claim,
+            Claimed::PutBack(why) => {
+                tracing::debug!(run = %key.run, ?why, "put back");
+                return Ok(Attempted::PutBack(why));
+            }
+            Claimed::Stale => return Ok(Attempted::Stale),
+        };
+        let Some((workflow, step)) = self.definition(&claim) else {
+            // The claim was admitted by the same registry; only a bug comes here, and the lease ends it.
+            return Ok(Attempted::Overtaken);
+        };
+        let lease = Lease { key, length: step.lease };
+        let held = self.leases.hold(lease, asked, step.timeout + step.lease);
+        let (outcome, quiet) = self.outcome(&claim, step, &held).await;
+        self.settle(&claim, workflow, outcome, quiet).await
+    }
+
+    fn definition(&self, claim: &Claim) -> Option<(&Workflow, &Step)> {
+        let workflow = self.registry.find(&claim.workflow, claim.version)?;
+        Some((workflow, workflow.step(claim.key.position)?))
+    }
+
+    /// Runs the step, as long as the lease holds and no longer than its timeout.
+    async fn outcome(&self, claim: &Claim, step: &Step, held: &Held) -> (Outcome, Quiet) {
+        let api = Guarded::new(&self.api, || held.permission());
+        let running = AssertUnwindSafe(provision::run(&step.name, &api, &claim.given, &self.settings)).catch_unwind();
+        let outcome = tokio::select! {
+            ended = tokio::time::timeout(step.timeout, running) => match ended {
+                Ok(Ok(Some(outcome))) => outcome,
+                Ok(Ok(None)) => unknown_step(step),
+                Ok(Err(_)) => Outcome::Retry(Failure::new(Class::Panicked, "the step's code panicked: see the worker's log")),
+                Err(_) => timed_out(step),
+            },
+            () = held.lost() => lease_lost(),
+        };
+        let quiet = match api.flight() {
+            Flight::Unknown => Quiet::Unsure,
+            Flight::None | Flight::Landed => Quiet::Yes,
+        };
+        (outcome, quiet)
+    }
+
+    /// Settles, trying again while the ledger cannot be asked: the result of a call that was made is worth more than the
+    /// time. A settle that comes too late changes nothing.
+    async fn settle(&self, claim: &Claim, workflow: &Workflow, outcome: Outcome, quiet: Quiet) -> Result<Attempted> {
+        log(claim, &outcome);
+        let plan = |outcome| Settlement::plan(claim, workflow, outcome, quiet, (self.dice)());
+        let mut settlement = plan(outcome).map_err(|illegal| crate::ledger::Error::Unreadable(illegal.to_string()))?;
+        loop {
+            match self.settles.ask(settlement.clone()).await {
+                Ok(Settled::Done(state)) => return Ok(Attempted::Settled(state)),
+                Ok(Settled::Stale) => return Ok(Attempted::Overtaken),
+                Ok(Settled::Refused(reason)) => {
+                    let text = format!("the ledger refuses the step's result: {reason}");
+                    let failure = Failure::new(Class::Unreadable, text.replace('\0', ""));
+                    settlement = plan(Outcome::Retry(failure))
+                        .map_err(|illegal| crate::ledger::Error::Unreadable(illegal.to_string()))?;
+                }
+                Err(error) => {
+                    tracing::warn!(run = %claim.key.run, %error, "cannot settle yet");
+                    tokio::time::sleep(SETTLE_AGAIN).await;
+                }
+            }
+        }
+    }
+}
+
+fn unknown_step(step: &Step) -> Outcome {
+    let failure = Failure::new(Class::Unknown, format!("this build has no code for the step {}", step.name));
+    Outcome::Defer { failure, after: Some(Duration::from_secs(5)) }
+}
+
+fn timed_out(step: &Step) -> Outcome {
+    let text = format!("the attempt took longer than the step's timeout of {:?}", step.timeout);
+    Outcome::Retry(Failure::new(Class::TimedOut, text).with_host(HostSignal::Failing))
+}
+
+fn lease_lost() -> Outcome {
+    let text = "the lease was lost: Postgres could not be asked in time, or another worker has the step";
+    Outcome::Defer { failure: Failure::new(Class::LeaseTooShort, text), after: None }
+}
+
+/// One line per attempt that ended, at the level of how it ended.
+fn log(claim: &Claim, outcome: &Outcome) {
+    let (run, step, attempt, subject) = (claim.key.run, &claim.step, claim.attempt, &claim.given.subject);
+    match outcome {
+        Outcome::Success { note, .. } => tracing::info!(%run, %step, attempt, %subject, note, "step succeeded"),
+        Outcome::Retry(failure) => {
+            tracing::info!(%run, %step, attempt, %subject, class = failure.class.as_str(), error = failure.message, "step failed, tried again");
+        }
+        Outcome::Defer { failure, .. } => {
+            tracing::info!(%run, %step, attempt, %subject, class = failure.class.as_str(), error = failure.message, "step deferred");
+        }
+        Outcome::SendBack { to, failure } => {
+            tracing::info!(%run, %step, attempt, %subject, %to, error = failure.message, "run sent back");
+        }
+        Outcome::Permanent(failure) => {
+            tracing::warn!(%run, %step, attempt, %subject, class = failure.class.as_str(), error = failure.message, "step refused: the run needs a person");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Attempts that ask the ledger at the same moment share one transaction: whoever comes while a batch is under way is in the
+//! next one. No timer is involved, so nobody waits for a batch to fill.
+
+use std::{future::Future, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ledger::{Error, Result};
+
+/// The most that goes into one batch.
+const MOST: usize = 64;
+
+/// Asks for one, answers for one; batches in between.
+pub struct Batch<Q, A> {
+    questions: mpsc::Sender<(Q, oneshot::Sender<Result<A>>)>,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
+    /// `ask` answers every question of a slice, in order.
+    pub fn new<F, Fut>(ask: F) -> Self
+    where
+        F: Fn(Vec<Q>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<A>>> + Send + 'static,
+    {
+        let (questions, mut received) = mpsc::channel::<(Q, oneshot::Sender<Result<A>>)>(MOST);
+        tokio::spawn(async move {
+            let mut batch = Vec::with_capacity(MOST);
+            while received.recv_many(&mut batch, MOST).await > 0 {
+                let (asked, waiting): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+                answer(waiting, ask(asked).await);
+            }
+        });
+        Self { questions }
+    }
+
+    pub async fn ask(&self, question: Q) -> Result<A> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::Unreadable("the end of its own batch".to_owned());
+        self.questions.send((question, answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+/// Who gave up waiting is passed over.
+fn answer<A>(waiting: Vec<oneshot::Sender<Result<A>>>, answers: Result<Vec<A>>) {
+    match answers {
+        Ok(answers) => {
+            for (waiting, answer) in waiting.into_iter().zip(answers) {
+                let _ = waiting.send(Ok(answer));
+            }
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            for waiting in waiting {
+                let _ = waiting.send(Err(Error::Batch(error.clone())));
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The leases of the attempts that run in this process, judged by the process' own monotonic clock, counted from before the
+//! claim or the renewal was sent. When in doubt a lease is over: stopping is safe, going on is not.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use workflows::{definition::EXCLUSIVE_CALL, evolution::Permission};
+
+use crate::ledger::{Key, Lease};
+
+/// Every lease that this process holds.
+#[derive(Default)]
+pub struct Leases {
+    held: Mutex<HashMap<Key, Entry>>,
+}
+
+struct Entry {
+    length: Duration,
+    /// No renewal goes beyond this: an attempt that hangs loses its step.
+    until: Instant,
+    /// When the lease ends by our own clock. In the past: it is lost.
+    ends: watch::Sender<Instant>,
+}
+
+/// One attempt's lease. Dropping it ends its renewals.
+pub struct Held {
+    leases: Arc<Leases>,
+    key: Key,
+    ends: watch::Receiver<Instant>,
+}
+
+impl Leases {
+    /// Begin to keep a lease that was claimed by a message sent at `asked`, for at most `most`.
+    pub fn hold(self: &Arc<Self>, lease: Lease, asked: Instant, most: Duration) -> Held {
+        let (ends, watched) = watch::channel(asked + lease.length);
+        let entry = Entry { length: lease.length, until: asked + most, ends };
+        self.lock().insert(lease.key, entry);
+        Held { leases: self.clone(), key: lease.key, ends: watched }
+    }
+
+    /// What is to be renewed now.
+    pub fn due(&self) -> Vec<Lease> {
+        let now = Instant::now();
+        let held = self.lock();
+        let mut leases: Vec<_> = held
+            .iter()
+            .filter(|(_, entry)| now < entry.until)
+            .map(|(key, entry)| Lease { key: *key, length: entry.length })
+            .collect();
+        leases.sort_unstable_by_key(|lease| lease.key);
+        leases
+    }
+
+    /// What the ledger answered to renewals that were sent at `asked`.
+    pub fn renewed(&self, asked: Instant, leases: &[Lease], answers: &[bool]) {
+        let held = self.lock();
+        for (lease, kept) in leases.iter().zip(answers) {
+            let Some(entry) = held.get(&lease.key) else { continue };
+            let end = if *kept { asked + lease.length } else { asked };
+            entry.ends.send_replace(end);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Whether a call that creates or deletes may be sent: only with enough lease left for the server to finish it.
+    pub fn permission(&self) -> Permission {
+        let left = self.ends.borrow().saturating_duration_since(Instant::now());
+        if left >= EXCLUSIVE_CALL { Permission::Granted } else { Permission::Withheld }
+    }
+
+    /// Returns when the lease is over.
+    pub async fn lost(&self) {
+        let mut ends = self.ends.clone();
+        loop {
+            let end = *ends.borrow_and_update();
+            if end <= Instant::now() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => {}
+                changed = ends.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.leases.lock().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workflows::ids::{RunId, Token};
+
+    fn lease() -> Lease {
+        let key = Key { run: RunId::new(uuid::Uuid::nil()), position: 0, token: Token::new(1) };
+        Lease { key, length: Duration::from_secs(4) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_not_renewed_is_lost_when_it_ends() {
+        let leases = Arc::new(Leases::default());
+        let started = Instant::now();
+        let held = leases.hold(lease(), started, Duration::from_secs(60));
+
+        held.lost().await;
+
+        assert_eq!(started.elapsed(), Duration::from_secs(4));
+        assert_eq!(held.permission(), Permission::Withheld);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_counts_from_when_it_was_sent() {
+        let leases = Arc::new(Leases::default());
+        let started = Instant::now();
+        let held = leases.hold(lease(), started, Duration::from_secs(60));
+
+        tokio::time::advance(Duration::from_secs(2)).await;
+        leases.renewed(started + Duration::from_secs(1), &leases.due(), &[true]);
+        held.lost().await;
+
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_the_ledger_denies_is_lost_at_once() {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+
+        leases.renewed(Instant::now(), &leases.due(), &[false]);
+
+        held.lost().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_sent_that_the_lease_may_not_outlast() {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+
+        assert_eq!(held.permission(), Permission::Granted);
+        tokio::time::advance(Duration::from_millis(1501)).await;
+
+        assert_eq!(held.permission(), Permission::Withheld);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_stop_when_the_attempt_has_had_its_time() {
+        let leases = Arc::new(Leases::default());
+        let _held = leases.hold(lease(), Instant::now(), Duration::from_secs(30));
+
+        tokio::time::advance(Duration::from_secs(31)).await;
+
+        assert!(leases.due().is_empty());
+    }
+}

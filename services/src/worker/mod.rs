@@ -1,0 +1,123 @@
+//! The worker: takes dispatched steps in hand, runs them against the Evolution API, and settles.
+//!
+//! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of the attempts that run;
+//! `batch` lets attempts that claim or settle at the same moment share one transaction. A worker never decides what becomes
+//! of a step: it brings an outcome, the ledger's settlement does the rest.
+
+mod attempt;
+mod batch;
+mod lease;
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+use workflows::{
+    definition::{RENEWAL, Registry},
+    evolution::Evolution,
+    ids::StepName,
+    provision,
+};
+
+pub use self::attempt::{Attempted, Bench, Dice};
+pub use self::lease::Leases;
+use crate::{
+    ledger::{self, Key, Ledger},
+    queue::{Delivery, Queue},
+};
+
+/// How a worker process works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The queues it serves.
+    pub steps: Vec<StepName>,
+    /// How many attempts of each step run at once.
+    pub concurrency: NonZeroUsize,
+    /// How long attempts may go on after a stop was asked for.
+    pub grace: Duration,
+    /// The API's host, whose gate is asked at every claim.
+    pub host: Option<String>,
+}
+
+/// What a worker works with.
+pub struct Deps<L, E> {
+    pub ledger: L,
+    /// The same ledger over a connection of its own: renewals never queue behind claims.
+    pub leases: L,
+    pub queue: Queue,
+    pub api: E,
+    pub settings: provision::Settings,
+    pub registry: Arc<Registry>,
+}
+
+/// Runs until `shutdown`. Then nothing more is claimed, and attempts that run may end within the grace period; the rest is
+/// left to its leases.
+pub async fn run<L, E>(settings: Settings, deps: Deps<L, E>, shutdown: CancellationToken) -> anyhow::Result<()>
+where
+    L: Ledger,
+    E: Evolution + Send + Sync + 'static,
+{
+    let queue = deps.queue.clone();
+    let leases = Arc::new(Leases::default());
+    let me = ledger::Worker { name: name(), host: settings.host.clone() };
+    let bench = Arc::new(Bench::new(deps, me.clone(), leases.clone(), Arc::new(rand::random::<f64>)));
+    tracing::info!(worker = %me.name, steps = ?settings.steps.iter().map(StepName::as_str).collect::<Vec<_>>(), "ready");
+
+    let renewals = tokio::spawn(renew(bench.clone()));
+    let consumers: Vec<_> = settings
+        .steps
+        .iter()
+        .map(|step| {
+            let consumer = queue.consumer(step, settings.concurrency, settings.grace);
+            let (bench, queue, shutdown) = (bench.clone(), queue.clone(), shutdown.clone());
+            let handler = move |delivery| handle(bench.clone(), queue.clone(), delivery);
+            tokio::spawn(consumer.run(handler, shutdown))
+        })
+        .collect();
+    for consumer in consumers {
+        let drained = consumer.await.context("run a consumer")?;
+        if drained.abandoned > 0 {
+            tracing::warn!(
+                abandoned = drained.abandoned,
+                "the grace period is over: attempts are left to their leases"
+            );
+        }
+    }
+    renewals.abort();
+    Ok(())
+}
+
+/// One hint: an attempt, and a wake for the relay where there is more to dispatch.
+async fn handle<L: Ledger, E: Evolution + Send + Sync + 'static>(
+    bench: Arc<Bench<L, E>>,
+    queue: Queue,
+    mut delivery: Delivery,
+) {
+    let hint = &delivery.hint;
+    let key = Key { run: hint.run, position: hint.position, token: hint.token };
+    match bench.attempt(key, || delivery.acknowledge()).await {
+        Ok(Attempted::Settled(_) | Attempted::PutBack(_)) => queue.wake_relay(),
+        Ok(Attempted::Stale | Attempted::Overtaken) => {}
+        Err(error) => {
+            tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is dispatched again")
+        }
+    }
+}
+
+/// Keeps the leases of all attempts of this process, and its heartbeat.
+async fn renew<L: Ledger, E: Evolution + Send + Sync + 'static>(bench: Arc<Bench<L, E>>) {
+    let mut tick = tokio::time::interval(RENEWAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = bench.renew_once().await {
+            tracing::warn!(%error, "cannot renew leases");
+        }
+    }
+}
+
+/// A name that is new at every start.
+fn name() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
+    format!("worker-{host}-{}-{:08x}", std::process::id(), rand::random::<u32>())
+}

@@ -1,0 +1,91 @@
+//! A Redis that would lose hints is refused before work begins.
+
+use sluice::queue::{Finding, Severity};
+
+use super::*;
+
+async fn findings(options: Options) -> Vec<Finding> {
+    let redis = redis(options).await;
+    queue(&redis).check().await
+}
+
+fn only(findings: &[Finding], severity: Severity, words: &str) {
+    let [finding] = findings else { panic!("expected one finding: {findings:?}") };
+    assert_eq!(finding.severity, severity);
+    assert!(finding.text.contains(words), "{}", finding.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_redis_passes() {
+    assert_eq!(findings(Options::default()).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_evicts_any_key_is_refused() {
+    only(
+        &findings(Options::default().maxmemory_policy("allkeys-lru")).await,
+        Severity::Refuse,
+        "maxmemory-policy is allkeys-lru",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_evicts_keys_that_expire_is_warned_about() {
+    only(
+        &findings(Options::default().maxmemory_policy("volatile-lru")).await,
+        Severity::Warn,
+        "maxmemory-policy is volatile-lru",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_in_cluster_mode_is_refused() {
+    only(&findings(Options::default().set("cluster-enabled", "yes")).await, Severity::Refuse, "cluster mode");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_refused() {
+    let primary = redis(Options::default()).await;
+
+    let found = findings(Options::default().set("replicaof", format!("127.0.0.1 {}", primary.port()))).await;
+
+    only(&found, Severity::Refuse, "replica");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_config_is_forbidden_info_tells_the_policy() {
+    let forbidden = Options::default().set("rename-command", "CONFIG \"\"").maxmemory_policy("allkeys-lfu");
+
+    only(&findings(forbidden).await, Severity::Refuse, "maxmemory-policy is allkeys-lfu");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_config_and_info_are_forbidden_a_warning_says_so() {
+    let forbidden =
+        Options::default().set("rename-command", "CONFIG \"\"").set("user", "default on nopass ~* &* +@all -info");
+
+    only(&findings(forbidden).await, Severity::Warn, "does not tell its maxmemory-policy");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_redis_is_a_warning_without_the_password() {
+    let mut redis = redis(Options::default().password("hunter2")).await;
+    let queue = queue(&redis);
+    assert_eq!(queue.check().await, []);
+
+    redis.kill().await.unwrap();
+
+    let found = queue.check().await;
+    only(&found, Severity::Warn, "check REDIS_URL");
+    assert!(!format!("{found:?}").contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_is_none_is_refused_without_showing_it() {
+    let config = Config::new(Secret::new("postgres://u:hunter2@host/db"), Prefix::default());
+
+    let error = Queue::connect(&config).err().expect("it is no Redis URL").to_string();
+
+    assert!(error.contains("expected redis://"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}

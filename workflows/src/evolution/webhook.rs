@@ -1,0 +1,70 @@
+//! What is asked of the API for an instance's deliveries, and what it says that it has. URL and header values may hold
+//! tokens: they print as `***`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::Event;
+use crate::secret::Secret;
+
+/// A webhook to be set. A header named `jwt_key` is not sent but signs a token for each delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    pub enabled: bool,
+    pub url: Secret,
+    pub events: BTreeSet<Event>,
+    pub headers: BTreeMap<String, Secret>,
+    pub by_events: bool,
+    pub base64: bool,
+}
+
+/// A webhook as the API stores it. Events are texts: the API does not check those that came inside a create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredWebhook {
+    pub enabled: bool,
+    pub url: Secret,
+    pub events: BTreeSet<String>,
+    pub headers: BTreeMap<String, Secret>,
+    pub by_events: bool,
+    pub base64: bool,
+}
+
+impl Webhook {
+    /// The request body. Every field is sent, since the API keeps the stored value of one that is left out; the keys differ
+    /// from those that it answers with.
+    pub fn body(&self) -> Value {
+        let headers: BTreeMap<_, _> = self.headers.iter().map(|(name, value)| (name, value.expose())).collect();
+        let events: Vec<_> = self.events.iter().map(|event| event.as_str()).collect();
+        json!({ "webhook": {
+            "enabled": self.enabled,
+            "url": self.url.expose(),
+            "events": events,
+            "headers": headers,
+            "byEvents": self.by_events,
+            "base64": self.base64,
+        }})
+    }
+
+    /// The texts in it that nobody may see.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.url).chain(self.headers.values())
+    }
+
+    /// Which fields are stored otherwise than asked, by name.
+    pub fn differences(&self, stored: &StoredWebhook) -> Vec<&'static str> {
+        let asked: BTreeSet<_> = self.events.iter().map(|event| event.as_str()).collect();
+        let has: BTreeSet<_> = stored.events.iter().map(String::as_str).collect();
+        [
+            ("enabled", self.enabled == stored.enabled),
+            ("url", self.url == stored.url),
+            ("events", asked == has),
+            ("headers", self.headers == stored.headers),
+            ("byEvents", self.by_events == stored.by_events),
+            ("base64", self.base64 == stored.base64),
+        ]
+        .into_iter()
+        .filter_map(|(field, same)| (!same).then_some(field))
+        .collect()
+    }
+}
