@@ -208,6 +208,7 @@ fn forged(subject: Subject, run: RunId, position: i16) -> Claim {
             token: Secret::new("forged"),
             created_before: false,
             paired_before: false,
+            imported: false,
             input: json!({}),
         },
         traceparent: None,

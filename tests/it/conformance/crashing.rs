@@ -36,12 +36,13 @@ pub async fn a_lost_lease_whose_worker_lives_is_no_crash(bench: &Bench<impl Worl
     bench.ledger().claim(&worker("alive"), &keys).await.unwrap();
     let key = *keys.iter().find(|key| key.run == kept).unwrap();
 
-    // It beats, as it must, all the time; this one lease is not among those that it renews.
-    for _ in 0..9 {
-        bench.world.advance(LEASE / 9).await;
+    // It beats, as it must, every second; this one lease is not among those that it renews.
+    for _ in 1..LEASE.as_secs() {
+        bench.world.advance(Duration::from_secs(1)).await;
         bench.ledger().renew(&worker("alive"), &[Lease { key, length: LEASE }]).await.unwrap();
     }
-    bench.world.advance(Duration::from_millis(500)).await;
+    // The lease ends before the next beat.
+    bench.world.advance(Duration::from_millis(1100)).await;
     assert_eq!(bench.rescue().await, 1);
 
     let step = bench.step(lost, 0).await;

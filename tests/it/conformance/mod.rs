@@ -10,6 +10,7 @@ mod deadlines;
 mod dispatching;
 mod intake;
 mod memory;
+mod postgres;
 mod retrying;
 mod reviving;
 mod sending_back;
@@ -26,6 +27,17 @@ macro_rules! conformance {
                 #[tokio::test]
                 async fn $behaviour() {
                     let bench = super::memory::bench();
+                    super::$module::$behaviour(&bench).await;
+                    bench.assert_sound().await;
+                }
+            )*)*
+        }
+
+        mod in_postgres {
+            $($(
+                #[tokio::test]
+                async fn $behaviour() {
+                    let bench = super::postgres::bench().await;
                     super::$module::$behaviour(&bench).await;
                     bench.assert_sound().await;
                 }
@@ -80,6 +92,7 @@ conformance! {
         a_success_makes_the_next_step_due_with_its_output_and_facts,
         the_last_success_ends_the_run,
         a_late_settle_changes_nothing,
+        a_late_settle_beside_the_right_one_changes_nothing,
         a_settle_twice_in_one_batch_is_written_once,
         a_permanent_failure_ends_the_run_at_once,
         a_bad_settlement_harms_only_itself,

@@ -9,7 +9,7 @@ use workflows::{
 };
 
 use super::{
-    bench::{Bench, LEASE, LONG, PROVISION, refusal, retry, success, success_with, user},
+    bench::{Bench, LEASE, LONG, PROVISION, defer, refusal, retry, success, success_with, user},
     world::{Moment, World},
 };
 
@@ -79,6 +79,27 @@ pub async fn a_settle_twice_in_one_batch_is_written_once(bench: &Bench<impl Worl
     assert_eq!(settled[0], Settled::Done(RunState::Active));
     assert_eq!(bench.outcomes(run).await, ["failed"]);
     assert_eq!(bench.step(run, 0).await.spent.failures, 1);
+}
+
+pub async fn a_late_settle_beside_the_right_one_changes_nothing(bench: &Bench<impl World>) {
+    let user = user();
+    let run = bench.start(PROVISION, user).await;
+    let late = bench.take(run, CREATE).await;
+    bench.settle(&late, retry()).await;
+    bench.world.advance(LONG).await;
+    let claim = bench.take(run, CREATE).await;
+    let facts = Facts { token: Some(Secret::new("late")), ..Facts::default() };
+    let late = bench.plan(&late, Outcome::Success { output: json!("late"), facts, note: None }, Quiet::Yes);
+    let right = bench.plan(&claim, defer(), Quiet::Yes);
+
+    let settled = bench.ledger().settle(&[late.clone(), right, late]).await.unwrap();
+
+    assert_eq!(settled, [Settled::Stale, Settled::Done(RunState::Active), Settled::Stale]);
+    let step = bench.step(run, 0).await;
+    assert_eq!((step.state, step.spent.defers, step.output), (StepState::Due, 1, None));
+    assert_eq!(bench.outcomes(run).await, ["failed", "deferred"]);
+    assert_ne!(bench.subject_token(&user.subject()).await, "late");
+    assert_eq!(bench.world.step(run, 1).await, None);
 }
 
 pub async fn a_permanent_failure_ends_the_run_at_once(bench: &Bench<impl World>) {
