@@ -5,6 +5,7 @@
 
 mod access;
 mod app;
+mod conformance;
 mod engine;
 mod guide;
 mod hand_made_sql;
