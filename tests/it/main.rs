@@ -9,5 +9,6 @@ mod engine;
 mod guide;
 mod hand_made_sql;
 mod migrate;
+mod odd_databases;
 mod queue;
 mod sign_up;
