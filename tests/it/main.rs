@@ -10,5 +10,6 @@ mod engine;
 mod guide;
 mod hand_made_sql;
 mod migrate;
+mod odd_databases;
 mod queue;
 mod sign_up;
