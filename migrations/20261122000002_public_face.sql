@@ -173,7 +173,8 @@ begin
         )
       )
   loop
-    raise notice 'sluice: check "%" on % forbids a status that the guide names: it is replaced', refusing.conname, queue;
+    raise notice 'sluice: check "%" on % forbids a status that the guide names: it is replaced',
+      refusing.conname, queue;
     execute format('alter table %s drop constraint %I', queue, refusing.conname);
   end loop;
 
@@ -318,11 +319,14 @@ begin
 end
 $$;
 
-comment on table public.evolution_instance_creation_queue is
-  'One row per sign-up. Follows Sluice''s ledger; setting status to pending (and retry_count to 0) by hand is a command.';
-
-comment on column public.evolution_instance_creation_queue.traceparent is
-  'W3C trace context that the app gave at sign-up. Whether the trace is recorded is the relay''s decision.';
-
-comment on table public.evolution_instances is
-  'One WhatsApp instance per user. Follows Sluice''s ledger and is never an input to it.';
+do $$
+begin
+  set local lock_timeout = '500ms';
+  comment on table public.evolution_instance_creation_queue is
+    'One row per sign-up. Follows Sluice''s ledger; status pending (and retry_count 0) written by hand is a command.';
+  comment on column public.evolution_instance_creation_queue.traceparent is
+    'W3C trace context that the app gave at sign-up. Whether the trace is recorded is the relay''s decision.';
+  comment on table public.evolution_instances is
+    'One WhatsApp instance per user. Follows Sluice''s ledger and is never an input to it.';
+end
+$$;

@@ -120,7 +120,7 @@ end
 $$;
 
 comment on function public.handle_profile_evolution_instance() is
-  'Queues a new profile for its WhatsApp instance. Never raises and never waits: what it misses, the relay''s finder finds.';
+  'Queues a new profile for its instance. Never raises and never waits: what it misses, the relay''s finder finds.';
 
 revoke all
   on function public.handle_profile_evolution_instance()
@@ -235,7 +235,8 @@ begin
 
   if found and present.ours then
     if present.tgenabled = 'D' then
-      raise notice 'sluice: the sign-up trigger is disabled and stays so; to enable it: alter table public.profiles enable trigger on_profile_created_create_evolution_instance';
+      raise notice 'sluice: the sign-up trigger is disabled and stays so'
+        using hint = 'alter table public.profiles enable trigger on_profile_created_create_evolution_instance';
     end if;
     return;
   end if;
@@ -275,7 +276,8 @@ begin
   end if;
 
   if pg_table_size(profiles) > 32 * 1024 * 1024 then
-    raise notice 'sluice: profiles is large; for a cheap finder: create index concurrently profiles_created_at on public.profiles (created_at)';
+    raise notice 'sluice: public.profiles is too large to be indexed here; the finder is slow until it is'
+      using hint = 'create index concurrently profiles_created_at on public.profiles (created_at)';
     return;
   end if;
   set local lock_timeout = '500ms';

@@ -85,8 +85,12 @@ begin
           'application_name', nullif(current_setting('application_name', true), ''),
           'session_user', session_user,
           'role', nullif(current_setting('role', true), 'none'),
-          'before', case when tg_op <> 'INSERT' then jsonb_build_object('status', old.status, 'retry_count', old.retry_count) end,
-          'after', case when tg_op <> 'DELETE' then jsonb_build_object('status', new.status, 'retry_count', new.retry_count) end
+          'before', case
+            when tg_op <> 'INSERT' then jsonb_build_object('status', old.status, 'retry_count', old.retry_count)
+          end,
+          'after', case
+            when tg_op <> 'DELETE' then jsonb_build_object('status', new.status, 'retry_count', new.retry_count)
+          end
         )
       )
     );

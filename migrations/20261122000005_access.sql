@@ -66,7 +66,7 @@ declare
   unread record;
 begin
   if to_regrole('authenticated') is null or to_regprocedure('auth.uid()') is null then
-    raise notice 'sluice: no role authenticated or no auth.uid(): no policies for users; run this file again when both exist';
+    raise notice 'sluice: no policies for users without role authenticated and auth.uid(): run this file again with them';
     return;
   end if;
 
@@ -108,7 +108,7 @@ exception
   when duplicate_object or unique_violation then
     null;
   when insufficient_privilege then
-    raise notice 'sluice: role sluice_runtime is missing and % may not create roles: create it, then run this file again',
+    raise notice 'sluice: role sluice_runtime is missing and % may not create it: do so, then run this file again',
       current_user;
 end
 $$;
@@ -230,6 +230,7 @@ begin
   end loop;
 exception
   when insufficient_privilege then
-    raise notice 'sluice: publication supabase_realtime was not changed, the app gets no live updates of these tables: %', sqlerrm;
+    raise notice 'sluice: the app gets no live updates of its rows, publication supabase_realtime was not changed: %',
+      sqlerrm;
 end
 $$;

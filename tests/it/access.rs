@@ -52,7 +52,14 @@ async fn a_table_that_was_open_to_everyone_is_so_no_more() {
     let mut owner = app.owner().await;
     for table in [QUEUE, INSTANCES] {
         let drop = format!(
-            "do $$ declare p record; begin for p in select policyname from pg_policies where schemaname || '.' || tablename = '{table}' loop execute format('drop policy %I on {table}', p.policyname); end loop; end $$"
+            "do $$
+            declare
+              p record;
+            begin
+              for p in select policyname from pg_policies where schemaname || '.' || tablename = '{table}' loop
+                execute format('drop policy %I on {table}', p.policyname);
+              end loop;
+            end $$"
         );
         owner.run(&drop).await;
         owner.run(&format!("alter table {table} disable row level security")).await;

@@ -5,9 +5,11 @@
 
 mod access;
 mod app;
+mod conformance;
 mod engine;
 mod guide;
 mod hand_made_sql;
 mod migrate;
+mod odd_databases;
 mod queue;
 mod sign_up;

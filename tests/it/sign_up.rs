@@ -1,4 +1,4 @@
-//! The sign-up trigger: it queues, wakes, keeps the trace, and neither fails nor holds up a sign-up, whatever is broken.
+//! The sign-up trigger: it queues, wakes and keeps the trace, and never fails or holds up a sign-up.
 
 use std::time::{Duration, Instant};
 

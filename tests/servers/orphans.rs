@@ -22,7 +22,11 @@ async fn helper() {
     let Ok(trouble) = std::env::var(HELPER) else { return };
     let mut postgres = Postgres::start(postgres::Options::default()).await.unwrap();
     let mut redis = Redis::start(redis::Options::default()).await.unwrap();
-    let program = Program::new("/bin/sh").args(["-c", "trap '' TERM; sleep 1000 & wait"]).start().unwrap();
+    let script = "trap '' TERM; sleep 1000 & echo child $!; (sleep 1000 & echo grandchild $!; wait)";
+    let mut program = Program::new("/bin/sh").args(["-c", script]).start().unwrap();
+    program.wait_for_log("grandchild", Duration::from_secs(10)).await.unwrap();
+    let log = program.log();
+    let offspring: Vec<&str> = log.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
     match trouble.as_str() {
         "paused" => {
             postgres.pause().unwrap();
@@ -36,7 +40,8 @@ async fn helper() {
     }
 
     // To the real standard output: our parent reads it there.
-    writeln!(stdout(), "\nstarted {} {} {}", postgres.pid(), redis.pid(), program.pid()).unwrap();
+    let started = [postgres.pid(), redis.pid(), program.pid()].map(|pid| pid.to_string());
+    writeln!(stdout(), "\nstarted {} {}", started.join(" "), offspring.join(" ")).unwrap();
     std::future::pending::<()>().await;
 }
 

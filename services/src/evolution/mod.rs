@@ -19,7 +19,7 @@ use workflows::{
     secret::Secret,
 };
 
-pub use options::{Options, OptionsError, Timeouts};
+pub use options::{Options, OptionsError, Timeouts, host};
 
 use transport::{Received, Request};
 

@@ -71,11 +71,20 @@ impl Client {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|error| OptionsError::Tls(super::transport::chain(&error)))?;
-        let host = base.host_str().unwrap_or_default();
-        let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let host = host_of(&base);
         let base = base.as_str().trim_end_matches('/').to_owned();
         Ok(Self { http, base, host, key, key_header, timeouts })
     }
+}
+
+/// The host (and port) of a base URL: what a client of it names its gates after.
+pub fn host(base_url: &str) -> Result<String, OptionsError> {
+    parse_base(base_url).map(|base| host_of(&base))
+}
+
+fn host_of(base: &Url) -> String {
+    let host = base.host_str().unwrap_or_default();
+    base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn parse_base(text: &str) -> Result<Url, OptionsError> {

@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod memory;
+pub mod migrations;
 pub mod postgres;
 pub mod settlement;
 

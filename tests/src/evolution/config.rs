@@ -34,6 +34,8 @@ pub struct Timings {
     pub scale: f64,
     /// Reading and routing a request.
     pub receive: Span,
+    /// Creates are taken up one after another, this far apart.
+    pub create_line: Span,
     /// One query.
     pub query: Span,
     /// One insert or upsert.
@@ -67,6 +69,7 @@ impl Default for Timings {
         Self {
             scale: 1.0,
             receive: Span::ms(1, 3),
+            create_line: Span::ms(0, 18),
             query: Span::ms(2, 9),
             write: Span::ms(4, 11),
             think: Span::ms(1, 4),

@@ -1,27 +1,30 @@
 //! POST /instance/create, step by step, as the real server does it: no transaction around the steps, and a failed
 //! one removes whatever has that name. That is why concurrent creates destroy each other here as they do there.
 
+mod body;
+mod rows;
+
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::answers::{self, foreign_key, orm_settings, orm_webhook, uuid};
+use super::answers::{self, uuid};
 use super::calls::{Call, Next, Phase};
-use super::journal::{Destroyer, Hit};
-use super::lifecycle::{Task, Teardown};
-use super::message::{Key, Response};
+use super::hit::Hit;
+use super::message::{Response, Ticket};
 use super::schema;
-use super::store::{Link, LinkState, Loaded, Row};
-use super::world::{Event, World, default_settings, driver_error};
+use super::store::LinkState;
+use super::teardown::Task;
+use super::world::{Event, World, driver_error};
+pub(super) use body::{all_if_empty, read_length};
+use body::{created_body, type_name};
 
 const LONGEST_COLUMN: usize = 255;
-const LONGEST_URL: usize = 500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Checked,
     Insert,
-    Load,
     Integrations,
     Settings,
     Socket,
@@ -37,6 +40,8 @@ pub(super) struct Progress {
     pub id: String,
     token: String,
     integration: String,
+    /// The id that the statement under way was begun for: whatever memory held under the name at that moment.
+    target: String,
 }
 
 impl Progress {
@@ -44,6 +49,17 @@ impl Progress {
     pub fn half_made(&self) -> Option<&str> {
         let begun = !matches!(self.stage, Stage::Checked | Stage::Insert | Stage::Socket | Stage::Waited);
         self.name.as_deref().filter(|_| begun)
+    }
+
+    /// What memory knows this instance by.
+    fn key(&self) -> &str {
+        self.name.as_deref().unwrap_or("undefined")
+    }
+
+    /// Whether name and token fit their columns.
+    fn fits(&self) -> bool {
+        let fits = |text: &str| text.chars().count() <= LONGEST_COLUMN;
+        self.name.as_deref().is_some_and(fits) && fits(&self.token)
     }
 }
 
@@ -67,6 +83,7 @@ impl World {
             id: uuid(&mut self.rng),
             token: String::new(),
             integration: String::new(),
+            target: String::new(),
         };
         let delay = self.draw(self.config.timings.query);
         Next::After(delay, Phase::Create(Box::new(progress)))
@@ -82,7 +99,7 @@ impl World {
             return Err(answers::name_taken("undefined"));
         };
         let loaded = self.store.in_memory(name);
-        let serial = !self.config.quirks.creates_destroy_each_other && self.journal.other_create(name);
+        let serial = self.is_reserved(call.ticket, name);
         if !serial && !self.exists(name)? {
             return Ok(());
         }
@@ -98,33 +115,39 @@ impl World {
         Err(answers::name_taken(name))
     }
 
+    /// Without the quirk a name belongs to the first create that asks for it.
+    fn is_reserved(&mut self, ticket: Ticket, name: &str) -> bool {
+        if self.config.quirks.creates_destroy_each_other {
+            return false;
+        }
+        let holder = self.store.creating.entry(name.to_owned()).or_insert(ticket);
+        *holder != ticket
+    }
+
     pub(super) fn create_step(&mut self, call: &mut Call, mut progress: Box<Progress>) -> Next {
-        let timings = &self.config.timings;
-        let (span, stage) = match progress.stage {
+        let done = match progress.stage {
             Stage::Checked => match self.checked(call, &mut progress) {
                 Err(refusal) => return Next::Answer(refusal),
-                Ok(()) => (self.config.timings.write, Stage::Insert),
+                Ok(()) => Ok(Stage::Insert),
             },
             Stage::Insert => {
                 self.insert(call, &progress);
-                (self.config.timings.think, Stage::Load)
-            }
-            Stage::Load => {
-                let span = timings.write;
                 self.load_created(&progress);
-                (span, Stage::Integrations)
+                self.begin_integrations(call, &mut progress)
             }
-            Stage::Integrations => match self.store_integrations(call, &progress) {
-                Err(message) => return self.fail(&progress, message),
-                Ok(()) => (self.config.timings.write, Stage::Settings),
-            },
-            Stage::Settings => match self.store_settings(call, &progress) {
-                Err(message) => return self.fail(&progress, message),
-                Ok(()) => (self.config.timings.think, Stage::Socket),
-            },
+            Stage::Integrations => {
+                self.store_integrations(call, &progress).and_then(|()| self.begin_settings(&mut progress))
+            }
+            Stage::Settings => self.store_settings(call, &progress).map(|()| Stage::Socket),
             Stage::Socket => return self.open_created(call, progress),
             Stage::Waited => return Next::Answer(self.created(call, &progress)),
         };
+        let stage = match done {
+            Ok(stage) => stage,
+            Err(message) => return self.fail(&progress, message),
+        };
+        let timings = &self.config.timings;
+        let span = if stage == Stage::Socket { timings.think } else { timings.write };
         progress.stage = stage;
         Next::After(self.draw(span), Phase::Create(progress))
     }
@@ -168,90 +191,10 @@ impl World {
         Ok(())
     }
 
-    /// A row that cannot be inserted is passed over in silence: the next foreign key tells.
-    fn insert(&mut self, call: &Call, progress: &Progress) {
-        let Some(name) = &progress.name else { return };
-        let fits = name.chars().count() <= LONGEST_COLUMN && progress.token.chars().count() <= LONGEST_COLUMN;
-        if self.database().is_err() || !fits || self.store.rows.contains_key(name) {
-            return;
-        }
-        let row = Row {
-            id: progress.id.clone(),
-            token: Key::new(progress.token.clone()),
-            integration: progress.integration.clone(),
-            number: call.body.get("number").and_then(Value::as_str).map(str::to_owned),
-            status: if progress.integration == "EVOLUTION" { LinkState::Open } else { LinkState::Close },
-            owner_jid: None,
-            disconnection: None,
-            created: self.now,
-            updated: self.now,
-            webhook: None,
-            settings: None,
-            rabbitmq: None,
-            paired: false,
-            answered_201: false,
-        };
-        *self.store.made.entry(name.clone()).or_default() += 1;
-        self.store.rows.insert(name.clone(), row);
-    }
-
-    fn load_created(&mut self, progress: &Progress) {
-        let mut loaded = Loaded::new(progress.id.clone(), progress.integration.clone());
-        if progress.integration == "EVOLUTION" {
-            loaded.link = Link::Open;
-        }
-        let name = progress.name.clone().unwrap_or_else(|| "undefined".to_owned());
-        self.store.memory.insert(name, loaded);
-    }
-
-    /// Inline `webhook` and `rabbitmq`. They are stored for whatever memory holds under the name by now.
-    fn store_integrations(&mut self, call: &Call, progress: &Progress) -> Result<(), String> {
-        let name = progress.name.as_deref().unwrap_or("undefined");
-        if let Some(webhook) = call.body.get("webhook").filter(|value| truthy(value)) {
-            let events = read_length(webhook, "events")?;
-            let fields = inline_webhook(webhook, events);
-            self.upsert_webhook(name, &fields).inspect_err(|_| self.note_race(name, progress))?;
-        }
-        if self.config.rabbitmq
-            && let Some(rabbitmq) = call.body.get("rabbitmq").filter(|value| truthy(value))
-        {
-            let events = read_length(rabbitmq, "events")?;
-            let extra = self.extra(json!({"enabled": true, "events": all_if_empty(events)}));
-            self.database().map_err(str::to_owned)?;
-            let row = self.store.row_of_memory(name);
-            row.ok_or_else(|| orm_webhook(&foreign_key("Rabbitmq")))?.rabbitmq = Some(extra);
-        }
-        Ok(())
-    }
-
-    fn note_race(&mut self, name: &str, progress: &Progress) {
-        let raced = self.store.memory.get(name).is_none_or(|loaded| loaded.id != progress.id)
-            || self.store.rows.get(name).is_some_and(|row| row.id != progress.id);
-        if raced {
-            self.journal.hit(Hit::CreateRaceForeignKey);
-        }
-    }
-
-    fn store_settings(&mut self, call: &Call, progress: &Progress) -> Result<(), String> {
-        let name = progress.name.as_deref().unwrap_or("undefined");
-        if !self.store.memory.contains_key(name) {
-            self.journal.hit(Hit::CreateRaceNoMemory);
-            return Err("Cannot read properties of undefined (reading 'setSettings')".to_owned());
-        }
-        self.database().map_err(str::to_owned)?;
-        let settings = self.extra(settings(&call.body));
-        if let Some(row) = self.store.row_of_memory(name) {
-            row.settings = Some(settings);
-            return Ok(());
-        }
-        self.note_race(name, progress);
-        Err(orm_settings(&foreign_key("Setting")))
-    }
-
     fn open_created(&mut self, call: &Call, mut progress: Box<Progress>) -> Next {
         progress.stage = Stage::Waited;
         let wanted = call.body.get("qrcode") == Some(&Value::Bool(true));
-        let name = progress.name.as_deref().unwrap_or("undefined");
+        let name = progress.key();
         let own = self.store.memory.get(name).is_some_and(|loaded| loaded.id == progress.id);
         if !wanted || progress.integration != "WHATSAPP-BAILEYS" {
             return Next::Answer(self.created(call, &progress));
@@ -293,152 +236,4 @@ impl World {
         }
         Response::json(201, body)
     }
-
-    /// Any failure after the row: 400 with the message, and whatever has that name goes.
-    fn fail(&mut self, progress: &Progress, message: String) -> Next {
-        let database = !message.starts_with('\n') && !message.starts_with("Cannot read");
-        if database && !self.config.quirks.database_trouble_is_400 {
-            let name = progress.name.as_deref().unwrap_or_default();
-            self.store.memory.remove(name);
-            self.store.rows.remove(name);
-            return Next::Answer(answers::server_error(json!(message)));
-        }
-        if database {
-            self.journal.hit(Hit::DatabaseCreateFailed);
-        }
-        self.clean_up(progress);
-        Next::Answer(answers::refused(message))
-    }
-
-    fn clean_up(&mut self, progress: &Progress) {
-        let Some(name) = progress.name.clone() else {
-            self.store.memory.remove("undefined");
-            return;
-        };
-        let foreign = self.store.rows.get(&name).is_some_and(|row| row.id != progress.id);
-        if foreign && !self.config.quirks.creates_destroy_each_other {
-            return;
-        }
-        let forget = self.draw(self.config.timings.think);
-        let erase = self.draw(self.config.timings.cleanup);
-        self.tear_down(
-            forget,
-            Teardown {
-                name,
-                meant: progress.id.clone(),
-                by: Destroyer::FailedCreate,
-                erase_after: erase,
-                answers: None,
-            },
-        );
-    }
-
-    /// Stores a webhook for what memory holds under `name`; fields left out keep their stored value.
-    ///
-    /// # Errors
-    /// The server's message.
-    pub(super) fn upsert_webhook(&mut self, name: &str, fields: &Map<String, Value>) -> Result<Value, String> {
-        if !self.store.memory.contains_key(name) {
-            return Err("Cannot read properties of undefined (reading 'instanceId')".to_owned());
-        }
-        let enabled = fields.get("enabled") == Some(&Value::Bool(true));
-        let events =
-            if enabled { all_if_empty(read_length(&Value::Object(fields.clone()), "events")?) } else { json!([]) };
-        self.database().map_err(str::to_owned)?;
-        let Some(url) = fields.get("url").filter(|url| url.is_string()) else {
-            return Err(orm_webhook("Argument `url` must not be null."));
-        };
-        if url.as_str().is_some_and(|url| url.chars().count() > LONGEST_URL) {
-            let fault = "The provided value for the column is too long for the column's type. Column: (not available)";
-            return Err(orm_webhook(fault));
-        }
-        self.write_webhook(name, fields, enabled, events, url.clone())
-            .ok_or_else(|| orm_webhook(&foreign_key("Webhook")))
-    }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "Boolean",
-        Value::Number(number) if number.is_f64() => "Float",
-        Value::Number(_) => "Int",
-        Value::Array(_) => "(String)",
-        Value::String(_) | Value::Object(_) => "Object",
-    }
-}
-
-fn truthy(value: &Value) -> bool {
-    !matches!(value, Value::Null | Value::Bool(false)) && *value != json!("") && *value != json!(0)
-}
-
-/// `value.field.length` as JavaScript reads it: only what has a length passes.
-fn read_length(value: &Value, field: &str) -> Result<Value, String> {
-    match value.get(field) {
-        None => Err("Cannot read properties of undefined (reading 'length')".to_owned()),
-        Some(Value::Null) => Err("Cannot read properties of null (reading 'length')".to_owned()),
-        Some(other) => Ok(other.clone()),
-    }
-}
-
-fn all_if_empty(events: Value) -> Value {
-    if events.as_array().is_some_and(Vec::is_empty) { json!(schema::EVENTS) } else { events }
-}
-
-/// Inline webhooks are always stored as enabled.
-fn inline_webhook(webhook: &Value, events: Value) -> Map<String, Value> {
-    let mut fields = Map::new();
-    for field in ["url", "headers", "byEvents", "base64"] {
-        if let Some(value) = webhook.get(field) {
-            fields.insert(field.to_owned(), value.clone());
-        }
-    }
-    fields.insert("enabled".to_owned(), json!(true));
-    fields.insert("events".to_owned(), events);
-    fields
-}
-
-fn settings(body: &Map<String, Value>) -> Value {
-    let mut settings = default_settings();
-    if let Some(fields) = settings.as_object_mut() {
-        for (field, value) in fields {
-            if let Some(given) = body.get(field).filter(|given| truthy(given)) {
-                *value = given.clone();
-            }
-        }
-    }
-    settings
-}
-
-fn created_body(body: &Map<String, Value>, progress: &Progress, name: &str, state: LinkState) -> Value {
-    let inline = |field: &str, inner: &str| body.get(field).and_then(|value| value.get(inner)).cloned();
-    let mut webhook = Map::new();
-    for (out, inner) in [
-        ("webhookUrl", "url"),
-        ("webhookHeaders", "headers"),
-        ("webhookByEvents", "byEvents"),
-        ("webhookBase64", "base64"),
-    ] {
-        if let Some(value) = inline("webhook", inner) {
-            webhook.insert(out.to_owned(), value);
-        }
-    }
-    let enabled = |field: &str| inline(field, "enabled").map_or_else(|| json!({}), |on| json!({"enabled": on}));
-    json!({
-        "instance": {
-            "instanceName": name,
-            "instanceId": progress.id,
-            "integration": progress.integration,
-            "webhookWaBusiness": null,
-            "accessTokenWaBusiness": "",
-            "status": state.as_str(),
-        },
-        "hash": progress.token,
-        "webhook": webhook,
-        "websocket": enabled("websocket"),
-        "rabbitmq": enabled("rabbitmq"),
-        "nats": enabled("nats"),
-        "sqs": enabled("sqs"),
-        "settings": settings(body),
-    })
 }

@@ -4,7 +4,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::journal::Hit;
+use super::hit::Hit;
 use super::route::Route;
 
 /// Everything that is wrong with the server just now. As JSON: the body of `PUT /_sim/faults`.

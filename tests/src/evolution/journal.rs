@@ -5,101 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::hit::{Counts, Hit};
 use super::message::Ticket;
 use super::route::Route;
-
-/// A quirk or fault that a call met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hit {
-    CreateRaceForeignKey,
-    CreateRaceNoMemory,
-    CreateDestroyedOther,
-    CreateDestroyedAnswered,
-    NameBeforeKey,
-    CreateWaited,
-    ConnectWaited,
-    QrNotReady,
-    NameUndefined,
-    DeleteAnsweredEarly,
-    DeleteRepeated,
-    DeleteDestroyedNewer,
-    CreateWhileLeaving,
-    DeadHookDelay,
-    HalfMade,
-    NotLoadedState,
-    NotLoadedFetch,
-    NotLoadedFind,
-    NotLoadedSet,
-    NotLoadedCreate,
-    QueryOverride,
-    DatabaseCheckFailed,
-    DatabaseCreateFailed,
-    DatabaseLeftRow,
-    DatabaseTokenRefused,
-    DatabaseCallFailed,
-    FaultLatency,
-    FaultError,
-    FaultDropBeforeWork,
-    FaultDropAfterWork,
-    FaultHang,
-    FaultRetryAfterSeconds,
-    FaultRetryAfterDate,
-    OutageRefuse,
-    OutageHang,
-    OutageError,
-    Killed,
-    Down,
-    ClientGone,
-}
-
-/// In the order of the enum, which `hits_are_named_in_order` holds to.
-const HITS: [(Hit, &str); 39] = [
-    (Hit::CreateRaceForeignKey, "quirk.create_race_foreign_key"),
-    (Hit::CreateRaceNoMemory, "quirk.create_race_no_memory"),
-    (Hit::CreateDestroyedOther, "quirk.create_destroyed_other"),
-    (Hit::CreateDestroyedAnswered, "quirk.create_destroyed_answered_201"),
-    (Hit::NameBeforeKey, "quirk.name_before_key"),
-    (Hit::CreateWaited, "quirk.create_waited"),
-    (Hit::ConnectWaited, "quirk.connect_waited"),
-    (Hit::QrNotReady, "quirk.qr_not_ready"),
-    (Hit::NameUndefined, "quirk.name_undefined"),
-    (Hit::DeleteAnsweredEarly, "quirk.delete_answered_early"),
-    (Hit::DeleteRepeated, "quirk.delete_repeated"),
-    (Hit::DeleteDestroyedNewer, "quirk.delete_destroyed_newer"),
-    (Hit::CreateWhileLeaving, "quirk.create_while_leaving"),
-    (Hit::DeadHookDelay, "quirk.dead_hook_delay"),
-    (Hit::HalfMade, "quirk.half_made"),
-    (Hit::NotLoadedState, "quirk.not_loaded.state"),
-    (Hit::NotLoadedFetch, "quirk.not_loaded.fetch"),
-    (Hit::NotLoadedFind, "quirk.not_loaded.find"),
-    (Hit::NotLoadedSet, "quirk.not_loaded.set"),
-    (Hit::NotLoadedCreate, "quirk.not_loaded.create"),
-    (Hit::QueryOverride, "quirk.query_override"),
-    (Hit::DatabaseCheckFailed, "quirk.database.name_check_500"),
-    (Hit::DatabaseCreateFailed, "quirk.database.create_400"),
-    (Hit::DatabaseLeftRow, "quirk.database.left_row"),
-    (Hit::DatabaseTokenRefused, "quirk.database.token_401"),
-    (Hit::DatabaseCallFailed, "quirk.database.call_500"),
-    (Hit::FaultLatency, "fault.latency"),
-    (Hit::FaultError, "fault.error"),
-    (Hit::FaultDropBeforeWork, "fault.drop_before_work"),
-    (Hit::FaultDropAfterWork, "fault.drop_after_work"),
-    (Hit::FaultHang, "fault.hang"),
-    (Hit::FaultRetryAfterSeconds, "fault.retry_after_seconds"),
-    (Hit::FaultRetryAfterDate, "fault.retry_after_date"),
-    (Hit::OutageRefuse, "fault.outage_refuse"),
-    (Hit::OutageHang, "fault.outage_hang"),
-    (Hit::OutageError, "fault.outage_error"),
-    (Hit::Killed, "fault.killed_in_call"),
-    (Hit::Down, "fault.down"),
-    (Hit::ClientGone, "fault.client_gone"),
-];
-
-impl Hit {
-    pub fn name(self) -> &'static str {
-        HITS[self as usize].1
-    }
-}
 
 /// How a call ended for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -155,15 +63,6 @@ struct Flight {
     deletes: u32,
 }
 
-#[derive(Clone, Debug)]
-struct Counts([u64; HITS.len()]);
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self([0; HITS.len()])
-    }
-}
-
 /// The counters. Cheap enough to keep for every run of a simulator.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
@@ -191,16 +90,16 @@ impl Journal {
     }
 
     pub(super) fn hit(&mut self, hit: Hit) {
-        self.hits.0[hit as usize] += 1;
+        self.hits.add(hit);
     }
 
     /// How often each quirk and fault was met; those never met are there with 0.
     pub fn hits(&self) -> BTreeMap<&'static str, u64> {
-        HITS.iter().map(|(hit, name)| (*name, self.hits.0[*hit as usize])).collect()
+        self.hits.by_name()
     }
 
     pub fn hit_count(&self, hit: Hit) -> u64 {
-        self.hits.0[hit as usize]
+        self.hits.of(hit)
     }
 
     /// Answers by route and status, those that no client waited for included.
@@ -311,24 +210,7 @@ impl Journal {
         self.flights.get(name).map_or(0, |flight| flight.creates + flight.deletes)
     }
 
-    /// Another create of this name is at work besides the asking one.
-    pub(super) fn other_create(&self, name: &str) -> bool {
-        self.flights.get(name).is_some_and(|flight| flight.creates > 1)
-    }
-
     pub(super) fn all_landed(&mut self) {
         self.flights.clear();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::HITS;
-
-    #[test]
-    fn hits_are_named_in_order() {
-        for (index, (hit, name)) in HITS.iter().enumerate() {
-            assert_eq!(*hit as usize, index, "{name} is out of order");
-        }
     }
 }

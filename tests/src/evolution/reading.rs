@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::answers::{self, instance_row};
 use super::calls::Call;
-use super::journal::Hit;
+use super::hit::Hit;
 use super::lifecycle::state_answer;
 use super::message::{Key, Response};
 use super::world::World;

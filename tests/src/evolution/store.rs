@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::message::Key;
+use super::message::{Key, Ticket};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,6 +145,8 @@ pub struct Instance {
 pub(super) struct Store {
     pub rows: BTreeMap<String, Row>,
     pub memory: BTreeMap<String, Loaded>,
+    /// Which create has a name to itself: only without the quirk that lets several pass.
+    pub creating: BTreeMap<String, Ticket>,
     /// Deletes under way by name.
     pub leaving: BTreeMap<String, u32>,
     /// Rows ever inserted, by name.
@@ -173,7 +175,12 @@ impl Store {
         self.memory.contains_key(name) || INHERITED.contains(&name)
     }
 
-    /// The row that belongs to what memory holds under this name: foreign keys hold only then.
+    /// The row with this name and id: where there is none, a foreign key fails.
+    pub fn row_of(&mut self, name: &str, id: &str) -> Option<&mut Row> {
+        self.rows.get_mut(name).filter(|row| row.id == id)
+    }
+
+    /// The row that belongs to what memory holds under this name.
     pub fn row_of_memory(&mut self, name: &str) -> Option<&mut Row> {
         let loaded = self.memory.get(name)?;
         self.rows.get_mut(name).filter(|row| row.id == loaded.id)

@@ -2,13 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::answers::{self, cuid};
+use super::answers::{self, cuid, foreign_key, orm_webhook};
 use super::calls::Call;
-use super::journal::Hit;
+use super::create::{all_if_empty, read_length};
+use super::hit::Hit;
 use super::message::Response;
 use super::schema;
 use super::store::Webhook;
 use super::world::World;
+
+const LONGEST_URL: usize = 500;
 
 impl World {
     pub(super) fn webhook_set(&mut self, call: &Call) -> Response {
@@ -20,10 +23,14 @@ impl World {
         let Some(fields) = call.body.get("webhook").and_then(Value::as_object) else {
             return answers::invalid(faults);
         };
-        if !self.store.memory.contains_key(name) {
-            self.journal.hit(Hit::NotLoadedSet);
-        }
-        match self.upsert_webhook(name, fields) {
+        let stored = match self.store.memory.get(name).map(|loaded| loaded.id.clone()) {
+            Some(id) => self.upsert_webhook(name, &id, fields),
+            None => {
+                self.journal.hit(Hit::NotLoadedSet);
+                Err("Cannot read properties of undefined (reading 'instanceId')".to_owned())
+            }
+        };
+        match stored {
             Ok(row) => Response::json(201, row),
             Err(message) => {
                 if message.contains("connection") {
@@ -34,38 +41,44 @@ impl World {
         }
     }
 
-    /// The upsert itself. None where no row belongs to what memory holds: the foreign key refuses.
-    pub(super) fn write_webhook(
+    /// Stores the webhook of the instance with this name and id; fields left out keep their stored value.
+    ///
+    /// # Errors
+    /// The server's message.
+    pub(super) fn upsert_webhook(
         &mut self,
         name: &str,
+        id: &str,
         fields: &Map<String, Value>,
-        enabled: bool,
-        events: Value,
-        url: Value,
-    ) -> Option<Value> {
-        let (now, clock) = (self.now, self.clock());
-        let id = cuid(&mut self.rng);
-        let row = self.store.row_of_memory(name)?;
-        let old = row.webhook.take();
-        let kept =
-            |field: &str, kept: Option<Value>, default: Value| fields.get(field).cloned().or(kept).unwrap_or(default);
-        let headers = kept("headers", old.as_ref().map(|old| old.headers.clone()), Value::Null);
-        let by_events = kept("byEvents", old.as_ref().map(|old| old.by_events.clone()), json!(false));
-        let base64 = kept("base64", old.as_ref().map(|old| old.base64.clone()), json!(false));
-        let webhook = Webhook {
-            id: old.as_ref().map_or(id, |old| old.id.clone()),
-            url,
-            headers,
+    ) -> Result<Value, String> {
+        let enabled = fields.get("enabled") == Some(&Value::Bool(true));
+        let events =
+            if enabled { all_if_empty(read_length(&Value::Object(fields.clone()), "events")?) } else { json!([]) };
+        self.database().map_err(str::to_owned)?;
+        let Some(url) = fields.get("url").filter(|url| url.is_string()) else {
+            return Err(orm_webhook("Argument `url` must not be null."));
+        };
+        if url.as_str().is_some_and(|url| url.chars().count() > LONGEST_URL) {
+            let fault = "The provided value for the column is too long for the column's type. Column: (not available)";
+            return Err(orm_webhook(fault));
+        }
+        let own = Webhook {
+            id: cuid(&mut self.rng),
+            url: url.clone(),
+            headers: Value::Null,
             enabled,
             events,
-            by_events,
-            base64,
-            created: old.map_or(now, |old| old.created),
-            updated: now,
+            by_events: json!(false),
+            base64: json!(false),
+            created: self.now,
+            updated: self.now,
         };
-        let value = answers::webhook(&webhook, &row.id, clock);
+        let clock = self.clock();
+        let row = self.store.row_of(name, id).ok_or_else(|| orm_webhook(&foreign_key("Webhook")))?;
+        let webhook = merge(own, row.webhook.take(), fields);
+        let value = answers::webhook(&webhook, id, clock);
         row.webhook = Some(webhook);
-        Some(value)
+        Ok(value)
     }
 
     pub(super) fn webhook_find(&mut self, name: &str) -> Response {
@@ -85,4 +98,21 @@ impl World {
             .and_then(|row| row.webhook.as_ref().map(|webhook| answers::webhook(webhook, &row.id, clock)));
         Response::json(200, found.unwrap_or(Value::Null))
     }
+}
+
+/// What the upsert leaves: the new values, then the stored ones, then the defaults.
+fn merge(new: Webhook, old: Option<Webhook>, fields: &Map<String, Value>) -> Webhook {
+    let mut merged = new;
+    if let Some(old) = old {
+        merged.id = old.id;
+        merged.created = old.created;
+        merged.headers = old.headers;
+        merged.by_events = old.by_events;
+        merged.base64 = old.base64;
+    }
+    let given = |field: &str, kept: Value| fields.get(field).cloned().unwrap_or(kept);
+    merged.headers = given("headers", merged.headers);
+    merged.by_events = given("byEvents", merged.by_events);
+    merged.base64 = given("base64", merged.base64);
+    merged
 }

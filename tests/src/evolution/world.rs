@@ -7,14 +7,14 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
-use super::answers::{self, Clock, cuid, uuid};
-use super::calls::{Call, Phase};
+use super::answers::{self, Clock};
+use super::calls::Call;
 use super::config::{Config, Quirks, Span};
 use super::faults::{Database, Faults};
-use super::journal::{Destroyed, Destroyer, Hit, Journal};
-use super::lifecycle::Task;
-use super::message::{Answer, Key, Ticket};
-use super::store::{Disconnection, Extra, Instance, Link, LinkState, Loaded, Planted, Row, Store};
+use super::journal::Journal;
+use super::message::{Answer, Ticket};
+use super::store::{Instance, Row, Store};
+use super::teardown::Task;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -33,7 +33,9 @@ pub struct World {
     pub(super) outbox: Vec<(Ticket, Answer)>,
     pub(super) up: bool,
     pub(super) tickets: u64,
-    agenda: BTreeMap<(Duration, u64), Event>,
+    /// When the last create that has arrived is taken up: they stand in line.
+    pub(super) last_create: Duration,
+    pub(super) agenda: BTreeMap<(Duration, u64), Event>,
     sequence: u64,
 }
 
@@ -50,6 +52,7 @@ impl World {
             outbox: Vec::new(),
             up: true,
             tickets: 0,
+            last_create: Duration::ZERO,
             agenda: BTreeMap::new(),
             sequence: 0,
         }
@@ -171,150 +174,6 @@ impl World {
             answered_201: row.answered_201,
             leaving: self.store.leaving.contains_key(name),
         }
-    }
-
-    /// The phone with this number scans the QR code. False where none is shown.
-    pub fn pair(&mut self, now: Duration, name: &str, number: &str) -> bool {
-        self.run_until(now);
-        let shown = self.qr_shown(name);
-        let Some(loaded) = self.store.memory.get_mut(name).filter(|_| shown > 0) else {
-            return false;
-        };
-        loaded.link = Link::Open;
-        loaded.shown = shown;
-        if let Some(row) = self.store.row_of_memory(name) {
-            row.status = LinkState::Open;
-            row.owner_jid = Some(format!("{number}@s.whatsapp.net"));
-            row.paired = true;
-            row.updated = now;
-        }
-        true
-    }
-
-    /// The phone removes the device: `close`, code 401. False where the instance was not open.
-    pub fn unlink(&mut self, now: Duration, name: &str) -> bool {
-        self.run_until(now);
-        if self.state(name) != Some(LinkState::Open) {
-            return false;
-        }
-        let object = json!({
-            "error": {
-                "data": {"tag": "stream:error", "attrs": {"code": "401"},
-                         "content": [{"tag": "conflict", "attrs": {"type": "device_removed"}}]},
-                "isBoom": true, "isServer": false,
-                "output": {"statusCode": 401, "payload": {"statusCode": 401, "error": "Unauthorized",
-                           "message": "Stream Errored (conflict)"}, "headers": {}},
-            },
-            "date": self.clock().iso(now),
-        });
-        self.disconnect(name, &object);
-        true
-    }
-
-    pub(super) fn disconnect(&mut self, name: &str, object: &Value) {
-        let now = self.now;
-        if let Some(loaded) = self.store.memory.get_mut(name) {
-            loaded.link = Link::Closed;
-        }
-        if let Some(row) = self.store.row_of_memory(name) {
-            row.status = LinkState::Close;
-            row.paired = false;
-            row.updated = now;
-            row.disconnection = Some(Disconnection { code: 401, object: object.to_string(), at: now });
-        }
-    }
-
-    /// Puts an instance there, loaded, as if it had been created earlier. An instance of that name is replaced.
-    pub fn plant(&mut self, now: Duration, planted: Planted) {
-        self.run_until(now);
-        let id = uuid(&mut self.rng);
-        let settings = planted.settings.then(|| self.extra(default_settings()));
-        let row = Row {
-            id: id.clone(),
-            token: Key::new(planted.token),
-            integration: "WHATSAPP-BAILEYS".to_owned(),
-            number: None,
-            status: LinkState::Close,
-            owner_jid: None,
-            disconnection: None,
-            created: now,
-            updated: now,
-            webhook: None,
-            settings,
-            rabbitmq: None,
-            paired: false,
-            answered_201: planted.answered_201,
-        };
-        let loaded = Loaded::new(id, row.integration.clone());
-        *self.store.made.entry(planted.name.clone()).or_default() += 1;
-        self.store.rows.insert(planted.name.clone(), row);
-        self.store.memory.insert(planted.name.clone(), loaded);
-        if let Some(webhook) = planted.webhook.as_ref().and_then(Value::as_object) {
-            let written = self.upsert_webhook(&planted.name, webhook);
-            debug_assert!(written.is_ok(), "a planted webhook needs `enabled`, `url` and `events`");
-        }
-    }
-
-    pub(super) fn extra(&mut self, fields: Value) -> Extra {
-        Extra { id: cuid(&mut self.rng), fields: fields.as_object().cloned().unwrap_or_default(), created: self.now }
-    }
-
-    /// Takes an instance away behind everybody's back. False where there is none.
-    pub fn remove(&mut self, now: Duration, name: &str) -> bool {
-        self.run_until(now);
-        self.store.memory.remove(name);
-        self.erase(name, Destroyer::Test)
-    }
-
-    pub(super) fn erase(&mut self, name: &str, by: Destroyer) -> bool {
-        let Some(row) = self.store.rows.remove(name) else {
-            return false;
-        };
-        self.journal.destroyed_one(Destroyed {
-            name: name.to_owned(),
-            id: row.id,
-            at: self.now,
-            by,
-            answered_201: row.answered_201,
-        });
-        true
-    }
-
-    /// The process dies: every call under way is dropped, memory is lost, rows stay as they are.
-    pub fn kill(&mut self, now: Duration) {
-        self.run_until(now);
-        self.up = false;
-        self.agenda.clear();
-        self.journal.all_landed();
-        self.store.memory.clear();
-        self.store.leaving.clear();
-        for (ticket, call) in std::mem::take(&mut self.calls) {
-            self.journal.hit(Hit::Killed);
-            self.cut(ticket, call);
-        }
-    }
-
-    fn cut(&mut self, ticket: Ticket, call: Call) {
-        if let Phase::Create(progress) = &call.phase
-            && let Some(name) = progress.half_made()
-            && self.store.rows.get(name).is_some_and(|row| row.id == progress.id)
-        {
-            if self.config.quirks.half_made {
-                self.journal.hit(Hit::HalfMade);
-            } else {
-                self.store.rows.remove(name);
-            }
-        }
-        self.drop_call(ticket, &call);
-    }
-
-    /// Kills the process if it runs, and opens the port again after `down_for`.
-    pub fn restart(&mut self, now: Duration, down_for: Duration) {
-        if self.up {
-            self.kill(now);
-        }
-        self.run_until(now);
-        self.after(down_for, Event::Task(Task::Boot));
     }
 }
 

@@ -38,12 +38,13 @@ stopped_within() { # $1 rounds of 0.05 s
 }
 
 if alive; then
-    for pid in $(family); do kill -s CONT "$pid"; done # it may be paused
+    family=$(family)
+    for pid in $family; do kill -s CONT "$pid"; done # it may be paused
     kill -s "$2" "$server"
-    if ! stopped_within 100; then
-        for pid in $(family); do kill -s KILL "$pid"; done
-        stopped_within 100
-    fi
+    stopped_within 100
+    # What it left behind, or it itself: its process group, and its children that have groups of their own.
+    for pid in "-$server" $family; do kill -s KILL -- "$pid"; done
+    stopped_within 100
 fi 2>/dev/null
 rounds=100
 until rm -rf -- "$1" 2>/dev/null || [ "$rounds" -eq 0 ]; do

@@ -17,6 +17,9 @@ use crate::{
     outcome::{Class, Facts, Failure, Given, HostSignal, Outcome},
 };
 
+/// After so many looks without an answer the rest is left to the next attempt: each may take a whole timeout.
+const UNCLEAR_LOOKS: u32 = 3;
+
 /// Makes the subject's instance, or finds it made.
 pub async fn create_instance(api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
     let name = &given.instance;
@@ -64,7 +67,7 @@ async fn taken(api: &impl Evolution, given: &Given, error: &ApiError) -> Outcome
 async fn read_back(api: &impl Evolution, given: &Given, settings: &Settings, sent: ApiError) -> Outcome {
     let name = &given.instance;
     let timings = &settings.timings;
-    let (mut waited, mut pause) = (Duration::ZERO, timings.read_back_pause);
+    let (mut waited, mut pause, mut unclear) = (Duration::ZERO, timings.read_back_pause, 0);
     loop {
         api.pause(pause).await;
         waited += pause;
@@ -72,9 +75,10 @@ async fn read_back(api: &impl Evolution, given: &Given, settings: &Settings, sen
             Look::There(row) => return found(given, row),
             Look::Absent if waited >= timings.quiet => return classify::outcome(&sent, name),
             Look::Unclear(error) if is_uncounted(&error, name) => return classify::outcome(&error, name),
-            Look::Loading | Look::Absent | Look::Unclear(_) => {}
+            Look::Unclear(_) => unclear += 1,
+            Look::Loading | Look::Absent => {}
         }
-        if waited >= timings.read_back_limit {
+        if waited >= timings.read_back_limit || unclear >= UNCLEAR_LOOKS {
             return still_unknown(&sent, name);
         }
         pause = (pause * 2).min(timings.read_back_pause * 4);

@@ -6,6 +6,7 @@
 
 mod configure;
 mod create;
+mod definition;
 mod placeholder;
 mod presence;
 mod settings;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub use configure::configure_webhooks;
 pub use create::create_instance;
+pub use definition::{PROVISION_INSTANCE, definition};
 pub use settings::{Fault, Options, QrAtSignup, Settings, Timings, WebhookOptions};
 pub use template::{Asked, WebhookTemplate};
 pub use verify::verify;

@@ -10,7 +10,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
+use super::shared::Shared;
 use crate::evolution::{Destroyed, Faults, Instance, Quirks, World};
 
 pub(super) fn routes() -> Router<Arc<Shared>> {

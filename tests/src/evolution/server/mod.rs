@@ -3,11 +3,11 @@
 
 mod control;
 mod listener;
+mod shared;
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use axum::Router;
@@ -16,12 +16,12 @@ use axum::extract::{ConnectInfo, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Answer, Body, Config, Key, Method, Request, Response, Ticket, World};
+use super::{Answer, Body, Config, Key, Method, Request, Response, World};
 use listener::{Connection, Listener};
+use shared::{Presence, Shared, drive};
 
 /// How to start a server. The default listens on a random loopback port, without TLS.
 pub struct Options {
@@ -119,116 +119,6 @@ impl Drop for Server {
 fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// The world with the callers that wait for it.
-struct Shared {
-    state: Mutex<Waiting>,
-    started: Instant,
-    /// The world's agenda may have become shorter.
-    changed: Notify,
-    initial: Config,
-    seed: u64,
-}
-
-struct Waiting {
-    world: World,
-    callers: HashMap<Ticket, oneshot::Sender<Answer>>,
-}
-
-impl Shared {
-    fn new(config: Config, seed: u64) -> Self {
-        let world = World::new(config.clone(), seed);
-        Self {
-            state: Mutex::new(Waiting { world, callers: HashMap::new() }),
-            started: Instant::now(),
-            changed: Notify::new(),
-            initial: config,
-            seed,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.state.lock().expect("nobody panics while holding the simulated world")
-    }
-
-    fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut World, Duration) -> T) -> T {
-        let result = work(&mut self.lock().world, self.now());
-        self.changed.notify_one();
-        result
-    }
-
-    /// A fresh world, as at the start; calls under way are dropped.
-    fn reset(&self) {
-        let mut state = self.lock();
-        state.world = World::new(self.initial.clone(), self.seed);
-        state.world.advance(self.now());
-        state.callers.clear();
-        drop(state);
-        self.changed.notify_one();
-    }
-
-    fn begin(&self, request: Request) -> (Ticket, oneshot::Receiver<Answer>) {
-        let (sender, receiver) = oneshot::channel();
-        let mut state = self.lock();
-        let ticket = state.world.begin(self.now(), request);
-        state.callers.insert(ticket, sender);
-        drop(state);
-        self.changed.notify_one();
-        (ticket, receiver)
-    }
-
-    /// Hands out the answers that are due; returns when the next thing is.
-    fn advance(&self) -> Option<Duration> {
-        let mut state = self.lock();
-        for (ticket, answer) in state.world.advance(self.now()) {
-            if let Some(caller) = state.callers.remove(&ticket) {
-                // A caller that just went away is told apart by its guard, not here.
-                drop(caller.send(answer));
-            }
-        }
-        state.world.next_wakeup()
-    }
-}
-
-async fn drive(shared: Arc<Shared>, shutdown: CancellationToken) {
-    loop {
-        let next = shared.advance();
-        let wait = async {
-            match next {
-                Some(at) => tokio::time::sleep(at.saturating_sub(shared.now())).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            () = shared.changed.notified() => {}
-            () = wait => {}
-        }
-    }
-    // Nobody answers any more: whoever still waits sees the connection close.
-    shared.lock().callers.clear();
-}
-
-/// Tells the world when the client goes away before its answer.
-struct Presence {
-    shared: Arc<Shared>,
-    ticket: Ticket,
-    answered: bool,
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        if !self.answered {
-            let mut state = self.shared.lock();
-            state.callers.remove(&self.ticket);
-            state.world.cancel(self.ticket);
-        }
-    }
 }
 
 async fn call(

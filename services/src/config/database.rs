@@ -1,0 +1,194 @@
+//! Where Postgres is, and what stands between it and us.
+
+use std::{fmt, path::Path, str::FromStr};
+
+use clap::Args;
+use sqlx::postgres::PgConnectOptions;
+use url::Url;
+
+use super::Faults;
+use crate::ledger::postgres::Pooling;
+
+/// The port on which Supabase's poolers, and by habit others, give a connection for one transaction only.
+const TRANSACTION_PORT: u16 = 6543;
+
+#[derive(Args)]
+#[command(next_help_heading = "Postgres")]
+pub struct DatabaseOptions {
+    /// Where the ledger is: postgres://user:password@host:5432/database. With TLS and the server's identity checked:
+    /// append ?sslmode=verify-full (the CA certificates of the system, of SSL_CERT_FILE, or &sslrootcert=/path)
+    #[arg(long, env = "DATABASE_URL", value_name = "URL")]
+    database_url: Option<String>,
+
+    /// The same under the name that Supabase gives it; read where DATABASE_URL is not set
+    #[arg(long, env = "SUPABASE_DB_URL", value_name = "URL")]
+    supabase_db_url: Option<String>,
+
+    /// What DATABASE_URL leads to: session (Postgres itself, or a pooler in session mode), transaction (a pooler that
+    /// gives a connection for one transaction), or auto: transaction on port 6543, else session
+    #[arg(long, env = "DATABASE_POOLING", value_name = "MODE", default_value = "auto")]
+    database_pooling: String,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Postgres")]
+pub struct PoolOptions {
+    /// The most connections that each role of this process opens, beside one for leases (worker) and one for LISTEN
+    /// (relay)
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "4")]
+    database_max_connections: String,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Postgres")]
+pub struct ListenOptions {
+    /// A direct connection on which LISTEN works, so that a sign-up is seen at once; without a transaction pooler
+    /// DATABASE_URL serves, with one and without this the relay polls (INTAKE_POLL)
+    #[arg(long, env = "LISTEN_DATABASE_URL", value_name = "URL")]
+    listen_database_url: Option<String>,
+}
+
+/// One database, and how it is reached.
+#[derive(Clone)]
+pub struct Database {
+    pub pooling: Pooling,
+    connect: PgConnectOptions,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, port) = (self.connect.get_host(), self.connect.get_port());
+        f.debug_struct("Database").field("host", &host).field("port", &port).field("pooling", &self.pooling).finish()
+    }
+}
+
+impl Database {
+    /// What to connect with. Postgres shows `name` in `pg_stat_activity`.
+    pub fn connect(&self, name: &str) -> PgConnectOptions {
+        let connect = self.connect.clone().application_name(name);
+        match self.pooling {
+            Pooling::Session => connect,
+            // A named statement would be left behind on a connection that the next transaction does not get.
+            Pooling::Transaction => connect.statement_cache_capacity(0),
+        }
+    }
+}
+
+impl DatabaseOptions {
+    pub(super) fn read(&self, faults: &mut Faults) -> Option<Database> {
+        let (setting, url) = self.given();
+        let pooling = self.pooling(faults);
+        let what = "give the address of Postgres, postgres://user:password@host:5432/database";
+        let (connect, url) = address(setting, faults.required(setting, url, what)?, faults)?;
+        let pooling = match pooling? {
+            Some(Pooling::Session) if is_supabase(&connect) && connect.get_port() == TRANSACTION_PORT => {
+                let problem = "is Supabase's transaction pooler, and DATABASE_POOLING is session: \
+                    set it to transaction or auto, or take the address on port 5432";
+                faults.add_url(setting, url.as_str(), problem);
+                return None;
+            }
+            Some(pooling) => pooling,
+            None if is_transaction_pooler(&connect, &url) => Pooling::Transaction,
+            None => Pooling::Session,
+        };
+        Some(Database { pooling, connect })
+    }
+
+    /// For what a transaction pooler cannot do: session locks.
+    pub(super) fn read_session(&self, faults: &mut Faults) -> Option<Database> {
+        let database = self.read(faults)?;
+        if database.pooling == Pooling::Transaction {
+            let (setting, url) = self.given();
+            let problem = "leads through a transaction pooler, and migrations need a session of their own: take the \
+                address on port 5432 (Supabase: the direct connection or the session pooler)";
+            faults.add_url(setting, url.unwrap_or_default(), problem);
+            return None;
+        }
+        Some(database)
+    }
+
+    fn given(&self) -> (&'static str, Option<&str>) {
+        match (&self.database_url, &self.supabase_db_url) {
+            (None, Some(url)) => ("SUPABASE_DB_URL", Some(url)),
+            (url, _) => ("DATABASE_URL", url.as_deref()),
+        }
+    }
+
+    /// None within: find out.
+    fn pooling(&self, faults: &mut Faults) -> Option<Option<Pooling>> {
+        match self.database_pooling.trim() {
+            "auto" => Some(None),
+            "session" => Some(Some(Pooling::Session)),
+            "transaction" => Some(Some(Pooling::Transaction)),
+            other => {
+                faults.add("DATABASE_POOLING", other, "expected auto, session or transaction");
+                None
+            }
+        }
+    }
+}
+
+impl PoolOptions {
+    pub(super) fn read(&self, faults: &mut Faults) -> Option<u32> {
+        faults.number("DATABASE_MAX_CONNECTIONS", &self.database_max_connections, 1..=100)
+    }
+}
+
+impl ListenOptions {
+    /// None within: there is no connection on which LISTEN works.
+    pub(super) fn read(&self, database: Option<&Database>, faults: &mut Faults) -> Option<Option<Database>> {
+        const SETTING: &str = "LISTEN_DATABASE_URL";
+        let Some(url) = self.listen_database_url.as_deref() else {
+            return Some(database.filter(|database| database.pooling == Pooling::Session).cloned());
+        };
+        let (connect, url) = address(SETTING, url, faults)?;
+        if is_transaction_pooler(&connect, &url) {
+            let problem = "is a transaction pooler, through which LISTEN hears nothing: take the address on port 5432";
+            faults.add_url(SETTING, url.as_str(), problem);
+            return None;
+        }
+        Some(Some(Database { pooling: Pooling::Session, connect }))
+    }
+}
+
+fn address(setting: &str, text: &str, faults: &mut Faults) -> Option<(PgConnectOptions, Url)> {
+    let text = text.trim();
+    let mut refuse = |problem: String| {
+        faults.add_url(setting, text, problem);
+        None
+    };
+    if text.contains("[YOUR-PASSWORD]") {
+        return refuse("still has [YOUR-PASSWORD] in it: put the database's password there".into());
+    }
+    let url = match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => url,
+        Ok(_) => {
+            return refuse("is no address of Postgres: expected postgres://user:password@host:5432/database".into());
+        }
+        Err(error) => {
+            let hint = "expected postgres://user:password@host:5432/database, with %40 for an @ in the password, \
+                %2F for a /, %3A for a :";
+            return refuse(format!("is no URL ({error}): {hint}"));
+        }
+    };
+    let connect = match PgConnectOptions::from_str(text) {
+        Ok(connect) => connect,
+        Err(error) => return refuse(format!("is not usable ({error})")),
+    };
+    for (name, file) in url.query_pairs() {
+        if matches!(&*name, "sslrootcert" | "sslcert" | "sslkey") && !Path::new(&*file).is_file() {
+            return refuse(format!("its {name} names {file:?}, which is no file here"));
+        }
+    }
+    Some((connect, url))
+}
+
+fn is_supabase(connect: &PgConnectOptions) -> bool {
+    let host = connect.get_host();
+    [".supabase.com", ".supabase.co"].iter().any(|domain| host.ends_with(domain))
+}
+
+/// As far as an address tells: by the port, or by the mark that other clients want in it.
+fn is_transaction_pooler(connect: &PgConnectOptions, url: &Url) -> bool {
+    connect.get_port() == TRANSACTION_PORT || url.query_pairs().any(|pair| pair == ("pgbouncer".into(), "true".into()))
+}

@@ -1,0 +1,69 @@
+//! Where the Evolution API is, and the key to it.
+
+use clap::Args;
+use workflows::secret::Secret;
+
+use super::Faults;
+use crate::evolution;
+
+const URL: &str = "EVOLUTION_API_BASE_URL";
+const KEY: &str = "EVOLUTION_API_KEY";
+
+#[derive(Args)]
+#[command(next_help_heading = "Evolution API")]
+pub struct HostOptions {
+    /// https://evolution.example.com, or with a path. A relay needs it only to know whose limits and breaker to ask. For
+    /// https the CA certificates of the system are trusted, or those of SSL_CERT_FILE
+    #[arg(long, env = "EVOLUTION_API_BASE_URL", value_name = "URL")]
+    evolution_api_base_url: Option<String>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Evolution API")]
+pub struct KeyOptions {
+    /// The API's AUTHENTICATION_API_KEY. Better given in the environment: the flag shows in the list of processes
+    #[arg(long, env = "EVOLUTION_API_KEY", value_name = "KEY")]
+    evolution_api_key: Option<String>,
+}
+
+impl HostOptions {
+    /// None within: not known, which only a relay may be content with.
+    pub(super) fn host(&self, faults: &mut Faults) -> Option<Option<String>> {
+        let Some(url) = self.evolution_api_base_url.as_deref() else { return Some(None) };
+        match evolution::host(url) {
+            Ok(host) => Some(Some(host)),
+            Err(error) => {
+                faults.add_url(URL, url, problem(error));
+                None
+            }
+        }
+    }
+
+    pub(super) fn client(&self, key: &KeyOptions, faults: &mut Faults) -> Option<evolution::Client> {
+        let url = faults.required(URL, self.evolution_api_base_url.as_deref(), "give https://evolution.example.com");
+        let key = key.evolution_api_key.as_deref();
+        let key = faults.required(KEY, key, "give the API's AUTHENTICATION_API_KEY").map(str::trim);
+        let (url, key) = (url?, key?);
+        let options = evolution::Options {
+            base_url: url.to_owned(),
+            key: Secret::new(key),
+            timeouts: evolution::Timeouts::default(),
+        };
+        match evolution::Client::new(options) {
+            Ok(client) => return Some(client),
+            Err(error @ evolution::OptionsError::Key) => faults.add_secret(KEY, problem(error)),
+            Err(error) => faults.add_url(URL, url, problem(error)),
+        }
+        None
+    }
+}
+
+/// The text without the subject that the setting's name is already.
+fn problem(error: evolution::OptionsError) -> String {
+    use evolution::OptionsError::{BaseUrl, Key, Tls};
+    match error {
+        BaseUrl(problem) => problem,
+        Key => "is empty or holds characters that no header can carry".to_owned(),
+        error @ Tls(_) => error.to_string(),
+    }
+}

@@ -1,0 +1,42 @@
+//! How much a relay takes at once, and how often it looks.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Faults;
+
+#[derive(Args)]
+#[command(next_help_heading = "Relay")]
+pub struct RelayTuning {
+    /// The most sign-ups or steps that one round takes
+    #[arg(long, env = "RELAY_BATCH", value_name = "NUMBER", default_value = "200")]
+    relay_batch: String,
+
+    /// The most steps that wait in Redis per step of the workflow; the rest waits in Postgres. Less than 2000, above
+    /// which apalis-redis gets stuck
+    #[arg(long, env = "RELAY_HIGH_WATER", value_name = "NUMBER", default_value = "1000")]
+    relay_high_water: String,
+
+    /// How often sign-ups are looked for where LISTEN does not work; at most every 100ms
+    #[arg(long, env = "INTAKE_POLL", value_name = "DURATION", default_value = "100ms")]
+    intake_poll: String,
+}
+
+/// A relay's tuning, valid.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tuned {
+    pub batch: usize,
+    pub high_water: u64,
+    pub intake_poll: Duration,
+}
+
+impl RelayTuning {
+    pub(super) fn read(&self, faults: &mut Faults) -> Option<Tuned> {
+        let batch = faults.number("RELAY_BATCH", &self.relay_batch, 1..=1000);
+        let high_water = faults.number("RELAY_HIGH_WATER", &self.relay_high_water, 1..=1999);
+        let poll = Duration::from_millis(100)..=Duration::from_secs(60);
+        let intake_poll = faults.duration("INTAKE_POLL", &self.intake_poll, poll);
+        Some(Tuned { batch: batch?, high_water: high_water?, intake_poll: intake_poll? })
+    }
+}

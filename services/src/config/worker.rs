@@ -1,0 +1,55 @@
+//! How much a worker does at once, and how long it may take to stop.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use clap::Args;
+use workflows::{definition::Registry, ids::StepName};
+
+use super::Faults;
+
+#[derive(Args)]
+#[command(next_help_heading = "Worker")]
+pub struct WorkerTuning {
+    /// How many attempts of each step run at once
+    #[arg(long, env = "WORKER_CONCURRENCY", value_name = "NUMBER", default_value = "20")]
+    worker_concurrency: String,
+
+    /// How long attempts may go on after SIGTERM; what is not done by then is left to its lease and tried again,
+    /// uncounted. Below the supervisor's own patience (Kubernetes: terminationGracePeriodSeconds, 30 s)
+    #[arg(long, env = "DRAIN_GRACE", value_name = "DURATION", default_value = "25s")]
+    drain_grace: String,
+}
+
+/// A worker's tuning, valid.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tuned {
+    pub concurrency: NonZeroUsize,
+    pub grace: Duration,
+}
+
+impl WorkerTuning {
+    pub(super) fn read(&self, faults: &mut Faults) -> Option<Tuned> {
+        let range = NonZeroUsize::MIN..=NonZeroUsize::MIN.saturating_add(999);
+        let concurrency = faults.number("WORKER_CONCURRENCY", &self.worker_concurrency, range);
+        let grace = Duration::ZERO..=Duration::from_secs(600);
+        let grace = faults.duration("DRAIN_GRACE", &self.drain_grace, grace);
+        Some(Tuned { concurrency: concurrency?, grace: grace? })
+    }
+}
+
+/// The steps that a worker was told to serve, each once.
+pub(super) fn steps(names: &[String], registry: Option<&Registry>, faults: &mut Faults) -> Option<Vec<StepName>> {
+    let known = registry?.queues();
+    let mut steps = Vec::new();
+    for name in names {
+        match known.iter().find(|step| step.as_str() == name) {
+            Some(step) if steps.contains(step) => faults.add("STEP", name, "is named twice"),
+            Some(step) => steps.push(step.clone()),
+            None => {
+                let known: Vec<_> = known.iter().map(StepName::as_str).collect();
+                faults.add("STEP", name, format!("is no step of this build: expected {}", known.join(", ")));
+            }
+        }
+    }
+    (steps.len() == names.len()).then_some(steps)
+}

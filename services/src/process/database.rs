@@ -1,0 +1,89 @@
+//! Pools, and the wait for Postgres at the start: without it a role can do nothing, and a start is often everything at
+//! once.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use workflows::{ids::RunId, provision::PROVISION_INSTANCE, secret::Secret};
+
+use super::Refused;
+use crate::{
+    config::{self, Database},
+    ledger::{Setup, migrations, postgres::Postgres},
+};
+
+/// How long a caller waits for a connection: longer waits hide that there are too few.
+const ACQUIRE: Duration = Duration::from_secs(5);
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Opens no connection yet. `name` is what Postgres shows.
+pub(super) fn pool(database: &Database, name: &str, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .connect_lazy_with(database.connect(&format!("sluice-{name}")))
+}
+
+/// The ledger over a pool of its own.
+pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> anyhow::Result<Postgres> {
+    let setup = Setup {
+        registry: Arc::clone(&config.registry),
+        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
+        // From the operating system's randomness: whoever guesses a token holds the instance.
+        draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
+        on_sign_up: PROVISION_INSTANCE.parse().context("name the workflow that a sign-up starts")?,
+    };
+    Ok(Postgres::new(pool(&config.database, name, connections), config.database.pooling, setup))
+}
+
+/// Waits until Postgres answers and refuses one without a ledger. `false`: shutdown came first.
+pub(super) async fn wait_for(pool: &PgPool, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    let mut said = String::new();
+    loop {
+        let looked = match shutdown.run_until_cancelled(timeout(FIRST_LOOK, look(pool))).await {
+            None => return Ok(false),
+            Some(Ok(looked)) => looked,
+            Some(Err(_)) => Look::Away(format!("no answer within {FIRST_LOOK:?}")),
+        };
+        match looked {
+            Look::Ledger => return Ok(true),
+            Look::Refused(reason) => return Err(Refused(vec![reason]).into()),
+            Look::Away(reason) if reason != said => {
+                tracing::warn!("waiting for Postgres: {reason}");
+                said = reason;
+            }
+            Look::Away(_) => {}
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
+enum Look {
+    Ledger,
+    Away(String),
+    Refused(String),
+}
+
+async fn look(pool: &PgPool) -> Look {
+    let error = match pool.acquire().await {
+        Ok(mut connection) => match migrations::is_there(&mut connection).await {
+            Ok(true) => return Look::Ledger,
+            Ok(false) => return Look::Refused("the database has no ledger: run `sluice migrate`".to_owned()),
+            Err(error) => return Look::Away(error.to_string()),
+        },
+        Err(error) => error,
+    };
+    // 28: who we are; 3D: which database.
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.is_some_and(|code| code.starts_with("28") || code.starts_with("3D")) {
+        true => Look::Refused(format!("Postgres does not let us in ({error}): check DATABASE_URL")),
+        false => Look::Away(error.to_string()),
+    }
+}

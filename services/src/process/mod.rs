@@ -1,0 +1,85 @@
+//! A process: what it does before a role starts, how it is told to stop, and what its exit code says.
+//!
+//! `roles` builds what each role works with and runs it; `database` opens pools and waits for Postgres; `signals` turns
+//! SIGTERM and SIGINT into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
+
+mod database;
+mod roles;
+mod signals;
+mod supervise;
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    roles::{all, relay, worker},
+    supervise::{Named, supervise},
+};
+use crate::config::{Config, Faults};
+
+/// For `--help`: scripts and supervisors rely on these.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0        done, or stopped by a signal in good order
+  1        failed: the last line of the log says why
+  2        refused to start: settings, arguments, the database or Redis are not as they must be
+  3        migrate --check: migrations are pending
+  101      a panic, which is a bug
+  130 143  stopped at once by a second SIGINT or SIGTERM";
+
+const FAILED: u8 = 1;
+const REFUSED: u8 = 2;
+
+/// What forbids to start, a line each; restarting without a change will not help.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Refused(pub Vec<String>);
+
+/// Runs a role to its end as this process' only purpose.
+pub fn run<R, F>(parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, CancellationToken) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<ExitCode>>,
+{
+    let Config { log, role: config } = match parsed {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("sluice cannot start, for these settings are not right:\n{faults}");
+            eprintln!("Every setting is a variable and a flag: see --help and .env.example.");
+            return ExitCode::from(REFUSED);
+        }
+    };
+    if let Err(error) = log.start() {
+        eprintln!("sluice cannot start: {error:#}");
+        return ExitCode::from(FAILED);
+    }
+    // What uses rustls takes the process' provider; a second installation is refused, which is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match start(config, role) {
+        Ok(code) => code,
+        Err(error) => {
+            let refused = error.downcast_ref::<Refused>();
+            match refused {
+                Some(Refused(reasons)) => reasons.iter().for_each(|reason| tracing::error!("cannot start: {reason}")),
+                None => tracing::error!("{error:#}"),
+            }
+            ExitCode::from(if refused.is_some() { REFUSED } else { FAILED })
+        }
+    }
+}
+
+fn start<R, F>(config: R, role: impl FnOnce(R, CancellationToken) -> F) -> anyhow::Result<ExitCode>
+where
+    F: Future<Output = anyhow::Result<ExitCode>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let code = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        signals::listen(shutdown.clone()).context("listen for signals")?;
+        role(config, shutdown).await
+    });
+    // A task that is still blocked somewhere must not keep the process.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,76 @@
+//! A run's deadline: judged on due steps, and not while a gate holds them.
+
+use std::time::Duration;
+
+use sluice::ledger::{Ledger, Settled};
+use workflows::state::{DeathReason, RunState, StepState};
+
+use super::{
+    bench::{Bench, DEADLINE, DEPROVISION, PROVISION, by, retry, user},
+    world::{Gate, Scope, World},
+};
+
+const CREATE: &str = "create-instance";
+const PAST: Duration = Duration::from_secs(DEADLINE.as_secs() + 60);
+
+pub async fn a_due_run_past_its_deadline_dies(bench: &Bench<impl World>) {
+    let user = user();
+    let late = bench.start(PROVISION, user).await;
+    let waiting = bench.start(DEPROVISION, user).await;
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+    bench.world.advance(PAST).await;
+    let young = bench.start(PROVISION, super::bench::user()).await;
+
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+
+    let letters = bench.world.dead_letters(late).await;
+    assert_eq!((bench.world.run(late).await, bench.state(late, 0).await), (RunState::Dead, StepState::Dead));
+    assert_eq!((letters.len(), letters[0].reason), (1, DeathReason::DeadlineExceeded));
+    assert_eq!(bench.world.events(late).await, ["provision-instance.dead"]);
+    // The one that waited for its turn had no moment, and so was not judged.
+    for run in [waiting, young] {
+        assert_eq!(bench.world.run(run).await, RunState::Active);
+    }
+}
+
+pub async fn a_step_in_hand_is_not_judged_by_the_deadline(bench: &Bench<impl World>) {
+    let dispatched = bench.start(PROVISION, user()).await;
+    let key = bench.dispatch_of(dispatched, CREATE).await;
+    let running = bench.start(PROVISION, user()).await;
+    let claim = bench.take(running, CREATE).await;
+    bench.world.advance(PAST).await;
+
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+
+    assert_eq!(bench.state(key.run, 0).await, StepState::Dispatched);
+    assert_eq!(bench.settle(&claim, retry()).await, Settled::Done(RunState::Active));
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+    assert_eq!(bench.world.run(running).await, RunState::Dead);
+}
+
+pub async fn a_revived_run_has_a_fresh_deadline(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.world.advance(PAST).await;
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+    bench.world.advance(PAST).await;
+
+    bench.ledger().revive(run, &by("ana")).await.unwrap();
+
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+    bench.world.advance(PAST).await;
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+}
+
+pub async fn a_step_behind_a_closed_gate_does_not_exceed(bench: &Bench<impl World>) {
+    let by_step = bench.start(PROVISION, user()).await;
+    let by_workflow = bench.start(DEPROVISION, user()).await;
+    bench.world.set(Gate::Pause(Scope::Step, CREATE)).await;
+    bench.world.set(Gate::Pause(Scope::Workflow, DEPROVISION)).await;
+    bench.world.advance(PAST).await;
+
+    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+
+    for run in [by_step, by_workflow] {
+        assert_eq!(bench.world.run(run).await, RunState::Active);
+    }
+}

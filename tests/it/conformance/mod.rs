@@ -1,0 +1,149 @@
+//! One suite for both ledgers: what a ledger must do, whatever it is made of. Each behaviour is a function over a `Bench`;
+//! the list at the end runs it on the ledger in memory and on the one in Postgres. Time is set, never slept through.
+
+mod bench;
+mod cancelling;
+mod claiming;
+mod comparison;
+mod crashing;
+mod deadlines;
+mod dispatching;
+mod intake;
+mod memory;
+mod postgres;
+mod retrying;
+mod reviving;
+mod sending_back;
+mod settling;
+mod starting;
+mod taking_turns;
+mod world;
+
+/// Both ledgers run exactly the same list: a macro, so that none can be left out of one of them.
+macro_rules! conformance {
+    ($($module:ident: [$($behaviour:ident),* $(,)?]),* $(,)?) => {
+        mod in_memory {
+            $($(
+                #[tokio::test]
+                async fn $behaviour() {
+                    let bench = super::memory::bench();
+                    super::$module::$behaviour(&bench).await;
+                    bench.assert_sound().await;
+                }
+            )*)*
+        }
+
+        mod in_postgres {
+            $($(
+                #[tokio::test]
+                async fn $behaviour() {
+                    let bench = super::postgres::bench().await;
+                    super::$module::$behaviour(&bench).await;
+                    bench.assert_sound().await;
+                }
+            )*)*
+        }
+    };
+}
+
+conformance! {
+    starting: [
+        starting_again_joins_the_run_that_is_there,
+        starting_twice_in_one_batch_starts_one_run,
+        starting_again_joins_a_dead_run_and_does_not_revive_it,
+        a_subject_may_have_runs_of_several_workflows,
+        a_name_of_another_subject_is_refused,
+        an_unknown_workflow_is_refused_and_harms_no_neighbour,
+        the_instance_keeps_the_token_that_was_drawn_first,
+    ],
+    taking_turns: [
+        runs_on_one_resource_take_turns_in_order,
+        a_dead_run_gives_up_its_turn,
+        a_cancelled_run_gives_up_its_turn,
+        a_run_that_is_cancelled_while_it_waits_disturbs_nobody,
+    ],
+    dispatching: [
+        a_due_step_is_dispatched_once,
+        a_push_that_failed_puts_back_only_its_own_token,
+        lost_steps_are_due_again,
+        only_steps_dispatched_long_enough_ago_are_lost,
+        a_paused_step_is_not_dispatched,
+        a_paused_workflow_is_not_dispatched_and_others_are,
+        a_held_host_is_not_dispatched_to_until_the_hold_is_over,
+        a_rate_bounds_the_starts_per_second,
+        concurrency_counts_dispatched_and_running_steps,
+        a_more_urgent_run_goes_first_then_the_one_due_longer,
+    ],
+    claiming: [
+        a_claim_needs_the_token_of_its_dispatch,
+        of_two_claims_of_one_step_one_wins,
+        a_step_asked_for_twice_in_one_batch_is_claimed_once,
+        a_claim_is_given_what_the_step_before_put_out,
+        a_claim_at_a_closed_gate_goes_back_uncounted,
+        an_exclusive_claim_keeps_the_resource_busy_until_its_lease_would_have_ended,
+        a_renewal_keeps_the_resource_busy_longer,
+        a_final_answer_frees_the_resource,
+        a_late_final_answer_does_not_free_what_another_attempt_keeps_busy,
+        a_create_counts_as_claimed_only_after_an_exclusive_claim,
+        an_unknown_version_waits_longer_each_time,
+        a_renewal_extends_the_lease_and_reports_a_lost_one,
+    ],
+    settling: [
+        a_success_makes_the_next_step_due_with_its_output_and_facts,
+        the_last_success_ends_the_run,
+        a_late_settle_changes_nothing,
+        a_late_settle_beside_the_right_one_changes_nothing,
+        a_settle_twice_in_one_batch_is_written_once,
+        a_permanent_failure_ends_the_run_at_once,
+        a_bad_settlement_harms_only_itself,
+    ],
+    retrying: [
+        failures_count_and_end_the_run_at_the_limit,
+        a_success_forgets_no_failures,
+        defers_never_count,
+        a_failed_step_waits_out_its_delay,
+    ],
+    crashing: [
+        crashes_count_and_end_the_run_at_the_limit,
+        a_lost_lease_whose_worker_lives_is_no_crash,
+        a_lease_that_was_renewed_is_not_rescued,
+        a_lease_that_has_not_ended_is_not_expired,
+        a_rescued_attempt_cannot_settle,
+    ],
+    sending_back: [
+        a_send_back_runs_the_earlier_step_and_those_between_again,
+        a_send_back_keeps_failures,
+        a_run_that_is_sent_back_too_often_dies_and_can_be_revived_to_its_end,
+    ],
+    cancelling: [
+        a_due_run_is_cancelled_at_once,
+        a_dispatched_run_is_cancelled_at_once,
+        a_running_step_ends_its_cancelled_run_at_its_settle,
+        a_cancelled_run_whose_worker_crashed_ends_at_the_rescue,
+        a_cancelled_run_leaves_no_step_waiting,
+        a_dead_run_is_discarded,
+        what_has_ended_cannot_be_cancelled,
+    ],
+    reviving: [
+        a_revived_run_keeps_its_outputs_and_gets_a_fresh_budget,
+        a_revived_run_waits_for_its_turn,
+        only_a_dead_run_is_revived,
+    ],
+    deadlines: [
+        a_due_run_past_its_deadline_dies,
+        a_step_in_hand_is_not_judged_by_the_deadline,
+        a_revived_run_has_a_fresh_deadline,
+        a_step_behind_a_closed_gate_does_not_exceed,
+    ],
+    intake: [
+        a_pending_row_starts_a_run_and_follows_it,
+        intake_takes_no_more_than_its_limit,
+        a_pending_row_of_a_dead_run_revives_it,
+        a_pending_row_makes_a_delayed_step_due_now,
+        retries_set_to_none_reset_the_failures,
+        a_pending_row_of_a_step_in_hand_only_gets_its_status_back,
+        a_pending_row_of_an_ended_run_starts_another,
+        a_row_whose_name_is_taken_fails_and_harms_no_neighbour,
+    ],
+    comparison: [every_verb_moves_a_step_as_the_state_machine_says],
+}

@@ -1,0 +1,233 @@
+//! The ledger in Postgres as the suite sees it: a fresh database with the app's tables and ours, the ledger working as the
+//! services' own role. Time goes by in that every moment in the ledger's tables moves back.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sluice::ledger::postgres::{Pooling, Postgres};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tests::servers::{Database, fresh_database_from, until};
+use workflows::{
+    definition::{LEASE, Registry},
+    ids::{InstanceName, RunId, Subject, UserId},
+    state::{DeathReason, RunState, Spent, StepState},
+};
+
+use super::{
+    bench::{Bench, registry, setup},
+    world::{AttemptSeen, Budget, Gate, InstanceSeen, LetterSeen, Moment, RowSeen, Scope, StepSeen, World},
+};
+use crate::app::App;
+
+pub struct InPostgres {
+    ledger: Postgres,
+    /// As the superuser, for what the services may not do.
+    pool: PgPool,
+    services: PgPool,
+    _database: Database,
+}
+
+pub async fn bench() -> Bench<InPostgres> {
+    let prepare = async |url: &str| {
+        let app = App::at(url.parse()?);
+        app.become_supabase().await;
+        app.migrate().await;
+        Ok(())
+    };
+    let database = fresh_database_from("conformance", prepare).await;
+    let pool = PgPoolOptions::new().max_connections(2).connect(database.url()).await.unwrap();
+    let services = PgPoolOptions::new()
+        .max_connections(4)
+        .after_connect(|connection, _| Box::pin(become_services(connection)))
+        .connect(database.url())
+        .await
+        .unwrap();
+    for queue in registry().queues() {
+        let insert = "insert into sluice.gate (scope, name) values ('step', $1) on conflict do nothing";
+        sqlx::query(insert).bind(queue.as_str()).execute(&pool).await.unwrap();
+    }
+    wait_until_leases_may_end(&pool).await;
+    let ledger = Postgres::new(services.clone(), Pooling::Session, setup(registry()));
+    Bench::new(InPostgres { ledger, pool, services, _database: database })
+}
+
+async fn become_services(connection: &mut sqlx::PgConnection) -> sqlx::Result<()> {
+    sqlx::query("set role sluice_runtime").execute(connection).await.map(drop)
+}
+
+/// No lease ends before Postgres has been up for one lease.
+async fn wait_until_leases_may_end(pool: &PgPool) {
+    let up = async || {
+        let select = "select now() > pg_postmaster_start_time() + make_interval(secs => $1)";
+        let up: bool = sqlx::query_scalar(select).bind(LEASE.as_secs_f64()).fetch_one(pool).await.unwrap();
+        up.then_some(())
+    };
+    until(Duration::from_secs(30), up).await.expect("Postgres is up for one lease");
+}
+
+impl InPostgres {
+    async fn gate(&self, scope: Scope, name: &str, change: &'static str, value: f64) {
+        let insert = "insert into sluice.gate (scope, name) values ($1, $2) on conflict do nothing";
+        sqlx::query(insert).bind(scope_name(scope)).bind(name).execute(&self.pool).await.unwrap();
+        let gate = sqlx::query(change).bind(scope_name(scope)).bind(name).bind(value);
+        assert_eq!(gate.execute(&self.pool).await.unwrap().rows_affected(), 1);
+    }
+}
+
+fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Workflow => "workflow",
+        Scope::Step => "step",
+        Scope::Host => "host",
+    }
+}
+
+impl World for InPostgres {
+    type Ledger = Postgres;
+
+    fn ledger(&self) -> &Postgres {
+        &self.ledger
+    }
+
+    fn build(&self, registry: Registry) -> Postgres {
+        Postgres::new(self.services.clone(), Pooling::Transaction, setup(registry))
+    }
+
+    async fn run(&self, run: RunId) -> RunState {
+        let select = "select state from sluice.run where id = $1";
+        let state: String = sqlx::query_scalar(select).bind(run.uuid()).fetch_one(&self.pool).await.unwrap();
+        state.parse().unwrap()
+    }
+
+    async fn step(&self, run: RunId, position: i16) -> Option<StepSeen> {
+        type Row = (String, i32, i32, i32, i32, Option<bool>, Option<Value>);
+        let select = "select state, failures, crashes, send_backs, defers,
+               case when state = 'due' then due_at <= clock_timestamp() end, output
+             from sluice.step
+             where run_id = $1
+               and position = $2";
+        let row: Option<Row> =
+            sqlx::query_as(select).bind(run.uuid()).bind(position).fetch_optional(&self.pool).await.unwrap();
+        let (state, failures, crashes, send_backs, defers, due, output) = row?;
+        let count = |number: i32| u32::try_from(number).unwrap();
+        let moment = match due {
+            None => Moment::Waits,
+            Some(true) => Moment::Now,
+            Some(false) => Moment::Later,
+        };
+        let spent = Spent {
+            failures: count(failures),
+            crashes: count(crashes),
+            send_backs: count(send_backs),
+            defers: count(defers),
+        };
+        Some(StepSeen { state: state.parse::<StepState>().unwrap(), spent, moment, output })
+    }
+
+    async fn attempts(&self, run: RunId) -> Vec<AttemptSeen> {
+        let select = "select position, outcome, error from sluice.attempt where run_id = $1 order by id";
+        let rows: Vec<(i16, String, Option<String>)> =
+            sqlx::query_as(select).bind(run.uuid()).fetch_all(&self.pool).await.unwrap();
+        rows.into_iter().map(|(position, outcome, error)| AttemptSeen { position, outcome, error }).collect()
+    }
+
+    async fn dead_letters(&self, run: RunId) -> Vec<LetterSeen> {
+        let select = "select position, reason, resolution from sluice.dead_letter where run_id = $1 order by id";
+        let rows: Vec<(i16, String, Option<String>)> =
+            sqlx::query_as(select).bind(run.uuid()).fetch_all(&self.pool).await.unwrap();
+        let reason = |text: String| serde_json::from_value::<DeathReason>(Value::String(text)).unwrap();
+        rows.into_iter()
+            .map(|(position, text, resolution)| LetterSeen { position, reason: reason(text), resolution })
+            .collect()
+    }
+
+    async fn events(&self, run: RunId) -> Vec<String> {
+        let select = "select routing_key from sluice.event where run_id = $1 order by sequence";
+        sqlx::query_scalar(select).bind(run.uuid()).fetch_all(&self.pool).await.unwrap()
+    }
+
+    async fn instance(&self, subject: &Subject) -> InstanceSeen {
+        let select = "select token, status, webhook_url from sluice.instance where subject = $1";
+        let (token, status, webhook_url) =
+            sqlx::query_as(select).bind(subject.as_str()).fetch_one(&self.pool).await.unwrap();
+        InstanceSeen { token, status, webhook_url }
+    }
+
+    async fn is_busy(&self, resource: &InstanceName) -> bool {
+        let select = "select coalesce(busy_until > clock_timestamp(), false) from sluice.resource where name = $1";
+        sqlx::query_scalar(select).bind(resource.as_str()).fetch_one(&self.pool).await.unwrap()
+    }
+
+    async fn violations(&self) -> Vec<String> {
+        sqlx::query_scalar(include_str!("violations.sql")).fetch_all(&self.pool).await.unwrap()
+    }
+
+    async fn advance(&self, by: Duration) {
+        let shift = format!(
+            "do $$
+             declare
+               shift record;
+             begin
+               for shift in
+                 select format('update sluice.%I set %s', table_name,
+                   string_agg(format('%1$I = %1$I - interval ''{} microseconds''', column_name), ', ')) as statement
+                 from information_schema.columns
+                 where table_schema = 'sluice'
+                   and data_type = 'timestamp with time zone'
+                 group by table_name
+               loop
+                 execute shift.statement;
+               end loop;
+             end
+             $$",
+            by.as_micros()
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(shift)).execute(&self.pool).await.unwrap();
+    }
+
+    async fn set(&self, gate: Gate<'_>) {
+        const PAUSE: &str = "update sluice.gate set paused_at = now() + make_interval(secs => $3)
+             where scope = $1 and name = $2";
+        const RESUME: &str = "update sluice.gate set paused_at = null where scope = $1 and name = $2 and $3 = 0";
+        const HOLD: &str = "update sluice.gate set hold_until = now() + make_interval(secs => $3)
+             where scope = $1 and name = $2";
+        const RATE: &str = "update sluice.gate set rate = $3, refilled_at = now() where scope = $1 and name = $2";
+        const CONCURRENCY: &str = "update sluice.gate set concurrency = $3 where scope = $1 and name = $2";
+        match gate {
+            Gate::Pause(scope, name) => self.gate(scope, name, PAUSE, 0.0).await,
+            Gate::Resume(scope, name) => self.gate(scope, name, RESUME, 0.0).await,
+            Gate::Hold(scope, name, duration) => self.gate(scope, name, HOLD, duration.as_secs_f64()).await,
+            Gate::Rate(scope, name, rate) => self.gate(scope, name, RATE, rate).await,
+            Gate::Concurrency(scope, name, limit) => self.gate(scope, name, CONCURRENCY, limit.into()).await,
+        }
+    }
+
+    async fn sign_up(&self, user: UserId) {
+        let insert = "insert into auth.users (id, email) values ($1, $2)";
+        let email = format!("{user}@example.org");
+        sqlx::query(insert).bind(user.uuid()).bind(email).execute(&self.pool).await.unwrap();
+    }
+
+    async fn ask_again(&self, user: UserId, budget: Budget) {
+        let update = match budget {
+            Budget::Kept => {
+                "update evolution_instance_creation_queue set status = 'pending', updated_at = now() where user_id = $1"
+            }
+            Budget::Fresh => {
+                "update evolution_instance_creation_queue
+                 set status = 'pending', retry_count = 0, error_message = null, updated_at = now()
+                 where user_id = $1"
+            }
+        };
+        assert_eq!(sqlx::query(update).bind(user.uuid()).execute(&self.pool).await.unwrap().rows_affected(), 1);
+    }
+
+    async fn queue_row(&self, user: UserId) -> RowSeen {
+        let select = "select status, retry_count, error_message is not null
+             from evolution_instance_creation_queue
+             where user_id = $1";
+        let (status, retry_count, has_error): (String, i32, bool) =
+            sqlx::query_as(select).bind(user.uuid()).fetch_one(&self.pool).await.unwrap();
+        RowSeen { status, retry_count: retry_count.try_into().unwrap(), has_error }
+    }
+}

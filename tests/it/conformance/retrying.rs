@@ -1,0 +1,69 @@
+//! What counts towards a step's budget, and what does not.
+
+use std::time::Duration;
+
+use sluice::ledger::Settled;
+use workflows::state::{DeathReason, RunState, Spent, StepState};
+
+use super::{
+    bench::{Bench, LIMITS, LONG, PROVISION, defer, retry, success, user},
+    world::{Moment, World},
+};
+
+const CREATE: &str = "create-instance";
+
+pub async fn failures_count_and_end_the_run_at_the_limit(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+
+    for failures in 1..LIMITS.failures {
+        assert_eq!(bench.work(run, CREATE, retry()).await, Settled::Done(RunState::Active));
+        let step = bench.step(run, 0).await;
+        assert_eq!((step.state, step.spent), (StepState::Due, Spent { failures, ..Spent::default() }));
+        bench.world.advance(LONG).await;
+    }
+    assert_eq!(bench.work(run, CREATE, retry()).await, Settled::Done(RunState::Dead));
+
+    let letters = bench.world.dead_letters(run).await;
+    assert_eq!((letters.len(), letters[0].reason), (1, DeathReason::AttemptsExhausted));
+    assert_eq!(bench.outcomes(run).await, ["failed"; 3]);
+}
+
+pub async fn a_success_forgets_no_failures(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.work(run, CREATE, retry()).await;
+    bench.world.advance(LONG).await;
+
+    bench.work(run, CREATE, success()).await;
+
+    assert_eq!(bench.step(run, 0).await.spent.failures, 1);
+    assert_eq!(bench.step(run, 1).await.spent, Spent::default());
+}
+
+pub async fn defers_never_count(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+
+    for defers in 1..=20 {
+        bench.work(run, CREATE, defer()).await;
+        assert_eq!(bench.step(run, 0).await.spent, Spent { defers, ..Spent::default() });
+        bench.world.advance(LONG).await;
+    }
+    bench.work(run, CREATE, success()).await;
+
+    assert_eq!(bench.step(run, 0).await.spent, Spent::default());
+    assert_eq!(bench.world.run(run).await, RunState::Active);
+}
+
+pub async fn a_failed_step_waits_out_its_delay(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    for _ in 1..LIMITS.failures {
+        bench.world.advance(LONG).await;
+        bench.work(run, CREATE, retry()).await;
+    }
+
+    // The second failure's delay is 2 s.
+    assert_eq!(bench.step(run, 0).await.moment, Moment::Later);
+    assert!(bench.dispatch(CREATE, 10).await.is_empty());
+    bench.world.advance(Duration::from_secs(2)).await;
+
+    assert_eq!(bench.dispatch(CREATE, 10).await.len(), 1);
+}

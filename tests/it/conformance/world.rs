@@ -1,0 +1,111 @@
+//! What the suite must see and do beyond the ledger's own verbs: look at rows, set the time, set gates, be the app's user.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sluice::ledger::Ledger;
+use workflows::{
+    definition::Registry,
+    ids::{InstanceName, RunId, Subject, UserId},
+    state::{DeathReason, RunState, Spent, StepState},
+};
+
+/// A ledger, and a way round its verbs.
+pub trait World {
+    type Ledger: Ledger;
+
+    fn ledger(&self) -> &Self::Ledger;
+
+    /// The same rows as a build with other definitions sees them.
+    fn build(&self, registry: Registry) -> Self::Ledger;
+
+    async fn run(&self, run: RunId) -> RunState;
+    async fn step(&self, run: RunId, position: i16) -> Option<StepSeen>;
+    /// In the order in which they ended.
+    async fn attempts(&self, run: RunId) -> Vec<AttemptSeen>;
+    /// In the order of the deaths.
+    async fn dead_letters(&self, run: RunId) -> Vec<LetterSeen>;
+    /// Their routing keys, in order.
+    async fn events(&self, run: RunId) -> Vec<String>;
+    async fn instance(&self, subject: &Subject) -> InstanceSeen;
+    async fn is_busy(&self, resource: &InstanceName) -> bool;
+    /// What the ledger's rows say against the invariants, a line each.
+    async fn violations(&self) -> Vec<String>;
+
+    /// Let so much time go by.
+    async fn advance(&self, by: Duration);
+    async fn set(&self, gate: Gate<'_>);
+
+    async fn sign_up(&self, user: UserId);
+    /// Set the row to `pending` by hand; with `Budget::Fresh` its `retry_count` to 0 too.
+    async fn ask_again(&self, user: UserId, budget: Budget);
+    async fn queue_row(&self, user: UserId) -> RowSeen;
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepSeen {
+    pub state: StepState,
+    pub spent: Spent,
+    pub moment: Moment,
+    pub output: Option<Value>,
+}
+
+/// When a step may be dispatched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// For an earlier step, or for its run's turn.
+    Waits,
+    Now,
+    Later,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptSeen {
+    pub position: i16,
+    pub outcome: String,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterSeen {
+    pub position: i16,
+    pub reason: DeathReason,
+    pub resolution: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceSeen {
+    pub token: String,
+    pub status: String,
+    pub webhook_url: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowSeen {
+    pub status: String,
+    pub retry_count: u32,
+    pub has_error: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    Kept,
+    Fresh,
+}
+
+/// A change of a gate, as an operator makes it.
+#[derive(Debug, Clone, Copy)]
+pub enum Gate<'a> {
+    Pause(Scope, &'a str),
+    Resume(Scope, &'a str),
+    Hold(Scope, &'a str, Duration),
+    Rate(Scope, &'a str, f64),
+    Concurrency(Scope, &'a str, u16),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    Workflow,
+    Step,
+    Host,
+}
