@@ -1,5 +1,6 @@
 //! The engine in one process: relay and worker over a real Postgres and Redis and the simulated Evolution API.
 
+mod gates;
 mod sign_ups;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use workflows::{
+    breaker::Rules,
     definition::{LEASE, Reach, Registry, Step, Workflow},
     ids::RunId,
     policy::Retry,
@@ -38,50 +40,90 @@ struct Engine {
     app: App,
     api: Server,
     ledger: Postgres,
+    queue: Queue,
+    options: Options,
     stop: CancellationToken,
     roles: Vec<JoinHandle<anyhow::Result<()>>>,
 }
 
+/// What differs between tests.
+#[derive(Clone)]
+struct Options {
+    retry: Retry,
+    timeouts: evolution::Timeouts,
+    timings: provision::Timings,
+    rules: Rules,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            retry: Retry::default(),
+            timeouts: evolution::Timeouts::default(),
+            timings: provision::Timings::default(),
+            rules: Rules::default(),
+        }
+    }
+}
+
 impl Engine {
     async fn start() -> Self {
-        Self::start_on(App::migrated().await).await
+        Self::start_with(Options::default()).await
     }
 
-    async fn start_on(app: App) -> Self {
-        let api = Server::start(Config::default()).await.unwrap();
-        let ledger = ledger_of(&app, 8).await;
-        let mut engine = Self { app, api, ledger, stop: CancellationToken::new(), roles: Vec::new() };
-        let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
-        let url = Secret::new(servers::shared().await.redis.url());
-        let queue = Queue::connect(&queue::Config::new(url, prefix)).unwrap();
-        engine.start_relay(queue.clone()).await;
-        engine.start_worker(queue).await;
+    /// A relay and a worker with the API's own key.
+    async fn start_with(options: Options) -> Self {
+        let mut engine = Self::idle(options).await;
+        engine.start_relay().await;
+        let key = engine.api.key().to_owned();
+        engine.start_worker(&key, engine.stop.clone()).await;
         engine
     }
 
-    async fn start_relay(&mut self, queue: Queue) {
-        let settings =
-            relay::Settings { batch: 200, high_water: 1000, intake_poll: Duration::from_millis(100), host: None };
-        let deps = relay::Deps { ledger: self.ledger.clone(), queue, listen: Some(self.ledger.pool().clone()) };
+    /// Without any role.
+    async fn idle(options: Options) -> Self {
+        let app = App::migrated().await;
+        let api = Server::start(Config::default()).await.unwrap();
+        let ledger = ledger_of(&app, &options, 8).await;
+        let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
+        let url = Secret::new(servers::shared().await.redis.url());
+        let queue = Queue::connect(&queue::Config::new(url, prefix)).unwrap();
+        Self { app, api, ledger, queue, options, stop: CancellationToken::new(), roles: Vec::new() }
+    }
+
+    fn host(&self) -> String {
+        client(&self.api, self.api.key(), self.options.timeouts).host().to_owned()
+    }
+
+    async fn start_relay(&mut self) {
+        let settings = relay::Settings {
+            batch: 200,
+            high_water: 1000,
+            intake_poll: Duration::from_millis(100),
+            host: Some(self.host()),
+        };
+        let listen = Some(self.ledger.pool().clone());
+        let deps = relay::Deps { ledger: self.ledger.clone(), queue: self.queue.clone(), listen };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));
     }
 
-    async fn start_worker(&mut self, queue: Queue) {
+    async fn start_worker(&mut self, key: &str, stop: CancellationToken) {
         let settings = worker::Settings {
             steps: provision::step_names().to_vec(),
             concurrency: NonZeroUsize::new(20).unwrap(),
             grace: Duration::from_secs(5),
-            host: None,
+            host: Some(self.host()),
+            rules: self.options.rules,
         };
         let deps = worker::Deps {
             ledger: self.ledger.clone(),
-            leases: ledger_of(&self.app, 1).await,
-            queue,
-            api: client(&self.api),
-            settings: provision_settings(),
-            registry: registry(),
+            leases: ledger_of(&self.app, &self.options, 1).await,
+            queue: self.queue.clone(),
+            api: client(&self.api, key, self.options.timeouts),
+            settings: provision_settings(self.options.timings),
+            registry: registry(self.options.retry),
         };
-        self.roles.push(tokio::spawn(worker::run(settings, deps, self.stop.clone())));
+        self.roles.push(tokio::spawn(worker::run(settings, deps, stop)));
     }
 
     /// Waits until the query's one boolean is true.
@@ -100,10 +142,10 @@ impl Engine {
     }
 }
 
-async fn ledger_of(app: &App, connections: u32) -> Postgres {
+async fn ledger_of(app: &App, options: &Options, connections: u32) -> Postgres {
     let pool = PgPoolOptions::new().max_connections(connections).connect_with(app.options()).await.unwrap();
     let setup = ledger::Setup {
-        registry: registry(),
+        registry: registry(options.retry),
         draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
         draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
         on_sign_up: "provision-instance".parse().unwrap(),
@@ -111,32 +153,27 @@ async fn ledger_of(app: &App, connections: u32) -> Postgres {
     Postgres::new(pool, Pooling::Session, setup)
 }
 
-fn client(api: &Server) -> evolution::Client {
-    let key = Secret::new(api.key());
-    let timeouts = evolution::Timeouts::default();
+fn client(api: &Server, key: &str, timeouts: evolution::Timeouts) -> evolution::Client {
+    let key = Secret::new(key);
     evolution::Client::new(evolution::Options { base_url: api.base_url().to_owned(), key, timeouts }).unwrap()
 }
 
-fn provision_settings() -> provision::Settings {
+fn provision_settings(timings: provision::Timings) -> provision::Settings {
     let webhook = provision::WebhookOptions {
         url: "http://127.0.0.1:9/hook/{user_id}".to_owned(),
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE", "MESSAGES_UPSERT"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options = provision::Options {
-        webhook,
-        qr_at_signup: provision::QrAtSignup::Fetch,
-        timings: provision::Timings::default(),
-    };
+    let options = provision::Options { webhook, qr_at_signup: provision::QrAtSignup::Fetch, timings };
     provision::Settings::parse(options).unwrap()
 }
 
-fn registry() -> Arc<Registry> {
+fn registry(retry: Retry) -> Arc<Registry> {
     let step = |name: &str, reach| Step {
         name: name.parse().unwrap(),
         timeout: Duration::from_secs(30),
         lease: LEASE,
-        retry: Retry::default(),
+        retry,
         reach,
     };
     let steps = vec![

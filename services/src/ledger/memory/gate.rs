@@ -9,45 +9,7 @@ use workflows::{
     state::StepState,
 };
 
-use super::{Gate, Memory, Run, Scope, Step, Tx};
-
-impl Memory {
-    /// Nothing behind this gate is dispatched or claimed until `resume`.
-    pub fn pause(&self, scope: Scope, name: &str) {
-        self.transact(|tx| {
-            let now = tx.now;
-            tx.gate_mut(scope, name).paused_at.get_or_insert(now);
-        });
-    }
-
-    pub fn resume(&self, scope: Scope, name: &str) {
-        self.transact(|tx| {
-            tx.resume(scope, name);
-        });
-    }
-
-    /// Close the gate for so long, as after a `Retry-After`. A longer hold that is there stays.
-    pub fn hold(&self, scope: Scope, name: &str, duration: Duration) {
-        self.transact(|tx| {
-            tx.hold(scope, name, duration);
-        });
-    }
-
-    /// Step starts per second; `None` lifts the limit.
-    pub fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>) {
-        self.transact(|tx| {
-            let now = tx.now;
-            let gate = tx.gate_mut(scope, name);
-            gate.refill(scope, now);
-            gate.rate = rate;
-        });
-    }
-
-    /// How many steps may be dispatched or running at once; `None` lifts the limit.
-    pub fn set_concurrency(&self, scope: Scope, name: &str, concurrency: Option<usize>) {
-        self.transact(|tx| tx.gate_mut(scope, name).concurrency = concurrency);
-    }
-}
+use super::{Gate, Run, Scope, Step, Tx};
 
 impl Gate {
     /// Whether it lets nothing through.
@@ -97,6 +59,34 @@ impl Tx<'_> {
         let now = self.now;
         let fresh = || Gate { refilled_at: now, ..Gate::default() };
         self.tables.gates.entry((scope, name.to_owned())).or_insert_with(fresh)
+    }
+
+    pub(super) fn pause(&mut self, scope: Scope, name: &str) -> bool {
+        let now = self.now;
+        let gate = self.gate_mut(scope, name);
+        let open = gate.paused_at.is_none();
+        gate.paused_at.get_or_insert(now);
+        open
+    }
+
+    /// The store starts empty.
+    pub(super) fn set_rate(&mut self, scope: Scope, name: &str, rate: Option<f64>) -> bool {
+        if scope == Scope::Workflow || rate.is_some_and(|rate| rate <= 0.0 || !rate.is_finite()) {
+            return false;
+        }
+        let now = self.now;
+        let gate = self.gate_mut(scope, name);
+        gate.rate = rate;
+        (gate.allowance, gate.refilled_at) = (0.0, now);
+        true
+    }
+
+    pub(super) fn set_concurrency(&mut self, scope: Scope, name: &str, limit: Option<u32>) -> bool {
+        if scope == Scope::Workflow || limit == Some(0) {
+            return false;
+        }
+        self.gate_mut(scope, name).concurrency = limit.and_then(|limit| usize::try_from(limit).ok());
+        true
     }
 
     /// Open the gate to what a person closed. Whether anything was.

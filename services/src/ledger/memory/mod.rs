@@ -185,13 +185,7 @@ impl Ledger for Memory {
     }
 
     async fn pause(&self, scope: Scope, name: &str, _by: &By) -> Result<bool> {
-        Ok(self.transact(|tx| {
-            let now = tx.now;
-            let gate = tx.gate_mut(scope, name);
-            let open = gate.paused_at.is_none();
-            gate.paused_at.get_or_insert(now);
-            open
-        }))
+        Ok(self.transact(|tx| tx.pause(scope, name)))
     }
 
     async fn resume(&self, scope: Scope, name: &str, _by: &By) -> Result<bool> {
@@ -203,19 +197,11 @@ impl Ledger for Memory {
     }
 
     async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, _by: &By) -> Result<bool> {
-        if scope == Scope::Workflow || rate.is_some_and(|rate| rate <= 0.0 || !rate.is_finite()) {
-            return Ok(false);
-        }
-        Memory::set_rate(self, scope, name, rate);
-        Ok(true)
+        Ok(self.transact(|tx| tx.set_rate(scope, name, rate)))
     }
 
     async fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, _by: &By) -> Result<bool> {
-        if scope == Scope::Workflow || limit == Some(0) {
-            return Ok(false);
-        }
-        Memory::set_concurrency(self, scope, name, limit.and_then(|limit| usize::try_from(limit).ok()));
-        Ok(true)
+        Ok(self.transact(|tx| tx.set_concurrency(scope, name, limit)))
     }
 
     async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
