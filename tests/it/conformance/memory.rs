@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use sluice::ledger::memory::{self, Memory, QueueStatus};
+use sluice::ledger::memory::{Memory, QueueStatus};
 use workflows::{
     definition::Registry,
     ids::{InstanceName, RunId, Subject, UserId},

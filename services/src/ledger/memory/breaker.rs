@@ -8,7 +8,7 @@ use workflows::{
     state::StepState,
 };
 
-use super::{Dispatched, Gate, HostGate, Probe, Scope, Tx};
+use super::{Dispatched, Gate, HostGate, Probe, Scope, Tx, closure::Why};
 
 impl Tx<'_> {
     pub(super) fn report(&mut self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> HostGate {
@@ -67,7 +67,7 @@ impl Tx<'_> {
     fn write(&mut self, host: &str, after: Breaker, pause: Duration) {
         let now = self.now;
         let gate = self.gate_mut(Scope::Host, host);
-        let (before, tripped_at) = (gate.breaker.state, gate.tripped_at);
+        let before = gate.breaker.state;
         gate.failing_since = (!after.failing.is_empty()).then(|| now.saturating_sub(after.failing_for));
         gate.probe_at = now + pause;
         if before != after.state {
@@ -76,10 +76,10 @@ impl Tx<'_> {
         let (tripped, closed) = (before == State::Closed, after.state == State::Closed);
         gate.breaker = after;
         match (tripped, closed) {
-            (true, false) => gate.tripped_at = now,
+            (true, false) => self.note_closed(Scope::Host, host, Why::Breaker, None),
             (false, true) => {
                 gate.reopened_at = Some(now);
-                self.extend_deadlines(Scope::Host, host, now.saturating_sub(tripped_at));
+                self.note_opened(Scope::Host, host, Why::Breaker);
             }
             _ => {}
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use workflows::{
     breaker::{State, slow_start},
-    ids::{RunId, StepName, WorkflowName},
+    ids::{StepName, WorkflowName},
     state::StepState,
 };
 
-use super::{Gate, Run, Scope, Step, Tx};
+use super::{Gate, Run, Scope, Step, Tx, closure::Why};
 
 impl Gate {
     /// Whether it lets nothing through.
@@ -66,6 +66,9 @@ impl Tx<'_> {
         let gate = self.gate_mut(scope, name);
         let open = gate.paused_at.is_none();
         gate.paused_at.get_or_insert(now);
+        if open {
+            self.note_closed(scope, name, Why::Pause, None);
+        }
         open
     }
 
@@ -98,9 +101,8 @@ impl Tx<'_> {
             return false;
         }
         gate.reopened_at = Some(now);
-        if let Some(since) = paused_at {
-            self.extend_deadlines(scope, name, now.saturating_sub(since));
-        }
+        self.note_opened(scope, name, Why::Pause);
+        self.note_opened(scope, name, Why::Hold);
         true
     }
 
@@ -112,7 +114,7 @@ impl Tx<'_> {
             return false;
         }
         gate.hold_until = Some(now + duration);
-        self.extend_deadlines(scope, name, now + duration - before);
+        self.note_closed(scope, name, Why::Hold, Some(now + duration));
         true
     }
 
@@ -167,21 +169,6 @@ impl Tx<'_> {
             let run = self.tables.runs.get(id);
             self.tables.steps.range((*id, 0)..=(*id, i16::MAX)).filter_map(move |(_, step)| Some((run?, step)))
         })
-    }
-
-    pub(super) fn extend_deadlines(&mut self, scope: Scope, name: &str, held: Duration) {
-        // A step that was never dispatched is nobody's yet: whichever host is closed may be what it waits for.
-        let behind = |run: &Run, step: &Step| {
-            let is_behind = is_behind(scope, name, run, step) || (scope == Scope::Host && step.host.is_none());
-            is_behind && step.state == StepState::Due
-        };
-        let runs: Vec<RunId> =
-            self.live_steps().filter(|(run, step)| behind(run, step)).map(|(run, _)| run.id).collect();
-        for id in runs {
-            if let Some(run) = self.tables.runs.get_mut(&id) {
-                run.deadline_at += held;
-            }
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod breaker;
 mod claim;
+mod closure;
 mod command;
 mod dispatch;
 mod end;
