@@ -11,5 +11,6 @@ mod guide;
 mod hand_made_sql;
 mod migrate;
 mod odd_databases;
+mod processes;
 mod queue;
 mod sign_up;

@@ -41,7 +41,14 @@ mod tests {
 
     fn until_shutdown(shutdown: &CancellationToken) -> Named<'static> {
         let shutdown = shutdown.clone();
-        Named { name: "patient", run: async move { Ok(shutdown.cancelled().await) }.boxed_local() }
+        Named {
+            name: "patient",
+            run: async move {
+                shutdown.cancelled().await;
+                Ok(())
+            }
+            .boxed_local(),
+        }
     }
 
     #[tokio::test]
