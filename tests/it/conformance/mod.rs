@@ -64,6 +64,7 @@ conformance! {
     ],
     dispatching: [
         a_due_step_is_dispatched_once,
+        a_queue_is_due_as_long_as_a_step_of_it_is,
         a_push_that_failed_puts_back_only_its_own_token,
         lost_steps_are_due_again,
         only_steps_dispatched_long_enough_ago_are_lost,
