@@ -132,8 +132,8 @@ impl Consuming {
 }
 
 async fn until_status(status: &mut watch::Receiver<Status>, condition: impl Fn(&Status) -> bool) {
-    let waited = tokio::time::timeout(SOON, status.wait_for(|status| condition(status))).await;
-    assert!(waited.is_ok(), "the consumer did not get there: {:?}", *status.borrow());
+    let arrived = tokio::time::timeout(SOON, status.wait_for(|status| condition(status))).await.is_ok();
+    assert!(arrived, "the consumer did not get there: {:?}", *status.borrow());
 }
 
 async fn until_depth(queue: &Queue, wanted: u64) {
