@@ -196,6 +196,22 @@ async fn a_relay_that_dies_while_it_handles_a_loss_hides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_judged_on_an_older_state_is_not_written() {
+    let redis = redis(Options::default()).await;
+    let (queue, ledger) = (queue(&redis), Ledger::new());
+    settled(&queue, &ledger).await;
+    let judged = queue.seen().await.unwrap();
+    beats(&queue, &ledger, 1).await;
+
+    assert!(!queue.raise_beat(&judged, judged.beat + 1).await.unwrap());
+
+    let _: () = command(&redis, "FLUSHALL").await;
+    assert!(!queue.raise_beat(&judged, judged.beat + 1).await.unwrap());
+    assert!(!queue.stamp(&judged, Epoch::new(1)).await.unwrap());
+    assert_eq!(queue.seen().await.unwrap().epoch, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_relays_at_once_miss_no_loss_and_agree_again() {
     let redis = redis(Options::default()).await;
     let ledger = Ledger::new();
