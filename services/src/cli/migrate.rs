@@ -98,7 +98,9 @@ fn tell(progress: Progress<'_>, json: bool, report: &mut Report) {
         }
         Progress::Locked { migration } => {
             let Migration { version, name } = migration;
-            tracing::warn!("{version} {name} met a lock that the app holds and gave up, to let sign-ups pass: it is tried again");
+            tracing::warn!(
+                "{version} {name} met a lock that the app holds and gave up, to let sign-ups pass: it is tried again"
+            );
         }
     }
 }

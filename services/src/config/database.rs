@@ -162,7 +162,9 @@ fn address(setting: &str, text: &str, faults: &mut Faults) -> Option<(PgConnectO
     }
     let url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => url,
-        Ok(_) => return refuse("is no address of Postgres: expected postgres://user:password@host:5432/database".into()),
+        Ok(_) => {
+            return refuse("is no address of Postgres: expected postgres://user:password@host:5432/database".into());
+        }
         Err(error) => {
             let hint = "expected postgres://user:password@host:5432/database, with %40 for an @ in the password, \
                 %2F for a /, %3A for a :";

@@ -54,7 +54,11 @@ fn is_redis(text: &str, faults: &mut Faults) -> bool {
     }
     let database = url.path().trim_matches('/');
     if !database.is_empty() && database.parse::<u16>().is_err() {
-        faults.add_url(SETTING, text, format!("its path is {:?}: expected the number of a database, or none", url.path()));
+        faults.add_url(
+            SETTING,
+            text,
+            format!("its path is {:?}: expected the number of a database, or none", url.path()),
+        );
         return false;
     }
     true

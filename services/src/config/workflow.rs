@@ -55,14 +55,16 @@ impl WorkflowOptions {
         let timeout = timeout.filter(|timeout| {
             let create = Timeouts::default().create;
             if *timeout <= create {
-                let problem = format!("is not longer than one call that creates ({create:?}), so every slow one would be cut");
+                let problem =
+                    format!("is not longer than one call that creates ({create:?}), so every slow one would be cut");
                 faults.add("STEP_TIMEOUT", &self.step_timeout, problem);
             }
             *timeout > create
         });
         let (retry, timeout, deadline) = (retry?, timeout?, deadline?);
         if deadline <= timeout {
-            let problem = format!("is not longer than one attempt (STEP_TIMEOUT {}): make it longer", self.step_timeout);
+            let problem =
+                format!("is not longer than one attempt (STEP_TIMEOUT {}): make it longer", self.step_timeout);
             faults.add("RUN_DEADLINE", &self.run_deadline, problem);
             return None;
         }

@@ -68,14 +68,20 @@ pub struct Standing {
 /// What happens while migrations are applied.
 #[derive(Debug, Clone)]
 pub enum Progress<'a> {
-    Applied { migration: &'a Migration, took: Duration },
+    Applied {
+        migration: &'a Migration,
+        took: Duration,
+    },
     /// It met a lock, and is tried again.
-    Locked { migration: &'a Migration },
+    Locked {
+        migration: &'a Migration,
+    },
 }
 
 /// Reads how the database stands; changes nothing.
 pub async fn standing(connection: &mut PgConnection) -> Result<Standing, Error> {
-    let kept: bool = sqlx::query_scalar("select to_regclass($1) is not null").bind(TABLE).fetch_one(&mut *connection).await?;
+    let kept: bool =
+        sqlx::query_scalar("select to_regclass($1) is not null").bind(TABLE).fetch_one(&mut *connection).await?;
     let applied = if kept { connection.list_applied_migrations(TABLE).await? } else { Vec::new() };
     stand(&applied)
 }

@@ -42,7 +42,9 @@ async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationTo
         return Ok(());
     }
     if config.settings.host.is_none() {
-        tracing::warn!("EVOLUTION_API_BASE_URL is not set: steps are dispatched without asking its host's breaker and limits");
+        tracing::warn!(
+            "EVOLUTION_API_BASE_URL is not set: steps are dispatched without asking its host's breaker and limits"
+        );
     }
     let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 1));
     let deps = relay_role::Deps { ledger, queue, listen };

@@ -1,10 +1,6 @@
 //! Several roles in one process: they live and end together.
 
-use futures::{
-    StreamExt,
-    future::LocalBoxFuture,
-    stream::FuturesUnordered,
-};
+use futures::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 /// A role by its name.

@@ -51,8 +51,12 @@ mod tests {
     fn only_the_step_that_creates_keeps_others_away_from_the_name() {
         let workflow = definition(Retry::default(), Duration::from_secs(30), Duration::from_secs(86_400));
 
-        let exclusive: Vec<_> =
-            workflow.steps.iter().filter(|step| step.reach == Reach::Exclusive).map(|step| step.name.as_str()).collect();
+        let exclusive: Vec<_> = workflow
+            .steps
+            .iter()
+            .filter(|step| step.reach == Reach::Exclusive)
+            .map(|step| step.name.as_str())
+            .collect();
 
         assert_eq!(exclusive, [CREATE_INSTANCE]);
     }
