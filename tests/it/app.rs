@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tests::servers;
 use uuid::Uuid;
 
-const SUPABASE: &str = include_str!("sql/supabase.sql");
+const SUPABASE: &str = tests::fleet::SUPABASE;
 const EXISTING: &str = include_str!("sql/existing.sql");
 
 pub struct App {

@@ -1,4 +1,5 @@
-//! Servers to test against, the simulated Evolution API, and the tests that need them.
+//! Servers to test against, the simulated Evolution API, whole fleets of our own processes, and the tests that need them.
 
 pub mod evolution;
+pub mod fleet;
 pub mod servers;

@@ -48,10 +48,8 @@ pub fn classify(error: &ApiError, name: &InstanceName) -> Verdict {
 fn table(call: Call, answer: &Answer, says: Says) -> Verdict {
     use Call::{Create, Delete, SetWebhook};
     match (answer.status, call, says) {
-        // What the API says about the instance. The name must be ours: a proxy has 403s and 404s of its own, and a create
-        // whose body got lost is told that "undefined" is taken.
+        // What the API says about the instance. The name must be ours: a proxy has 403s and 404s of its own.
         (403, Create, Says::NameTaken) => Verdict::Exists,
-        (403, Create, Says::OtherNameTaken) => Verdict::Permanent,
         (404, _, Says::NotThere) => Verdict::Absent,
         (500, Create | Delete, Says::NotLoaded) => Verdict::ReadBack,
         (500, _, Says::NotLoaded) => Verdict::Loading,
@@ -59,7 +57,10 @@ fn table(call: Call, answer: &Answer, says: Says) -> Verdict {
         (401, Delete, _) => Verdict::TokenRefused,
         (401, _, _) => Verdict::KeyRefused,
         // Refusals of the body, before anything was done. A create's other 400s hide database trouble and races.
-        (400 | 413, Create | SetWebhook, Says::BadBody) => Verdict::Permanent,
+        (400, Create | SetWebhook, Says::BadBody) => Verdict::Permanent,
+        (413, Create | SetWebhook, _) => Verdict::Permanent,
+        // What we sent did not come through: nothing was done, and the next one may.
+        (400 | 403, Create | SetWebhook, Says::BodyLost) => Verdict::Retry,
         // The host asks for time, or is away behind its proxy.
         (429, _, _) => Verdict::RetryAfter(answer.retry_after.unwrap_or(RetryAfter::UNSAID).duration()),
         (502..=504, _, _) => unknown(call, away(answer)),
@@ -85,14 +86,14 @@ fn away(answer: &Answer) -> Verdict {
 enum Says {
     /// `This name "<ours>" is already in use.`
     NameTaken,
-    /// The same with another name.
-    OtherNameTaken,
     /// `The "<ours>" instance does not exist`, or the list's `Instance "<ours>" not found`.
     NotThere,
     /// `… (reading 'instanceId')`: the row is not in the API's memory.
     NotLoaded,
-    /// The schema, the JSON parser or a check of the create refused the body.
+    /// The schema or a check of the create refused the body.
     BadBody,
+    /// The JSON parser refused the body, or a create found no name in it and says that "undefined" is taken.
+    BodyLost,
     Else,
 }
 
@@ -106,14 +107,15 @@ impl Says {
         let taken = message.strip_prefix("This name \"").and_then(|rest| rest.strip_suffix("\" is already in use."));
         match (answer.shape, taken) {
             (Shape::Listed, Some(taken)) if taken == name.as_str() => Self::NameTaken,
-            (Shape::Listed, Some(_)) => Self::OtherNameTaken,
+            (Shape::Listed, Some(_)) => Self::BodyLost,
             (Shape::Listed, None) if message == format!("The \"{name}\" instance does not exist") => Self::NotThere,
             (Shape::Listed, None) if message == format!("Instance \"{name}\" not found") => Self::NotThere,
             (Shape::Listed | Shape::Plain, _) if message.contains("(reading 'instanceId')") => Self::NotLoaded,
-            // A plain text with a 400 or 413 is the JSON parser's.
-            (Shape::Schema | Shape::Plain, _) => Self::BadBody,
+            (Shape::Schema, _) => Self::BadBody,
+            // With a 400, a plain text is the JSON parser's.
+            (Shape::Plain, _) if answer.status == 400 => Self::BodyLost,
             (Shape::Listed, None) if CREATE_CHECKS.contains(&message) => Self::BadBody,
-            (Shape::Listed | Shape::Foreign, _) => Self::Else,
+            (Shape::Listed | Shape::Plain | Shape::Foreign, _) => Self::Else,
         }
     }
 }

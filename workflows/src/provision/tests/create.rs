@@ -154,7 +154,7 @@ fn a_taken_name_that_nobody_lists_is_loading_or_leaving() {
 fn a_403_about_another_name_is_no_adoption() {
     let lost_body = answer(403, Shape::Listed, "This name \"undefined\" is already in use.");
 
-    assert_eq!(end(&run(&given(), vec![(Create, lost_body)]).0), ("permanent", Class::Rejected));
+    assert_eq!(end(&run(&given(), vec![(Create, lost_body)]).0), ("retry", Class::Rejected));
 }
 
 #[test]
