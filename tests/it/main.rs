@@ -5,9 +5,12 @@
 
 mod access;
 mod app;
+mod config;
 mod engine;
 mod guide;
 mod hand_made_sql;
 mod migrate;
+mod program;
 mod queue;
 mod sign_up;
+mod tls;

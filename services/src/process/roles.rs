@@ -46,7 +46,8 @@ async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationTo
             "EVOLUTION_API_BASE_URL is not set: steps are dispatched without asking its host's breaker and limits"
         );
     }
-    let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 1));
+    // One listens, the other notifies it, to see that it hears.
+    let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 2));
     let deps = relay_role::Deps { ledger, queue, listen };
     tracing::info!("relay starts");
     relay_role::run(config.settings, deps, shutdown).await?;
