@@ -63,7 +63,7 @@ async fn every_fault_is_said_at_once_in_one_line_and_without_its_secret() {
             ("REDIS_URL", "rediss:hunter2"),
             ("REDIS_PREFIX", "a b"),
             ("EVOLUTION_API_BASE_URL", "https://evolution.example.com/?key=hunter2"),
-            ("EVOLUTION_API_KEY", "hunter2\n"),
+            ("EVOLUTION_API_KEY", "hunter2\nhunter2"),
             ("WEBHOOK_EVENTS", "QRCODE_UPDATED"),
             ("WEBHOOK_HEADERS", r#"{"authorization": hunter2}"#),
             ("QR_AT_SIGNUP", "perhaps"),
@@ -88,6 +88,7 @@ REDIS_URL=***: expected redis:// or rediss:// and a host
 REDIS_PREFIX=a b: expected 1 to 40 letters, digits, hyphens or underscores
 EVOLUTION_API_BASE_URL=https://evolution.example.com/?***: has a query or a fragment: expected scheme, host and at most \
 a path
+EVOLUTION_API_KEY=***: is empty or holds characters that no header can carry
 WEBHOOK_URL: is not set: give where the API shall send events, or SUPABASE_URL for the app's evolution-webhook-handler
 WEBHOOK_HEADERS=***: is no JSON object of texts (line 1, column 19): expected {\"name\": \"value\"}
 QR_AT_SIGNUP=perhaps: expected true or false

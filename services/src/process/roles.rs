@@ -37,10 +37,10 @@ pub async fn all(config: config::All, shutdown: CancellationToken) -> anyhow::Re
 }
 
 async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
-    if !database::wait_for(ledger.pool(), &shutdown).await? {
+    if !database::wait_for(&config.ledger.database, "relay", &shutdown).await? {
         return Ok(());
     }
+    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
     if config.settings.host.is_none() {
         tracing::warn!(
             "EVOLUTION_API_BASE_URL is not set: steps are dispatched without asking its host's breaker and limits"
@@ -56,10 +56,10 @@ async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationTo
 }
 
 async fn run_worker(config: config::Worker, queue: Queue, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections)?;
-    if !database::wait_for(ledger.pool(), &shutdown).await? {
+    if !database::wait_for(&config.ledger.database, "worker", &shutdown).await? {
         return Ok(());
     }
+    let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections)?;
     let leases = database::ledger(&config.ledger, "worker-leases", 1)?;
     let deps = worker_role::Deps {
         ledger,
