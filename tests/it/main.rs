@@ -5,6 +5,7 @@
 
 mod access;
 mod app;
+mod config;
 mod conformance;
 mod engine;
 mod guide;
@@ -12,5 +13,7 @@ mod hand_made_sql;
 mod migrate;
 mod odd_databases;
 mod processes;
+mod program;
 mod queue;
 mod sign_up;
+mod tls;
