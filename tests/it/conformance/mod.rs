@@ -146,5 +146,10 @@ conformance! {
         a_pending_row_of_an_ended_run_starts_another,
         a_row_whose_name_is_taken_fails_and_harms_no_neighbour,
     ],
-    comparison: [every_verb_moves_a_step_as_the_state_machine_says],
+    comparison: [
+        an_inner_step_moves_as_the_state_machine_says,
+        a_step_without_budget_moves_as_the_state_machine_says,
+        the_last_step_moves_as_the_state_machine_says,
+        an_only_step_moves_as_the_state_machine_says,
+    ],
 }
