@@ -72,15 +72,6 @@ pub(super) async fn cancel(ledger: &Postgres, run: RunId, by: &By) -> Result<Cha
 }
 
 async fn end_now(tx: &mut Tx, run: RunId, by: &By) -> Result<()> {
-    tx.query(
-        "update sluice.step
-         set state = 'cancelled', token = null, due_at = null
-         where run_id = $1
-           and state in ('due', 'dispatched', 'dead')",
-    )
-    .bind(run.uuid())
-    .execute(tx.connection())
-    .await?;
     resolve(tx, run, "discarded", by).await?;
     run_end::end(tx, &[Ended { run, state: RunState::Cancelled, death: None }]).await
 }
