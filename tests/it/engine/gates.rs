@@ -205,7 +205,7 @@ async fn one_poison_name_dies_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_key_is_named_wherever_one_looks_and_no_command_is_needed_after_the_mend() {
-    let mut engine = Engine::idle(hasty()).await;
+    let mut engine = Engine::idle(App::migrated().await, hasty()).await;
     engine.start_relay().await;
     let wrong = CancellationToken::new();
     engine.start_worker("not-the-key", wrong.clone()).await;

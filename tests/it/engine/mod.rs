@@ -22,14 +22,7 @@ use tests::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use workflows::{
-    breaker::Rules,
-    definition::{LEASE, Reach, Registry, Step, Workflow},
-    ids::RunId,
-    policy::Retry,
-    provision,
-    secret::Secret,
-};
+use workflows::{breaker::Rules, definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
 
 use crate::app::App;
 
@@ -47,7 +40,7 @@ struct Engine {
 }
 
 /// What differs between tests.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Options {
     retry: Retry,
     timeouts: evolution::Timeouts,
@@ -55,34 +48,23 @@ struct Options {
     rules: Rules,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            retry: Retry::default(),
-            timeouts: evolution::Timeouts::default(),
-            timings: provision::Timings::default(),
-            rules: Rules::default(),
-        }
-    }
-}
-
 impl Engine {
     async fn start() -> Self {
         Self::start_with(Options::default()).await
     }
 
-    /// A relay and a worker with the API's own key.
     async fn start_with(options: Options) -> Self {
-        let mut engine = Self::idle(options).await;
-        engine.start_relay().await;
-        let key = engine.api.key().to_owned();
-        engine.start_worker(&key, engine.stop.clone()).await;
+        Self::start_on(App::migrated().await, options).await
+    }
+
+    async fn start_on(app: App, options: Options) -> Self {
+        let mut engine = Self::idle(app, options).await;
+        engine.start_roles().await;
         engine
     }
 
     /// Without any role.
-    async fn idle(options: Options) -> Self {
-        let app = App::migrated().await;
+    async fn idle(app: App, options: Options) -> Self {
         let api = Server::start(Config::default()).await.unwrap();
         let ledger = ledger_of(&app, &options, 8).await;
         let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
@@ -92,7 +74,28 @@ impl Engine {
     }
 
     fn host(&self) -> String {
-        client(&self.api, self.api.key(), self.options.timeouts).host().to_owned()
+        client(&self.api, self.api.key(), &self.options).host().to_owned()
+    }
+
+    /// A relay, and a worker with the API's own key.
+    async fn start_roles(&mut self) {
+        self.start_relay().await;
+        let key = self.api.key().to_owned();
+        self.start_worker(&key, self.stop.clone()).await;
+    }
+
+    /// Relay and worker stop as at a deployment, and start again.
+    async fn restart_roles(&mut self) {
+        self.stop_roles().await;
+        self.stop = CancellationToken::new();
+        self.start_roles().await;
+    }
+
+    async fn stop_roles(&mut self) {
+        self.stop.cancel();
+        for role in self.roles.drain(..) {
+            role.await.unwrap().unwrap();
+        }
     }
 
     async fn start_relay(&mut self) {
@@ -119,9 +122,9 @@ impl Engine {
             ledger: self.ledger.clone(),
             leases: ledger_of(&self.app, &self.options, 1).await,
             queue: self.queue.clone(),
-            api: client(&self.api, key, self.options.timeouts),
-            settings: provision_settings(self.options.timings),
-            registry: registry(self.options.retry),
+            api: client(&self.api, key, &self.options),
+            settings: provision_settings(&self.options),
+            registry: registry(&self.options),
         };
         self.roles.push(tokio::spawn(worker::run(settings, deps, stop)));
     }
@@ -133,11 +136,8 @@ impl Engine {
         assert!(held.is_some(), "{what}: not within {PATIENCE:?}");
     }
 
-    async fn stop(self) {
-        self.stop.cancel();
-        for role in self.roles {
-            role.await.unwrap().unwrap();
-        }
+    async fn stop(mut self) {
+        self.stop_roles().await;
         self.api.stop().await;
     }
 }
@@ -145,7 +145,7 @@ impl Engine {
 async fn ledger_of(app: &App, options: &Options, connections: u32) -> Postgres {
     let pool = PgPoolOptions::new().max_connections(connections).connect_with(app.options()).await.unwrap();
     let setup = ledger::Setup {
-        registry: registry(options.retry),
+        registry: registry(options),
         draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
         draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
         on_sign_up: "provision-instance".parse().unwrap(),
@@ -153,35 +153,22 @@ async fn ledger_of(app: &App, options: &Options, connections: u32) -> Postgres {
     Postgres::new(pool, Pooling::Session, setup)
 }
 
-fn client(api: &Server, key: &str, timeouts: evolution::Timeouts) -> evolution::Client {
-    let key = Secret::new(key);
+fn client(api: &Server, key: &str, options: &Options) -> evolution::Client {
+    let (key, timeouts) = (Secret::new(key), options.timeouts);
     evolution::Client::new(evolution::Options { base_url: api.base_url().to_owned(), key, timeouts }).unwrap()
 }
 
-fn provision_settings(timings: provision::Timings) -> provision::Settings {
+fn provision_settings(options: &Options) -> provision::Settings {
     let webhook = provision::WebhookOptions {
         url: "http://127.0.0.1:9/hook/{user_id}".to_owned(),
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE", "MESSAGES_UPSERT"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options = provision::Options { webhook, qr_at_signup: provision::QrAtSignup::Fetch, timings };
+    let options = provision::Options { webhook, qr_at_signup: provision::QrAtSignup::Fetch, timings: options.timings };
     provision::Settings::parse(options).unwrap()
 }
 
-fn registry(retry: Retry) -> Arc<Registry> {
-    let step = |name: &str, reach| Step {
-        name: name.parse().unwrap(),
-        timeout: Duration::from_secs(30),
-        lease: LEASE,
-        retry,
-        reach,
-    };
-    let steps = vec![
-        step(provision::CREATE_INSTANCE, Reach::Exclusive),
-        step(provision::CONFIGURE_WEBHOOKS, Reach::Shared),
-        step(provision::VERIFY, Reach::Shared),
-    ];
-    let name = "provision-instance".parse().unwrap();
-    let workflow = Workflow { name, version: 1, steps, deadline: Duration::from_secs(86_400), priority: 0 };
-    Arc::new(Registry::new(vec![workflow]))
+fn registry(options: &Options) -> Arc<Registry> {
+    let definition = provision::definition(options.retry, Duration::from_secs(90), Duration::from_secs(86_400));
+    Arc::new(Registry::new(vec![definition]))
 }

@@ -236,6 +236,11 @@ fn columns(keys: &[Key]) -> (Vec<uuid::Uuid>, Vec<i16>, Vec<i64>) {
     (runs, positions, tokens)
 }
 
+/// A key as a statement returns it. Its token too: two keys of one step may be in one batch.
+fn key((run, position, token): (uuid::Uuid, i16, i64)) -> Key {
+    Key { run: RunId::new(run), position, token: Token::new(token) }
+}
+
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
