@@ -13,6 +13,7 @@ mod intake;
 mod lease;
 mod redis_mark;
 mod rescue;
+mod room;
 mod run_end;
 mod settle;
 mod start;
