@@ -197,7 +197,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(worker.settings.concurrency.get(), 20);
     assert_eq!(worker.settings.grace, Duration::from_secs(25));
     assert_eq!(step.retry, workflows::policy::Retry::default());
-    assert_eq!((step.timeout, workflow.deadline), (Duration::from_secs(30), Duration::from_secs(86_400)));
+    assert_eq!((step.timeout, workflow.deadline), (Duration::from_secs(90), Duration::from_secs(86_400)));
     assert_eq!(worker.settings.steps, relay.ledger.registry.queues());
 }
 

@@ -64,4 +64,17 @@ impl Queue {
         call.key(keys.scheduled()).key(keys.workers()).arg(keys.inflight());
         self.ask("read the depth", call.invoke_async(&mut self.manager())).await
     }
+
+    /// Those of the hints of which Redis holds nothing any more: not waiting, not fetched, not finished a moment ago.
+    pub async fn missing(&self, step: &StepName, hints: &[Hint]) -> Result<Vec<Hint>, Error> {
+        if hints.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut call = redis::pipe();
+        for hint in hints {
+            call.hexists(self.keys(step).data(), hint.id());
+        }
+        let held: Vec<bool> = self.ask("look for hints", call.query_async(&mut self.manager())).await?;
+        Ok(hints.iter().zip(held).filter(|(_, held)| !held).map(|(hint, _)| hint.clone()).collect())
+    }
 }

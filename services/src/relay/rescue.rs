@@ -38,16 +38,15 @@ pub async fn rescue_once<L: Ledger>(
     host: Option<&str>,
     dice: &(dyn Fn() -> f64 + Sync),
 ) -> anyhow::Result<Rescued> {
-    let explained = match host {
-        Some(host) => ledger.explain(host, BATCH).await.context("say why steps wait")?,
-        None => 0,
-    };
     let rescued = Rescued {
         crashed: rescue_expired(ledger, dice).await?,
         stray: ledger.lose_older(STRAY_AFTER).await.context("find stray steps")?,
         exceeded: ledger.exceed(host, BATCH).await.context("end runs past their deadline")?,
         projections_pending: ledger.project_pending(BATCH).await.context("write public rows again")?,
-        explained,
+        explained: match host {
+            Some(host) => ledger.explain(host, BATCH).await.context("say why steps wait")?,
+            None => 0,
+        },
     };
     if rescued.due_again() + rescued.exceeded > 0 {
         let Rescued { crashed, stray, exceeded, .. } = rescued;

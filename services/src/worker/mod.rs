@@ -28,7 +28,7 @@ pub use self::lease::Leases;
 pub use self::signals::Signals;
 use self::signals::Watch;
 use crate::{
-    ledger::{self, Key, Ledger},
+    ledger::{self, Ledger},
     queue::{Delivery, Queue},
 };
 
@@ -115,8 +115,7 @@ async fn handle<L: Ledger, E: Evolution + Send + Sync + 'static>(
     queue: Queue,
     mut delivery: Delivery,
 ) {
-    let hint = &delivery.hint;
-    let key = Key { run: hint.run, position: hint.position, token: hint.token };
+    let key = delivery.hint.key();
     match bench.attempt(key, || delivery.acknowledge()).await {
         Ok(Attempted::Settled(_) | Attempted::PutBack(_)) => queue.wake_relay(),
         Ok(Attempted::Stale | Attempted::Overtaken) => {}

@@ -146,6 +146,10 @@ impl Ledger for Postgres {
         dispatch::lose_older(self, after).await
     }
 
+    async fn unclaimed(&self, after: Duration, most: usize) -> Result<Vec<(StepName, Key)>> {
+        dispatch::unclaimed(self, after, most).await
+    }
+
     async fn claim(&self, worker: &Worker, keys: &[Key]) -> Result<Vec<Claimed>> {
         claim::claim(self, worker, keys).await
     }
