@@ -73,8 +73,13 @@ impl Engine {
     }
 
     async fn start_relay(&mut self, queue: Queue) {
-        let settings =
-            relay::Settings { batch: 200, high_water: 1000, intake_poll: Duration::from_millis(100), host: None };
+        let settings = relay::Settings {
+            batch: 200,
+            high_water: 1000,
+            intake_poll: Duration::from_millis(100),
+            retention: Duration::from_secs(86_400),
+            host: None,
+        };
         let deps = relay::Deps { ledger: self.ledger.clone(), queue, listen: Some(self.ledger.pool().clone()) };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));
     }

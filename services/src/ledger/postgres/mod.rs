@@ -9,6 +9,7 @@ mod command;
 mod dispatch;
 mod intake;
 mod lease;
+mod prune;
 mod redis_mark;
 mod rescue;
 mod run_end;
