@@ -145,7 +145,7 @@ impl Relay {
 
     async fn rescue(self) {
         let rescue = async || {
-            let rescued = rescue_once(&self.ledger, &rand::random::<f64>).await?;
+            let rescued = rescue_once(&self.ledger, self.settings.host.as_deref(), &rand::random::<f64>).await?;
             self.wake_if(rescued.due_again() > 0);
             Ok(Next::AtTick)
         };

@@ -46,7 +46,8 @@ impl Tx<'_> {
             workflow: run.workflow.clone(),
             version: run.version,
             position: key.position,
-            gate_closed: self.is_gate_closed(&step, &run.workflow, worker.host.as_deref()),
+            gate_closed: self.is_gate_closed(&step, &run.workflow, worker.host.as_deref())
+                || !self.is_let_through(key.run, worker.host.as_deref()),
             turn: resource.and_then(|resource| resource.run),
             resource_busy: resource.and_then(|resource| resource.busy_until).is_some_and(|until| until > self.now),
             step,
