@@ -95,10 +95,10 @@ create index if not exists attempt_of_run on sluice.attempt (run_id, id);
 -- The same attempt cannot end twice.
 create unique index if not exists attempt_once on sluice.attempt (run_id, position, token);
 
--- Announcements, published at least once and in order within a run.
+-- Announcements, published at least once and in order within a run. One that is not published outlives its run.
 create table if not exists sluice.event (
   id uuid primary key default gen_random_uuid(),
-  run_id uuid not null references sluice.run (id) on delete cascade,
+  run_id uuid not null,
   sequence integer not null,
   routing_key text not null,
   payload jsonb not null,
@@ -110,6 +110,7 @@ create table if not exists sluice.event (
   unique (run_id, sequence)
 );
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
+create index if not exists event_published on sluice.event (published_at) where published_at is not null;
 
 -- A run that needs a person.
 create table if not exists sluice.dead_letter (

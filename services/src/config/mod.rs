@@ -229,8 +229,8 @@ fn build_relay(
     host: Read<Option<String>>,
     tuned: Read<relay::Tuned>,
 ) -> Read<Relay> {
-    let relay::Tuned { batch, high_water, intake_poll } = tuned?;
-    let settings = relay_role::Settings { batch, high_water, intake_poll, host: host? };
+    let relay::Tuned { batch, high_water, intake_poll, retention } = tuned?;
+    let settings = relay_role::Settings { batch, high_water, intake_poll, retention, host: host? };
     Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings })
 }
 

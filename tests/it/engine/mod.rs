@@ -103,6 +103,7 @@ impl Engine {
             batch: 200,
             high_water: 1000,
             intake_poll: Duration::from_millis(100),
+            retention: Duration::from_secs(86_400),
             host: Some(self.host()),
         };
         let listen = Some(self.ledger.pool().clone());

@@ -11,6 +11,7 @@ mod dispatch;
 mod gate;
 mod intake;
 mod lease;
+mod prune;
 pub mod read;
 mod redis_mark;
 mod rescue;
