@@ -47,7 +47,8 @@ impl Secrets {
     fn cut(&self, resource: &str, text: &mut Option<String>) {
         let Some(given) = text else { return };
         let name = resource.parse().ok();
-        let secrets: Vec<Secret> = [&self.secret_token, &self.secret_url].into_iter().flatten().map(Secret::new).collect();
+        let secrets: Vec<Secret> =
+            [&self.secret_token, &self.secret_url].into_iter().flatten().map(Secret::new).collect();
         *given = Redaction::new(name.as_ref(), &secrets).readable(given);
     }
 }
