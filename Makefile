@@ -11,13 +11,16 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo check full setup format lint build test audit
+.PHONY: help demo chaos check full setup format lint build test audit
 
 help: ## This list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
 demo: setup build ## Starts everything on this machine and shows sign-ups served; KEEP=1 leaves it running
 	cargo run --quiet --bin demo
+
+chaos: setup build ## Every way to break it, for about a quarter of an hour; CHAOS="mixed --seconds 600" for one of them
+	cargo run --quiet --bin chaos -- $(CHAOS)
 
 check: setup format lint build test ## All that a change must pass; what CI runs
 
