@@ -25,8 +25,8 @@ pub struct Report {
     /// The hole in I3 that no protocol closes.
     pub overlaps_of_frozen: u64,
     pub leases_expired: i64,
-    /// Attempts that counted as failures.
-    pub failures: i64,
+    /// By outcome and class.
+    pub attempts: BTreeMap<String, i64>,
     /// Processes that ended without having been killed.
     pub ended_by_themselves: u32,
     /// From the first sign-up to the last ready.
@@ -55,7 +55,7 @@ impl Report {
             creates_of_existing: verdict.creates_of_existing,
             overlaps_of_frozen: verdict.overlaps_of_frozen,
             leases_expired: verdict.leases_expired,
-            failures: verdict.failures,
+            attempts: verdict.attempts,
             ended_by_themselves: stage.record.processes_that_ended(),
             seconds: verdict.seconds,
             recovered_after: verdict.recovered_after,
@@ -82,6 +82,11 @@ impl Report {
     pub(super) fn expect_no_create_of_existing(&mut self) {
         let unexplained = self.creates_of_existing.saturating_sub(self.overlaps_of_frozen);
         self.expect(unexplained == 0, || format!("{unexplained} create calls for a name that existed"));
+    }
+
+    /// Attempts that counted as failures of their step.
+    pub(super) fn failures(&self) -> i64 {
+        self.attempts.iter().filter(|(ended, _)| ended.starts_with("failed")).map(|(_, count)| count).sum()
     }
 
     pub fn held(&self) -> bool {

@@ -32,7 +32,8 @@ pub(super) struct Verdict {
     pub creates_of_existing: u64,
     pub overlaps_of_frozen: u64,
     pub leases_expired: i64,
-    pub failures: i64,
+    /// By outcome and class.
+    pub attempts: BTreeMap<String, i64>,
     /// From the first sign-up to the last that became ready.
     pub seconds: f64,
     pub recovered_after: Option<f64>,
@@ -65,7 +66,13 @@ impl Verdict {
     async fn read_counts(&mut self, session: &mut PgConnection, stage: &Stage) -> Result<()> {
         self.lost = one(session, include_str!("verdict/lost.sql")).await?;
         self.leases_expired = one(session, "select count(*) from sluice.attempt where class = 'worker_lost'").await?;
-        self.failures = one(session, "select count(*) from sluice.attempt where outcome = 'failed'").await?;
+        let attempts: Vec<(String, i64)> = sqlx::query_as(
+            "select outcome || coalesce(' (' || class || ')', '') as ended, count(*) from sluice.attempt group by ended",
+        )
+        .fetch_all(&mut *session)
+        .await
+        .context("count the attempts")?;
+        self.attempts = attempts.into_iter().collect();
         let dead: Vec<(String, i64)> =
             sqlx::query_as("select reason, count(*) from sluice.dead_letter where resolved_at is null group by reason")
                 .fetch_all(&mut *session)

@@ -75,15 +75,14 @@ impl Hand<'_> {
     }
 
     async fn kill_one(&mut self, role: &str, target: usize) -> Result<bool> {
-        let names = self.names(role);
+        let names = self.awake(role);
         let Some(name) = names.get(target % names.len().max(1)) else { return Ok(false) };
         self.kill(name).await?;
         Ok(true)
     }
 
     fn freeze(&mut self, planned: &Planned) -> Result<bool> {
-        let running: Vec<String> =
-            self.names("worker").into_iter().filter(|name| self.frozen.iter().all(|f| f.name != *name)).collect();
+        let running = self.awake("worker");
         let Some(name) = running.get(planned.target % running.len().max(1)) else { return Ok(false) };
         let Some(process) = self.processes.get_mut(name) else { return Ok(false) };
         process.pause()?;
@@ -106,7 +105,7 @@ impl Hand<'_> {
     async fn kill_before_push(&mut self) -> Result<bool> {
         let mut hold = Hold::at(self.url, Place::Commit).await?;
         let caught = hold.caught().await?;
-        let relays = self.names("relay");
+        let relays = self.awake("relay");
         if caught {
             for name in &relays {
                 if let Some(process) = self.processes.get_mut(name) {
@@ -130,7 +129,7 @@ impl Hand<'_> {
         let mut hold = Hold::at(self.url, Place::Claim).await?;
         let caught = hold.caught().await?;
         if caught {
-            for name in self.names("worker") {
+            for name in self.awake("worker") {
                 self.kill(&name).await?;
             }
         }
@@ -139,7 +138,6 @@ impl Hand<'_> {
     }
 
     async fn kill(&mut self, name: &str) -> Result<()> {
-        self.frozen.retain(|frozen| frozen.name != name);
         if let Some(process) = self.processes.get_mut(name) {
             process.kill().await?;
             process.start_again()?;
@@ -147,8 +145,10 @@ impl Hand<'_> {
         Ok(())
     }
 
-    fn names(&self, role: &str) -> Vec<String> {
-        self.processes.keys().filter(|name| name.starts_with(role)).cloned().collect()
+    /// Who is frozen is left alone: it is to wake up and find that its step is another's.
+    fn awake(&self, role: &str) -> Vec<String> {
+        let is_awake = |name: &&String| self.frozen.iter().all(|frozen| frozen.name != **name);
+        self.processes.keys().filter(|name| name.starts_with(role)).filter(is_awake).cloned().collect()
     }
 
     fn supervise(&mut self) -> Result<()> {

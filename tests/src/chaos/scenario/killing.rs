@@ -1,4 +1,5 @@
-//! Every worker and every relay dies every 300 ms, for a minute, while users sign up. Afterwards all become ready.
+//! Every worker and every relay dies every 300 ms, for a minute, while users sign up; then, for half as long, one of them in
+//! turn, so that each lives long enough to have work in hand. Afterwards all become ready.
 
 use std::time::Duration;
 
@@ -7,9 +8,13 @@ use futures::future::try_join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{NO_QR, Scenario};
-use crate::chaos::{
-    Fault, Options, Report,
-    stage::{Layout, Stage},
+use crate::{
+    chaos::{
+        Fault, Options, Report,
+        record::Record,
+        stage::{Layout, Stage, Watch},
+    },
+    servers::Process,
 };
 
 const EVERY: Duration = Duration::from_millis(300);
@@ -19,16 +24,10 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let over = Duration::from_secs(options.seconds.unwrap_or(60).into());
     let mut stage = Stage::start(options, Layout::WorkerPerStep, &[NO_QR]).await?;
     let mut watch = stage.watch();
-    let signing = tokio::spawn(stage.sign_up(users, over.mul_f64(0.9)));
+    let signing = tokio::spawn(stage.sign_up(users, over.mul_f64(1.4)));
 
-    let began = Instant::now();
-    let mut tick = interval(EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while began.elapsed() < over {
-        tick.tick().await;
-        kill_all(&mut stage).await?;
-        watch.counts().await;
-    }
+    kill(&mut stage, &mut watch, Who::All, over).await?;
+    kill(&mut stage, &mut watch, Who::InTurn, over / 2).await?;
     signing.await??;
     stage.wait_for_all(&mut watch).await?;
 
@@ -38,13 +37,35 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-async fn kill_all(stage: &mut Stage) -> Result<()> {
-    let processes = stage.fleet.parts().processes;
-    try_join_all(processes.values_mut().map(|process| process.kill())).await?;
-    for (name, process) in processes {
-        process.start_again()?;
-        let is_relay = name.starts_with("relay");
-        stage.record.injected(if is_relay { Fault::RelayKilled } else { Fault::WorkerKilled });
+#[derive(Clone, Copy)]
+enum Who {
+    All,
+    InTurn,
+}
+
+async fn kill(stage: &mut Stage, watch: &mut Watch, who: Who, over: Duration) -> Result<()> {
+    let began = Instant::now();
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for round in 0.. {
+        tick.tick().await;
+        if began.elapsed() >= over {
+            break;
+        }
+        let processes = stage.fleet.parts().processes;
+        let turn = round % processes.len().max(1);
+        let doomed = processes.iter_mut().enumerate().filter(|(at, _)| matches!(who, Who::All) || *at == turn);
+        let doomed: Vec<_> = doomed.map(|(_, process)| process).collect();
+        try_join_all(doomed.into_iter().map(|(name, process)| kill_one(name, process, &stage.record))).await?;
+        watch.counts().await;
     }
+    Ok(())
+}
+
+async fn kill_one(name: &str, process: &mut Process, record: &Record) -> Result<()> {
+    process.kill().await?;
+    process.start_again()?;
+    let is_relay = name.starts_with("relay");
+    record.injected(if is_relay { Fault::RelayKilled } else { Fault::WorkerKilled });
     Ok(())
 }

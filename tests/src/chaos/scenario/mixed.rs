@@ -16,7 +16,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let users = options.users.unwrap_or(1000);
     let over = Duration::from_secs(options.seconds.unwrap_or(120).into());
     let schedule = Schedule::draw(options.seed, over);
-    let mut stage = Stage::start(options, Layout::WholeWorkers { relays: 2, workers: 2 }, &[NO_QR]).await?;
+    let mut stage = Stage::start(options, Layout::WholeWorkers { relays: 2, workers: 3 }, &[NO_QR]).await?;
     let (url, record) = (stage.fleet.database_url(), stage.record.clone());
     hold::install(&url).await?;
     let mut watch = stage.watch();

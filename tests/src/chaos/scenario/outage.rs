@@ -24,7 +24,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     }
 
     let mut report = Report::of(Scenario::Outage, options.seed, each * 3, &stage).await?;
-    notes.push(format!("{} attempts counted as failures", report.failures));
+    notes.push(format!("{} attempts counted as failures", report.failures()));
     report.notes = notes;
     let dead = report.dead.clone();
     report.expect(dead.is_empty(), || format!("an outage made dead letters: {dead:?}"));
