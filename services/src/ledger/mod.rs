@@ -33,6 +33,8 @@ pub enum Error {
     Database(#[from] sqlx::Error),
     #[error("the ledger holds {0}, which this program cannot read: deploy the version that wrote it")]
     Unreadable(String),
+    #[error("the ledger's database gave no answer within {0:?}")]
+    Late(Duration),
     /// The fault of a batch that several callers shared.
     #[error(transparent)]
     Batch(Arc<Error>),
