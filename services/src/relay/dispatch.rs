@@ -5,8 +5,8 @@ use workflows::ids::{StepName, Token};
 
 use super::Settings;
 use crate::{
-    ledger::{Dispatched, Key, Ledger},
-    queue::{Hint, Queue},
+    ledger::{Dispatched, Draw, Key, Ledger},
+    queue::{Hint, Inlet},
 };
 
 /// Whether a round left something to do at once.
@@ -17,19 +17,25 @@ pub enum Pushed {
     MoreIsDue,
 }
 
-/// Dispatches every queue that has due steps, up to the high-water mark of each.
-pub async fn dispatch_once<L: Ledger>(settings: &Settings, ledger: &L, queue: &Queue) -> anyhow::Result<Pushed> {
+/// Dispatches every queue that has due steps, up to the high-water mark of each. `draw` draws tokens, each of them new.
+pub async fn dispatch_once<L: Ledger, Q: Inlet>(
+    settings: &Settings,
+    ledger: &L,
+    queue: &Q,
+    draw: &Draw<Token>,
+) -> anyhow::Result<Pushed> {
     let mut pushed = Pushed::All;
     for step in ledger.due().await.context("look for due steps")? {
-        pushed = pushed.and(dispatch_queue(settings, ledger, queue, &step).await?);
+        pushed = pushed.and(dispatch_queue(settings, ledger, queue, draw, &step).await?);
     }
     Ok(pushed)
 }
 
-async fn dispatch_queue<L: Ledger>(
+async fn dispatch_queue<L: Ledger, Q: Inlet>(
     settings: &Settings,
     ledger: &L,
-    queue: &Queue,
+    queue: &Q,
+    draw: &Draw<Token>,
     step: &StepName,
 ) -> anyhow::Result<Pushed> {
     // Redis' own count, so that any number of relays share the mark. With Redis away nothing is dispatched.
@@ -38,7 +44,7 @@ async fn dispatch_queue<L: Ledger>(
     if room == 0 {
         return Ok(Pushed::All);
     }
-    let tokens: Vec<Token> = (0..room).map(|_| Token::new(rand::random())).collect();
+    let tokens: Vec<Token> = (0..room).map(|_| draw()).collect();
     let dispatched = ledger.dispatch(step, settings.host.as_deref(), &tokens).await.context("dispatch steps")?;
     if dispatched.is_empty() {
         return Ok(Pushed::All);
@@ -48,7 +54,12 @@ async fn dispatch_queue<L: Ledger>(
     Ok(if dispatched.len() == settings.batch { Pushed::MoreIsDue } else { Pushed::All })
 }
 
-async fn push<L: Ledger>(ledger: &L, queue: &Queue, step: &StepName, dispatched: &[Dispatched]) -> anyhow::Result<()> {
+async fn push<L: Ledger, Q: Inlet>(
+    ledger: &L,
+    queue: &Q,
+    step: &StepName,
+    dispatched: &[Dispatched],
+) -> anyhow::Result<()> {
     let hints: Vec<Hint> = dispatched
         .iter()
         .map(|Dispatched { key, traceparent }| Hint {

@@ -20,6 +20,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use workflows::ids::Token;
 
 pub use self::{
     dispatch::{Pushed, dispatch_once},
@@ -29,8 +30,8 @@ pub use self::{
     rescue::{Rescued, rescue_once},
 };
 use crate::{
-    ledger::{Ledger, postgres::Postgres},
-    queue::Queue,
+    ledger::{Draw, Ledger, postgres::Postgres},
+    queue::{Queue, loss::Epoch},
 };
 
 /// How a relay works.
@@ -130,9 +131,10 @@ async fn intake_loop(settings: Arc<Settings>, deps: Deps, signed_up: Arc<Notify>
 /// Dispatches at each wake and at each tick; goes on while there are more.
 async fn dispatch_loop(settings: Arc<Settings>, deps: Deps, due: Arc<Notify>) {
     let mut pause = DISPATCH_TICK;
+    let draw: Draw<Token> = Arc::new(|| Token::new(rand::random()));
     loop {
         let _ = tokio::time::timeout(pause, due.notified()).await;
-        pause = match dispatch_once(&settings, &deps.ledger, &deps.queue).await {
+        pause = match dispatch_once(&settings, &deps.ledger, &deps.queue, &draw).await {
             Ok(Pushed::All) => DISPATCH_TICK,
             Ok(Pushed::MoreIsDue) => Duration::ZERO,
             Err(error) => failed("dispatch", &error, pause),
@@ -148,7 +150,7 @@ async fn rescue_and_wake(deps: Deps, due: Arc<Notify>) -> anyhow::Result<()> {
 }
 
 async fn watch_and_wake(deps: Deps, due: Arc<Notify>) -> anyhow::Result<()> {
-    if watch_once(&deps.ledger, &deps.queue).await? {
+    if watch_once(&deps.ledger, &deps.queue, Epoch::new(rand::random())).await? {
         due.notify_one();
     }
     Ok(())

@@ -55,7 +55,7 @@ pub struct Bench<L, E> {
 const SETTLE_AGAIN: Duration = Duration::from_millis(250);
 
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
-    pub fn new(deps: Deps<L, E>, me: Worker, leases: Arc<Leases>, dice: Dice) -> Self {
+    pub fn new<Q>(deps: Deps<L, E, Q>, me: Worker, leases: Arc<Leases>, dice: Dice) -> Self {
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
         let claims = Batch::new(move |keys: Vec<Key>| {
             let (ledger, worker) = (ledger.clone(), worker.clone());
@@ -120,14 +120,16 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     async fn outcome(&self, claim: &Claim, step: &Step, held: &Held) -> (Outcome, Quiet) {
         let api = Guarded::new(&self.api, || held.permission());
         let running = AssertUnwindSafe(provision::run(&step.name, &api, &claim.given, &self.settings)).catch_unwind();
+        // A lease that is over goes first: after a freeze both may be ready, and then nothing more is to be sent.
         let outcome = tokio::select! {
+            biased;
+            () = held.lost() => lease_lost(),
             ended = tokio::time::timeout(step.timeout, running) => match ended {
                 Ok(Ok(Some(outcome))) => outcome,
                 Ok(Ok(None)) => unknown_step(step),
                 Ok(Err(_)) => Outcome::Retry(Failure::new(Class::Panicked, "the step's code panicked: see the worker's log")),
                 Err(_) => timed_out(step),
             },
-            () = held.lost() => lease_lost(),
         };
         let quiet = match api.flight() {
             Flight::Unknown => Quiet::Unsure,

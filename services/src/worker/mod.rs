@@ -39,12 +39,12 @@ pub struct Settings {
     pub host: Option<String>,
 }
 
-/// What a worker works with.
-pub struct Deps<L, E> {
+/// What a worker works with. Attempts need no queue: hints come to them.
+pub struct Deps<L, E, Q = Queue> {
     pub ledger: L,
     /// The same ledger over a connection of its own: renewals never queue behind claims.
     pub leases: L,
-    pub queue: Queue,
+    pub queue: Q,
     pub api: E,
     pub settings: provision::Settings,
     pub registry: Arc<Registry>,
