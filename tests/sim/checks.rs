@@ -42,7 +42,8 @@ pub fn dispatched(stage: &Stage) -> Vec<Key> {
 
 /// The queue lost what it held just now: once a relay could have noticed, nothing waits for what was lost.
 pub async fn loss_is_noticed(stage: &Arc<Stage>, held: Vec<Key>) {
-    while calm_for(stage) < NOTICED_WITHIN {
+    let lost_at = stage.log.now();
+    while calm_for(stage).min(stage.log.now() - lost_at) < NOTICED_WITHIN {
         time::sleep(Duration::from_millis(500)).await;
     }
     for key in held {

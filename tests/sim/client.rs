@@ -127,6 +127,8 @@ impl Client {
         self.stage.spawn("a call that was frozen", async move {
             time::sleep(how_long).await;
             process.pass().await;
+            // From here on nobody can keep others away from this name.
+            stage.facts().unprotected.insert(name.clone(), "overlap.frozen");
             let (pending, meeting) = stage.api.begin_exclusive(request, &name, &process, Sent::AfterAFreeze);
             stage.met(&name, meeting);
             // Where the attempt is over, the connection is closed right after the request.

@@ -45,6 +45,12 @@ fn create_with_qr_code(name: &str) -> Request {
     Request::post("/instance/create").key(KEY).json(body)
 }
 
+fn create_with_webhook(name: &str) -> Request {
+    let webhook = json!({"url": "http://neighbour.test/hook", "events": ["QRCODE_UPDATED"]});
+    let body = json!({"instanceName": name, "integration": "WHATSAPP-BAILEYS", "webhook": webhook});
+    Request::post("/instance/create").key(KEY).json(body)
+}
+
 fn delete(name: &str) -> Request {
     Request::delete(format!("/instance/delete/{name}")).key(KEY)
 }
@@ -59,8 +65,9 @@ async fn with_qr_code(stage: &Arc<Stage>) {
 
 /// Several creates of one name at once.
 async fn race(stage: &Arc<Stage>, chance: &Chance) {
+    let inline = chance.percent(50);
     for _ in 0..chance.between(2, 9) {
-        send(stage, create("neighbour-race"));
+        send(stage, if inline { create_with_webhook("neighbour-race") } else { create("neighbour-race") });
         time::sleep(chance.millis(0, 12)).await;
     }
     time::sleep(Duration::from_secs(1)).await;

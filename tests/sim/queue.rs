@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use sluice::ledger::memory::RedisMark;
 use sluice::queue::{
     Error, Hint, Inlet, PushReport, Stamps,
     loss::{Epoch, Seen},
@@ -101,11 +102,22 @@ impl Redis {
         server.snapshot = Some(server.held.clone());
     }
 
-    /// It comes back with what the last snapshot held, or empty.
-    pub fn restore(&self) {
+    /// It comes back with what the last snapshot held, or empty. Consumers that lost their connection come back under new
+    /// names, and what stands there as fetched goes to others.
+    ///
+    /// Whether anybody can tell: without a run id the snapshot looks like the original where the `mark` of the ledger is not
+    /// ahead of it.
+    pub fn restore(&self, mark: &RedisMark) -> bool {
         let mut server = self.lock();
         server.held = server.snapshot.clone().unwrap_or_default();
         server.run_id += 1;
+        let fetched = std::mem::take(&mut server.held.fetched);
+        drop(server);
+        for (step, hint) in fetched.into_values().flatten() {
+            self.enqueue(&step, hint);
+        }
+        let held = &self.lock().held;
+        self.tells_run_id || held.epoch.map(Epoch::bits) != mark.epoch || held.beat < mark.beat
     }
 
     /// Another order, for all that waits.
