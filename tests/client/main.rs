@@ -1,6 +1,8 @@
 //! The client of the Evolution API against real sockets: what goes over the wire, what comes back in each kind of trouble,
 //! and which certificates it trusts.
 
+#![allow(clippy::unwrap_used)]
+
 mod server;
 mod tls;
 

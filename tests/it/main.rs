@@ -5,11 +5,15 @@
 
 mod access;
 mod app;
+mod config;
 mod conformance;
 mod engine;
 mod guide;
 mod hand_made_sql;
 mod migrate;
 mod odd_databases;
+mod processes;
+mod program;
 mod queue;
 mod sign_up;
+mod tls;

@@ -15,9 +15,10 @@ use workflows::{
 
 use crate::stage::{KEY, Stage, webhook_url};
 
-/// How long ledger, queue and a relay must have been well for a loss to have been noticed: two seconds, and what the longest
-/// pause after a failure adds.
-const NOTICED_WITHIN: Duration = Duration::from_secs(6);
+/// How soon a loss of the queue is noticed.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+/// How long ledger, queue and a relay must have been well for that: also before the loss, since a relay that failed pauses.
+const CALM: Duration = Duration::from_millis(4_500);
 
 /// What the rows alone can show, every few seconds.
 pub async fn watch(stage: Arc<Stage>) {
@@ -42,8 +43,8 @@ pub fn dispatched(stage: &Stage) -> Vec<Key> {
 
 /// The queue lost what it held just now: once a relay could have noticed, nothing waits for what was lost.
 pub async fn loss_is_noticed(stage: &Arc<Stage>, held: Vec<Key>) {
-    let lost_at = stage.log.now();
-    while calm_for(stage).min(stage.log.now() - lost_at) < NOTICED_WITHIN {
+    time::sleep(NOTICED_WITHIN).await;
+    while calm_for(stage) < CALM {
         time::sleep(Duration::from_millis(500)).await;
     }
     for key in held {

@@ -186,9 +186,15 @@ impl Ledger for Connection {
         self.send().await?;
         let count = self.stage.memory.lose_older(after).await?;
         if count > 0 {
-            self.stage.log.hit("step.stray");
+            self.stage.log.hit("step.forgotten");
         }
         self.receive(count).await
+    }
+
+    async fn unclaimed(&self, after: Duration, limit: usize) -> Result<Vec<(StepName, Key)>> {
+        self.send().await?;
+        let unclaimed = self.stage.memory.unclaimed(after, limit).await?;
+        self.receive(unclaimed).await
     }
 
     async fn claim(&self, worker: &Worker, keys: &[Key]) -> Result<Vec<Claimed>> {

@@ -92,6 +92,13 @@ impl Redis {
         (waiting + fetched) as u64
     }
 
+    fn holds(&self, hint: &Hint) -> bool {
+        let server = self.lock();
+        let mut waiting = server.held.waiting.values().flatten();
+        let mut fetched = server.held.fetched.values().flatten();
+        waiting.any(|held| held.key() == hint.key()) || fetched.any(|(_, held)| held.key() == hint.key())
+    }
+
     /// FLUSHALL.
     pub fn wipe(&self) {
         self.lock().held = Held::default();
@@ -204,6 +211,11 @@ impl Inlet for Line {
             return Err(Error::Late { what: "push hints", after: Duration::from_millis(500) });
         }
         Ok(PushReport { pushed: hints.len(), known: 0 })
+    }
+
+    async fn missing(&self, _: &StepName, hints: &[Hint]) -> Result<Vec<Hint>, Error> {
+        self.send("look for hints").await?;
+        Ok(hints.iter().filter(|hint| !self.stage.redis.holds(hint)).cloned().collect())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use sluice::{
     ledger::Draw,
     queue::loss::Epoch,
-    relay::{self, Pushed, Settings},
+    relay::{self, Next, Settings},
 };
 use tokio::{task::AbortHandle, time};
 use workflows::ids::Token;
@@ -22,6 +22,7 @@ use crate::{
 const INTAKE: Duration = Duration::from_millis(500);
 const DISPATCH: Duration = Duration::from_millis(500);
 const RESCUE: Duration = Duration::from_millis(500);
+const STRAY: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -47,6 +48,7 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         stage.spawn("intake", intake(duties.clone())),
         stage.spawn("dispatch", dispatch(duties.clone())),
         stage.spawn("rescue", rescue(duties.clone())),
+        stage.spawn("stray", recover_strays(duties.clone())),
     ];
     if stage.plan.removed != Some(Removed::LossDetection) {
         tasks.push(stage.spawn("watch", watch(duties)));
@@ -111,8 +113,8 @@ async fn dispatch(duties: Arc<Duties>) {
         let _ = time::timeout(pause, duties.stage.relay_bell.notified()).await;
         duties.process.pass().await;
         pause = match relay::dispatch_once(&duties.settings, &duties.ledger, &duties.queue, &draw).await {
-            Ok(Pushed::All) => DISPATCH,
-            Ok(Pushed::MoreIsDue) => Duration::ZERO,
+            Ok(Next::AtTick) => DISPATCH,
+            Ok(Next::AtOnce) => Duration::ZERO,
             Err(_) => failed(pause),
         };
     }
@@ -130,6 +132,24 @@ async fn rescue(duties: Arc<Duties>) {
                     duties.wake();
                 }
                 RESCUE
+            }
+            Err(_) => failed(pause),
+        };
+    }
+}
+
+async fn recover_strays(duties: Arc<Duties>) {
+    let mut pause = STRAY;
+    loop {
+        time::sleep(pause).await;
+        duties.process.pass().await;
+        pause = match relay::recover_once(&duties.ledger, &duties.queue).await {
+            Ok(recovered) => {
+                if recovered > 0 {
+                    duties.stage.log.hit("step.stray");
+                    duties.wake();
+                }
+                STRAY
             }
             Err(_) => failed(pause),
         };

@@ -33,7 +33,7 @@ pub struct DatabaseOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct PoolOptions {
-    /// The most connections that each role of this process opens, beside one for leases (worker) and one for LISTEN
+    /// The most connections that each role of this process opens, beside one for leases (worker) and two for LISTEN
     /// (relay)
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "4")]
     database_max_connections: String,

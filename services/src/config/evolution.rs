@@ -40,19 +40,22 @@ impl HostOptions {
     }
 
     pub(super) fn client(&self, key: &KeyOptions, faults: &mut Faults) -> Option<evolution::Client> {
-        let url = faults.required(URL, self.evolution_api_base_url.as_deref(), "give https://evolution.example.com");
+        let url = self.evolution_api_base_url.as_deref();
+        let url = faults.required(URL, url, "give https://evolution.example.com");
+        let host = self.host(faults);
         let key = key.evolution_api_key.as_deref();
-        let key = faults.required(KEY, key, "give the API's AUTHENTICATION_API_KEY").map(str::trim);
-        let (url, key) = (url?, key?);
+        let key = faults.required(KEY, key, "give the API's AUTHENTICATION_API_KEY").map(str::trim)?;
+        // With a stand-in for an address that is refused already, the key is checked too.
+        let usable = url.filter(|_| host.is_some());
         let options = evolution::Options {
-            base_url: url.to_owned(),
+            base_url: usable.unwrap_or("http://localhost").to_owned(),
             key: Secret::new(key),
             timeouts: evolution::Timeouts::default(),
         };
         match evolution::Client::new(options) {
-            Ok(client) => return Some(client),
+            Ok(client) => return usable.map(|_| client),
             Err(error @ evolution::OptionsError::Key) => faults.add_secret(KEY, problem(error)),
-            Err(error) => faults.add_url(URL, url, problem(error)),
+            Err(error) => faults.add_url(URL, url.unwrap_or_default(), problem(error)),
         }
         None
     }

@@ -182,7 +182,7 @@ impl WorkerOptions {
     pub fn parse(&self) -> Result<Config<Worker>, Faults> {
         let mut faults = Faults::default();
         let ledger = self.ledger.read(&mut faults);
-        let steps = worker::steps(&self.steps, ledger.as_ref().map(|ledger| &*ledger.registry), &mut faults);
+        let steps = worker::steps(&self.steps, &provision::step_names(), &mut faults);
         let queue = self.redis.read(&mut faults);
         let api = self.host.client(&self.key, &mut faults);
         let provision = self.webhook.read(&mut faults);

@@ -87,6 +87,10 @@ impl WebhookOptions {
             faults.add_unset("WEBHOOK_URL", format!("is not set: {what}"));
         }
         let project = self.supabase_url.as_deref()?.trim().trim_end_matches('/');
+        if project.contains("YOUR_PROJECT_REF") {
+            faults.add_url("SUPABASE_URL", project, "still has YOUR_PROJECT_REF in it: put your project's there");
+            return None;
+        }
         Some(format!("{project}/functions/v1/evolution-webhook-handler"))
     }
 

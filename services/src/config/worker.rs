@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
-use workflows::{definition::Registry, ids::StepName};
+use workflows::ids::StepName;
 
 use super::Faults;
 
@@ -38,8 +38,7 @@ impl WorkerTuning {
 }
 
 /// The steps that a worker was told to serve, each once.
-pub(super) fn steps(names: &[String], registry: Option<&Registry>, faults: &mut Faults) -> Option<Vec<StepName>> {
-    let known = registry?.queues();
+pub(super) fn steps(names: &[String], known: &[StepName], faults: &mut Faults) -> Option<Vec<StepName>> {
     let mut steps = Vec::new();
     for name in names {
         match known.iter().find(|step| step.as_str() == name) {

@@ -36,7 +36,7 @@ pub struct WorkflowOptions {
     crash_limit: String,
 
     /// How long one attempt of a step may take: longer than one call that creates (15s)
-    #[arg(long, env = "STEP_TIMEOUT", value_name = "DURATION", default_value = "30s")]
+    #[arg(long, env = "STEP_TIMEOUT", value_name = "DURATION", default_value = "90s")]
     step_timeout: String,
 
     /// How long a run may take before it is a dead letter, not counting the time that a pause, a limit or an outage held

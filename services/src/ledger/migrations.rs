@@ -7,7 +7,7 @@
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use sqlx::{
-    PgConnection,
+    PgConnection, Row,
     migrate::{AppliedMigration, Migrate, MigrateError, Migrator},
 };
 
@@ -86,10 +86,9 @@ pub async fn standing(connection: &mut PgConnection) -> Result<Standing, Error> 
     stand(&applied)
 }
 
-/// Whether the ledger is there, whoever brought it.
-pub async fn is_there(connection: &mut PgConnection) -> Result<bool, Error> {
-    let there = sqlx::query_scalar("select to_regclass('sluice.run') is not null").persistent(false);
-    Ok(there.fetch_one(connection).await?)
+/// Whether the ledger is there, whoever brought it. In the simple protocol, which every pooler can take.
+pub async fn is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::raw_sql("select to_regclass('sluice.run') is not null").fetch_one(connection).await?.try_get(0)
 }
 
 /// Applies what is pending, one caller at a time, and returns how the database stands then.

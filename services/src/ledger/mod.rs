@@ -215,6 +215,9 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// Steps dispatched longer than `after` ago and never claimed become due. How many there were.
     fn lose_older(&self, after: Duration) -> impl Future<Output = Result<usize>> + Send;
 
+    /// Up to `limit` steps that were dispatched longer than `after` ago and not claimed since, the oldest first.
+    fn unclaimed(&self, after: Duration, limit: usize) -> impl Future<Output = Result<Vec<(StepName, Key)>>> + Send;
+
     /// Take dispatched steps in hand. One answer per key, in order.
     fn claim(&self, worker: &Worker, keys: &[Key]) -> impl Future<Output = Result<Vec<Claimed>>> + Send;
 

@@ -1,6 +1,9 @@
 //! From how an attempt ended to what the ledger writes: the outcome, through `transition` and the policy, to one row's
 //! worth of changes. Pure, and the same for both ledgers.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use serde_json::Value;

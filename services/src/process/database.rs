@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{
+    ConnectOptions, Connection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -18,7 +21,7 @@ use crate::{
 
 /// How long a caller waits for a connection: longer waits hide that there are too few.
 const ACQUIRE: Duration = Duration::from_secs(5);
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Opens no connection yet. `name` is what Postgres shows.
@@ -42,13 +45,13 @@ pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> a
 }
 
 /// Waits until Postgres answers and refuses one without a ledger. `false`: shutdown came first.
-pub(super) async fn wait_for(pool: &PgPool, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+pub(super) async fn wait_for(database: &Database, name: &str, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    let options = database.connect(&format!("sluice-{name}"));
     let mut said = String::new();
     loop {
-        let looked = match shutdown.run_until_cancelled(timeout(FIRST_LOOK, look(pool))).await {
+        let looked = match shutdown.run_until_cancelled(timeout(LOOK, look(&options))).await {
             None => return Ok(false),
-            Some(Ok(looked)) => looked,
-            Some(Err(_)) => Look::Away(format!("no answer within {FIRST_LOOK:?}")),
+            Some(looked) => looked.unwrap_or_else(|_| Look::Away(format!("no answer within {LOOK:?}"))),
         };
         match looked {
             Look::Ledger => return Ok(true),
@@ -71,19 +74,25 @@ enum Look {
     Refused(String),
 }
 
-async fn look(pool: &PgPool) -> Look {
-    let error = match pool.acquire().await {
-        Ok(mut connection) => match migrations::is_there(&mut connection).await {
-            Ok(true) => return Look::Ledger,
-            Ok(false) => return Look::Refused("the database has no ledger: run `sluice migrate`".to_owned()),
-            Err(error) => return Look::Away(error.to_string()),
-        },
-        Err(error) => error,
-    };
-    // 28: who we are; 3D: which database.
-    let code = error.as_database_error().and_then(|error| error.code());
-    match code.is_some_and(|code| code.starts_with("28") || code.starts_with("3D")) {
-        true => Look::Refused(format!("Postgres does not let us in ({error}): check DATABASE_URL")),
-        false => Look::Away(error.to_string()),
+/// Over a connection of its own: a pool would keep the reason to itself.
+async fn look(options: &PgConnectOptions) -> Look {
+    match ask(options).await {
+        Ok(true) => Look::Ledger,
+        Ok(false) => Look::Refused("the database has no ledger: run `sluice migrate`".to_owned()),
+        Err(error) => {
+            // 28: who we are; 3D: which database; 42501: what we may see.
+            let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+            match code.starts_with("28") || code.starts_with("3D") || code == "42501" {
+                true => Look::Refused(format!("Postgres does not let us in ({error}): check DATABASE_URL")),
+                false => Look::Away(error.to_string()),
+            }
+        }
     }
+}
+
+async fn ask(options: &PgConnectOptions) -> sqlx::Result<bool> {
+    let mut connection = options.connect().await?;
+    let there = migrations::is_there(&mut connection).await?;
+    connection.close().await?;
+    Ok(there)
 }

@@ -37,16 +37,17 @@ pub async fn all(config: config::All, shutdown: CancellationToken) -> anyhow::Re
 }
 
 async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
-    if !database::wait_for(ledger.pool(), &shutdown).await? {
+    if !database::wait_for(&config.ledger.database, "relay", &shutdown).await? {
         return Ok(());
     }
+    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
     if config.settings.host.is_none() {
         tracing::warn!(
             "EVOLUTION_API_BASE_URL is not set: steps are dispatched without asking its host's breaker and limits"
         );
     }
-    let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 1));
+    // One listens, the other notifies it, to see that it hears.
+    let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 2));
     let deps = relay_role::Deps { ledger, queue, listen };
     tracing::info!("relay starts");
     relay_role::run(config.settings, deps, shutdown).await?;
@@ -55,10 +56,10 @@ async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationTo
 }
 
 async fn run_worker(config: config::Worker, queue: Queue, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections)?;
-    if !database::wait_for(ledger.pool(), &shutdown).await? {
+    if !database::wait_for(&config.ledger.database, "worker", &shutdown).await? {
         return Ok(());
     }
+    let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections)?;
     let leases = database::ledger(&config.ledger, "worker-leases", 1)?;
     let deps = worker_role::Deps {
         ledger,

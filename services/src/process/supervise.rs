@@ -40,8 +40,8 @@ mod tests {
     use super::*;
 
     fn until_shutdown(shutdown: &CancellationToken) -> Named<'static> {
-        let shutdown = shutdown.clone();
-        Named { name: "patient", run: async move { Ok(shutdown.cancelled().await) }.boxed_local() }
+        let cancelled = shutdown.clone().cancelled_owned();
+        Named { name: "patient", run: cancelled.map(Ok).boxed_local() }
     }
 
     #[tokio::test]

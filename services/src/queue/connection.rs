@@ -131,13 +131,17 @@ pub(super) struct Lookout {
 
 impl Lookout {
     pub(super) fn new(bell: Bell, traffic: Arc<Traffic>) -> Self {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let rings = futures::stream::unfold(bell, async |mut bell| {
             bell.rung().await;
             Some(((), bell))
         });
-        Self { rings: rings.boxed(), tick, traffic, rung: false, waker: None }
+        Self::on(rings.boxed(), traffic)
+    }
+
+    fn on(rings: BoxStream<'static, ()>, traffic: Arc<Traffic>) -> Self {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { rings, tick, traffic, rung: false, waker: None }
     }
 }
 
@@ -162,5 +166,57 @@ impl PollStrategy for Lookout {
         {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use futures::stream;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A lookout that has been rung once, polled once, and how often it woke its worker since.
+    fn rung(traffic: &Arc<Traffic>) -> (Lookout, Arc<Wakes>, PollSnapshot) {
+        let rings = stream::once(async {}).chain(stream::pending()).boxed();
+        let (mut lookout, wakes) = (Lookout::on(rings, traffic.clone()), Arc::new(Wakes::default()));
+        let (waker, snapshot) = (Waker::from(wakes.clone()), PollSnapshot::new());
+        assert!(lookout.poll_drive(&mut Context::from_waker(&waker), &snapshot).is_pending());
+        wakes.0.store(0, Ordering::SeqCst);
+        (lookout, wakes, snapshot)
+    }
+
+    #[tokio::test]
+    async fn a_wake_during_a_fetch_is_kept_until_a_fetch_can_follow() {
+        let traffic = Traffic::new();
+        let fetch = traffic.begin();
+        let (mut lookout, wakes, snapshot) = rung(&traffic);
+
+        lookout.on_poll(&snapshot);
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0, "the fetch is still under way");
+        drop(fetch);
+        lookout.on_poll(&snapshot);
+
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_wake_before_a_fetch_is_spent_on_it() {
+        let traffic = Traffic::new();
+        let (mut lookout, wakes, snapshot) = rung(&traffic);
+
+        lookout.on_poll(&snapshot);
+
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
     }
 }

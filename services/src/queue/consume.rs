@@ -122,14 +122,17 @@ impl Consumer {
             // Where Redis cannot be reached, another consumer's sweep does this once the name has been silent.
             let _ = self.queue.retire(&self.step, &name).await;
             let Err(error) = ended else { continue };
-            tracing::warn!(step = %self.step, worker = %name, error, "rebuilding a worker that Redis ended");
+            if started.elapsed() >= STEADY {
+                backoff = FIRST_BACKOFF;
+            }
+            // Once per outage, not once a second.
+            if backoff == FIRST_BACKOFF {
+                tracing::warn!(step = %self.step, worker = %name, error, "rebuilding a worker that Redis ended");
+            }
             self.desk.status.send_modify(|status| {
                 status.rebuilds += 1;
                 status.last_error = Some(error);
             });
-            if started.elapsed() >= STEADY {
-                backoff = FIRST_BACKOFF;
-            }
             let _ = time::timeout(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0), shutdown.cancelled()).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }

@@ -3,6 +3,8 @@
 
 use workflows::ids::{RunId, Token};
 
+use crate::ledger::Key;
+
 /// A hint that a step is dispatched. Postgres holds the rest; apalis calls it a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
@@ -21,6 +23,11 @@ pub struct Hint {
 pub(super) struct Garbled(String);
 
 impl Hint {
+    /// The step and its token, as the ledger knows them.
+    pub fn key(&self) -> Key {
+        Key { run: self.run, position: self.position, token: self.token }
+    }
+
     /// `run:position:token`, the token as 16 hexadecimal digits.
     pub(super) fn id(&self) -> String {
         format!("{}:{}:{}", self.run, self.position, self.token)

@@ -24,13 +24,16 @@ pub struct PushReport {
     pub known: usize,
 }
 
-/// What dispatching needs of a queue: the one in Redis, or the simulator's, which loses hints.
+/// What a relay needs of a queue: the one in Redis, or the simulator's, which loses hints.
 pub trait Inlet: Sync {
     /// How many hints the queue holds that no worker has acknowledged.
     fn depth(&self, step: &StepName) -> impl Future<Output = Result<u64, Error>> + Send;
 
     /// Hands the hints over. After an error some may have arrived and some not.
     fn push(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<PushReport, Error>> + Send;
+
+    /// Those of the hints of which the queue holds nothing any more.
+    fn missing(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<Vec<Hint>, Error>> + Send;
 }
 
 impl Inlet for Queue {
@@ -40,6 +43,10 @@ impl Inlet for Queue {
 
     fn push(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<PushReport, Error>> + Send {
         self.push(step, hints)
+    }
+
+    fn missing(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<Vec<Hint>, Error>> + Send {
+        self.missing(step, hints)
     }
 }
 
@@ -82,5 +89,18 @@ impl Queue {
         let mut call = DEPTH.key(keys.active());
         call.key(keys.scheduled()).key(keys.workers()).arg(keys.inflight());
         self.ask("read the depth", call.invoke_async(&mut self.manager())).await
+    }
+
+    /// Those of the hints of which Redis holds nothing any more: not waiting, not fetched, not finished a moment ago.
+    pub async fn missing(&self, step: &StepName, hints: &[Hint]) -> Result<Vec<Hint>, Error> {
+        if hints.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut call = redis::pipe();
+        for hint in hints {
+            call.hexists(self.keys(step).data(), hint.id());
+        }
+        let held: Vec<bool> = self.ask("look for hints", call.query_async(&mut self.manager())).await?;
+        Ok(hints.iter().zip(held).filter(|(_, held)| !held).map(|(hint, _)| hint.clone()).collect())
     }
 }

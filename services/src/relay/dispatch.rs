@@ -3,32 +3,27 @@
 use anyhow::Context;
 use workflows::ids::{StepName, Token};
 
-use super::Settings;
+use super::{Next, Settings};
 use crate::{
     ledger::{Dispatched, Draw, Key, Ledger},
     queue::{Hint, Inlet},
 };
 
-/// Whether a round left something to do at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    All,
-    /// A full batch was taken: there may be more behind it.
-    MoreIsDue,
-}
-
-/// Dispatches every queue that has due steps, up to the high-water mark of each. `draw` draws tokens, each of them new.
+/// Dispatches every queue that has due steps, up to the high-water mark of each. At once again where a full batch was
+/// taken: there may be more behind it. `draw` draws tokens, each of them new.
 pub async fn dispatch_once<L: Ledger, Q: Inlet>(
     settings: &Settings,
     ledger: &L,
     queue: &Q,
     draw: &Draw<Token>,
-) -> anyhow::Result<Pushed> {
-    let mut pushed = Pushed::All;
+) -> anyhow::Result<Next> {
+    let mut next = Next::AtTick;
     for step in ledger.due().await.context("look for due steps")? {
-        pushed = pushed.and(dispatch_queue(settings, ledger, queue, draw, &step).await?);
+        if dispatch_queue(settings, ledger, queue, draw, &step).await? == Next::AtOnce {
+            next = Next::AtOnce;
+        }
     }
-    Ok(pushed)
+    Ok(next)
 }
 
 async fn dispatch_queue<L: Ledger, Q: Inlet>(
@@ -37,21 +32,21 @@ async fn dispatch_queue<L: Ledger, Q: Inlet>(
     queue: &Q,
     draw: &Draw<Token>,
     step: &StepName,
-) -> anyhow::Result<Pushed> {
+) -> anyhow::Result<Next> {
     // Redis' own count, so that any number of relays share the mark. With Redis away nothing is dispatched.
     let depth = queue.depth(step).await?;
     let room = usize::try_from(settings.high_water.saturating_sub(depth)).unwrap_or(usize::MAX).min(settings.batch);
     if room == 0 {
-        return Ok(Pushed::All);
+        return Ok(Next::AtTick);
     }
     let tokens: Vec<Token> = (0..room).map(|_| draw()).collect();
     let dispatched = ledger.dispatch(step, settings.host.as_deref(), &tokens).await.context("dispatch steps")?;
     if dispatched.is_empty() {
-        return Ok(Pushed::All);
+        return Ok(Next::AtTick);
     }
     tracing::debug!(%step, count = dispatched.len(), "dispatched");
     push(ledger, queue, step, &dispatched).await?;
-    Ok(if dispatched.len() == settings.batch { Pushed::MoreIsDue } else { Pushed::All })
+    Ok(if dispatched.len() == settings.batch { Next::AtOnce } else { Next::AtTick })
 }
 
 async fn push<L: Ledger, Q: Inlet>(

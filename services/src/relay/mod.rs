@@ -5,29 +5,31 @@
 //! would miss.
 
 mod dispatch;
+mod duty;
 mod finder;
 mod intake;
 mod listen;
 mod loss;
 mod rescue;
+mod stray;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::PgPool;
-use tokio::{
-    sync::Notify,
-    time::{MissedTickBehavior, interval},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 use workflows::ids::Token;
 
+use self::duty::repeat;
 pub use self::{
-    dispatch::{Pushed, dispatch_once},
+    dispatch::dispatch_once,
+    duty::Next,
     finder::find_once,
     intake::intake_once,
     loss::watch_once,
     rescue::{Rescued, rescue_once},
+    stray::recover_once,
 };
 use crate::{
     ledger::{Draw, Ledger, postgres::Postgres},
@@ -60,47 +62,37 @@ pub struct Deps {
 const DISPATCH_TICK: Duration = Duration::from_millis(250);
 const RESCUE_TICK: Duration = Duration::from_millis(500);
 const LOSS_TICK: Duration = Duration::from_millis(500);
+const STRAY_TICK: Duration = Duration::from_secs(1);
 const FINDER_TICK: Duration = Duration::from_secs(30);
 const FINDER_FULL_TICK: Duration = Duration::from_secs(3600);
-/// The longest pause of a duty that keeps failing.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Runs until `shutdown`. What a relay was doing is then either committed or undone: there is nothing to hand back.
+/// Runs until `shutdown`, then ends each duty after the round it is in: there is nothing to hand back. A duty that panics
+/// ends the relay.
 pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
     deps.ledger.ensure_gates(deps.ledger.registry(), settings.host.as_deref()).await.context("make the gates")?;
-    let settings = Arc::new(settings);
-    let signed_up = Arc::new(Notify::new());
-    let due = Arc::new(Notify::new());
-    let duties = TaskTracker::new();
-    let start = |duty| duties.spawn(shutdown.clone().run_until_cancelled_owned(duty));
-
-    start(boxed(listen::forward(deps.listen.clone(), signed_up.clone())));
-    start(boxed(forward_wakes(deps.queue.clone(), due.clone())));
-    start(boxed(intake_loop(settings.clone(), deps.clone(), signed_up, due.clone())));
-    start(boxed(dispatch_loop(settings, deps.clone(), due.clone())));
-    start(boxed(every("rescue", RESCUE_TICK, {
-        let (deps, due) = (deps.clone(), due.clone());
-        move || rescue_and_wake(deps.clone(), due.clone())
-    })));
-    start(boxed(every("watch Redis", LOSS_TICK, {
-        let (deps, due) = (deps.clone(), due);
-        move || watch_and_wake(deps.clone(), due.clone())
-    })));
-    for (tick, since) in [(FINDER_TICK, finder::RECENT), (FINDER_FULL_TICK, finder::ALL)] {
-        let ledger = deps.ledger.clone();
-        start(boxed(every("find lost sign-ups", tick, move || {
-            let ledger = ledger.clone();
-            async move { find_once(&ledger, since).await.map(drop) }
-        })));
-    }
+    let relay = Relay {
+        settings: Arc::new(settings),
+        ledger: deps.ledger,
+        queue: deps.queue,
+        signed_up: Arc::default(),
+        due: Arc::default(),
+        shutdown,
+    };
+    let mut duties = JoinSet::new();
+    duties.spawn(relay.clone().until_shutdown(listen::forward(deps.listen, relay.signed_up.clone())));
+    duties.spawn(relay.clone().until_shutdown(forward_wakes(relay.queue.clone(), relay.due.clone())));
+    duties.spawn(relay.clone().take_in());
+    duties.spawn(relay.clone().dispatch());
+    duties.spawn(relay.clone().rescue());
+    duties.spawn(relay.clone().recover_strays());
+    duties.spawn(relay.clone().watch_redis());
+    duties.spawn(relay.clone().find(FINDER_TICK, finder::RECENT));
+    duties.spawn(relay.find(FINDER_FULL_TICK, finder::ALL));
     tracing::info!("ready");
-    duties.close();
-    duties.wait().await;
+    while let Some(ended) = duties.join_next().await {
+        ended.context("a duty of the relay ended")?;
+    }
     Ok(())
-}
-
-fn boxed(duty: impl Future<Output = ()> + Send + 'static) -> futures::future::BoxFuture<'static, ()> {
-    Box::pin(duty)
 }
 
 async fn forward_wakes(queue: Queue, due: Arc<Notify>) {
@@ -111,81 +103,80 @@ async fn forward_wakes(queue: Queue, due: Arc<Notify>) {
     }
 }
 
-/// Takes pending rows at each notification, and at least every `intake_poll`; goes on while there are more.
-async fn intake_loop(settings: Arc<Settings>, deps: Deps, signed_up: Arc<Notify>, due: Arc<Notify>) {
-    let mut pause = settings.intake_poll;
-    loop {
-        let _ = tokio::time::timeout(pause, signed_up.notified()).await;
-        pause = match intake_once(&deps.ledger, settings.batch).await {
-            Ok(intake) => {
-                if intake.total() > 0 {
-                    due.notify_one();
-                }
-                if intake.total() >= settings.batch { Duration::ZERO } else { settings.intake_poll }
+/// What the duties share.
+#[derive(Clone)]
+struct Relay {
+    settings: Arc<Settings>,
+    ledger: Postgres,
+    queue: Queue,
+    /// A queue row may be pending.
+    signed_up: Arc<Notify>,
+    /// A step may be due.
+    due: Arc<Notify>,
+    shutdown: CancellationToken,
+}
+
+impl Relay {
+    async fn until_shutdown(self, forever: impl Future<Output = ()>) {
+        self.shutdown.run_until_cancelled(forever).await;
+    }
+
+    /// At each notification, and at least every `intake_poll`.
+    async fn take_in(self) {
+        let take = async || {
+            let intake = intake_once(&self.ledger, self.settings.batch).await?;
+            if intake.total() > 0 {
+                self.due.notify_one();
             }
-            Err(error) => failed("take in sign-ups", &error, pause),
+            Ok(if intake.total() >= self.settings.batch { Next::AtOnce } else { Next::AtTick })
         };
+        repeat("take in sign-ups", self.settings.intake_poll, &self.signed_up, self.shutdown.clone(), take).await;
     }
-}
 
-/// Dispatches at each wake and at each tick; goes on while there are more.
-async fn dispatch_loop(settings: Arc<Settings>, deps: Deps, due: Arc<Notify>) {
-    let mut pause = DISPATCH_TICK;
-    let draw: Draw<Token> = Arc::new(|| Token::new(rand::random()));
-    loop {
-        let _ = tokio::time::timeout(pause, due.notified()).await;
-        pause = match dispatch_once(&settings, &deps.ledger, &deps.queue, &draw).await {
-            Ok(Pushed::All) => DISPATCH_TICK,
-            Ok(Pushed::MoreIsDue) => Duration::ZERO,
-            Err(error) => failed("dispatch", &error, pause),
+    async fn dispatch(self) {
+        let draw: Draw<Token> = Arc::new(|| Token::new(rand::random()));
+        let dispatch = async || dispatch_once(&self.settings, &self.ledger, &self.queue, &draw).await;
+        repeat("dispatch", DISPATCH_TICK, &self.due, self.shutdown.clone(), dispatch).await;
+    }
+
+    async fn rescue(self) {
+        let rescue = async || {
+            let rescued = rescue_once(&self.ledger, &rand::random::<f64>).await?;
+            self.wake_if(rescued.due_again() > 0);
+            Ok(Next::AtTick)
         };
+        repeat("rescue", RESCUE_TICK, &Notify::new(), self.shutdown.clone(), rescue).await;
     }
-}
 
-async fn rescue_and_wake(deps: Deps, due: Arc<Notify>) -> anyhow::Result<()> {
-    if rescue_once(&deps.ledger, &rand::random::<f64>).await?.due_again() > 0 {
-        due.notify_one();
+    async fn recover_strays(self) {
+        let recover = async || {
+            self.wake_if(recover_once(&self.ledger, &self.queue).await? > 0);
+            Ok(Next::AtTick)
+        };
+        repeat("look for stray steps", STRAY_TICK, &Notify::new(), self.shutdown.clone(), recover).await;
     }
-    Ok(())
-}
 
-async fn watch_and_wake(deps: Deps, due: Arc<Notify>) -> anyhow::Result<()> {
-    if watch_once(&deps.ledger, &deps.queue, Epoch::new(rand::random())).await? {
-        due.notify_one();
+    async fn watch_redis(self) {
+        let watch = async || {
+            self.wake_if(watch_once(&self.ledger, &self.queue, Epoch::new(rand::random())).await?);
+            Ok(Next::AtTick)
+        };
+        repeat("watch Redis", LOSS_TICK, &Notify::new(), self.shutdown.clone(), watch).await;
     }
-    Ok(())
-}
 
-/// Calls a duty at every tick, whatever becomes of it.
-async fn every<F, Fut>(what: &'static str, tick: Duration, duty: F)
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = anyhow::Result<()>>,
-{
-    let mut ticks = interval(tick);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pause = Duration::from_millis(100);
-    loop {
-        ticks.tick().await;
-        match duty().await {
-            Ok(()) => pause = Duration::from_millis(100),
-            Err(error) => {
-                pause = failed(what, &error, pause);
-                tokio::time::sleep(pause).await;
+    async fn find(self, tick: Duration, since: Duration) {
+        let find = async || {
+            if find_once(&self.ledger, since).await? > 0 {
+                self.signed_up.notify_one();
             }
+            Ok(Next::AtTick)
+        };
+        repeat("find lost sign-ups", tick, &Notify::new(), self.shutdown.clone(), find).await;
+    }
+
+    fn wake_if(&self, due: bool) {
+        if due {
+            self.due.notify_one();
         }
-    }
-}
-
-/// Says that a duty failed, and how long to leave it alone.
-fn failed(what: &'static str, error: &anyhow::Error, pause: Duration) -> Duration {
-    tracing::warn!(error = format!("{error:#}"), "cannot {what}; trying again");
-    (pause * 2).clamp(Duration::from_millis(100), LONGEST_PAUSE)
-}
-
-/// Whether any queue may hold more than was taken.
-impl Pushed {
-    fn and(self, other: Self) -> Self {
-        if self == Self::MoreIsDue || other == Self::MoreIsDue { Self::MoreIsDue } else { Self::All }
     }
 }

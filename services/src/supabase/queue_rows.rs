@@ -47,3 +47,32 @@ pub(crate) async fn refuse(tx: &mut Tx, user: Uuid, reason: &str) -> Result<()> 
     .await?;
     Ok(())
 }
+
+/// The failures of every waiting step whose row's `retry_count` somebody set to 0 are forgotten. A request whose step is
+/// under way waits until it is not; one without a waiting or running step has nothing to reset. How many steps it was.
+pub(crate) async fn reset_budgets(tx: &mut Tx) -> Result<u64> {
+    let done = tx
+        .query(
+            "with asked as (
+               delete from sluice.budget_reset as reset
+               where not exists (
+                 select from sluice.run
+                 join sluice.step on step.run_id = run.id
+                 where run.subject = reset.subject::text
+                   and run.state = 'active'
+                   and step.state in ('dispatched', 'running')
+               )
+               returning reset.subject::text as subject
+             )
+             update sluice.step as step
+             set failures = 0
+             from asked
+             join sluice.run on run.subject = asked.subject and run.state = 'active'
+             where step.run_id = run.id
+               and step.state = 'due'
+               and step.failures > 0",
+        )
+        .execute(tx.connection())
+        .await?;
+    Ok(done.rows_affected())
+}

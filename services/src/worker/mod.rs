@@ -22,7 +22,7 @@ use workflows::{
 pub use self::attempt::{Attempted, Bench, Dice};
 pub use self::lease::Leases;
 use crate::{
-    ledger::{self, Key, Ledger},
+    ledger::{self, Ledger},
     queue::{Delivery, Queue},
 };
 
@@ -93,8 +93,7 @@ async fn handle<L: Ledger, E: Evolution + Send + Sync + 'static>(
     queue: Queue,
     mut delivery: Delivery,
 ) {
-    let hint = &delivery.hint;
-    let key = Key { run: hint.run, position: hint.position, token: hint.token };
+    let key = delivery.hint.key();
     match bench.attempt(key, || delivery.acknowledge()).await {
         Ok(Attempted::Settled(_) | Attempted::PutBack(_)) => queue.wake_relay(),
         Ok(Attempted::Stale | Attempted::Overtaken) => {}

@@ -33,6 +33,23 @@ pub async fn a_due_step_is_dispatched_once(bench: &Bench<impl World>) {
     assert_eq!(tokens.len(), 3);
 }
 
+pub async fn a_queue_is_due_as_long_as_a_step_of_it_is(bench: &Bench<impl World>) {
+    assert!(bench.ledger().due().await.unwrap().is_empty());
+    let one = bench.start(PROVISION, user()).await;
+    bench.start(PROVISION, user()).await;
+    bench.start(RECONFIGURE, user()).await;
+
+    let both = bench.ledger().due().await.unwrap();
+    bench.work(one, CREATE, retry()).await;
+    let rest = bench.ledger().due().await.unwrap();
+    bench.world.advance(LONG).await;
+    let again = bench.ledger().due().await.unwrap();
+
+    assert_eq!(both.iter().map(|queue| queue.as_str()).collect::<Vec<_>>(), ["configure-webhooks", CREATE]);
+    assert_eq!(rest.iter().map(|queue| queue.as_str()).collect::<Vec<_>>(), ["configure-webhooks"]);
+    assert_eq!(again.len(), 2);
+}
+
 pub async fn a_push_that_failed_puts_back_only_its_own_token(bench: &Bench<impl World>) {
     let [one, other] = runs(bench, 2).await[..] else { unreachable!() };
     let keys = bench.dispatch(CREATE, 10).await;

@@ -64,6 +64,7 @@ conformance! {
     ],
     dispatching: [
         a_due_step_is_dispatched_once,
+        a_queue_is_due_as_long_as_a_step_of_it_is,
         a_push_that_failed_puts_back_only_its_own_token,
         lost_steps_are_due_again,
         only_steps_dispatched_long_enough_ago_are_lost,
@@ -145,5 +146,10 @@ conformance! {
         a_pending_row_of_an_ended_run_starts_another,
         a_row_whose_name_is_taken_fails_and_harms_no_neighbour,
     ],
-    comparison: [every_verb_moves_a_step_as_the_state_machine_says],
+    comparison: [
+        an_inner_step_moves_as_the_state_machine_says,
+        a_step_without_budget_moves_as_the_state_machine_says,
+        the_last_step_moves_as_the_state_machine_says,
+        an_only_step_moves_as_the_state_machine_says,
+    ],
 }

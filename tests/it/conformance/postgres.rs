@@ -42,12 +42,9 @@ pub async fn bench() -> Bench<InPostgres> {
         .connect(database.url())
         .await
         .unwrap();
-    for queue in registry().queues() {
-        let insert = "insert into sluice.gate (scope, name) values ('step', $1) on conflict do nothing";
-        sqlx::query(insert).bind(queue.as_str()).execute(&pool).await.unwrap();
-    }
     wait_until_leases_may_end(&pool).await;
     let ledger = Postgres::new(services.clone(), Pooling::Session, setup(registry()));
+    ledger.ensure_gates(&registry(), None).await.unwrap();
     Bench::new(InPostgres { ledger, pool, services, _database: database })
 }
 

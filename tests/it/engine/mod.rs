@@ -21,13 +21,7 @@ use tests::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use workflows::{
-    definition::{LEASE, Reach, Registry, Step, Workflow},
-    ids::RunId,
-    policy::Retry,
-    provision,
-    secret::Secret,
-};
+use workflows::{definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
 
 use crate::app::App;
 
@@ -38,6 +32,7 @@ struct Engine {
     app: App,
     api: Server,
     ledger: Postgres,
+    queue: Queue,
     stop: CancellationToken,
     roles: Vec<JoinHandle<anyhow::Result<()>>>,
 }
@@ -50,13 +45,31 @@ impl Engine {
     async fn start_on(app: App) -> Self {
         let api = Server::start(Config::default()).await.unwrap();
         let ledger = ledger_of(&app, 8).await;
-        let mut engine = Self { app, api, ledger, stop: CancellationToken::new(), roles: Vec::new() };
         let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
         let url = Secret::new(servers::shared().await.redis.url());
         let queue = Queue::connect(&queue::Config::new(url, prefix)).unwrap();
-        engine.start_relay(queue.clone()).await;
-        engine.start_worker(queue).await;
+        let mut engine = Self { app, api, ledger, queue, stop: CancellationToken::new(), roles: Vec::new() };
+        engine.start_roles().await;
         engine
+    }
+
+    async fn start_roles(&mut self) {
+        self.start_relay(self.queue.clone()).await;
+        self.start_worker(self.queue.clone()).await;
+    }
+
+    /// Relay and worker stop as at a deployment, and start again.
+    async fn restart_roles(&mut self) {
+        self.stop_roles().await;
+        self.stop = CancellationToken::new();
+        self.start_roles().await;
+    }
+
+    async fn stop_roles(&mut self) {
+        self.stop.cancel();
+        for role in self.roles.drain(..) {
+            role.await.unwrap().unwrap();
+        }
     }
 
     async fn start_relay(&mut self, queue: Queue) {
@@ -91,11 +104,8 @@ impl Engine {
         assert!(held.is_some(), "{what}: not within {PATIENCE:?}");
     }
 
-    async fn stop(self) {
-        self.stop.cancel();
-        for role in self.roles {
-            role.await.unwrap().unwrap();
-        }
+    async fn stop(mut self) {
+        self.stop_roles().await;
         self.api.stop().await;
     }
 }
@@ -132,19 +142,6 @@ fn provision_settings() -> provision::Settings {
 }
 
 fn registry() -> Arc<Registry> {
-    let step = |name: &str, reach| Step {
-        name: name.parse().unwrap(),
-        timeout: Duration::from_secs(30),
-        lease: LEASE,
-        retry: Retry::default(),
-        reach,
-    };
-    let steps = vec![
-        step(provision::CREATE_INSTANCE, Reach::Exclusive),
-        step(provision::CONFIGURE_WEBHOOKS, Reach::Shared),
-        step(provision::VERIFY, Reach::Shared),
-    ];
-    let name = "provision-instance".parse().unwrap();
-    let workflow = Workflow { name, version: 1, steps, deadline: Duration::from_secs(86_400), priority: 0 };
-    Arc::new(Registry::new(vec![workflow]))
+    let definition = provision::definition(Retry::default(), Duration::from_secs(90), Duration::from_secs(86_400));
+    Arc::new(Registry::new(vec![definition]))
 }

@@ -47,3 +47,115 @@ async fn a_burst_of_sign_ups_makes_each_instance_once() {
     assert_eq!((made, duplicates, overlaps), (100, 0, 0));
     engine.stop().await;
 }
+
+/// Fifty producers at once, as the trigger and the front end of the replaced set-up were two: upserts of the queue row, rows
+/// set back by hand, and roles that stop and start in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_requests_for_one_user_make_one_instance() {
+    let mut engine = Engine::start().await;
+    let user = Uuid::new_v4();
+    engine.app.sign_up(user).await.unwrap();
+
+    for _ in 0..5 {
+        let requests = (0..10).map(|number| request(&engine.app, user, number));
+        futures::future::join_all(requests).await;
+        engine.restart_roles().await;
+    }
+
+    engine.until("the row is completed", "select status = 'completed' from evolution_instance_creation_queue").await;
+    engine.until("no run is active", "select count(*) = 0 from sluice.run where state = 'active'").await;
+    let name = format!("user_{user}");
+    let (made, duplicates, overlaps, there) = engine.api.with(|world, _| {
+        let journal = world.journal();
+        (journal.creates_ok().get(&name).copied(), journal.duplicate_creates, journal.overlaps, world.instances().len())
+    });
+    assert_eq!((made, duplicates, overlaps, there), (Some(1), 0, 0, 1));
+    let mut session = engine.app.superuser().await;
+    let failures: i64 = session.one("select count(*) from sluice.attempt where outcome in ('failed', 'refused')").await;
+    assert_eq!(failures, 0);
+    engine.stop().await;
+}
+
+/// The old trigger's upsert, the front end's, and the guide's reset.
+async fn request(app: &App, user: Uuid, number: u32) {
+    let sql = match number % 3 {
+        0 => format!(
+            "insert into evolution_instance_creation_queue (user_id, request_id, status) \
+             values ('{user}', gen_random_uuid(), 'pending') on conflict (user_id) do update set status = 'pending'"
+        ),
+        1 => format!(
+            "insert into evolution_instance_creation_queue (user_id) values ('{user}') on conflict (user_id) do nothing"
+        ),
+        _ => format!(
+            "update evolution_instance_creation_queue set status = 'pending', retry_count = 0, error_message = null, \
+             updated_at = now() where user_id = '{user}'"
+        ),
+    };
+    app.owner().await.run(&sql).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_forged_by_its_user_harms_nobody_else() {
+    let engine = Engine::start().await;
+    let (victim, forger) = (Uuid::new_v4(), Uuid::new_v4());
+    engine.app.sign_up(forger).await.unwrap();
+    engine.until("the forger is ready", "select status = 'completed' from evolution_instance_creation_queue").await;
+
+    let mut session = engine.app.superuser().await;
+    session
+        .run(&format!(
+            "update evolution_instances
+             set instance_name = 'user_{victim}', instance_token = 'forged', webhook_url = 'http://127.0.0.1:9/forged'
+             where user_id = '{forger}'"
+        ))
+        .await;
+    engine.app.sign_up(victim).await.unwrap();
+    engine
+        .until(
+            "the victim is ready, under its own name",
+            &format!(
+                "select exists (select from evolution_instance_creation_queue
+                   where user_id = '{victim}' and status = 'completed')
+                 and exists (select from evolution_instances
+                   where user_id = '{victim}' and instance_name = 'user_{victim}' and instance_status = 'connecting')"
+            ),
+        )
+        .await;
+
+    let forged: String =
+        session.one(&format!("select instance_name from evolution_instances where user_id = '{forger}'")).await;
+    assert_eq!(forged, format!("user_{forger}"));
+    let (token, hook) = engine.api.with(|world, _| {
+        let instance = world.instance(&format!("user_{victim}")).unwrap();
+        (instance.token, instance.webhook.unwrap().url)
+    });
+    assert_ne!(token.reveal(), "forged");
+    assert_eq!(hook, format!("http://127.0.0.1:9/hook/{victim}"));
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_sign_up_is_found() {
+    let engine = Engine::start().await;
+    let mut owner = engine.app.owner().await;
+    owner.run("alter table profiles disable trigger on_profile_created_create_evolution_instance").await;
+
+    engine.app.sign_up(Uuid::new_v4()).await.unwrap();
+    let queued = relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
+
+    assert_eq!(queued, 1);
+    engine.until("the row is completed", "select status = 'completed' from evolution_instance_creation_queue").await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_older_than_the_adoption_is_not_started() {
+    let engine = Engine::start_on(App::adopted().await).await;
+    let mut session = engine.app.superuser().await;
+    session.run("delete from evolution_instance_creation_queue; delete from evolution_instances").await;
+
+    let queued = relay::find_once(&engine.ledger, Duration::from_secs(86_400 * 365)).await.unwrap();
+
+    assert_eq!(queued, 0);
+    engine.stop().await;
+}

@@ -39,6 +39,27 @@ async fn a_drain_finishes_what_runs_and_leaves_the_rest_in_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_fetched_and_not_claimed_waits_in_redis_when_the_drain_ends() {
+    let redis = redis(Options::default()).await;
+    let queue = queue(&redis);
+    queue.push(&step(), &hints(5)).await.unwrap();
+    let (sender, mut held) = mpsc::unbounded_channel();
+    let (task, _, shutdown) = Consuming::start_with(&queue, 3, Duration::ZERO, move |delivery| {
+        sender.send(delivery).unwrap();
+        std::future::pending()
+    });
+    let mut fetched = Vec::new();
+    while fetched.len() < 3 {
+        fetched.push(tokio::time::timeout(SOON, held.recv()).await.unwrap().unwrap());
+    }
+
+    shutdown.cancel();
+    task.await.unwrap();
+
+    assert_eq!(command::<usize>(&redis, "LLEN test:create-instance:active").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_come_and_go_under_load_lose_nothing() {
     let redis = redis(Options::default()).await;
     let queue = queue(&redis);

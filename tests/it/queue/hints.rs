@@ -46,11 +46,16 @@ async fn an_idle_worker_wakes_for_each_hint() {
     let mut consuming = Consuming::start(&queue, 1);
     consuming.until_status(|status| status.worker.is_some()).await;
 
-    for _ in 0..50 {
-        let pushed = hint();
-        queue.push(&step(), std::slice::from_ref(&pushed)).await.unwrap();
-        assert_eq!(consuming.next().await, pushed);
-    }
+    // Without wakes each of them would wait for the slow tick: twice as long in all.
+    let all = tokio::time::timeout(Duration::from_secs(12), async {
+        for _ in 0..100 {
+            let pushed = hint();
+            queue.push(&step(), std::slice::from_ref(&pushed)).await.unwrap();
+            assert_eq!(consuming.next().await, pushed);
+            until_depth(&queue, 0).await;
+        }
+    });
+    assert!(all.await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,6 +98,7 @@ async fn a_hint_whose_payload_is_missing_does_not_stop_the_queue() {
 
     assert_eq!(consuming.next().await, healthy);
     until_depth(&queue, 0).await;
+    assert_eq!(consuming.status.borrow().rebuilds, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

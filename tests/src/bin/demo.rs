@@ -141,7 +141,7 @@ impl Demo {
 
     /// Every third user meets a fault of the API.
     fn arrange(&mut self, number: u32, user: Uuid) {
-        if number % 3 != 0 {
+        if !number.is_multiple_of(3) {
             return;
         }
         let (what, route, fault) = &MISHAPS[(number / 3 - 1) as usize % MISHAPS.len()];

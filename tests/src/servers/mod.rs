@@ -7,6 +7,7 @@
 mod binary;
 mod directory;
 mod guard;
+mod identity;
 mod port;
 pub mod postgres;
 mod process;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use binary::binary;
+pub use identity::{Authority, Identity};
 pub use port::free_port;
 pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};

@@ -38,7 +38,7 @@ impl Postgres {
     pub async fn start(options: Options) -> Result<Self> {
         let installation = Installation::find(options.needs_cron())?;
         let password = format!("{:032x}", rand::random::<u128>());
-        let process = initialise(&installation, &password).await?;
+        let process = initialise(&installation, &password, &options).await?;
         let released = Arc::default();
         let mut server = Self { process, installation, options, port: 0, password, released };
 
@@ -199,12 +199,16 @@ impl Postgres {
 }
 
 /// Makes the data directory. The process that is returned has ended; the server takes its place.
-async fn initialise(installation: &Installation, password: &str) -> Result<Process> {
+async fn initialise(installation: &Installation, password: &str, options: &Options) -> Result<Process> {
     let user = directory::unprivileged()?;
     let guard = Guard::new("postgres", user, "QUIT")?;
     let password_file = guard.directory().join("password");
     fs::write(&password_file, password).context("write the password file")?;
     directory::give(&password_file, user)?;
+
+    if let Some(identity) = options.identity() {
+        identity.write(guard.directory(), user)?;
+    }
 
     let program = Program::new(installation.program("initdb")).args([
         "--pgdata=data",

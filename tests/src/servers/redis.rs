@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
 use super::guard::Guard;
-use super::{Process, Program, directory, free_port, until};
+use super::{Identity, Process, Program, directory, free_port, until};
 
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
@@ -31,6 +31,7 @@ pub struct Options {
     persistence: Persistence,
     password: Option<String>,
     settings: Vec<(String, String)>,
+    tls: Option<Identity>,
 }
 
 impl Options {
@@ -55,7 +56,13 @@ impl Options {
         self
     }
 
-    fn configuration(&self, port: u16) -> String {
+    /// Takes connections over TLS too, on a port of their own (`Redis::tls_port`).
+    pub fn tls(mut self, identity: Identity) -> Self {
+        self.tls = Some(identity);
+        self
+    }
+
+    fn configuration(&self, port: u16, tls_port: Option<u16>) -> String {
         let (save, appendonly) = match self.persistence {
             Persistence::Nothing => ("\"\"", "no"),
             Persistence::EveryWrite => ("\"\"", "yes"),
@@ -69,6 +76,12 @@ impl Options {
             format!("appendonly {appendonly}"),
         ];
         lines.extend(self.password.iter().map(|password| format!("requirepass {password}")));
+        if let Some(port) = tls_port {
+            lines.extend([format!("tls-port {port}"), "tls-auth-clients no".to_owned()]);
+            lines.extend(["tls-cert-file server.crt", "tls-key-file server.key"].map(str::to_owned));
+            // It wants one although it asks no client for a certificate.
+            lines.push("tls-ca-cert-file server.crt".to_owned());
+        }
         lines.extend(self.settings.iter().map(|(name, value)| format!("{name} {value}")));
         lines.join("\n") + "\n"
     }
@@ -79,6 +92,7 @@ pub struct Redis {
     process: Process,
     options: Options,
     port: u16,
+    tls_port: Option<u16>,
 }
 
 impl Redis {
@@ -88,12 +102,16 @@ impl Redis {
             let user = directory::unprivileged()?;
             let guard = Guard::new("redis", user, "KILL")?;
             let port = free_port()?;
+            let tls_port = options.tls.as_ref().map(|_| free_port()).transpose()?;
+            if let Some(identity) = &options.tls {
+                identity.write(guard.directory(), user)?;
+            }
             let configuration = guard.directory().join("redis.conf");
-            fs::write(&configuration, options.configuration(port)).context("write redis.conf")?;
+            fs::write(&configuration, options.configuration(port, tls_port)).context("write redis.conf")?;
             directory::give(&configuration, user)?;
 
             let process = Process::start(guard, program.clone())?;
-            let mut server = Self { process, options: options.clone(), port };
+            let mut server = Self { process, options: options.clone(), port, tls_port };
             match server.wait_until_ready().await {
                 Err(error) if server.port_was_taken() => tracing::debug!("port {port} was taken: {error:#}"),
                 Err(error) => return Err(error),
@@ -113,6 +131,11 @@ impl Redis {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it takes TLS, if it does.
+    pub fn tls_port(&self) -> Option<u16> {
+        self.tls_port
     }
 
     pub fn pid(&self) -> u32 {

@@ -98,4 +98,22 @@ impl Tx<'_> {
             .collect();
         keys.iter().filter(|(run, position)| self.meet(*run, *position, Event::Lose).is_some()).count()
     }
+
+    pub(super) fn unclaimed(&self, after: Duration, limit: usize) -> Vec<(StepName, Key)> {
+        let before = self.now.saturating_sub(after);
+        let mut unclaimed: Vec<_> = self
+            .tables
+            .active
+            .iter()
+            .flat_map(|(_, id)| self.tables.steps.range((*id, 0)..=(*id, i16::MAX)))
+            .filter(|(_, step)| step.state == StepState::Dispatched)
+            .filter_map(|((run, position), step)| {
+                let at = step.dispatched_at.filter(|at| *at <= before)?;
+                let key = Key { run: *run, position: *position, token: step.token? };
+                Some((at, step.name.clone(), key))
+            })
+            .collect();
+        unclaimed.sort();
+        unclaimed.into_iter().take(limit).map(|(_, name, key)| (name, key)).collect()
+    }
 }

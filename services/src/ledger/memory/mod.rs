@@ -163,6 +163,10 @@ impl Ledger for Memory {
         Ok(self.transact(|tx| tx.lose_older(after)))
     }
 
+    async fn unclaimed(&self, after: Duration, limit: usize) -> Result<Vec<(StepName, Key)>> {
+        Ok(self.transact(|tx| tx.unclaimed(after, limit)))
+    }
+
     async fn claim(&self, worker: &Worker, keys: &[Key]) -> Result<Vec<Claimed>> {
         Ok(self.transact(|tx| keys.iter().map(|key| tx.claim(worker, key)).collect()))
     }

@@ -1,6 +1,6 @@
 //! From `dispatched` to `running`: the token, an open gate, the resource's turn and quiet, then the lease.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use sqlx::FromRow;
@@ -32,11 +32,14 @@ pub(super) async fn claim(ledger: &Postgres, worker: &Worker, keys: &[Key]) -> R
         }
     }
     let taken = take(&mut tx, worker, &admitted).await?;
-    put_back(&mut tx, &refused).await?;
+    let went_back = put_back(&mut tx, &refused).await?;
     tx.commit().await?;
 
-    let mut answers: HashMap<Key, Claimed> =
-        refused.into_iter().map(|(key, why)| (key, Claimed::PutBack(why))).collect();
+    let mut answers: HashMap<Key, Claimed> = refused
+        .into_iter()
+        .filter(|(key, _)| went_back.contains(key))
+        .map(|(key, why)| (key, Claimed::PutBack(why)))
+        .collect();
     for (mut claim, _) in admitted {
         if let Some(attempt) = taken.get(&claim.key) {
             claim.attempt = *attempt;
@@ -250,16 +253,18 @@ async fn mark_busy(tx: &mut Tx, admitted: &[(Claim, Step)], taken: &HashMap<Key,
 }
 
 /// Back to `due`, uncounted. A busy resource is waited out; a run whose turn it is not waits for it; a definition that
-/// this build does not know is asked for again in 5 s, doubling to 60.
-async fn put_back(tx: &mut Tx, refused: &[(Key, PutBack)]) -> Result<()> {
+/// this build does not know is asked for again in 5 s, doubling to 60. The keys that still held: a step that another
+/// claim won meanwhile is busy with that one.
+async fn put_back(tx: &mut Tx, refused: &[(Key, PutBack)]) -> Result<HashSet<Key>> {
     if refused.is_empty() {
-        return Ok(());
+        return Ok(HashSet::new());
     }
     let keys: Vec<Key> = refused.iter().map(|(key, _)| *key).collect();
     let (runs, positions, tokens) = columns(&keys);
     let unknown: Vec<bool> = refused.iter().map(|(_, why)| *why == PutBack::UnknownDefinition).collect();
-    tx.query(
-        "update sluice.step as step
+    let rows = tx
+        .query_as(
+            "update sluice.step as step
          set state = 'due', token = null,
            defers = step.defers + asked.unknown::integer,
            due_at = case
@@ -274,13 +279,14 @@ async fn put_back(tx: &mut Tx, refused: &[(Key, PutBack)]) -> Result<()> {
          where step.run_id = asked.run_id
            and step.position = asked.position
            and step.token = asked.token
-           and step.state = 'dispatched'",
-    )
-    .bind(&runs)
-    .bind(&positions)
-    .bind(&tokens)
-    .bind(&unknown)
-    .execute(tx.connection())
-    .await?;
-    Ok(())
+           and step.state = 'dispatched'
+         returning step.run_id, step.position, asked.token",
+        )
+        .bind(&runs)
+        .bind(&positions)
+        .bind(&tokens)
+        .bind(&unknown)
+        .fetch_all(tx.connection())
+        .await?;
+    Ok(rows.into_iter().map(super::key).collect())
 }

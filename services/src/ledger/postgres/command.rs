@@ -5,6 +5,7 @@ use workflows::{ids::RunId, state::RunState};
 use super::{
     By, Changed, Postgres, Result, Tx,
     run_end::{self, Ended, give_turn},
+    seconds,
 };
 use crate::ledger::Error;
 
@@ -14,7 +15,7 @@ pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Cha
     if state != RunState::Dead {
         return Ok(Changed::No(state));
     }
-    revive_in(&mut tx, run, by).await?;
+    revive_in(ledger, &mut tx, run, by).await?;
     ledger.projection.write(&mut tx, &[subject]).await?;
     tx.commit().await?;
     Ok(Changed::Yes)
@@ -22,14 +23,29 @@ pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Cha
 
 /// Revive a run that is dead. Its failed step is due again at the run's turn, with a fresh budget and a fresh deadline;
 /// finished steps keep their outputs. The public rows are the caller's to write.
-pub(super) async fn revive_in(tx: &mut Tx, run: RunId, by: &By) -> Result<()> {
+pub(super) async fn revive_in(ledger: &Postgres, tx: &mut Tx, run: RunId, by: &By) -> Result<()> {
+    let deadlines: Vec<_> = ledger.setup.registry.all().collect();
+    let workflows: Vec<_> = deadlines.iter().map(|workflow| workflow.name.as_str()).collect();
+    let versions: Vec<_> = deadlines.iter().map(|workflow| workflow.version).collect();
+    let lengths: Vec<_> = deadlines.iter().map(|workflow| seconds(workflow.deadline)).collect();
     tx.query(
         "update sluice.run
-         set state = 'active', ended_at = null, deadline_at = now() + (deadline_at - created_at)
+         set state = 'active', ended_at = null,
+           deadline_at = now() + coalesce(
+             (
+               select make_interval(secs => known.deadline)
+               from unnest($2::text[], $3::smallint[], $4::float8[]) as known (workflow, version, deadline)
+               where known.workflow = run.workflow
+                 and known.version = run.version
+             ),
+             interval '1 day')
          where id = $1
            and state = 'dead'",
     )
     .bind(run.uuid())
+    .bind(&workflows)
+    .bind(&versions)
+    .bind(&lengths)
     .execute(tx.connection())
     .await?;
     tx.query(
@@ -72,15 +88,6 @@ pub(super) async fn cancel(ledger: &Postgres, run: RunId, by: &By) -> Result<Cha
 }
 
 async fn end_now(tx: &mut Tx, run: RunId, by: &By) -> Result<()> {
-    tx.query(
-        "update sluice.step
-         set state = 'cancelled', token = null, due_at = null
-         where run_id = $1
-           and state in ('due', 'dispatched', 'dead')",
-    )
-    .bind(run.uuid())
-    .execute(tx.connection())
-    .await?;
     resolve(tx, run, "discarded", by).await?;
     run_end::end(tx, &[Ended { run, state: RunState::Cancelled, death: None }]).await
 }

@@ -251,3 +251,26 @@ pub(super) async fn lose_older(ledger: &Postgres, after: Duration) -> Result<usi
     tx.commit().await?;
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
 }
+
+pub(super) async fn unclaimed(ledger: &Postgres, after: Duration, most: usize) -> Result<Vec<(StepName, Key)>> {
+    let mut tx = ledger.begin().await?;
+    let rows: Vec<(String, Uuid, i16, i64)> = tx
+        .query_as(
+            "select name, run_id, position, token
+             from sluice.step
+             where state = 'dispatched'
+               and dispatched_at <= now() - make_interval(secs => $1)
+             order by dispatched_at
+             limit $2",
+        )
+        .bind(seconds(after))
+        .bind(limit(most))
+        .fetch_all(tx.connection())
+        .await?;
+    tx.commit().await?;
+    rows.into_iter()
+        .map(|(name, run, position, token)| {
+            Ok((parse(&name)?, Key { run: RunId::new(run), position, token: Token::new(token) }))
+        })
+        .collect()
+}

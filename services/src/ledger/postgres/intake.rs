@@ -47,8 +47,10 @@ async fn intake_apart(ledger: &Postgres, limit: usize) -> Result<Intake> {
 
 async fn intake_together(ledger: &Postgres, limit: usize, only: Option<Uuid>) -> Result<Intake> {
     let mut tx = ledger.begin().await?;
+    queue_rows::reset_budgets(&mut tx).await?;
     let rows = queue_rows::lock_pending(&mut tx, limit, only).await?;
     if rows.is_empty() {
+        tx.commit().await?;
         return Ok(Intake::default());
     }
     let intake = take(ledger, &mut tx, &rows).await?;
@@ -73,7 +75,7 @@ async fn take(ledger: &Postgres, tx: &mut Tx, rows: &[Pending]) -> Result<Intake
             Started::New(_) => intake.started += 1,
             Started::Joined(run, RunState::Dead) => {
                 let by = By { actor: "sql".to_owned(), note: Some("the queue row was set to pending".to_owned()) };
-                command::revive_in(tx, run, &by).await?;
+                command::revive_in(ledger, tx, run, &by).await?;
                 intake.revived += 1;
             }
             Started::Joined(run, _) => {

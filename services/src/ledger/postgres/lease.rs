@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::{Key, Lease, Postgres, Result, Worker, columns, seconds};
+use super::{Key, Lease, Postgres, Result, Worker, columns, key, seconds};
 
 pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
     let mut tx = ledger.begin().await?;
@@ -20,7 +20,7 @@ pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) 
     let keys: Vec<Key> = leases.iter().map(|lease| lease.key).collect();
     let (runs, positions, tokens) = columns(&keys);
     let lengths: Vec<f64> = leases.iter().map(|lease| seconds(lease.length)).collect();
-    let rows: Vec<(Uuid, i16)> = tx
+    let rows: Vec<(Uuid, i16, i64)> = tx
         .query_as(
             "with renewed as (
                update sluice.step as step
@@ -41,7 +41,7 @@ pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) 
                where resource.name = run.resource
                  and resource.busy_token = renewed.token
              )
-             select run_id, position from renewed",
+             select run_id, position, token from renewed",
         )
         .bind(&runs)
         .bind(&positions)
@@ -50,6 +50,6 @@ pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) 
         .fetch_all(tx.connection())
         .await?;
     tx.commit().await?;
-    let renewed: HashSet<_> = rows.into_iter().collect();
-    Ok(keys.iter().map(|key| renewed.contains(&(key.run.uuid(), key.position))).collect())
+    let renewed: HashSet<Key> = rows.into_iter().map(key).collect();
+    Ok(keys.iter().map(|key| renewed.contains(key)).collect())
 }

@@ -142,6 +142,10 @@ impl Ledger for Postgres {
         dispatch::lose_older(self, after).await
     }
 
+    async fn unclaimed(&self, after: Duration, most: usize) -> Result<Vec<(StepName, Key)>> {
+        dispatch::unclaimed(self, after, most).await
+    }
+
     async fn claim(&self, worker: &Worker, keys: &[Key]) -> Result<Vec<Claimed>> {
         claim::claim(self, worker, keys).await
     }
@@ -191,6 +195,11 @@ fn columns(keys: &[Key]) -> (Vec<uuid::Uuid>, Vec<i16>, Vec<i64>) {
     let positions = keys.iter().map(|key| key.position).collect();
     let tokens = keys.iter().map(|key| key.token.bits()).collect();
     (runs, positions, tokens)
+}
+
+/// A key as a statement returns it. Its token too: two keys of one step may be in one batch.
+fn key((run, position, token): (uuid::Uuid, i16, i64)) -> Key {
+    Key { run: RunId::new(run), position, token: Token::new(token) }
 }
 
 fn seconds(duration: Duration) -> f64 {

@@ -1,5 +1,7 @@
 //! What nobody holds any more: leases that ran out, and runs past their deadline.
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
@@ -15,12 +17,14 @@ use super::{
     run_end::{self, Death, Ended},
     seconds,
 };
+use crate::ledger::Claim;
 
 #[derive(FromRow)]
 struct ExpiredRow {
     #[sqlx(flatten)]
     claim: ClaimRow,
-    worker_lives: bool,
+    /// How many seconds after the lease's end the worker last beat; less than nothing where that was before it.
+    beat_after: Option<f64>,
 }
 
 /// No lease ends before Postgres has been up for one lease: its own outage is not a crash of its clients.
@@ -36,7 +40,7 @@ pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expire
                instance.name as instance, instance.token as instance_token,
                true as created_before, true as paired_before, false as imported,
                run.id as turn, false as resource_busy, false as gate_closed,
-               coalesce(heartbeat.beat_at > step.lease_until, false) as worker_lives
+               extract(epoch from heartbeat.beat_at - step.lease_until)::float8 as beat_after
              from sluice.step
              join sluice.run on run.id = step.run_id
              join sluice.instance on instance.subject = run.subject
@@ -52,10 +56,22 @@ pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expire
         .fetch_all(tx.connection())
         .await?;
     tx.commit().await?;
-    rows.into_iter().map(|row| Ok(Expired { claim: row.claim.claim()?, worker_lives: row.worker_lives })).collect()
+    rows.into_iter()
+        .map(|row| {
+            let (claim, beat_after) = (row.claim.claim()?, row.beat_after);
+            let worker_lives = beat_after.is_some_and(|after| after > 0.001 - seconds(lease_of(ledger, &claim)));
+            Ok(Expired { claim, worker_lives })
+        })
+        .collect()
 }
 
-/// Judged on due steps only: what is dispatched or running has its chance.
+/// A worker that was killed moved all its leases with its last beat; one that beat later than it moved this lease lives.
+fn lease_of(ledger: &Postgres, claim: &Claim) -> Duration {
+    let workflow = ledger.setup.registry.find(&claim.workflow, claim.version);
+    workflow.and_then(|workflow| workflow.step(claim.key.position)).map_or(LEASE, |step| step.lease)
+}
+
+/// Judged on due steps only, and not behind a closed gate: what is dispatched or running has its chance.
 pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<usize> {
     let mut tx = ledger.begin().await?;
     let rows: Vec<(Uuid, String, i16, String, Option<String>)> = tx
@@ -67,6 +83,11 @@ pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<usize> {
                and run.deadline_at < now()
                and step.state = 'due'
                and step.due_at is not null
+               and not exists (
+                 select from sluice.gate
+                 where (gate.scope, gate.name) in (('workflow', run.workflow), ('step', step.name))
+                   and (gate.paused_at is not null or gate.hold_until > now())
+               )
              order by run.id
              limit $1
              for no key update of run, step skip locked",

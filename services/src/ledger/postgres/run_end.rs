@@ -41,17 +41,43 @@ pub(super) async fn end(tx: &mut Tx, ended: &[Ended]) -> Result<()> {
     .bind(&states)
     .execute(tx.connection())
     .await?;
+    cancel_open_steps(tx, &runs).await?;
     bury(tx, ended).await?;
     announce(tx, &runs).await?;
     pass_turn(tx, &runs).await
 }
 
-/// One dead letter per run that died, and its step dead.
+/// Nothing of a cancelled run waits any more.
+async fn cancel_open_steps(tx: &mut Tx, runs: &[Uuid]) -> Result<()> {
+    tx.query(
+        "update sluice.step as step
+         set state = 'cancelled', token = null, due_at = null
+         from sluice.run
+         where run.id = any($1)
+           and run.state = 'cancelled'
+           and step.run_id = run.id
+           and step.state in ('due', 'dispatched', 'dead')",
+    )
+    .bind(runs)
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// One dead letter per run that died, and its step dead. Where that is an earlier step than the one that settled, those
+/// after it wait for it, so that a revived run comes past them again.
 async fn bury(tx: &mut Tx, ended: &[Ended]) -> Result<()> {
     for end in ended {
         let Some(death) = &end.death else { continue };
         tx.query(
-            "with step as (
+            "with after as (
+               update sluice.step
+               set state = 'due', due_at = null
+               where run_id = $1
+                 and position > $2
+                 and state = 'succeeded'
+             ),
+             step as (
                update sluice.step
                set state = 'dead', due_at = null
                where run_id = $1

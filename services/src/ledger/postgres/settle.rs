@@ -10,7 +10,7 @@ use workflows::{
 };
 
 use super::{
-    Key, Postgres, Result, Settled, Settlement, Tx, columns, is_row_fault,
+    Key, Postgres, Result, Settled, Settlement, Tx, columns, is_row_fault, key,
     run_end::{self, Death, Ended},
     seconds,
 };
@@ -110,7 +110,7 @@ async fn move_steps(tx: &mut Tx, settlements: impl Iterator<Item = &Settlement> 
     let defers: Vec<_> = each.clone().map(|settlement| number(settlement.spent.defers)).collect();
     let outputs: Vec<_> = each.clone().map(|settlement| settlement.output.clone()).collect();
     let errors: Vec<_> = each.clone().map(|settlement| settlement.attempt.error.clone()).collect();
-    let rows: Vec<(Uuid, i16)> = tx
+    let rows: Vec<(Uuid, i16, i64)> = tx
         .query_as(
             "update sluice.step as step
              set state = ended.to_state, token = null, lease_until = null,
@@ -125,7 +125,7 @@ async fn move_steps(tx: &mut Tx, settlements: impl Iterator<Item = &Settlement> 
                and step.token = ended.token
                and step.state = 'running'
                and (not ended.expiry or step.lease_until < now())
-             returning step.run_id, step.position",
+             returning step.run_id, step.position, ended.token",
         )
         .bind(&runs)
         .bind(&positions)
@@ -140,8 +140,7 @@ async fn move_steps(tx: &mut Tx, settlements: impl Iterator<Item = &Settlement> 
         .bind(&errors)
         .fetch_all(tx.connection())
         .await?;
-    let won: HashSet<_> = rows.into_iter().collect();
-    Ok(keys.into_iter().filter(|key| won.contains(&(key.run.uuid(), key.position))).collect())
+    Ok(rows.into_iter().map(key).collect())
 }
 
 fn due_seconds(settlement: &Settlement) -> Option<f64> {

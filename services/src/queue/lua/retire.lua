@@ -3,10 +3,9 @@
 -- An id is always in exactly one place (active, one worker's inflight, done), so moving it here makes no copy.
 -- An id without payload, or one that came back too often, would end every worker that fetches it: it is dropped, and
 -- the ledger dispatches its step again.
+-- In this order, so that a Redis out of memory, which may refuse any write that adds, leaves it to be done again.
 -- KEYS: inflight set, workers, worker metadata, alive, data, active, meta prefix. ARGV: worker, wake channel, limit.
 -- Returns how many were handed back and how many dropped.
-redis.call('zrem', KEYS[2], ARGV[1])
-redis.call('del', KEYS[3], KEYS[4])
 local back, dropped = 0, 0
 for _, id in ipairs(redis.call('smembers', KEYS[1])) do
   local meta = KEYS[7] .. ':' .. id
@@ -19,8 +18,10 @@ for _, id in ipairs(redis.call('smembers', KEYS[1])) do
     redis.call('del', meta)
     dropped = dropped + 1
   end
+  redis.call('srem', KEYS[1], id)
 end
-redis.call('del', KEYS[1])
+redis.call('zrem', KEYS[2], ARGV[1])
+redis.call('del', KEYS[3], KEYS[4])
 if back > 0 then
   redis.call('publish', ARGV[2], back)
 end

@@ -1,5 +1,7 @@
 //! How a private Postgres is set up.
 
+use crate::servers::Identity;
+
 /// What happens to committed data when the machine itself fails. (A killed server loses nothing either way.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -15,6 +17,7 @@ pub struct Options {
     durability: Durability,
     cron_database: Option<String>,
     settings: Vec<(String, String)>,
+    tls: Option<Identity>,
 }
 
 impl Options {
@@ -27,6 +30,17 @@ impl Options {
     pub fn cron(mut self, database: impl Into<String>) -> Self {
         self.cron_database = Some(database.into());
         self
+    }
+
+    /// Takes connections over TLS too.
+    pub fn tls(self, identity: Identity) -> Self {
+        // Named from the data directory.
+        let files = self.set("ssl", "on").set("ssl_cert_file", "../server.crt").set("ssl_key_file", "../server.key");
+        Self { tls: Some(identity), ..files }
+    }
+
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.tls.as_ref()
     }
 
     pub(super) fn needs_cron(&self) -> bool {

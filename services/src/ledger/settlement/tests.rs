@@ -1,0 +1,249 @@
+//! Every way in which an attempt may end, and what is planned for it.
+
+use std::time::Duration;
+
+use serde_json::json;
+use workflows::{
+    definition::{LEASE, Reach, Workflow},
+    ids::{RunId, StepName, Token},
+    outcome::{Class, Facts, Failure, Given, InstanceStatus, Outcome},
+    policy::Retry,
+    secret::Secret,
+    state::{DeathReason, Limits, Spent, StepState},
+};
+
+use super::*;
+use crate::ledger::Expired;
+
+const LIMITS: Limits = Limits { failures: 3, crashes: 2, send_backs: 1 };
+/// What the middle step has spent when it is tried here.
+const SPENT: Spent = Spent { failures: 1, crashes: 0, send_backs: 1, defers: 4 };
+
+fn workflow() -> Workflow {
+    let step = |name: &str| workflows::definition::Step {
+        name: name.parse().unwrap(),
+        timeout: Duration::from_secs(30),
+        lease: LEASE,
+        retry: Retry { limits: LIMITS, ..Retry::default() },
+        reach: Reach::Shared,
+    };
+    Workflow {
+        name: "three".parse().unwrap(),
+        version: 1,
+        steps: ["first", "second", "third"].map(step).to_vec(),
+        deadline: Duration::from_secs(3600),
+        priority: 0,
+    }
+}
+
+fn claim(position: i16) -> Claim {
+    let step = workflow().step(position).unwrap().name.clone();
+    Claim {
+        key: Key { run: RunId::new(Default::default()), position, token: Token::new(7) },
+        workflow: "three".parse().unwrap(),
+        version: 1,
+        step,
+        spent: SPENT,
+        send_backs: vec![0; usize::try_from(position).unwrap()],
+        attempt: 6,
+        given: Given {
+            subject: "somebody".parse().unwrap(),
+            instance: "somebody".parse().unwrap(),
+            token: Secret::new("token"),
+            created_before: false,
+            paired_before: false,
+            imported: false,
+            input: json!({}),
+        },
+        traceparent: None,
+    }
+}
+
+fn name(text: &str) -> StepName {
+    text.parse().unwrap()
+}
+
+fn failure() -> Failure {
+    Failure::new(Class::ServerError, "the server answered 500").with_status(Some(500))
+}
+
+fn plan(claim: &Claim, outcome: Outcome) -> Settlement {
+    Settlement::plan(claim, &workflow(), outcome, Quiet::Yes, 1.0).unwrap()
+}
+
+fn success() -> Outcome {
+    Outcome::Success { output: json!({}), facts: Facts::default(), note: None }
+}
+
+fn assert_records_the_failure(settlement: &Settlement, outcome: &str) {
+    let attempt = &settlement.attempt;
+    assert_eq!((attempt.outcome, attempt.class), (outcome, Some(Class::ServerError)));
+    assert_eq!((attempt.http_status, attempt.error.as_deref()), (Some(500), Some("the server answered 500")));
+    assert_eq!(settlement.output, None);
+}
+
+#[test]
+fn a_success_makes_the_next_step_due_and_keeps_what_was_learnt() {
+    let facts = Facts { status: Some(InstanceStatus::Connecting), ..Facts::default() };
+    let outcome =
+        Outcome::Success { output: json!({ "made": 1 }), facts: facts.clone(), note: Some("adopted".to_owned()) };
+
+    let settlement = plan(&claim(1), outcome);
+
+    assert_eq!((settlement.key, settlement.guard), (claim(1).key, Guard::Token));
+    assert_eq!((settlement.to, settlement.spent), (StepState::Succeeded, Spent { defers: 0, ..SPENT }));
+    assert_eq!(settlement.then, Then::Advance(name("third")));
+    assert_eq!((settlement.output, settlement.facts), (Some(json!({ "made": 1 })), facts));
+    let attempt = Attempt { outcome: "succeeded", note: Some("adopted".to_owned()), ..Attempt::default() };
+    assert_eq!(settlement.attempt, attempt);
+}
+
+#[test]
+fn the_last_success_ends_the_run() {
+    let settlement = plan(&claim(2), success());
+
+    assert_eq!((settlement.to, settlement.then), (StepState::Succeeded, Then::Succeed));
+}
+
+#[test]
+fn a_failure_is_counted_and_due_after_the_policys_delay() {
+    let settlement = plan(&claim(1), Outcome::Retry(failure()));
+
+    assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
+    assert_eq!(settlement.spent, Spent { failures: 2, defers: 0, ..SPENT });
+    // The second failure: twice the base, all of it at the highest jitter.
+    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(2)));
+    assert_records_the_failure(&settlement, "failed");
+}
+
+#[test]
+fn the_jitter_spreads_the_delay() {
+    let settlement = Settlement::plan(&claim(1), &workflow(), Outcome::Retry(failure()), Quiet::Yes, 0.0).unwrap();
+
+    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(1)));
+}
+
+#[test]
+fn the_last_failure_of_the_budget_ends_the_run() {
+    let mut claim = claim(1);
+    claim.spent.failures = LIMITS.failures - 1;
+
+    let settlement = plan(&claim, Outcome::Retry(failure()));
+
+    assert_eq!((settlement.to, settlement.spent.failures), (StepState::Dead, LIMITS.failures));
+    let reason = DeathReason::AttemptsExhausted;
+    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+    assert_records_the_failure(&settlement, "failed");
+}
+
+#[test]
+fn a_defer_counts_nowhere_and_waits_as_long_as_it_was_asked_to() {
+    let asked = Outcome::Defer { failure: failure(), after: Some(Duration::from_secs(100)) };
+
+    let settlement = plan(&claim(1), asked);
+
+    assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
+    assert_eq!(settlement.spent, Spent { defers: 5, ..SPENT });
+    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(120)));
+    assert_records_the_failure(&settlement, "deferred");
+}
+
+#[test]
+fn a_defer_that_asks_for_nothing_waits_longer_each_time() {
+    let settlement = plan(&claim(1), Outcome::Defer { failure: failure(), after: None });
+
+    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(16)));
+}
+
+#[test]
+fn a_send_back_waits_for_the_earlier_step_to_run_again() {
+    let settlement = plan(&claim(2), Outcome::SendBack { to: name("first"), failure: failure() });
+
+    assert_eq!((settlement.to, settlement.due), (StepState::Due, DueIn::Waiting));
+    assert_eq!(settlement.then, Then::Rerun { position: 0, send_backs: 1 });
+    assert_eq!(settlement.spent, Spent { defers: 0, ..SPENT });
+    assert_records_the_failure(&settlement, "sent_back");
+}
+
+#[test]
+fn a_send_back_too_many_ends_the_run_at_the_earlier_step() {
+    let mut claim = claim(2);
+    claim.send_backs = vec![0, LIMITS.send_backs];
+
+    let settlement = plan(&claim, Outcome::SendBack { to: name("second"), failure: failure() });
+
+    let reason = DeathReason::AttemptsExhausted;
+    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+    // It is the earlier step that is dead; this one waits for it.
+    assert_eq!((settlement.to, settlement.due), (StepState::Due, DueIn::Waiting));
+    assert_records_the_failure(&settlement, "sent_back");
+}
+
+#[test]
+fn a_send_back_to_no_earlier_step_is_a_refusal() {
+    for to in ["second", "third", "unheard-of"] {
+        let settlement = plan(&claim(1), Outcome::SendBack { to: name(to), failure: failure() });
+
+        let reason = DeathReason::PermanentError;
+        assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason }, "{to}");
+        assert_eq!(settlement.to, StepState::Dead);
+        assert_records_the_failure(&settlement, "refused");
+    }
+}
+
+#[test]
+fn a_permanent_failure_ends_the_run_and_counts_nothing() {
+    let settlement = plan(&claim(1), Outcome::Permanent(failure()));
+
+    assert_eq!((settlement.to, settlement.spent), (StepState::Dead, Spent { defers: 0, ..SPENT }));
+    let reason = DeathReason::PermanentError;
+    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+    assert_records_the_failure(&settlement, "refused");
+}
+
+#[test]
+fn whether_the_api_is_quiet_is_the_workers_to_say() {
+    for quiet in [Quiet::Yes, Quiet::Unsure] {
+        let settlement = Settlement::plan(&claim(1), &workflow(), success(), quiet, 1.0).unwrap();
+
+        assert_eq!(settlement.quiet, quiet);
+    }
+}
+
+fn rescue(crashes: u32, worker_lives: bool) -> Settlement {
+    let mut claim = claim(1);
+    claim.spent.crashes = crashes;
+    Settlement::rescue(&Expired { claim, worker_lives }, &workflow(), 1.0).unwrap()
+}
+
+#[test]
+fn a_crash_is_counted_and_guarded_by_the_expiry() {
+    let settlement = rescue(0, false);
+
+    assert_eq!((settlement.guard, settlement.quiet), (Guard::Expiry, Quiet::Unsure));
+    assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
+    assert_eq!(settlement.spent, Spent { crashes: 1, defers: 0, ..SPENT });
+    assert_eq!(settlement.due, DueIn::After(Duration::ZERO));
+    assert_eq!((settlement.attempt.outcome, settlement.attempt.class), ("crashed", Some(Class::WorkerLost)));
+    assert!(settlement.attempt.error.is_some());
+}
+
+#[test]
+fn the_last_crash_of_the_budget_ends_the_run() {
+    let settlement = rescue(LIMITS.crashes - 1, false);
+
+    assert_eq!((settlement.to, settlement.spent.crashes), (StepState::Dead, LIMITS.crashes));
+    let reason = DeathReason::WorkerLost;
+    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+}
+
+#[test]
+fn a_lost_lease_whose_worker_lives_is_no_crash() {
+    let settlement = rescue(LIMITS.crashes - 1, true);
+
+    assert_eq!((settlement.guard, settlement.quiet), (Guard::Expiry, Quiet::Unsure));
+    assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
+    assert_eq!((settlement.spent.crashes, settlement.spent.failures), (LIMITS.crashes - 1, SPENT.failures));
+    assert_eq!(settlement.due, DueIn::After(Duration::ZERO));
+    assert_eq!((settlement.attempt.outcome, settlement.attempt.class), ("deferred", Some(Class::WorkerLost)));
+}

@@ -1,0 +1,52 @@
+//! How a duty is repeated: at each tick, at each wake, and at once where it says that there is more. A duty is never
+//! dropped in the middle of a round: a relay that stops has pushed what it dispatched.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// When the next round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    AtOnce,
+    /// At the next wake, or at the next tick.
+    AtTick,
+}
+
+/// The pause after a first failure, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Repeats a duty until `shutdown`, whatever becomes of a round.
+pub async fn repeat<F, Fut>(what: &'static str, tick: Duration, wake: &Notify, shutdown: CancellationToken, duty: F)
+where
+    F: Fn() -> Fut + Send,
+    Fut: Future<Output = anyhow::Result<Next>> + Send,
+{
+    let mut next = Next::AtOnce;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if next == Next::AtTick && shutdown.run_until_cancelled(timeout(tick, wake.notified())).await.is_none() {
+            return;
+        }
+        if shutdown.is_cancelled() {
+            return;
+        }
+        next = match duty().await {
+            Ok(next) => {
+                pause = FIRST_PAUSE;
+                next
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "cannot {what}; trying again");
+                shutdown.run_until_cancelled(sleep(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                Next::AtTick
+            }
+        };
+    }
+}

@@ -1,0 +1,291 @@
+//! What may be set: what is refused, all of it at once and without its secrets; and that the program, its help and
+//! `.env.example` agree.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use clap::{Args, CommandFactory, Parser};
+use sluice::{
+    config::{All, AllOptions},
+    ledger::postgres::Pooling,
+};
+
+use crate::program::{run, said};
+
+/// What `sluice all` cannot do without.
+const NEEDED: [(&str, &str); 5] = [
+    ("DATABASE_URL", "postgres://ada:hunter2@db.example.com/app"),
+    ("REDIS_URL", "redis://:hunter2@cache.example.com"),
+    ("EVOLUTION_API_BASE_URL", "http://evolution.example.com:8080"),
+    ("EVOLUTION_API_KEY", "hunter2"),
+    ("SUPABASE_URL", "https://project.supabase.co"),
+];
+
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    options: AllOptions,
+}
+
+/// The settings of `sluice all` from what it needs and `more`.
+fn parsed(more: &[(&str, &str)]) -> All {
+    let mut settings = BTreeMap::from(NEEDED);
+    settings.extend(more.iter().copied());
+    let flags = settings
+        .iter()
+        .flat_map(|(name, value)| [format!("--{}", name.to_ascii_lowercase().replace('_', "-")), (*value).to_owned()]);
+    let program = Program::parse_from(std::iter::once("sluice".to_owned()).chain(flags));
+    program.options.parse().unwrap().role
+}
+
+/// The lines that `sluice all` refuses to start with, given what it needs and `more`.
+async fn faults(more: &[(&str, &str)]) -> Vec<String> {
+    let mut settings = BTreeMap::from(NEEDED);
+    settings.extend(more.iter().copied());
+    let settings: Vec<_> = settings.into_iter().collect();
+    let refused = run(&["all"], &settings).await;
+    let said = said(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+    lines[1..lines.len() - 1].to_vec()
+}
+
+#[tokio::test]
+async fn every_fault_is_said_at_once_in_one_line_and_without_its_secret() {
+    let refused = run(
+        &["worker", "create-instance", "create-instnce"],
+        &[
+            ("DATABASE_URL", "postgres://ada:hun/ter2@db.example.com:5432/app"),
+            ("DATABASE_POOLING", "sess"),
+            ("DATABASE_MAX_CONNECTIONS", "0"),
+            ("RETRY_BASE", "soon"),
+            ("RETRY_LIMIT", "-1"),
+            ("STEP_TIMEOUT", "10s"),
+            ("REDIS_URL", "rediss:hunter2"),
+            ("REDIS_PREFIX", "a b"),
+            ("EVOLUTION_API_BASE_URL", "https://evolution.example.com/?key=hunter2"),
+            ("EVOLUTION_API_KEY", "hunter2\nhunter2"),
+            ("WEBHOOK_EVENTS", "QRCODE_UPDATED"),
+            ("WEBHOOK_HEADERS", r#"{"authorization": hunter2}"#),
+            ("QR_AT_SIGNUP", "perhaps"),
+            ("DRAIN_GRACE", "25"),
+            ("LOG_FORMAT", "xml"),
+        ],
+    )
+    .await;
+
+    assert_eq!(refused.status.code(), Some(2));
+    let expected = "\
+sluice cannot start, for these settings are not right:
+DATABASE_POOLING=sess: expected auto, session or transaction
+DATABASE_URL=postgres://***@db.example.com:5432/app: is no URL (invalid port number): expected \
+postgres://user:password@host:5432/database, with %40 for an @ in the password, %2F for a /, %3A for a :
+DATABASE_MAX_CONNECTIONS=0: expected a number from 1 to 100
+RETRY_BASE=soon: is no duration: write a number and its unit, e.g. 500ms, 25s or 24h
+RETRY_LIMIT=-1: expected a number from 1 to 10000
+STEP_TIMEOUT=10s: is not longer than one call that creates (15s), so every slow one would be cut
+STEP=create-instnce: is no step of this build: expected create-instance, configure-webhooks, verify
+REDIS_URL=***: expected redis:// or rediss:// and a host
+REDIS_PREFIX=a b: expected 1 to 40 letters, digits, hyphens or underscores
+EVOLUTION_API_BASE_URL=https://evolution.example.com/?***: has a query or a fragment: expected scheme, host and at most \
+a path
+EVOLUTION_API_KEY=***: is empty or holds characters that no header can carry
+WEBHOOK_URL: is not set: give where the API shall send events, or SUPABASE_URL for the app's evolution-webhook-handler
+WEBHOOK_HEADERS=***: is no JSON object of texts (line 1, column 19): expected {\"name\": \"value\"}
+QR_AT_SIGNUP=perhaps: expected true or false
+DRAIN_GRACE=25: is no duration: write a number and its unit, e.g. 500ms, 25s or 24h
+LOG_FORMAT=xml: expected pretty or json
+Every setting is a variable and a flag: see --help and .env.example.
+";
+    assert_eq!(said(&refused), expected);
+}
+
+#[tokio::test]
+async fn what_a_role_does_not_need_is_not_asked_for() {
+    let migrate = run(&["migrate"], &[]).await;
+    let relay = run(&["relay"], &[("SUPABASE_DB_URL", "postgres://ada@db:6543/app?sslmode=sure")]).await;
+
+    let unset = "DATABASE_URL: is not set: give the address of Postgres, postgres://user:password@host:5432/database";
+    assert_eq!(said(&migrate).lines().nth(1), Some(unset));
+    assert_eq!(said(&migrate).lines().count(), 3, "{}", said(&migrate));
+    let relay = said(&relay);
+    let relay: Vec<_> = relay.lines().collect();
+    assert!(relay[1].starts_with("SUPABASE_DB_URL=postgres://***@db:6543/app?***: is not usable"), "{relay:?}");
+    assert!(relay[2].starts_with("REDIS_URL: is not set"), "{relay:?}");
+    assert_eq!(relay.len(), 4, "{relay:?}");
+}
+
+#[tokio::test]
+async fn settings_that_contradict_each_other_are_refused() {
+    let cases: &[(&[(&str, &str)], &str)] = &[
+        (&[("RETRY_BASE", "2m")], "RETRY_CAP=60s: is shorter than the first delay (RETRY_BASE 2m): make it longer"),
+        (
+            &[("STEP_TIMEOUT", "5m"), ("RUN_DEADLINE", "4m")],
+            "RUN_DEADLINE=4m: is not longer than one attempt (STEP_TIMEOUT 5m): make it longer",
+        ),
+        (&[("RELAY_HIGH_WATER", "2000")], "RELAY_HIGH_WATER=2000: expected a number from 1 to 1999"),
+        (&[("INTAKE_POLL", "10ms")], "INTAKE_POLL=10ms: expected a duration from 100ms to 1m"),
+        (
+            &[
+                ("DATABASE_URL", "postgres://ada:hunter2@aws-0.pooler.supabase.com:6543/app"),
+                ("DATABASE_POOLING", "session"),
+            ],
+            "DATABASE_URL=postgres://***@aws-0.pooler.supabase.com:6543/app: is Supabase's transaction pooler, and \
+             DATABASE_POOLING is session: set it to transaction or auto, or take the address on port 5432",
+        ),
+        (
+            &[("LISTEN_DATABASE_URL", "postgres://ada:hunter2@db:6543/app")],
+            "LISTEN_DATABASE_URL=postgres://***@db:6543/app: is a transaction pooler, through which LISTEN hears \
+             nothing: take the address on port 5432",
+        ),
+        (
+            &[("DATABASE_URL", "postgres://postgres:[YOUR-PASSWORD]@db:5432/app")],
+            "DATABASE_URL=postgres://***@db:5432/app: still has [YOUR-PASSWORD] in it: put the database's password there",
+        ),
+        (
+            &[("DATABASE_URL", "postgres://ada@db/app?sslmode=verify-full&sslrootcert=/nowhere/ca.pem")],
+            "DATABASE_URL=postgres://***@db/app?***: its sslrootcert names \"/nowhere/ca.pem\", which is no file here",
+        ),
+        (
+            &[("WEBHOOK_EVENTS", "MESSAGES_UPSERT, MESSAGE_UPSERT")],
+            "WEBHOOK_EVENTS=MESSAGES_UPSERT, MESSAGE_UPSERT: event \"MESSAGE_UPSERT\" is unknown: expected one of \
+             APPLICATION_STARTUP",
+        ),
+        (
+            &[("WEBHOOK_HEADERS", r#"{"host": "hunter2"}"#)],
+            "WEBHOOK_HEADERS=***: \"host\" belongs to the connection and cannot be set",
+        ),
+        (&[("RUST_LOG", "sluice=loud")], "RUST_LOG=sluice=loud: is no filter"),
+    ];
+
+    for (settings, expected) in cases {
+        let faults = faults(settings).await;
+        assert!(faults.len() == 1 && faults[0].starts_with(expected), "{settings:?}: {faults:#?}");
+        assert!(!faults[0].contains("hunter2"), "{faults:#?}");
+    }
+}
+
+#[tokio::test]
+async fn migrate_refuses_a_transaction_pooler() {
+    let refused = run(&["migrate"], &[("DATABASE_URL", "postgres://ada:hunter2@db:6543/app")]).await;
+
+    assert_eq!(refused.status.code(), Some(2));
+    let said = said(&refused);
+    assert!(said.contains("\nDATABASE_URL=postgres://***@db:6543/app: leads through a transaction pooler"), "{said}");
+}
+
+#[tokio::test]
+async fn a_variable_that_is_set_but_empty_counts_as_not_set() {
+    let settings = [("REDIS_URL", "redis://cache"), ("REDIS_PREFIX", ""), ("RETRY_LIMIT", " "), ("DATABASE_URL", "")];
+
+    let refused = run(&["relay"], &settings).await;
+
+    let said = said(&refused);
+    assert!(said.lines().count() == 3 && said.contains("DATABASE_URL: is not set"), "{said}");
+}
+
+#[test]
+fn the_defaults_are_those_of_the_design() {
+    let All { relay, worker } = parsed(&[]);
+
+    let workflow = relay.ledger.registry.all().next().unwrap();
+    let step = &workflow.steps[0];
+    let host = Some("evolution.example.com:8080");
+    assert_eq!(relay.ledger.database.pooling, Pooling::Session);
+    assert!(relay.listen.is_some());
+    assert_eq!((relay.settings.batch, relay.settings.high_water), (200, 1000));
+    assert_eq!((relay.settings.host.as_deref(), worker.settings.host.as_deref()), (host, host));
+    assert_eq!(worker.settings.concurrency.get(), 20);
+    assert_eq!(worker.settings.grace, Duration::from_secs(25));
+    assert_eq!(step.retry, workflows::policy::Retry::default());
+    assert_eq!((step.timeout, workflow.deadline), (Duration::from_secs(90), Duration::from_secs(86_400)));
+    assert_eq!(worker.settings.steps, relay.ledger.registry.queues());
+}
+
+#[test]
+fn the_three_retries_of_the_guide_can_be_had() {
+    let all = parsed(&[("RETRY_LIMIT", "3")]);
+
+    let workflow = all.worker.ledger.registry.all().next().unwrap();
+
+    assert!(workflow.steps.iter().all(|step| step.retry.limits.failures == 3));
+}
+
+#[test]
+fn a_transaction_pooler_is_known_by_its_port_and_gives_no_listener() {
+    let pooler = ("DATABASE_URL", "postgres://ada@db:6543/app");
+    let direct = ("LISTEN_DATABASE_URL", "postgres://ada@db:5432/app");
+
+    let (alone, beside) = (parsed(&[pooler]), parsed(&[pooler, direct]));
+
+    assert_eq!(alone.relay.ledger.database.pooling, Pooling::Transaction);
+    assert!(alone.relay.listen.is_none());
+    assert!(beside.relay.listen.is_some());
+}
+
+#[test]
+fn no_secret_is_printed_with_the_settings() {
+    let All { relay, .. } = parsed(&[]);
+
+    assert!(!format!("{relay:?}").contains("hunter2"), "{relay:?}");
+}
+
+/// Every variable of the program, and its default.
+fn variables() -> BTreeMap<String, Option<String>> {
+    let command = AllOptions::augment_args(clap::Command::new("all"));
+    let variables = command.get_arguments().filter_map(|argument| {
+        let default = argument.get_default_values().first().map(|value| value.to_str().unwrap().to_owned());
+        Some((argument.get_env()?.to_str()?.to_owned(), default))
+    });
+    variables.collect()
+}
+
+#[test]
+fn every_option_is_a_variable_and_a_flag_of_the_same_name() {
+    for argument in Program::command().get_arguments() {
+        let flag = argument.get_long().unwrap().to_ascii_uppercase().replace('-', "_");
+        assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(flag.as_str()));
+        assert!(argument.get_help().is_some(), "{flag} is not explained");
+    }
+}
+
+#[test]
+fn the_example_has_every_variable_with_its_default_and_no_other() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.env.example");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut shown = BTreeMap::new();
+    for line in text.lines() {
+        let setting = line.strip_prefix("# ").unwrap_or(line).split_once('=');
+        let Some((name, value)) = setting else { continue };
+        if name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_') {
+            assert_eq!(shown.insert(name.to_owned(), value.to_owned()), None, "{name} is there twice");
+        }
+    }
+
+    // What the TLS clients read themselves.
+    assert_eq!(shown.remove("SSL_CERT_FILE"), Some(String::new()));
+    let variables = variables();
+    assert_eq!(shown.keys().collect::<Vec<_>>(), variables.keys().collect::<Vec<_>>());
+    for (name, default) in variables {
+        if let Some(default) = default {
+            assert_eq!(shown[&name], default, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_help_has_every_variable_and_shows_none_of_their_values() {
+    let mut helps = String::new();
+
+    for role in ["migrate", "relay", "worker", "all"] {
+        let help = run(&[role, "--help"], &NEEDED).await;
+        assert!(help.status.success());
+        helps += &String::from_utf8(help.stdout).unwrap();
+    }
+
+    for (name, default) in variables() {
+        assert!(helps.contains(&format!("[env: {name}]")), "{name} is in no help");
+        let default = default.map(|default| format!("[env: {name}] [default: {default}]"));
+        assert!(default.as_ref().is_none_or(|text| helps.contains(text)), "{default:?} is in no help");
+    }
+    assert!(!helps.contains("hunter2"), "the help shows a secret");
+}
