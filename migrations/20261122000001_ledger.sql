@@ -18,6 +18,8 @@ create table if not exists sluice.run (
   priority smallint not null default 0,
   traceparent text,
   deadline_at timestamptz not null,
+  -- Up to when the time that a gate held the run is in `deadline_at` already.
+  deadline_from timestamptz not null default now(),
   -- A cancellation is asked for here and happens at once, or at the settle of the step that is running.
   cancel_by text,
   cancel_reason text,
@@ -93,10 +95,10 @@ create index if not exists attempt_of_run on sluice.attempt (run_id, id);
 -- The same attempt cannot end twice.
 create unique index if not exists attempt_once on sluice.attempt (run_id, position, token);
 
--- Announcements, published at least once and in order within a run.
+-- Announcements, published at least once and in order within a run. One that is not published outlives its run.
 create table if not exists sluice.event (
   id uuid primary key default gen_random_uuid(),
-  run_id uuid not null references sluice.run (id) on delete cascade,
+  run_id uuid not null,
   sequence integer not null,
   routing_key text not null,
   payload jsonb not null,
@@ -108,6 +110,7 @@ create table if not exists sluice.event (
   unique (run_id, sequence)
 );
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
+create index if not exists event_published on sluice.event (published_at) where published_at is not null;
 
 -- A run that needs a person.
 create table if not exists sluice.dead_letter (
@@ -171,14 +174,100 @@ create table if not exists sluice.gate (
   concurrency integer check (concurrency > 0),
   breaker text not null default 'closed' check (breaker in ('closed', 'open', 'half_open')),
   breaker_at timestamptz,
+  breaker_cause text check (breaker_cause in ('outage', 'key')),
   breaker_reason text,
-  -- The run that may pass a half-open breaker, and what the next probe waits for.
+  -- The runs that failed since the last good answer, each once, and when the first of them did.
+  failing_runs uuid[] not null default '{}',
+  failing_since timestamptz,
+  -- The run that may pass a half-open breaker. The next probe is made from `probe_at` on; whoever makes it moves that on.
   probe_run uuid,
   probe_at timestamptz,
   probes integer not null default 0,
+  -- When it was last opened again: its backlog is let go slowly at first.
+  reopened_at timestamptz,
   updated_at timestamptz not null default now(),
-  primary key (scope, name)
+  primary key (scope, name),
+  constraint gate_breaker check ((breaker = 'closed') = (breaker_cause is null))
 );
+
+-- When a gate was closed, and why: that time does not count towards the deadlines of the runs behind it.
+create table if not exists sluice.closure (
+  scope text not null,
+  name text not null,
+  cause text not null check (cause in ('pause', 'hold', 'breaker')),
+  closed_at timestamptz not null,
+  opened_at timestamptz,
+  primary key (scope, name, cause, closed_at),
+  foreign key (scope, name) references sluice.gate on delete cascade
+);
+
+-- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes.
+create or replace function sluice.note_closure()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+declare
+  changed record;
+begin
+  for changed in
+    select cause, closed
+    from (
+      values
+        ('pause', old.paused_at is not null, new.paused_at is not null),
+        ('breaker', old.breaker <> 'closed', new.breaker <> 'closed')
+    ) as causes (cause, was_closed, closed)
+    where closed <> was_closed
+  loop
+    if changed.closed then
+      insert into sluice.closure (scope, name, cause, closed_at)
+      values (new.scope, new.name, changed.cause, now())
+      on conflict (scope, name, cause, closed_at) do update
+      set opened_at = null;
+    else
+      update sluice.closure
+      set opened_at = now()
+      where scope = new.scope
+        and name = new.name
+        and cause = changed.cause
+        and opened_at is null;
+    end if;
+  end loop;
+
+  if new.hold_until is null or new.hold_until > coalesce(old.hold_until, '-infinity') then
+    update sluice.closure
+    set opened_at = coalesce(new.hold_until, now())
+    where scope = new.scope
+      and name = new.name
+      and cause = 'hold'
+      and opened_at > now();
+    if not found and new.hold_until > now() then
+      insert into sluice.closure (scope, name, cause, closed_at, opened_at)
+      values (new.scope, new.name, 'hold', now(), new.hold_until)
+      on conflict (scope, name, cause, closed_at) do update
+      set opened_at = excluded.opened_at;
+    end if;
+  end if;
+
+  delete from sluice.closure
+  where scope = new.scope
+    and name = new.name
+    and opened_at < now() - interval '90 days';
+  return null;
+end
+$$;
+revoke all
+  on function sluice.note_closure()
+  from public;
+
+create or replace trigger note_closure
+  after update of paused_at, hold_until, breaker
+  on sluice.gate
+  for each row
+  when (
+    (old.paused_at, old.hold_until, old.breaker) is distinct from (new.paused_at, new.hold_until, new.breaker)
+  )
+  execute function sluice.note_closure();
 
 -- Public rows that the user's schema refused or had locked: they are written again until they hold.
 create table if not exists sluice.projection_pending (

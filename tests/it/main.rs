@@ -15,5 +15,6 @@ mod odd_databases;
 mod processes;
 mod program;
 mod queue;
+mod retention;
 mod sign_up;
 mod tls;

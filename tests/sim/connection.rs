@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use sluice::{
     ledger::{
-        By, Changed, Claimed, Dispatched, Error, Expired, Intake, Key, Lease, Ledger, NewRun, PutBack, Result, Settled,
-        Settlement, Started, Worker, memory, settlement,
+        By, Changed, Claimed, Dispatched, Error, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, PutBack,
+        Result, Scope, Settled, Settlement, Started, Worker, memory, settlement,
     },
     queue::{
         self, Marks,
@@ -15,6 +15,7 @@ use sluice::{
 };
 use tokio::time;
 use workflows::{
+    breaker::{self, Probed, Rules, Signal},
     definition::{Reach, Registry},
     ids::{RunId, StepName, Token},
     state::StepState,
@@ -236,9 +237,9 @@ impl Ledger for Connection {
         self.receive(expired).await
     }
 
-    async fn exceed(&self, limit: usize) -> Result<usize> {
+    async fn exceed(&self, host: Option<&str>, limit: usize) -> Result<usize> {
         self.send().await?;
-        let count = self.stage.memory.exceed(limit).await?;
+        let count = self.stage.memory.exceed(host, limit).await?;
         self.receive(count).await
     }
 
@@ -256,6 +257,86 @@ impl Ledger for Connection {
         self.send().await?;
         let changed = self.stage.memory.cancel(run, by).await?;
         self.receive(changed).await
+    }
+
+    async fn pause(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
+        self.send().await?;
+        let paused = self.stage.memory.pause(scope, name, by).await?;
+        self.receive(paused).await
+    }
+
+    async fn resume(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
+        self.send().await?;
+        let resumed = self.stage.memory.resume(scope, name, by).await?;
+        self.receive(resumed).await
+    }
+
+    async fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
+        self.send().await?;
+        let held = self.stage.memory.hold(scope, name, duration, by).await?;
+        self.receive(held).await
+    }
+
+    async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> Result<bool> {
+        self.send().await?;
+        let set = self.stage.memory.set_rate(scope, name, rate, by).await?;
+        self.receive(set).await
+    }
+
+    async fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, by: &By) -> Result<bool> {
+        self.send().await?;
+        let set = self.stage.memory.set_concurrency(scope, name, limit, by).await?;
+        self.receive(set).await
+    }
+
+    async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
+        self.send().await?;
+        let before = self.stage.memory.host_gate(host).await?.breaker;
+        let gate = self.stage.memory.report(host, signals, rules, jitter).await?;
+        self.stage.saw(before, gate.breaker);
+        self.receive(gate).await
+    }
+
+    async fn host_gate(&self, host: &str) -> Result<HostGate> {
+        self.send().await?;
+        let gate = self.stage.memory.host_gate(host).await?;
+        self.receive(gate).await
+    }
+
+    async fn probe(&self, host: &str, lease: Duration) -> Result<Option<Probe>> {
+        self.send().await?;
+        let probe = self.stage.memory.probe(host, lease).await?;
+        if probe.is_some() {
+            self.stage.log.hit("breaker.probed");
+        }
+        self.receive(probe).await
+    }
+
+    async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
+        self.send().await?;
+        let before = self.stage.memory.host_gate(host).await?.breaker;
+        let gate = self.stage.memory.probed(host, probe, found, rules, jitter).await?;
+        self.stage.saw(before, gate.breaker);
+        self.receive(gate).await
+    }
+
+    async fn explain(&self, host: &str, limit: usize) -> Result<usize> {
+        self.send().await?;
+        let count = self.stage.memory.explain(host, limit).await?;
+        self.receive(count).await
+    }
+}
+
+impl Stage {
+    fn saw(&self, before: breaker::State, after: breaker::State) {
+        if before != after {
+            self.log.note(|| format!("the breaker is {after:?}"));
+            self.log.hit(match after {
+                breaker::State::Closed => "breaker.closed",
+                breaker::State::Open => "breaker.opened",
+                breaker::State::HalfOpen => "breaker.half_opened",
+            });
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::{By, Changed, Ledger, memory::Scope, sign_up};
+use sluice::ledger::{By, Changed, Ledger, Scope, sign_up};
 use tokio::time;
 use uuid::Uuid;
 use workflows::{
@@ -101,17 +101,11 @@ pub async fn pause(stage: &Arc<Stage>, chance: &Chance) {
     let Some(step) = chance.pick(&stage.registry.queues()) else { return };
     stage.log.hit("people.paused");
     stage.log.note(|| format!("{step} is paused"));
-    stage.memory.pause(Scope::Step, step.as_str());
+    let _ = stage.memory.pause(Scope::Step, step.as_str(), &by("operator")).await;
     *stage.facts().paused.entry(step.clone()).or_default() += 1;
     time::sleep(chance.millis(500, 15_000)).await;
-    let mut facts = stage.facts();
-    let others = facts.paused.get_mut(&step).map_or(0, |count| {
-        *count -= 1;
-        *count
-    });
-    if others == 0 {
-        facts.paused.remove(&step);
-        stage.memory.resume(Scope::Step, step.as_str());
+    if stage.facts().resumes(&step) {
+        let _ = stage.memory.resume(Scope::Step, step.as_str(), &by("operator")).await;
         stage.log.note(|| format!("{step} is resumed"));
     }
 }
@@ -120,12 +114,13 @@ pub async fn pause(stage: &Arc<Stage>, chance: &Chance) {
 pub async fn limit(stage: &Arc<Stage>, chance: &Chance) {
     stage.log.hit("people.limited");
     let host = crate::stage::HOST;
-    stage.memory.hold(Scope::Host, host, chance.millis(100, 10_000));
-    stage.memory.set_rate(Scope::Host, host, Some(chance.between(1, 20) as f64 / 4.0));
-    stage.memory.set_concurrency(Scope::Host, host, Some(chance.between(1, 4) as usize));
+    let by = by("operator");
+    let _ = stage.memory.hold(Scope::Host, host, chance.millis(100, 10_000), &by).await;
+    let _ = stage.memory.set_rate(Scope::Host, host, Some(chance.between(1, 20) as f64 / 4.0), &by).await;
+    let _ = stage.memory.set_concurrency(Scope::Host, host, Some(chance.between(1, 4) as u32), &by).await;
     time::sleep(chance.millis(500, 20_000)).await;
-    stage.memory.set_rate(Scope::Host, host, None);
-    stage.memory.set_concurrency(Scope::Host, host, None);
+    let _ = stage.memory.set_rate(Scope::Host, host, None, &by).await;
+    let _ = stage.memory.set_concurrency(Scope::Host, host, None, &by).await;
 }
 
 /// After the bad times most dead letters are seen to.

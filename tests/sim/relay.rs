@@ -73,6 +73,7 @@ impl Duties {
                 batch: stage.plan.batch,
                 high_water: stage.plan.high_water,
                 intake_poll: INTAKE,
+                retention: Duration::from_secs(30 * 86_400),
                 host: Some(HOST.to_owned()),
             },
             stage,
@@ -126,7 +127,7 @@ async fn rescue(duties: Arc<Duties>) {
     loop {
         time::sleep(pause).await;
         duties.process.pass().await;
-        pause = match relay::rescue_once(&duties.ledger, &|| dice.share()).await {
+        pause = match relay::rescue_once(&duties.ledger, Some(HOST), &|| dice.share()).await {
             Ok(rescued) => {
                 if rescued.due_again() > 0 {
                     duties.wake();

@@ -69,6 +69,19 @@ pub struct Facts {
     pub users: Vec<UserId>,
 }
 
+impl Facts {
+    /// One of those who paused a step is done. Whether it was the last.
+    pub fn resumes(&mut self, step: &StepName) -> bool {
+        let left = self.paused.get(step).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            self.paused.insert(step.clone(), left);
+        } else {
+            self.paused.remove(step);
+        }
+        left == 0
+    }
+}
+
 impl Stage {
     pub fn new(plan: Plan, log: Arc<Log>) -> Arc<Self> {
         let registry = Arc::new(Registry::new(vec![provision::definition(

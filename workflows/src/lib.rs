@@ -4,9 +4,11 @@
 //! arguments, so that the simulator can drive the same code in virtual time.
 //!
 //! `ids` and `secret` are the words every other module speaks; `definition` says what a workflow is; `state` is the
-//! only definition of the moves of a run and a step; `policy` turns counters into delays; `outcome` is what a step
-//! answers; `evolution` is the Evolution API as a step sees it; `provision` is the flagship workflow.
+//! only definition of the moves of a run and a step; `policy` turns counters into delays; `breaker` judges an API host;
+//! `outcome` is what a step answers; `evolution` is the Evolution API as a step sees it; `provision` is the flagship
+//! workflow.
 
+pub mod breaker;
 pub mod definition;
 pub mod evolution;
 pub mod ids;

@@ -43,12 +43,13 @@ pub struct Failure {
 impl Failure {
     /// A failure that says nothing about the API's host. The message is cut to `ERROR_BYTES`.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > ERROR_BYTES {
-            let end = (0..=ERROR_BYTES).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
-            message.truncate(end);
-        }
-        Self { class, http_status: None, message, host: HostSignal::Silent }
+        Self { class, http_status: None, message: cut(message.into()), host: HostSignal::Silent }
+    }
+
+    /// The same failure, and one thing more to say of it.
+    pub fn and(mut self, more: &str) -> Self {
+        self.message = cut(format!("{}; {more}", self.message));
+        self
     }
 
     pub fn with_status(mut self, status: Option<u16>) -> Self {
@@ -60,6 +61,14 @@ impl Failure {
         self.host = host;
         self
     }
+}
+
+fn cut(mut message: String) -> String {
+    if message.len() > ERROR_BYTES {
+        let end = (0..=ERROR_BYTES).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+        message.truncate(end);
+    }
+    message
 }
 
 /// The kind of a failure: a label of metrics, attempts and dead letters, so a closed and short list.

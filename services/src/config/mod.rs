@@ -19,7 +19,7 @@ mod workflow;
 use std::sync::Arc;
 
 use clap::Args;
-use workflows::{definition::Registry, provision};
+use workflows::{breaker::Rules, definition::Registry, provision};
 
 pub use self::{
     database::Database,
@@ -229,8 +229,8 @@ fn build_relay(
     host: Read<Option<String>>,
     tuned: Read<relay::Tuned>,
 ) -> Read<Relay> {
-    let relay::Tuned { batch, high_water, intake_poll } = tuned?;
-    let settings = relay_role::Settings { batch, high_water, intake_poll, host: host? };
+    let relay::Tuned { batch, high_water, intake_poll, retention } = tuned?;
+    let settings = relay_role::Settings { batch, high_water, intake_poll, retention, host: host? };
     Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings })
 }
 
@@ -242,7 +242,8 @@ fn build_worker(
     tuned: Read<(Vec<workflows::ids::StepName>, worker::Tuned)>,
 ) -> Read<Worker> {
     let (api, (steps, worker::Tuned { concurrency, grace })) = (api?, tuned?);
-    let settings = worker_role::Settings { steps, concurrency, grace, host: Some(api.host().to_owned()) };
+    let (host, rules) = (Some(api.host().to_owned()), Rules::default());
+    let settings = worker_role::Settings { steps, concurrency, grace, host, rules };
     Some(Worker { ledger: ledger?, queue: queue?, api, provision: provision?, settings })
 }
 

@@ -21,6 +21,11 @@ pub struct RelayTuning {
     /// How often sign-ups are looked for where LISTEN does not work; at most every 100ms
     #[arg(long, env = "INTAKE_POLL", value_name = "DURATION", default_value = "100ms")]
     intake_poll: String,
+
+    /// How long runs that succeeded or were cancelled, published events and the audit are kept; dead letters that nobody
+    /// has resolved are kept for ever
+    #[arg(long, env = "RETENTION", value_name = "DURATION", default_value = "30d")]
+    retention: String,
 }
 
 /// A relay's tuning, valid.
@@ -29,6 +34,7 @@ pub(super) struct Tuned {
     pub batch: usize,
     pub high_water: u64,
     pub intake_poll: Duration,
+    pub retention: Duration,
 }
 
 impl RelayTuning {
@@ -37,6 +43,8 @@ impl RelayTuning {
         let high_water = faults.number("RELAY_HIGH_WATER", &self.relay_high_water, 1..=1999);
         let poll = Duration::from_millis(100)..=Duration::from_secs(60);
         let intake_poll = faults.duration("INTAKE_POLL", &self.intake_poll, poll);
-        Some(Tuned { batch: batch?, high_water: high_water?, intake_poll: intake_poll? })
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let retention = faults.duration("RETENTION", &self.retention, days(1)..=days(3650));
+        Some(Tuned { batch: batch?, high_water: high_water?, intake_poll: intake_poll?, retention: retention? })
     }
 }

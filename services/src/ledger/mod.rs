@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use workflows::{
+    breaker::{self, Probed, Rules, Signal},
     definition::Registry,
     ids::{InstanceName, RunId, StepName, Subject, Token, UserId, WorkflowName},
     outcome::Given,
@@ -182,6 +183,41 @@ pub enum Changed {
     Missing,
 }
 
+/// What a gate stands before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    Workflow,
+    Step,
+    /// The API's host, named as the client names it: with its port where the URL has one.
+    Host,
+}
+
+impl Scope {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflow",
+            Self::Step => "step",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// What a worker must know of its host's gate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostGate {
+    pub breaker: breaker::State,
+    /// Runs have failed since the last good answer: the next good one is news.
+    pub failing: bool,
+    /// It is open, and somebody should ask the host now.
+    pub probe_due: bool,
+}
+
+/// The right to probe a host, which one process of the fleet has at a time. Its number fences it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    pub number: u32,
+}
+
 /// The whole protocol. Every verb is safe with any number of callers.
 pub trait Ledger: Clone + Send + Sync + 'static {
     /// Start runs, or join those that are there. At most one run per subject and workflow is unfinished afterwards.
@@ -232,8 +268,9 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
     fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;
 
-    /// Due steps of runs past their deadline die. How many did.
-    fn exceed(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+    /// Due steps of runs past their deadline die, unless they stand behind a closed gate (`host`'s, for all); time that a
+    /// gate held does not count. How many died.
+    fn exceed(&self, host: Option<&str>, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
     /// Write up to `limit` public rows again that could not be written. How many still wait.
     fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
@@ -243,6 +280,62 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 
     /// End an active run, at once or at its running step's settle; or discard a dead one.
     fn cancel(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
+
+    /// Nothing behind the gate is dispatched or claimed until `resume`. `false`: it was paused already.
+    fn pause(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
+
+    /// End a pause and a hold; a breaker opens and closes by itself. `false`: there was neither.
+    fn resume(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Close the gate for so long. A longer hold that is there stays: `false`.
+    fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Step starts per second; `None` lifts the limit. `false`: a workflow has no rate of its own, or it is none above 0.
+    fn set_rate(
+        &self,
+        scope: Scope,
+        name: &str,
+        rate: Option<f64>,
+        by: &By,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// How many steps may be dispatched or running at once; `None` lifts the limit. `false`: as for a rate.
+    fn set_concurrency(
+        &self,
+        scope: Scope,
+        name: &str,
+        limit: Option<u32>,
+        by: &By,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per settle. `jitter` is a
+    /// share between 0 and 1.
+    fn report(
+        &self,
+        host: &str,
+        signals: &[Signal],
+        rules: &Rules,
+        jitter: f64,
+    ) -> impl Future<Output = Result<HostGate>> + Send;
+
+    /// How a host's gate stands: one row, read without a lock.
+    fn host_gate(&self, host: &str) -> impl Future<Output = Result<HostGate>> + Send;
+
+    /// Take the right to probe an open host for `lease`. `None`: it is not due, or somebody else has it.
+    fn probe(&self, host: &str, lease: Duration) -> impl Future<Output = Result<Option<Probe>>> + Send;
+
+    /// What the probe found. Changes nothing where the right has passed to somebody else meanwhile.
+    fn probed(
+        &self,
+        host: &str,
+        probe: Probe,
+        found: Probed,
+        rules: &Rules,
+        jitter: f64,
+    ) -> impl Future<Output = Result<HostGate>> + Send;
+
+    /// Up to `limit` due steps behind a host's open breaker say why they wait, in the public rows too. How many learnt it.
+    fn explain(&self, host: &str, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 }
 
 /// Draws what must be random or fresh.

@@ -45,6 +45,8 @@ pub struct Settings {
     pub high_water: u64,
     /// How long a sign-up waits at most where no notification comes.
     pub intake_poll: Duration,
+    /// How long runs that ended well are kept.
+    pub retention: Duration,
     /// The API's host, whose gate the steps share.
     pub host: Option<String>,
 }
@@ -65,6 +67,9 @@ const LOSS_TICK: Duration = Duration::from_millis(500);
 const STRAY_TICK: Duration = Duration::from_secs(1);
 const FINDER_TICK: Duration = Duration::from_secs(30);
 const FINDER_FULL_TICK: Duration = Duration::from_secs(3600);
+const PRUNE_TICK: Duration = Duration::from_secs(600);
+/// The most rows of a kind that one transaction deletes.
+const PRUNE_BATCH: usize = 500;
 
 /// Runs until `shutdown`, then ends each duty after the round it is in: there is nothing to hand back. A duty that panics
 /// ends the relay.
@@ -87,7 +92,8 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     duties.spawn(relay.clone().recover_strays());
     duties.spawn(relay.clone().watch_redis());
     duties.spawn(relay.clone().find(FINDER_TICK, finder::RECENT));
-    duties.spawn(relay.find(FINDER_FULL_TICK, finder::ALL));
+    duties.spawn(relay.clone().find(FINDER_FULL_TICK, finder::ALL));
+    duties.spawn(relay.prune());
     tracing::info!("ready");
     while let Some(ended) = duties.join_next().await {
         ended.context("a duty of the relay ended")?;
@@ -141,7 +147,7 @@ impl Relay {
 
     async fn rescue(self) {
         let rescue = async || {
-            let rescued = rescue_once(&self.ledger, &rand::random::<f64>).await?;
+            let rescued = rescue_once(&self.ledger, self.settings.host.as_deref(), &rand::random::<f64>).await?;
             self.wake_if(rescued.due_again() > 0);
             Ok(Next::AtTick)
         };
@@ -172,6 +178,14 @@ impl Relay {
             Ok(Next::AtTick)
         };
         repeat("find lost sign-ups", tick, &Notify::new(), self.shutdown.clone(), find).await;
+    }
+
+    async fn prune(self) {
+        let prune = async || {
+            let pruned = self.ledger.prune(self.settings.retention, PRUNE_BATCH).await?;
+            Ok(if pruned >= PRUNE_BATCH as u64 { Next::AtOnce } else { Next::AtTick })
+        };
+        repeat("prune", PRUNE_TICK, &Notify::new(), self.shutdown.clone(), prune).await;
     }
 
     fn wake_if(&self, due: bool) {

@@ -1,5 +1,5 @@
 //! What nobody holds any more: expired leases, hints that never came to a claim, runs past their deadline, public rows that
-//! could not be written.
+//! could not be written; and what waits for the API without saying so.
 
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct Rescued {
     pub exceeded: usize,
     /// Public rows that still wait to be written.
     pub projections_pending: usize,
+    /// Steps that say since this round that they wait for the API.
+    pub explained: usize,
 }
 
 impl Rescued {
@@ -30,13 +32,21 @@ impl Rescued {
     }
 }
 
-/// `dice` draws shares between 0 and 1.
-pub async fn rescue_once<L: Ledger>(ledger: &L, dice: &(dyn Fn() -> f64 + Sync)) -> anyhow::Result<Rescued> {
+/// `host` is the API's; `dice` draws shares between 0 and 1.
+pub async fn rescue_once<L: Ledger>(
+    ledger: &L,
+    host: Option<&str>,
+    dice: &(dyn Fn() -> f64 + Sync),
+) -> anyhow::Result<Rescued> {
     let rescued = Rescued {
         crashed: rescue_expired(ledger, dice).await?,
         stray: ledger.lose_older(STRAY_AFTER).await.context("find stray steps")?,
-        exceeded: ledger.exceed(BATCH).await.context("end runs past their deadline")?,
+        exceeded: ledger.exceed(host, BATCH).await.context("end runs past their deadline")?,
         projections_pending: ledger.project_pending(BATCH).await.context("write public rows again")?,
+        explained: match host {
+            Some(host) => ledger.explain(host, BATCH).await.context("say why steps wait")?,
+            None => 0,
+        },
     };
     if rescued.due_again() + rescued.exceeded > 0 {
         let Rescued { crashed, stray, exceeded, .. } = rescued;

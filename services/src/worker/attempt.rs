@@ -6,6 +6,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures::FutureExt;
 use tokio::time::Instant;
 use workflows::{
+    breaker::{Rules, Signal},
     definition::{Registry, Step, Workflow},
     evolution::{Evolution, Flight, Guarded},
     outcome::{Class, Failure, HostSignal, Outcome},
@@ -16,7 +17,9 @@ use workflows::{
 use super::{
     Deps,
     batch::Batch,
+    blame::{Blame, blame},
     lease::{Held, Leases},
+    signals::{Signals, Watch},
 };
 use crate::ledger::{
     Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker, settlement::Quiet,
@@ -40,7 +43,11 @@ pub enum Attempted {
 
 /// Where attempts are made: the ledger, the API and the leases of one process.
 pub struct Bench<L, E> {
-    api: E,
+    api: Arc<E>,
+    ledger: L,
+    signals: Arc<Signals>,
+    rules: Rules,
+    blames: Batch<(), Blame>,
     settings: provision::Settings,
     registry: Arc<Registry>,
     me: Worker,
@@ -55,19 +62,29 @@ pub struct Bench<L, E> {
 const SETTLE_AGAIN: Duration = Duration::from_millis(250);
 
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
-    pub fn new<Q>(deps: Deps<L, E, Q>, me: Worker, leases: Arc<Leases>, dice: Dice) -> Self {
+    pub fn new<Q>(deps: Deps<L, E, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
+        let api = Arc::new(deps.api);
+        let (asked, ledger, host) = (api.clone(), deps.ledger.clone(), me.host.clone());
+        let blames = Batch::new(move |questions: Vec<()>| {
+            let (api, ledger, host) = (asked.clone(), ledger.clone(), host.clone());
+            async move { Ok(vec![blame(&*api, &ledger, host.as_deref(), rules.patience).await; questions.len()]) }
+        });
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
         let claims = Batch::new(move |keys: Vec<Key>| {
             let (ledger, worker) = (ledger.clone(), worker.clone());
             async move { ledger.claim(&worker, &keys).await }
         });
-        let ledger = deps.ledger;
+        let ledger = deps.ledger.clone();
         let settles = Batch::new(move |settlements: Vec<Settlement>| {
             let ledger = ledger.clone();
             async move { ledger.settle(&settlements).await }
         });
         Self {
-            api: deps.api,
+            api,
+            ledger: deps.ledger,
+            signals: Arc::default(),
+            rules,
+            blames,
             settings: deps.settings,
             registry: deps.registry,
             me,
@@ -76,6 +93,18 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
             claims,
             settles,
             dice,
+        }
+    }
+
+    /// What tells the host's gate what this bench hears.
+    pub fn watch(&self, host: String) -> Watch<L, E> {
+        Watch {
+            host,
+            ledger: self.ledger.clone(),
+            api: self.api.clone(),
+            signals: self.signals.clone(),
+            rules: self.rules,
+            dice: self.dice.clone(),
         }
     }
 
@@ -108,6 +137,8 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         let lease = Lease { key, length: step.lease };
         let held = self.leases.hold(lease, asked, step.timeout + step.lease);
         let (outcome, quiet) = self.outcome(&claim, step, &held).await;
+        self.hear(key, &outcome);
+        let outcome = self.excuse(outcome).await;
         self.settle(&claim, workflow, outcome, quiet).await
     }
 
@@ -118,7 +149,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
 
     /// Runs the step, as long as the lease holds and no longer than its timeout.
     async fn outcome(&self, claim: &Claim, step: &Step, held: &Held) -> (Outcome, Quiet) {
-        let api = Guarded::new(&self.api, || held.permission());
+        let api = Guarded::new(&*self.api, || held.permission());
         let running = AssertUnwindSafe(provision::run(&step.name, &api, &claim.given, &self.settings)).catch_unwind();
         // A lease that is over goes first: after a freeze both may be ready, and then nothing more is to be sent.
         let outcome = tokio::select! {
@@ -136,6 +167,30 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
             Flight::None | Flight::Landed => Quiet::Yes,
         };
         (outcome, quiet)
+    }
+
+    fn hear(&self, key: Key, outcome: &Outcome) {
+        let heard = match outcome {
+            Outcome::Success { .. } => HostSignal::Healthy,
+            Outcome::Retry(failure)
+            | Outcome::Defer { failure, .. }
+            | Outcome::SendBack { failure, .. }
+            | Outcome::Permanent(failure) => failure.host,
+        };
+        if let (Some(_), Some(signal)) = (&self.me.host, Signal::of(key.run, heard)) {
+            self.signals.hear(signal);
+        }
+    }
+
+    /// A failure that the host is to blame for is not counted. Asked at every such failure, and not only after some: then an
+    /// hour's outage costs even a lone run nothing, whom no breaker protects, while a run that fails on its own still dies.
+    async fn excuse(&self, outcome: Outcome) -> Outcome {
+        let Outcome::Retry(mut failure) = outcome else { return outcome };
+        if failure.host != HostSignal::Failing || !matches!(self.blames.ask(()).await, Ok(Blame::Host)) {
+            return Outcome::Retry(failure);
+        }
+        failure = failure.and("not counted: the API as a whole does not work");
+        Outcome::Defer { failure, after: None }
     }
 
     /// Settles, trying again while the ledger cannot be asked: the result of a call that was made is worth more than the

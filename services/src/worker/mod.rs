@@ -1,18 +1,22 @@
 //! The worker: takes dispatched steps in hand, runs them against the Evolution API, and settles.
 //!
 //! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of the attempts that run;
-//! `batch` lets attempts that claim or settle at the same moment share one transaction. A worker never decides what becomes
+//! `batch` lets attempts that claim or settle at the same moment share one transaction; `signals` tells the gate of the API's
+//! host what attempts heard, and probes it; `blame` asks whose failure a failure is. A worker never decides what becomes
 //! of a step: it brings an outcome, the ledger's settlement does the rest.
 
 mod attempt;
 mod batch;
+mod blame;
 mod lease;
+mod signals;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use workflows::{
+    breaker::Rules,
     definition::{RENEWAL, Registry},
     evolution::Evolution,
     ids::StepName,
@@ -21,6 +25,7 @@ use workflows::{
 
 pub use self::attempt::{Attempted, Bench, Dice};
 pub use self::lease::Leases;
+pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Ledger},
     queue::{Delivery, Queue},
@@ -37,6 +42,8 @@ pub struct Settings {
     pub grace: Duration,
     /// The API's host, whose gate is asked at every claim.
     pub host: Option<String>,
+    /// When the host's breaker opens, and how it is probed.
+    pub rules: Rules,
 }
 
 /// What a worker works with. Attempts need no queue: hints come to them.
@@ -60,10 +67,13 @@ where
     let queue = deps.queue.clone();
     let leases = Arc::new(Leases::default());
     let me = ledger::Worker { name: name(), host: settings.host.clone() };
-    let bench = Arc::new(Bench::new(deps, me.clone(), leases.clone(), Arc::new(rand::random::<f64>)));
+    let (rules, dice): (_, Dice) = (settings.rules, Arc::new(rand::random::<f64>));
+    let bench = Arc::new(Bench::new(deps, me.clone(), leases, rules, dice));
+    let watch = settings.host.clone().map(|host| Arc::new(bench.watch(host)));
     tracing::info!(worker = %me.name, steps = ?settings.steps.iter().map(StepName::as_str).collect::<Vec<_>>(), "ready");
 
     let renewals = tokio::spawn(renew(bench.clone()));
+    let watching = watch.clone().map(|watch| tokio::spawn(async move { watch.run().await }));
     let consumers: Vec<_> = settings
         .steps
         .iter()
@@ -84,7 +94,18 @@ where
         }
     }
     renewals.abort();
+    if let (Some(watch), Some(watching)) = (watch, watching) {
+        watching.abort();
+        tell_the_last(&watch).await;
+    }
     Ok(())
+}
+
+/// What the last attempts heard is worth a moment, but not the grace period.
+async fn tell_the_last<L: Ledger, E: Evolution + Send + Sync + 'static>(watch: &Watch<L, E>) {
+    if !matches!(tokio::time::timeout(Duration::from_secs(1), watch.tell()).await, Ok(Ok(()))) {
+        tracing::debug!(host = %watch.host, "what the last attempts heard of the API was not told");
+    }
 }
 
 /// One hint: an attempt, and a wake for the relay where there is more to dispatch.

@@ -245,7 +245,7 @@ async fn apply(bench: &Bench<impl World>, held: &Held, event: Event) {
         Event::Rerun => rerun(bench, held).await,
         Event::Exceed => {
             bench.world.advance(DEADLINE + Duration::from_secs(60)).await;
-            ledger.exceed(1000).await.unwrap();
+            ledger.exceed(None, 1000).await.unwrap();
         }
         Event::Cancel => {
             ledger.cancel(held.run, &by("ana")).await.unwrap();

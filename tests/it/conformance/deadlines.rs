@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use sluice::ledger::{Ledger, Settled};
-use workflows::state::{DeathReason, RunState, StepState};
+use workflows::{
+    breaker::Signal,
+    state::{DeathReason, RunState, StepState},
+};
 
 use super::{
     bench::{Bench, DEADLINE, DEPROVISION, PROVISION, by, retry, user},
@@ -17,11 +20,11 @@ pub async fn a_due_run_past_its_deadline_dies(bench: &Bench<impl World>) {
     let user = user();
     let late = bench.start(PROVISION, user).await;
     let waiting = bench.start(DEPROVISION, user).await;
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
     bench.world.advance(PAST).await;
     let young = bench.start(PROVISION, super::bench::user()).await;
 
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
 
     let letters = bench.world.dead_letters(late).await;
     assert_eq!((bench.world.run(late).await, bench.state(late, 0).await), (RunState::Dead, StepState::Dead));
@@ -40,25 +43,25 @@ pub async fn a_step_in_hand_is_not_judged_by_the_deadline(bench: &Bench<impl Wor
     let claim = bench.take(running, CREATE).await;
     bench.world.advance(PAST).await;
 
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
 
     assert_eq!(bench.state(key.run, 0).await, StepState::Dispatched);
     assert_eq!(bench.settle(&claim, retry()).await, Settled::Done(RunState::Active));
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
     assert_eq!(bench.world.run(running).await, RunState::Dead);
 }
 
 pub async fn a_revived_run_has_a_fresh_deadline(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
     bench.world.advance(PAST).await;
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
     bench.world.advance(PAST).await;
 
     bench.ledger().revive(run, &by("ana")).await.unwrap();
 
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
     bench.world.advance(PAST).await;
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
 }
 
 pub async fn a_step_behind_a_closed_gate_does_not_exceed(bench: &Bench<impl World>) {
@@ -68,9 +71,43 @@ pub async fn a_step_behind_a_closed_gate_does_not_exceed(bench: &Bench<impl Worl
     bench.world.set(Gate::Pause(Scope::Workflow, DEPROVISION)).await;
     bench.world.advance(PAST).await;
 
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 0);
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
 
     for run in [by_step, by_workflow] {
         assert_eq!(bench.world.run(run).await, RunState::Active);
     }
+}
+
+pub async fn time_that_a_gate_held_does_not_count(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.world.set(Gate::Pause(Scope::Step, CREATE)).await;
+    // Both at once: the time counts once.
+    bench.world.set(Gate::Hold(Scope::Step, CREATE, PAST)).await;
+    bench.world.advance(PAST).await;
+    bench.world.set(Gate::Resume(Scope::Step, CREATE)).await;
+
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
+    bench.world.advance(DEADLINE - Duration::from_secs(60)).await;
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
+    bench.world.advance(PAST).await;
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
+
+    assert_eq!(bench.world.run(run).await, RunState::Dead);
+}
+
+pub async fn time_that_a_breaker_held_does_not_count(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    super::gates::trip(bench).await;
+    bench.world.advance(PAST).await;
+    assert_eq!(bench.ledger().exceed(Some(super::gates::HOST), 10).await.unwrap(), 0);
+    let let_through = super::gates::half_open(bench).await;
+    super::gates::report(bench, &[Signal::Healthy(let_through)]).await;
+    bench.ledger().lose().await.unwrap();
+
+    // What was given back once is not given back again, and was enough.
+    for _ in 0..2 {
+        assert_eq!(bench.ledger().exceed(Some(super::gates::HOST), 10).await.unwrap(), 0);
+    }
+
+    assert_eq!(bench.world.run(run).await, RunState::Active);
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use sluice::ledger::memory::{self, Memory, QueueStatus};
+use sluice::ledger::memory::{Memory, QueueStatus};
 use workflows::{
     definition::Registry,
     ids::{InstanceName, RunId, Subject, UserId},
@@ -17,7 +17,7 @@ use workflows::{
 
 use super::{
     bench::{Bench, registry, setup},
-    world::{AttemptSeen, Budget, Gate, InstanceSeen, LetterSeen, Moment, RowSeen, Scope, StepSeen, World},
+    world::{AttemptSeen, Budget, InstanceSeen, LetterSeen, Moment, RowSeen, StepSeen, World},
 };
 
 pub struct InMemory {
@@ -114,17 +114,6 @@ impl World for InMemory {
         self.microseconds.fetch_add(by.as_micros().try_into().unwrap(), Ordering::Relaxed);
     }
 
-    async fn set(&self, gate: Gate<'_>) {
-        let ledger = &self.ledger;
-        match gate {
-            Gate::Pause(scope, name) => ledger.pause(scope.into(), name),
-            Gate::Resume(scope, name) => ledger.resume(scope.into(), name),
-            Gate::Hold(scope, name, duration) => ledger.hold(scope.into(), name, duration),
-            Gate::Rate(scope, name, rate) => ledger.set_rate(scope.into(), name, Some(rate)),
-            Gate::Concurrency(scope, name, limit) => ledger.set_concurrency(scope.into(), name, Some(limit.into())),
-        }
-    }
-
     async fn sign_up(&self, user: UserId) {
         self.ledger.sign_up(user);
     }
@@ -146,15 +135,5 @@ impl World for InMemory {
         };
         let has_error = row.error_message.is_some();
         RowSeen { status: status.to_owned(), retry_count: row.retry_count, has_error }
-    }
-}
-
-impl From<Scope> for memory::Scope {
-    fn from(scope: Scope) -> Self {
-        match scope {
-            Scope::Workflow => Self::Workflow,
-            Scope::Step => Self::Step,
-            Scope::Host => Self::Host,
-        }
     }
 }

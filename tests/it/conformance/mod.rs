@@ -8,6 +8,7 @@ mod comparison;
 mod crashing;
 mod deadlines;
 mod dispatching;
+mod gates;
 mod intake;
 mod memory;
 mod postgres;
@@ -135,6 +136,22 @@ conformance! {
         a_step_in_hand_is_not_judged_by_the_deadline,
         a_revived_run_has_a_fresh_deadline,
         a_step_behind_a_closed_gate_does_not_exceed,
+        time_that_a_gate_held_does_not_count,
+        time_that_a_breaker_held_does_not_count,
+    ],
+    gates: [
+        a_gate_says_whether_a_change_changed_it,
+        three_runs_that_fail_open_the_breaker,
+        a_good_answer_in_between_keeps_it_closed,
+        one_process_at_a_time_may_probe,
+        a_probe_that_came_too_late_changes_nothing,
+        a_half_open_breaker_lets_one_untried_run_through,
+        only_the_answer_to_the_run_let_through_closes_it,
+        a_run_let_through_that_is_put_back_makes_room_for_the_next,
+        a_backlog_is_let_go_slowly,
+        what_the_host_asks_for_holds_it,
+        a_step_that_waits_for_the_api_says_why,
+        a_limited_host_has_one_seconds_worth_outstanding,
     ],
     intake: [
         a_pending_row_starts_a_run_and_follows_it,

@@ -15,7 +15,7 @@ use workflows::{
 
 use super::{
     bench::{Bench, registry, setup},
-    world::{AttemptSeen, Budget, Gate, InstanceSeen, LetterSeen, Moment, RowSeen, Scope, StepSeen, World},
+    world::{AttemptSeen, Budget, InstanceSeen, LetterSeen, Moment, RowSeen, StepSeen, World},
 };
 use crate::app::App;
 
@@ -60,23 +60,6 @@ async fn wait_until_leases_may_end(pool: &PgPool) {
         up.then_some(())
     };
     until(Duration::from_secs(30), up).await.expect("Postgres is up for one lease");
-}
-
-impl InPostgres {
-    async fn gate(&self, scope: Scope, name: &str, change: &'static str, value: f64) {
-        let insert = "insert into sluice.gate (scope, name) values ($1, $2) on conflict do nothing";
-        sqlx::query(insert).bind(scope_name(scope)).bind(name).execute(&self.pool).await.unwrap();
-        let gate = sqlx::query(change).bind(scope_name(scope)).bind(name).bind(value);
-        assert_eq!(gate.execute(&self.pool).await.unwrap().rows_affected(), 1);
-    }
-}
-
-fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Workflow => "workflow",
-        Scope::Step => "step",
-        Scope::Host => "host",
-    }
 }
 
 impl World for InPostgres {
@@ -180,23 +163,6 @@ impl World for InPostgres {
             by.as_micros()
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(shift)).execute(&self.pool).await.unwrap();
-    }
-
-    async fn set(&self, gate: Gate<'_>) {
-        const PAUSE: &str = "update sluice.gate set paused_at = now() + make_interval(secs => $3)
-             where scope = $1 and name = $2";
-        const RESUME: &str = "update sluice.gate set paused_at = null where scope = $1 and name = $2 and $3 = 0";
-        const HOLD: &str = "update sluice.gate set hold_until = now() + make_interval(secs => $3)
-             where scope = $1 and name = $2";
-        const RATE: &str = "update sluice.gate set rate = $3, refilled_at = now() where scope = $1 and name = $2";
-        const CONCURRENCY: &str = "update sluice.gate set concurrency = $3 where scope = $1 and name = $2";
-        match gate {
-            Gate::Pause(scope, name) => self.gate(scope, name, PAUSE, 0.0).await,
-            Gate::Resume(scope, name) => self.gate(scope, name, RESUME, 0.0).await,
-            Gate::Hold(scope, name, duration) => self.gate(scope, name, HOLD, duration.as_secs_f64()).await,
-            Gate::Rate(scope, name, rate) => self.gate(scope, name, RATE, rate).await,
-            Gate::Concurrency(scope, name, limit) => self.gate(scope, name, CONCURRENCY, limit.into()).await,
-        }
     }
 
     async fn sign_up(&self, user: UserId) {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use sluice::ledger::Ledger;
+pub use sluice::ledger::Scope;
+use sluice::ledger::{By, Ledger};
 use workflows::{
     definition::Registry,
     ids::{InstanceName, RunId, Subject, UserId},
@@ -34,7 +35,19 @@ pub trait World {
 
     /// Let so much time go by.
     async fn advance(&self, by: Duration);
-    async fn set(&self, gate: Gate<'_>);
+
+    /// As an operator does it.
+    async fn set(&self, gate: Gate<'_>) {
+        let (ledger, by) = (self.ledger(), &By { actor: "ana".to_owned(), note: None });
+        let changed = match gate {
+            Gate::Pause(scope, name) => ledger.pause(scope, name, by).await,
+            Gate::Resume(scope, name) => ledger.resume(scope, name, by).await,
+            Gate::Hold(scope, name, duration) => ledger.hold(scope, name, duration, by).await,
+            Gate::Rate(scope, name, rate) => ledger.set_rate(scope, name, Some(rate), by).await,
+            Gate::Concurrency(scope, name, limit) => ledger.set_concurrency(scope, name, Some(limit), by).await,
+        };
+        assert!(changed.unwrap(), "{gate:?} changed nothing");
+    }
 
     async fn sign_up(&self, user: UserId);
     /// Set the row to `pending` by hand; with `Budget::Fresh` its `retry_count` to 0 too.
@@ -100,12 +113,5 @@ pub enum Gate<'a> {
     Resume(Scope, &'a str),
     Hold(Scope, &'a str, Duration),
     Rate(Scope, &'a str, f64),
-    Concurrency(Scope, &'a str, u16),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    Workflow,
-    Step,
-    Host,
+    Concurrency(Scope, &'a str, u32),
 }

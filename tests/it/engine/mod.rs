@@ -1,5 +1,6 @@
 //! The engine in one process: relay and worker over a real Postgres and Redis and the simulated Evolution API.
 
+mod gates;
 mod sign_ups;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
@@ -21,7 +22,7 @@ use tests::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use workflows::{definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
+use workflows::{breaker::Rules, definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
 
 use crate::app::App;
 
@@ -33,29 +34,54 @@ struct Engine {
     api: Server,
     ledger: Postgres,
     queue: Queue,
+    options: Options,
     stop: CancellationToken,
     roles: Vec<JoinHandle<anyhow::Result<()>>>,
 }
 
+/// What differs between tests.
+#[derive(Clone, Default)]
+struct Options {
+    retry: Retry,
+    timeouts: evolution::Timeouts,
+    timings: provision::Timings,
+    rules: Rules,
+}
+
 impl Engine {
     async fn start() -> Self {
-        Self::start_on(App::migrated().await).await
+        Self::start_with(Options::default()).await
     }
 
-    async fn start_on(app: App) -> Self {
-        let api = Server::start(Config::default()).await.unwrap();
-        let ledger = ledger_of(&app, 8).await;
-        let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
-        let url = Secret::new(servers::shared().await.redis.url());
-        let queue = Queue::connect(&queue::Config::new(url, prefix)).unwrap();
-        let mut engine = Self { app, api, ledger, queue, stop: CancellationToken::new(), roles: Vec::new() };
+    async fn start_with(options: Options) -> Self {
+        Self::start_on(App::migrated().await, options).await
+    }
+
+    async fn start_on(app: App, options: Options) -> Self {
+        let mut engine = Self::idle(app, options).await;
         engine.start_roles().await;
         engine
     }
 
+    /// Without any role.
+    async fn idle(app: App, options: Options) -> Self {
+        let api = Server::start(Config::default()).await.unwrap();
+        let ledger = ledger_of(&app, &options, 8).await;
+        let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
+        let url = Secret::new(servers::shared().await.redis.url());
+        let queue = Queue::connect(&queue::Config::new(url, prefix)).unwrap();
+        Self { app, api, ledger, queue, options, stop: CancellationToken::new(), roles: Vec::new() }
+    }
+
+    fn host(&self) -> String {
+        client(&self.api, self.api.key(), &self.options).host().to_owned()
+    }
+
+    /// A relay, and a worker with the API's own key.
     async fn start_roles(&mut self) {
-        self.start_relay(self.queue.clone()).await;
-        self.start_worker(self.queue.clone()).await;
+        self.start_relay().await;
+        let key = self.api.key().to_owned();
+        self.start_worker(&key, self.stop.clone()).await;
     }
 
     /// Relay and worker stop as at a deployment, and start again.
@@ -72,29 +98,36 @@ impl Engine {
         }
     }
 
-    async fn start_relay(&mut self, queue: Queue) {
-        let settings =
-            relay::Settings { batch: 200, high_water: 1000, intake_poll: Duration::from_millis(100), host: None };
-        let deps = relay::Deps { ledger: self.ledger.clone(), queue, listen: Some(self.ledger.pool().clone()) };
+    async fn start_relay(&mut self) {
+        let settings = relay::Settings {
+            batch: 200,
+            high_water: 1000,
+            intake_poll: Duration::from_millis(100),
+            retention: Duration::from_secs(86_400),
+            host: Some(self.host()),
+        };
+        let listen = Some(self.ledger.pool().clone());
+        let deps = relay::Deps { ledger: self.ledger.clone(), queue: self.queue.clone(), listen };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));
     }
 
-    async fn start_worker(&mut self, queue: Queue) {
+    async fn start_worker(&mut self, key: &str, stop: CancellationToken) {
         let settings = worker::Settings {
             steps: provision::step_names().to_vec(),
             concurrency: NonZeroUsize::new(20).unwrap(),
             grace: Duration::from_secs(5),
-            host: None,
+            host: Some(self.host()),
+            rules: self.options.rules,
         };
         let deps = worker::Deps {
             ledger: self.ledger.clone(),
-            leases: ledger_of(&self.app, 1).await,
-            queue,
-            api: client(&self.api),
-            settings: provision_settings(),
-            registry: registry(),
+            leases: ledger_of(&self.app, &self.options, 1).await,
+            queue: self.queue.clone(),
+            api: client(&self.api, key, &self.options),
+            settings: provision_settings(&self.options),
+            registry: registry(&self.options),
         };
-        self.roles.push(tokio::spawn(worker::run(settings, deps, self.stop.clone())));
+        self.roles.push(tokio::spawn(worker::run(settings, deps, stop)));
     }
 
     /// Waits until the query's one boolean is true.
@@ -110,10 +143,10 @@ impl Engine {
     }
 }
 
-async fn ledger_of(app: &App, connections: u32) -> Postgres {
+async fn ledger_of(app: &App, options: &Options, connections: u32) -> Postgres {
     let pool = PgPoolOptions::new().max_connections(connections).connect_with(app.options()).await.unwrap();
     let setup = ledger::Setup {
-        registry: registry(),
+        registry: registry(options),
         draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
         draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
         on_sign_up: "provision-instance".parse().unwrap(),
@@ -121,27 +154,22 @@ async fn ledger_of(app: &App, connections: u32) -> Postgres {
     Postgres::new(pool, Pooling::Session, setup)
 }
 
-fn client(api: &Server) -> evolution::Client {
-    let key = Secret::new(api.key());
-    let timeouts = evolution::Timeouts::default();
+fn client(api: &Server, key: &str, options: &Options) -> evolution::Client {
+    let (key, timeouts) = (Secret::new(key), options.timeouts);
     evolution::Client::new(evolution::Options { base_url: api.base_url().to_owned(), key, timeouts }).unwrap()
 }
 
-fn provision_settings() -> provision::Settings {
+fn provision_settings(options: &Options) -> provision::Settings {
     let webhook = provision::WebhookOptions {
         url: "http://127.0.0.1:9/hook/{user_id}".to_owned(),
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE", "MESSAGES_UPSERT"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options = provision::Options {
-        webhook,
-        qr_at_signup: provision::QrAtSignup::Fetch,
-        timings: provision::Timings::default(),
-    };
+    let options = provision::Options { webhook, qr_at_signup: provision::QrAtSignup::Fetch, timings: options.timings };
     provision::Settings::parse(options).unwrap()
 }
 
-fn registry() -> Arc<Registry> {
-    let definition = provision::definition(Retry::default(), Duration::from_secs(90), Duration::from_secs(86_400));
+fn registry(options: &Options) -> Arc<Registry> {
+    let definition = provision::definition(options.retry, Duration::from_secs(90), Duration::from_secs(86_400));
     Arc::new(Registry::new(vec![definition]))
 }

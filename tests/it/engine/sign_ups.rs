@@ -150,7 +150,7 @@ async fn a_lost_sign_up_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_older_than_the_adoption_is_not_started() {
-    let engine = Engine::start_on(App::adopted().await).await;
+    let engine = Engine::start_on(App::adopted().await, Options::default()).await;
     let mut session = engine.app.superuser().await;
     session.run("delete from evolution_instance_creation_queue; delete from evolution_instances").await;
 

@@ -159,7 +159,7 @@ pub fn host_signal(error: &ApiError, name: &InstanceName) -> HostSignal {
 /// The failure that an attempt keeps.
 pub fn failure(error: &ApiError, name: &InstanceName) -> Failure {
     let advice = match classify(error, name) {
-        Verdict::KeyRefused => "; check the global key (the API's AUTHENTICATION_API_KEY)",
+        Verdict::KeyRefused => "; set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY",
         _ => "",
     };
     Failure::new(class(error, name), format!("{error}{advice}"))

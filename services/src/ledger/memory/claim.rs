@@ -47,7 +47,8 @@ impl Tx<'_> {
             version: run.version,
             position: key.position,
             gate_closed: self.guards(Safeguard::GateAtClaim)
-                && self.is_gate_closed(&step, &run.workflow, worker.host.as_deref()),
+                && (self.is_gate_closed(&step, &run.workflow, worker.host.as_deref())
+                    || !self.is_let_through(key.run, worker.host.as_deref())),
             turn: resource.and_then(|resource| resource.run),
             resource_busy: self.guards(Safeguard::SingleFlight)
                 && resource.and_then(|resource| resource.busy_until).is_some_and(|until| until > self.now),

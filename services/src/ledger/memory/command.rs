@@ -21,6 +21,7 @@ impl Tx<'_> {
             run.ended_at = None;
             // The time for which it lay dead is not the run's.
             run.deadline_at = deadline.map_or(run.deadline_at, |deadline| self.now + deadline);
+            run.deadline_from = self.now;
             self.tables.active.insert((run.created_at, id));
         }
         let due_at = self.take_turn(id).then_some(self.now);

@@ -12,7 +12,7 @@ use super::{Dispatched, Key, Scope, Tx};
 impl Tx<'_> {
     /// The queue's due steps in the order of their priority and moment, as far as the gates let them through.
     pub(super) fn dispatch(&mut self, queue: &StepName, host: Option<&str>, tokens: &[Token]) -> Vec<Dispatched> {
-        let mut due = self.due(queue, host).into_iter();
+        let Some(mut due) = self.through_the_breaker(self.due(queue, host), host) else { return Vec::new() };
         let mut dispatched = Vec::new();
         let mut tokens = tokens.iter();
         let shared = [(Scope::Step, Some(queue.as_str())), (Scope::Host, host)];
@@ -20,6 +20,7 @@ impl Tx<'_> {
             let (Some(token), Some((run, position))) = (tokens.next(), self.first_let_through(&mut due)) else { break };
             dispatched.extend(self.hand_out(Key { run, position, token: *token }, host));
         }
+        self.let_through(host, &dispatched);
         dispatched
     }
 

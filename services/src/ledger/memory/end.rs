@@ -1,5 +1,7 @@
 //! How runs end: the run's row, its event, its dead letter, and the turn that passes on. The deadline too.
 
+use std::time::Duration;
+
 use serde_json::json;
 use workflows::{
     ids::RunId,
@@ -7,7 +9,7 @@ use workflows::{
     state::{DeathReason, Event, RunState, StepState},
 };
 
-use super::{By, DeadLetter, EventRow, Resolution, Tx};
+use super::{By, DeadLetter, EventRow, Resolution, Run, Step, Tx};
 
 impl Tx<'_> {
     /// The run needs a person: its step at `position` is dead already.
@@ -76,30 +78,47 @@ impl Tx<'_> {
         });
     }
 
-    /// Due steps of runs past their deadline die. One behind a closed gate does not: the gate holds the time.
-    pub(super) fn exceed(&mut self, limit: usize) -> usize {
-        let late: Vec<_> = self
-            .tables
+    /// Due steps of runs past their deadline die. The time that gates held a run is added to its deadline here, once that is
+    /// reached.
+    pub(super) fn exceed(&mut self, host: Option<&str>, limit: usize) -> usize {
+        let mut died = 0;
+        for (run, position) in self.late(host, limit) {
+            if self.give_back(run, host) || self.meet(run, position, Event::Exceed).is_none() {
+                continue;
+            }
+            if let Some(step) = self.tables.steps.get_mut(&(run, position)) {
+                step.error.get_or_insert_with(|| "the run's deadline has passed".to_owned());
+            }
+            self.bury(run, position, DeathReason::DeadlineExceeded, None);
+            self.project(run);
+            died += 1;
+        }
+        died
+    }
+
+    /// The due steps of runs whose deadline has come, but for those behind a closed gate.
+    fn late(&self, host: Option<&str>, limit: usize) -> Vec<(RunId, i16)> {
+        let held = |run: &Run, step: &Step| {
+            self.is_gate_closed(&step.name, &run.workflow, host) || self.half_open(host).is_some()
+        };
+        self.tables
             .active
             .iter()
             .filter_map(|(_, id)| self.tables.runs.get(id).filter(|run| run.deadline_at <= self.now))
             .flat_map(|run| self.tables.steps.range((run.id, 0)..=(run.id, i16::MAX)).map(move |entry| (run, entry)))
-            .filter(|(run, (_, step))| !self.is_gate_closed(&step.name, &run.workflow, step.host.as_deref()))
-            .filter(|(_, (_, step))| step.state == StepState::Due && step.due_at.is_some())
+            .filter(|(run, (_, step))| step.state == StepState::Due && step.due_at.is_some() && !held(run, step))
             .map(|(_, (key, _))| *key)
             .take(limit)
-            .collect();
-        for (run, position) in &late {
-            if self.meet(*run, *position, Event::Exceed).is_none() {
-                continue;
-            }
-            if let Some(step) = self.tables.steps.get_mut(&(*run, *position)) {
-                step.error.get_or_insert_with(|| "the run's deadline has passed".to_owned());
-            }
-            self.bury(*run, *position, DeathReason::DeadlineExceeded, None);
-            self.project(*run);
-        }
-        late.len()
+            .collect()
+    }
+
+    /// Whether gates held the run since that was last accounted for.
+    fn give_back(&mut self, run: RunId, host: Option<&str>) -> bool {
+        let held = self.time_held(run, host);
+        let Some(run) = self.tables.runs.get_mut(&run).filter(|_| held > Duration::ZERO) else { return false };
+        run.deadline_at += held;
+        run.deadline_from = self.now;
+        true
     }
 
     /// A person has seen to the run's dead letter.

@@ -1,68 +1,33 @@
 //! Gates: pause, hold, rate and concurrency of a workflow, a step or an API host. They decide what is dispatched and what a
-//! claim may take; time that they hold does not count towards a run's deadline.
+//! claim may take; time that they hold does not count towards a run's deadline. A host's breaker is in `breaker`.
 
 use std::time::Duration;
 
 use workflows::{
-    ids::{RunId, StepName, WorkflowName},
+    breaker::{State, slow_start},
+    ids::{StepName, WorkflowName},
     state::StepState,
 };
 
-use super::{Gate, Memory, Run, Scope, Step, Tx};
-
-impl Memory {
-    /// Nothing behind this gate is dispatched or claimed until `resume`.
-    pub fn pause(&self, scope: Scope, name: &str) {
-        self.transact(|tx| {
-            let now = tx.now;
-            tx.gate_mut(scope, name).paused_at.get_or_insert(now);
-        });
-    }
-
-    pub fn resume(&self, scope: Scope, name: &str) {
-        self.transact(|tx| {
-            let Some(since) = tx.gate_mut(scope, name).paused_at.take() else { return };
-            let held = tx.now.saturating_sub(since);
-            tx.extend_deadlines(scope, name, held);
-        });
-    }
-
-    /// Close the gate for so long, as after a `Retry-After`. A longer hold that is there stays.
-    pub fn hold(&self, scope: Scope, name: &str, duration: Duration) {
-        self.transact(|tx| {
-            let now = tx.now;
-            let gate = tx.gate_mut(scope, name);
-            let before = gate.hold_until.unwrap_or(now).max(now);
-            let until = before.max(now + duration);
-            gate.hold_until = Some(until);
-            tx.extend_deadlines(scope, name, until - before);
-        });
-    }
-
-    /// Step starts per second; `None` lifts the limit.
-    pub fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>) {
-        self.transact(|tx| {
-            let now = tx.now;
-            let gate = tx.gate_mut(scope, name);
-            gate.refill(now);
-            gate.rate = rate;
-        });
-    }
-
-    /// How many steps may be dispatched or running at once; `None` lifts the limit.
-    pub fn set_concurrency(&self, scope: Scope, name: &str, concurrency: Option<usize>) {
-        self.transact(|tx| tx.gate_mut(scope, name).concurrency = concurrency);
-    }
-}
+use super::{Gate, Run, Scope, Step, Tx, closure::Why};
 
 impl Gate {
+    /// Whether it lets nothing through.
     pub(super) fn is_closed(&self, now: Duration) -> bool {
-        self.paused_at.is_some() || self.hold_until.is_some_and(|until| until > now)
+        let held = self.paused_at.is_some() || self.hold_until.is_some_and(|until| until > now);
+        held || self.breaker.state == State::Open
+    }
+
+    /// The rate that holds now: a host that was closed starts slowly.
+    pub(super) fn rate_now(&self, scope: Scope, now: Duration) -> Option<f64> {
+        let opened_at = self.reopened_at.max(self.hold_until).filter(|_| scope == Scope::Host);
+        let slow = opened_at.and_then(|at| slow_start(now.saturating_sub(at)));
+        self.rate.into_iter().chain(slow).reduce(f64::min)
     }
 
     /// Bring the allowance up to date. At most one second's worth is in store.
-    pub(super) fn refill(&mut self, now: Duration) {
-        if let Some(rate) = self.rate {
+    pub(super) fn refill(&mut self, scope: Scope, now: Duration) {
+        if let Some(rate) = self.rate_now(scope, now) {
             let since = now.saturating_sub(self.refilled_at).as_secs_f64();
             self.allowance = (self.allowance + rate * since).min(rate.max(1.0));
         }
@@ -70,11 +35,11 @@ impl Gate {
     }
 
     /// How many steps may start now, given how many are outstanding.
-    fn room(&self, outstanding: Outstanding) -> usize {
+    fn room(&self, rate: Option<f64>, outstanding: Outstanding) -> usize {
         let by_concurrency =
             self.concurrency.map(|limit| limit.saturating_sub(outstanding.dispatched + outstanding.running));
         // A share of a start waits in store; as many starts as a second allows may lie in the queue.
-        let by_rate = self.rate.map(|rate| {
+        let by_rate = rate.map(|rate| {
             let second = rate.max(1.0).floor() as usize;
             (self.allowance.max(0.0).floor() as usize).min(second.saturating_sub(outstanding.dispatched))
         });
@@ -96,7 +61,64 @@ impl Tx<'_> {
         self.tables.gates.entry((scope, name.to_owned())).or_insert_with(fresh)
     }
 
-    /// Whether a pause or a hold stands before a step.
+    pub(super) fn pause(&mut self, scope: Scope, name: &str) -> bool {
+        let now = self.now;
+        let gate = self.gate_mut(scope, name);
+        let open = gate.paused_at.is_none();
+        gate.paused_at.get_or_insert(now);
+        if open {
+            self.note_closed(scope, name, Why::Pause, None);
+        }
+        open
+    }
+
+    /// The store starts empty.
+    pub(super) fn set_rate(&mut self, scope: Scope, name: &str, rate: Option<f64>) -> bool {
+        if scope == Scope::Workflow || rate.is_some_and(|rate| rate <= 0.0 || !rate.is_finite()) {
+            return false;
+        }
+        let now = self.now;
+        let gate = self.gate_mut(scope, name);
+        gate.rate = rate;
+        (gate.allowance, gate.refilled_at) = (0.0, now);
+        true
+    }
+
+    pub(super) fn set_concurrency(&mut self, scope: Scope, name: &str, limit: Option<u32>) -> bool {
+        if scope == Scope::Workflow || limit == Some(0) {
+            return false;
+        }
+        self.gate_mut(scope, name).concurrency = limit.and_then(|limit| usize::try_from(limit).ok());
+        true
+    }
+
+    /// Open the gate to what a person closed. Whether anything was.
+    pub(super) fn resume(&mut self, scope: Scope, name: &str) -> bool {
+        let now = self.now;
+        let gate = self.gate_mut(scope, name);
+        let (paused_at, hold_until) = (gate.paused_at.take(), gate.hold_until.take().filter(|until| *until > now));
+        if paused_at.is_none() && hold_until.is_none() {
+            return false;
+        }
+        gate.reopened_at = Some(now);
+        self.note_opened(scope, name, Why::Pause);
+        self.note_opened(scope, name, Why::Hold);
+        true
+    }
+
+    pub(super) fn hold(&mut self, scope: Scope, name: &str, duration: Duration) -> bool {
+        let now = self.now;
+        let gate = self.gate_mut(scope, name);
+        let before = gate.hold_until.unwrap_or(now).max(now);
+        if now + duration <= before {
+            return false;
+        }
+        gate.hold_until = Some(now + duration);
+        self.note_closed(scope, name, Why::Hold, Some(now + duration));
+        true
+    }
+
+    /// Whether a pause, a hold or an open breaker stands before a step.
     pub(super) fn is_gate_closed(&self, step: &StepName, workflow: &WorkflowName, host: Option<&str>) -> bool {
         let names =
             [(Scope::Step, Some(step.as_str())), (Scope::Workflow, Some(workflow.as_str())), (Scope::Host, host)];
@@ -110,17 +132,20 @@ impl Tx<'_> {
     pub(super) fn room_behind(&mut self, scope: Scope, name: &str) -> usize {
         let now = self.now;
         let Some(gate) = self.tables.gates.get_mut(&(scope, name.to_owned())) else { return usize::MAX };
-        gate.refill(now);
-        if gate.rate.is_none() && gate.concurrency.is_none() {
+        gate.refill(scope, now);
+        let rate = gate.rate_now(scope, now);
+        if rate.is_none() && gate.concurrency.is_none() {
             return usize::MAX;
         }
         let outstanding = self.outstanding(scope, name);
-        self.tables.gates.get(&(scope, name.to_owned())).map_or(usize::MAX, |gate| gate.room(outstanding))
+        self.tables.gates.get(&(scope, name.to_owned())).map_or(usize::MAX, |gate| gate.room(rate, outstanding))
     }
 
     /// One more start is taken from the gate's allowance.
     pub(super) fn spend(&mut self, scope: Scope, name: &str) {
-        if let Some(gate) = self.tables.gates.get_mut(&(scope, name.to_owned())).filter(|gate| gate.rate.is_some()) {
+        let now = self.now;
+        let gate = self.tables.gates.get_mut(&(scope, name.to_owned()));
+        if let Some(gate) = gate.filter(|gate| gate.rate_now(scope, now).is_some()) {
             gate.allowance -= 1.0;
         }
     }
@@ -144,17 +169,6 @@ impl Tx<'_> {
             let run = self.tables.runs.get(id);
             self.tables.steps.range((*id, 0)..=(*id, i16::MAX)).filter_map(move |(_, step)| Some((run?, step)))
         })
-    }
-
-    fn extend_deadlines(&mut self, scope: Scope, name: &str, held: Duration) {
-        let behind = |run: &Run, step: &Step| is_behind(scope, name, run, step) && step.state == StepState::Due;
-        let runs: Vec<RunId> =
-            self.live_steps().filter(|(run, step)| behind(run, step)).map(|(run, _)| run.id).collect();
-        for id in runs {
-            if let Some(run) = self.tables.runs.get_mut(&id) {
-                run.deadline_at += held;
-            }
-        }
     }
 }
 

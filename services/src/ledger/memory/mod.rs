@@ -2,7 +2,9 @@
 //! in as a clock, run ids and instance tokens with `Setup`. One lock stands for the database; every verb holds it once, from start to end, so
 //! that a verb is as atomic as a transaction. It is never held across an await, and never kept beyond a process.
 
+mod breaker;
 mod claim;
+mod closure;
 mod command;
 mod dispatch;
 mod end;
@@ -24,6 +26,7 @@ use std::{
 };
 
 use workflows::{
+    breaker::{Probed, Rules, Signal},
     definition::Registry,
     ids::{RunId, StepName, Token, UserId},
     policy::Retry,
@@ -37,8 +40,8 @@ pub use self::rows::{
 };
 pub use self::safeguard::Safeguard;
 use super::{
-    By, Changed, Claimed, Dispatched, Draw, Expired, Intake, Key, Lease, Ledger, NewRun, Result, Settled, Settlement,
-    Setup, Started, Worker,
+    By, Changed, Claimed, Dispatched, Draw, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result,
+    Settled, Settlement, Setup, Started, Worker,
 };
 
 /// The time since a moment of the caller's choice. It never goes back.
@@ -186,8 +189,8 @@ impl Ledger for Memory {
         Ok(self.transact(|tx| tx.expired(limit)))
     }
 
-    async fn exceed(&self, limit: usize) -> Result<usize> {
-        Ok(self.transact(|tx| tx.exceed(limit)))
+    async fn exceed(&self, host: Option<&str>, limit: usize) -> Result<usize> {
+        Ok(self.transact(|tx| tx.exceed(host, limit)))
     }
 
     async fn project_pending(&self, _limit: usize) -> Result<usize> {
@@ -201,5 +204,45 @@ impl Ledger for Memory {
 
     async fn cancel(&self, run: RunId, by: &By) -> Result<Changed> {
         Ok(self.transact(|tx| tx.cancel(run, by)))
+    }
+
+    async fn pause(&self, scope: Scope, name: &str, _by: &By) -> Result<bool> {
+        Ok(self.transact(|tx| tx.pause(scope, name)))
+    }
+
+    async fn resume(&self, scope: Scope, name: &str, _by: &By) -> Result<bool> {
+        Ok(self.transact(|tx| tx.resume(scope, name)))
+    }
+
+    async fn hold(&self, scope: Scope, name: &str, duration: Duration, _by: &By) -> Result<bool> {
+        Ok(self.transact(|tx| tx.hold(scope, name, duration)))
+    }
+
+    async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, _by: &By) -> Result<bool> {
+        Ok(self.transact(|tx| tx.set_rate(scope, name, rate)))
+    }
+
+    async fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, _by: &By) -> Result<bool> {
+        Ok(self.transact(|tx| tx.set_concurrency(scope, name, limit)))
+    }
+
+    async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
+        Ok(self.transact(|tx| tx.report(host, signals, rules, jitter)))
+    }
+
+    async fn host_gate(&self, host: &str) -> Result<HostGate> {
+        Ok(self.transact(|tx| tx.host_gate(host)))
+    }
+
+    async fn probe(&self, host: &str, lease: Duration) -> Result<Option<Probe>> {
+        Ok(self.transact(|tx| tx.probe(host, lease)))
+    }
+
+    async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
+        Ok(self.transact(|tx| tx.probed(host, probe, found, rules, jitter)))
+    }
+
+    async fn explain(&self, host: &str, limit: usize) -> Result<usize> {
+        Ok(self.transact(|tx| tx.explain(host, limit)))
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use serde_json::Value;
 use workflows::{
+    breaker::Breaker,
     ids::{InstanceName, RunId, StepName, Subject, Token, UserId, WorkflowName},
     outcome::{Class, InstanceStatus},
     secret::Secret,
@@ -15,6 +16,7 @@ use workflows::{
 };
 
 use super::RedisMark;
+pub use crate::ledger::Scope;
 use crate::ledger::settlement;
 
 /// Everything that the ledger holds.
@@ -29,6 +31,8 @@ pub struct Tables {
     pub resources: BTreeMap<InstanceName, Resource>,
     pub instances: BTreeMap<Subject, Instance>,
     pub gates: BTreeMap<(Scope, String), Gate>,
+    /// When gates were closed: that time does not count towards the deadlines of the runs behind them.
+    pub closures: Vec<Closure>,
     /// When each worker last renewed.
     pub heartbeats: BTreeMap<String, Duration>,
     pub queue: BTreeMap<UserId, QueueRow>,
@@ -51,6 +55,8 @@ pub struct Run {
     pub priority: i16,
     pub traceparent: Option<String>,
     pub deadline_at: Duration,
+    /// Up to when the time that a gate held the run is in `deadline_at` already.
+    pub deadline_from: Duration,
     pub cancel_by: Option<String>,
     pub cancel_reason: Option<String>,
     pub created_at: Duration,
@@ -181,14 +187,6 @@ pub struct Instance {
     pub create_claimed_at: Option<Duration>,
 }
 
-/// What a gate stands before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
-    Workflow,
-    Step,
-    Host,
-}
-
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gate {
     pub paused_at: Option<Duration>,
@@ -198,7 +196,15 @@ pub struct Gate {
     pub allowance: f64,
     pub refilled_at: Duration,
     pub concurrency: Option<usize>,
+    /// A host's. For how long its runs fail is counted from `failing_since`.
+    pub breaker: Breaker,
+    pub breaker_at: Duration,
+    pub failing_since: Option<Duration>,
+    pub probe_at: Duration,
+    pub reopened_at: Option<Duration>,
 }
+
+pub use super::closure::Closure;
 
 /// A row of the public queue.
 #[derive(Debug, Clone, PartialEq, Eq)]

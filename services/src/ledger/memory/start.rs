@@ -70,6 +70,7 @@ impl Tx<'_> {
             priority: workflow.priority,
             traceparent: new.traceparent.clone(),
             deadline_at: self.now + workflow.deadline,
+            deadline_from: self.now,
             cancel_by: None,
             cancel_reason: None,
             created_at: self.now,

@@ -204,21 +204,3 @@ fn a_cancellation_by_nobody_breaks_i6() {
 
     assert_misses(&broken, "I6", "nobody says by whom");
 }
-
-#[test]
-fn time_behind_a_pause_or_a_hold_does_not_count_towards_the_deadline() {
-    let ledger = ledger();
-    let run = start(&ledger, "provision-instance", 10);
-    let deadline = |ledger: &Memory| ledger.run(run).unwrap().deadline_at;
-    let before = deadline(&ledger);
-
-    ledger.hold(Scope::Step, STEP, Duration::from_secs(60));
-    ledger.hold(Scope::Step, STEP, Duration::from_secs(30));
-    let held = deadline(&ledger);
-    ledger.pause(Scope::Workflow, "provision-instance");
-    let paused = deadline(&ledger);
-    ledger.resume(Scope::Workflow, "provision-instance");
-
-    assert_eq!((held, paused), (before + Duration::from_secs(60), held));
-    assert!(deadline(&ledger) > paused);
-}

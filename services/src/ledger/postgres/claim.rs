@@ -155,7 +155,8 @@ async fn read_and_lock(tx: &mut Tx, worker: &Worker, keys: &[Key]) -> Result<Has
                exists (
                  select from sluice.gate
                  where (scope, name) in (('workflow', run.workflow), ('step', step.name), ('host', $4::text))
-                   and (paused_at is not null or hold_until > now() or breaker <> 'closed')
+                   and (paused_at is not null or hold_until > now() or breaker = 'open'
+                     or (breaker = 'half_open' and probe_run is distinct from run.id))
                ) as gate_closed
              from unnest($1::uuid[], $2::smallint[], $3::bigint[]) as asked (run_id, position, token)
              join sluice.step as step
@@ -252,16 +253,16 @@ async fn mark_busy(tx: &mut Tx, admitted: &[(Claim, Step)], taken: &HashMap<Key,
     Ok(())
 }
 
-/// Back to `due`, uncounted. A busy resource is waited out; a run whose turn it is not waits for it; a definition that
-/// this build does not know is asked for again in 5 s, doubling to 60. The keys that still held: a step that another
-/// claim won meanwhile is busy with that one.
+/// Back to `due`, uncounted. A busy resource is waited out; a run whose turn it is not waits for it; at a closed gate the
+/// steps spread over a second; a definition that this build does not know is asked for again in 5 s, doubling to 60. The
+/// keys that still held: a step that another claim won meanwhile is busy with that one.
 async fn put_back(tx: &mut Tx, refused: &[(Key, PutBack)]) -> Result<HashSet<Key>> {
     if refused.is_empty() {
         return Ok(HashSet::new());
     }
     let keys: Vec<Key> = refused.iter().map(|(key, _)| *key).collect();
     let (runs, positions, tokens) = columns(&keys);
-    let unknown: Vec<bool> = refused.iter().map(|(_, why)| *why == PutBack::UnknownDefinition).collect();
+    let is = |wanted: PutBack| refused.iter().map(|(_, why)| *why == wanted).collect::<Vec<bool>>();
     let rows = tx
         .query_as(
             "update sluice.step as step
@@ -270,10 +271,11 @@ async fn put_back(tx: &mut Tx, refused: &[(Key, PutBack)]) -> Result<HashSet<Key
            due_at = case
              when asked.unknown then now() + make_interval(secs => least(60, 5 * 2 ^ least(step.defers, 4)))
              when resource.run_id is distinct from run.id then null
+             when asked.closed then greatest(now() + make_interval(secs => 0.5 + random()), resource.busy_until)
              else greatest(now(), resource.busy_until)
            end
-         from unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::boolean[])
-             as asked (run_id, position, token, unknown)
+         from unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::boolean[], $5::boolean[])
+             as asked (run_id, position, token, unknown, closed)
          join sluice.run as run on run.id = asked.run_id
          join sluice.resource as resource on resource.name = run.resource
          where step.run_id = asked.run_id
@@ -285,7 +287,8 @@ async fn put_back(tx: &mut Tx, refused: &[(Key, PutBack)]) -> Result<HashSet<Key
         .bind(&runs)
         .bind(&positions)
         .bind(&tokens)
-        .bind(&unknown)
+        .bind(is(PutBack::UnknownDefinition))
+        .bind(is(PutBack::GateClosed))
         .fetch_all(tx.connection())
         .await?;
     Ok(rows.into_iter().map(super::key).collect())

@@ -30,7 +30,7 @@ pub(super) async fn revive_in(ledger: &Postgres, tx: &mut Tx, run: RunId, by: &B
     let lengths: Vec<_> = deadlines.iter().map(|workflow| seconds(workflow.deadline)).collect();
     tx.query(
         "update sluice.run
-         set state = 'active', ended_at = null,
+         set state = 'active', ended_at = null, deadline_from = now(),
            deadline_at = now() + coalesce(
              (
                select make_interval(secs => known.deadline)

@@ -6,15 +6,13 @@ use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::ids::{RunId, StepName, Token};
 
-use super::{Dispatched, Key, Postgres, Result, Tx, claim::parse, columns, limit, seconds};
-
-#[derive(FromRow)]
-struct GateRow {
-    closed: bool,
-    rate: Option<f64>,
-    allowance: f64,
-    concurrency: Option<i32>,
-}
+use super::{
+    Dispatched, Key, Postgres, Result, Scope, Tx,
+    claim::parse,
+    columns, limit,
+    room::{let_through, lock_host_gate, lock_step_gate, room_behind, spend},
+    seconds,
+};
 
 /// The gate row of the queue is the lock: one relay at a time dispatches it, the others go on to the next queue.
 pub(super) async fn dispatch(
@@ -28,86 +26,24 @@ pub(super) async fn dispatch(
         return Ok(Vec::new());
     };
     let host_gate = lock_host_gate(&mut tx, host).await?;
-    let mut room = tokens.len();
-    for gate in [Some(&gate), host_gate.as_ref()].into_iter().flatten() {
-        room = room.min(room_behind(gate));
-    }
-    if let Some(concurrency) = gate.concurrency {
-        room = room.min(free_places(&mut tx, queue, concurrency).await?);
+    let mut room = tokens.len().min(room_behind(&mut tx, &gate, Some(queue)).await?);
+    if let Some(host_gate) = host_gate.as_ref().filter(|_| room > 0) {
+        room = room.min(room_behind(&mut tx, host_gate, None).await?);
     }
     if room == 0 {
         return Ok(Vec::new());
     }
-    let dispatched = take_due(&mut tx, queue, &tokens[..room]).await?;
-    spend(&mut tx, "step", queue.as_str(), &gate, dispatched.len()).await?;
+    let shunned = host_gate.as_ref().map(|gate| gate.shunned.as_slice()).unwrap_or_default();
+    let dispatched = take_due(&mut tx, queue, &tokens[..room], shunned).await?;
+    spend(&mut tx, Scope::Step, queue.as_str(), &gate, dispatched.len()).await?;
     if let (Some(host), Some(gate)) = (host, &host_gate) {
-        spend(&mut tx, "host", host, gate, dispatched.len()).await?;
+        spend(&mut tx, Scope::Host, host, gate, dispatched.len()).await?;
+        if let (true, Some(first)) = (gate.half_open, dispatched.first()) {
+            let_through(&mut tx, host, first).await?;
+        }
     }
     tx.commit().await?;
     Ok(dispatched)
-}
-
-/// The gate of a queue, locked; none where another relay holds it. A limited rate has at most one second's worth in store.
-async fn lock_step_gate(tx: &mut Tx, queue: &StepName) -> Result<Option<GateRow>> {
-    let gate = tx
-        .query_as(
-            "select
-               paused_at is not null or coalesce(hold_until > now(), false) as closed,
-               rate,
-               least(greatest(rate, 1), allowance + rate * extract(epoch from now() - refilled_at)::float8) as allowance,
-               concurrency
-             from sluice.gate
-             where scope = 'step'
-               and name = $1
-             for no key update skip locked",
-        )
-        .bind(queue.as_str())
-        .fetch_optional(tx.connection())
-        .await?;
-    Ok(gate)
-}
-
-/// The gate of the API's host, locked: the queues share its rate.
-async fn lock_host_gate(tx: &mut Tx, host: Option<&str>) -> Result<Option<GateRow>> {
-    let gate = tx
-        .query_as(
-            "select
-               paused_at is not null or coalesce(hold_until > now(), false) or breaker <> 'closed' as closed,
-               rate,
-               least(greatest(rate, 1), allowance + rate * extract(epoch from now() - refilled_at)::float8) as allowance,
-               null::integer as concurrency
-             from sluice.gate
-             where scope = 'host'
-               and name = $1
-             for no key update",
-        )
-        .bind(host)
-        .fetch_optional(tx.connection())
-        .await?;
-    Ok(gate)
-}
-
-/// How many steps a gate lets through now.
-fn room_behind(gate: &GateRow) -> usize {
-    match (gate.closed, gate.rate) {
-        (true, _) => 0,
-        (false, None) => usize::MAX,
-        (false, Some(_)) => gate.allowance.max(0.0) as usize,
-    }
-}
-
-async fn free_places(tx: &mut Tx, queue: &StepName, concurrency: i32) -> Result<usize> {
-    let (outstanding,): (i64,) = tx
-        .query_as(
-            "select count(*)
-             from sluice.step
-             where name = $1
-               and state in ('dispatched', 'running')",
-        )
-        .bind(queue.as_str())
-        .fetch_one(tx.connection())
-        .await?;
-    Ok(usize::try_from(i64::from(concurrency) - outstanding).unwrap_or(0))
 }
 
 #[derive(FromRow)]
@@ -118,8 +54,8 @@ struct DispatchedRow {
     traceparent: Option<String>,
 }
 
-/// Give the first due steps a token each. A paused or held workflow's steps stay.
-async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token]) -> Result<Vec<Dispatched>> {
+/// Give the first due steps a token each. A paused or held workflow's steps stay, and those of `shunned` runs.
+async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token], shunned: &[Uuid]) -> Result<Vec<Dispatched>> {
     let tokens: Vec<i64> = tokens.iter().map(|token| token.bits()).collect();
     let rows: Vec<DispatchedRow> = tx
         .query_as(
@@ -129,6 +65,7 @@ async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token]) -> Result<Vec
                where name = $1
                  and state = 'due'
                  and due_at <= now()
+                 and run_id <> all($3::uuid[])
                  and not exists (
                    select from sluice.run
                    join sluice.gate
@@ -155,6 +92,7 @@ async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token]) -> Result<Vec
         )
         .bind(queue.as_str())
         .bind(&tokens)
+        .bind(shunned.to_vec())
         .fetch_all(tx.connection())
         .await?;
     Ok(rows
@@ -164,19 +102,6 @@ async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token]) -> Result<Vec
             traceparent: row.traceparent,
         })
         .collect())
-}
-
-async fn spend(tx: &mut Tx, scope: &str, name: &str, gate: &GateRow, spent: usize) -> Result<()> {
-    if gate.rate.is_none() || spent == 0 {
-        return Ok(());
-    }
-    tx.query("update sluice.gate set allowance = $3, refilled_at = now() where scope = $1 and name = $2")
-        .bind(scope.to_owned())
-        .bind(name.to_owned())
-        .bind(gate.allowance - spent as f64)
-        .execute(tx.connection())
-        .await?;
-    Ok(())
 }
 
 /// Asked at every tick: one probe of the index per queue.

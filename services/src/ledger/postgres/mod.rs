@@ -1,16 +1,20 @@
 //! The ledger in Postgres. Every statement of the engine is in this folder, one verb a file; every verb is one short
-//! transaction, whose locks are taken in one order: run, step, resource, instance, public rows, each in key order.
+//! transaction, whose locks are taken in one order: gate, run, step, resource, instance, public rows, each in key order.
 //!
 //! Statements work through a transaction pooler too: always inside an explicit transaction and, where `Pooling` says so,
 //! without a name.
 
+mod breaker;
 mod claim;
 mod command;
 mod dispatch;
+mod gate;
 mod intake;
 mod lease;
+mod prune;
 mod redis_mark;
 mod rescue;
+mod room;
 mod run_end;
 mod settle;
 mod start;
@@ -23,13 +27,14 @@ use sqlx::{
     query::{Query, QueryAs},
 };
 use workflows::{
+    breaker::{Probed, Rules, Signal},
     definition::Registry,
     ids::{RunId, StepName, Token},
 };
 
 use super::{
-    By, Changed, Claimed, Dispatched, Expired, Intake, Key, Lease, Ledger, NewRun, Result, Settled, Settlement, Setup,
-    Started, Worker,
+    By, Changed, Claimed, Dispatched, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result, Scope,
+    Settled, Settlement, Setup, Started, Worker,
 };
 use crate::supabase::{Projection, sign_ups};
 
@@ -162,8 +167,8 @@ impl Ledger for Postgres {
         rescue::expired(self, limit).await
     }
 
-    async fn exceed(&self, limit: usize) -> Result<usize> {
-        rescue::exceed(self, limit).await
+    async fn exceed(&self, host: Option<&str>, limit: usize) -> Result<usize> {
+        rescue::exceed(self, host, limit).await
     }
 
     async fn project_pending(&self, most: usize) -> Result<usize> {
@@ -179,6 +184,46 @@ impl Ledger for Postgres {
 
     async fn cancel(&self, run: RunId, by: &By) -> Result<Changed> {
         command::cancel(self, run, by).await
+    }
+
+    async fn pause(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
+        gate::pause(self, scope, name, by).await
+    }
+
+    async fn resume(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
+        gate::resume(self, scope, name, by).await
+    }
+
+    async fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
+        gate::hold(self, scope, name, duration, by).await
+    }
+
+    async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> Result<bool> {
+        gate::set_rate(self, scope, name, rate, by).await
+    }
+
+    async fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, by: &By) -> Result<bool> {
+        gate::set_concurrency(self, scope, name, limit, by).await
+    }
+
+    async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
+        breaker::report(self, host, signals, rules, jitter).await
+    }
+
+    async fn host_gate(&self, host: &str) -> Result<HostGate> {
+        breaker::host_gate(self, host).await
+    }
+
+    async fn probe(&self, host: &str, lease: Duration) -> Result<Option<Probe>> {
+        breaker::probe(self, host, lease).await
+    }
+
+    async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
+        breaker::probed(self, host, probe, found, rules, jitter).await
+    }
+
+    async fn explain(&self, host: &str, limit: usize) -> Result<usize> {
+        breaker::explain(self, host, limit).await
     }
 }
 

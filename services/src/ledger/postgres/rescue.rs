@@ -11,7 +11,7 @@ use workflows::{
 };
 
 use super::{
-    Expired, Postgres, Result,
+    Expired, Postgres, Result, Tx,
     claim::{ClaimRow, parse},
     limit,
     run_end::{self, Death, Ended},
@@ -71,12 +71,58 @@ fn lease_of(ledger: &Postgres, claim: &Claim) -> Duration {
     workflow.and_then(|workflow| workflow.step(claim.key.position)).map_or(LEASE, |step| step.lease)
 }
 
-/// Judged on due steps only, and not behind a closed gate: what is dispatched or running has its chance.
-pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<usize> {
+#[derive(FromRow)]
+struct LateRow {
+    id: Uuid,
+    subject: String,
+    position: i16,
+    step: String,
+    error: Option<String>,
+    held: f64,
+}
+
+/// Judged on due steps only: what is dispatched or running has its chance, and what stands behind a closed gate is not late.
+/// The time that gates held a run is added to its deadline here, once the deadline is reached: opening a gate writes no runs.
+pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -> Result<usize> {
     let mut tx = ledger.begin().await?;
-    let rows: Vec<(Uuid, String, i16, String, Option<String>)> = tx
+    let (held, late): (Vec<_>, Vec<_>) =
+        late(&mut tx, host, most).await?.into_iter().partition(|row: &LateRow| row.held > 0.0);
+    give_back(&mut tx, &held).await?;
+    let mut ended = Vec::with_capacity(late.len());
+    let mut subjects = Vec::with_capacity(late.len());
+    for row in late {
+        let LateRow { id, subject, position, step, error, .. } = row;
+        let step = parse::<StepName>(&step)?;
+        let death = Death { position, step, reason: DeathReason::DeadlineExceeded, class: None, error };
+        ended.push(Ended { run: RunId::new(id), state: RunState::Dead, death: Some(death) });
+        subjects.push(subject);
+    }
+    run_end::end(&mut tx, &ended).await?;
+    ledger.projection.write(&mut tx, &subjects).await?;
+    tx.commit().await?;
+    Ok(ended.len())
+}
+
+/// The runs whose deadline has come, locked, and for how many seconds a gate before any of their steps was closed since
+/// that was last accounted for. Closures that overlap count once.
+async fn late(tx: &mut Tx, host: Option<&str>, most: usize) -> Result<Vec<LateRow>> {
+    let rows = tx
         .query_as(
-            "select run.id, run.subject, step.position, step.name, step.error
+            "select run.id, run.subject, step.position, step.name as step, step.error,
+               coalesce((
+                 select extract(epoch from sum(upper(span) - lower(span)))::float8
+                 from (
+                   select unnest(range_agg(tstzrange(
+                     greatest(closure.closed_at, run.deadline_from), least(closure.opened_at, now())))) as span
+                   from sluice.closure
+                   where (
+                       (closure.scope, closure.name) in (('workflow', run.workflow), ('host', $2::text))
+                       or (closure.scope = 'step'
+                         and closure.name in (select own.name from sluice.step as own where own.run_id = run.id))
+                     )
+                     and greatest(closure.closed_at, run.deadline_from) < least(closure.opened_at, now())
+                 ) as spans
+               ), 0) as held
              from sluice.run
              join sluice.step on step.run_id = run.id
              where run.state = 'active'
@@ -85,26 +131,36 @@ pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<usize> {
                and step.due_at is not null
                and not exists (
                  select from sluice.gate
-                 where (gate.scope, gate.name) in (('workflow', run.workflow), ('step', step.name))
-                   and (gate.paused_at is not null or gate.hold_until > now())
+                 where (gate.scope, gate.name) in (('workflow', run.workflow), ('step', step.name), ('host', $2::text))
+                   and (gate.paused_at is not null or gate.hold_until > now() or gate.breaker <> 'closed')
                )
              order by run.id
              limit $1
              for no key update of run, step skip locked",
         )
         .bind(limit(most))
+        .bind(host.map(str::to_owned))
         .fetch_all(tx.connection())
         .await?;
-    let mut ended = Vec::with_capacity(rows.len());
-    let mut subjects = Vec::with_capacity(rows.len());
-    for (run, subject, position, step, error) in rows {
-        let step = parse::<StepName>(&step)?;
-        let death = Death { position, step, reason: DeathReason::DeadlineExceeded, class: None, error };
-        ended.push(Ended { run: RunId::new(run), state: RunState::Dead, death: Some(death) });
-        subjects.push(subject);
+    Ok(rows)
+}
+
+/// Move the deadlines on by the time that was held.
+async fn give_back(tx: &mut Tx, held: &[LateRow]) -> Result<()> {
+    if held.is_empty() {
+        return Ok(());
     }
-    run_end::end(&mut tx, &ended).await?;
-    ledger.projection.write(&mut tx, &subjects).await?;
-    tx.commit().await?;
-    Ok(ended.len())
+    let runs: Vec<Uuid> = held.iter().map(|row| row.id).collect();
+    let times: Vec<f64> = held.iter().map(|row| row.held).collect();
+    tx.query(
+        "update sluice.run as run
+         set deadline_at = run.deadline_at + make_interval(secs => held.time), deadline_from = now()
+         from unnest($1::uuid[], $2::float8[]) as held (id, time)
+         where run.id = held.id",
+    )
+    .bind(&runs)
+    .bind(&times)
+    .execute(tx.connection())
+    .await?;
+    Ok(())
 }

@@ -1,0 +1,152 @@
+//! Gates as a person sets them. Each change is one guarded statement on the gate's row, which is made where there is none,
+//! and leaves a row that says who and why. When a gate was closed is noted by a trigger.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{By, Postgres, Result, Scope, Tx, seconds};
+
+pub(super) async fn pause(ledger: &Postgres, scope: Scope, name: &str, by: &By) -> Result<bool> {
+    let mut tx = ledger.begin().await?;
+    ensure(&mut tx, scope, name).await?;
+    let done = tx
+        .query(
+            "update sluice.gate
+             set paused_at = now(), paused_by = $3, updated_at = now()
+             where scope = $1
+               and name = $2
+               and paused_at is null",
+        )
+        .bind(scope.as_str())
+        .bind(name.to_owned())
+        .bind(by.actor.clone())
+        .execute(tx.connection())
+        .await?;
+    finish(tx, done.rows_affected(), "pause", by, json!({ "scope": scope.as_str(), "name": name })).await
+}
+
+/// What waited is let go slowly at first: `reopened_at`.
+pub(super) async fn resume(ledger: &Postgres, scope: Scope, name: &str, by: &By) -> Result<bool> {
+    let mut tx = ledger.begin().await?;
+    let done = tx
+        .query(
+            "update sluice.gate
+             set paused_at = null, paused_by = null, hold_until = null, hold_reason = null, reopened_at = now(),
+               updated_at = now()
+             where scope = $1
+               and name = $2
+               and (paused_at is not null or hold_until > now())",
+        )
+        .bind(scope.as_str())
+        .bind(name.to_owned())
+        .execute(tx.connection())
+        .await?;
+    finish(tx, done.rows_affected(), "resume", by, json!({ "scope": scope.as_str(), "name": name })).await
+}
+
+pub(super) async fn hold(ledger: &Postgres, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
+    let mut tx = ledger.begin().await?;
+    ensure(&mut tx, scope, name).await?;
+    let reason =
+        by.note.as_ref().map_or_else(|| format!("held by {}", by.actor), |note| format!("{}: {note}", by.actor));
+    let held = hold_in(&mut tx, scope, name, duration, &reason).await?;
+    let detail = json!({ "scope": scope.as_str(), "name": name, "seconds": seconds(duration) });
+    finish(tx, held, "hold", by, detail).await
+}
+
+/// Close the gate for so long, unless it is held for longer already. How many rows changed.
+pub(super) async fn hold_in(tx: &mut Tx, scope: Scope, name: &str, duration: Duration, reason: &str) -> Result<u64> {
+    let done = tx
+        .query(
+            "update sluice.gate
+             set hold_until = now() + make_interval(secs => $3), hold_reason = $4, updated_at = now()
+             where scope = $1
+               and name = $2
+               and coalesce(hold_until, '-infinity') < now() + make_interval(secs => $3)",
+        )
+        .bind(scope.as_str())
+        .bind(name.to_owned())
+        .bind(seconds(duration))
+        .bind(reason.to_owned())
+        .execute(tx.connection())
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// The store starts empty: a new rate is kept from its first second on.
+pub(super) async fn set_rate(ledger: &Postgres, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> Result<bool> {
+    if scope == Scope::Workflow || rate.is_some_and(|rate| rate <= 0.0 || !rate.is_finite()) {
+        return Ok(false);
+    }
+    let mut tx = ledger.begin().await?;
+    ensure(&mut tx, scope, name).await?;
+    let done = tx
+        .query(
+            "update sluice.gate
+             set rate = $3, allowance = 0, refilled_at = now(), updated_at = now()
+             where scope = $1
+               and name = $2",
+        )
+        .bind(scope.as_str())
+        .bind(name.to_owned())
+        .bind(rate)
+        .execute(tx.connection())
+        .await?;
+    let detail = json!({ "scope": scope.as_str(), "name": name, "rate": rate });
+    finish(tx, done.rows_affected(), "rate", by, detail).await
+}
+
+pub(super) async fn set_concurrency(
+    ledger: &Postgres,
+    scope: Scope,
+    name: &str,
+    limit: Option<u32>,
+    by: &By,
+) -> Result<bool> {
+    if scope == Scope::Workflow || limit == Some(0) {
+        return Ok(false);
+    }
+    let mut tx = ledger.begin().await?;
+    ensure(&mut tx, scope, name).await?;
+    let done = tx
+        .query(
+            "update sluice.gate
+             set concurrency = $3, updated_at = now()
+             where scope = $1
+               and name = $2",
+        )
+        .bind(scope.as_str())
+        .bind(name.to_owned())
+        .bind(limit.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)))
+        .execute(tx.connection())
+        .await?;
+    let detail = json!({ "scope": scope.as_str(), "name": name, "concurrency": limit });
+    finish(tx, done.rows_affected(), "concurrency", by, detail).await
+}
+
+/// Make the gate's row where there is none. Safe with any number of callers.
+pub(super) async fn ensure(tx: &mut Tx, scope: Scope, name: &str) -> Result<()> {
+    tx.query("insert into sluice.gate (scope, name) values ($1, $2) on conflict do nothing")
+        .bind(scope.as_str())
+        .bind(name.to_owned())
+        .execute(tx.connection())
+        .await?;
+    Ok(())
+}
+
+/// Where something changed, keep who did it, and commit.
+async fn finish(mut tx: Tx, changed: u64, action: &'static str, by: &By, mut detail: Value) -> Result<bool> {
+    if changed == 0 {
+        return Ok(false);
+    }
+    detail["note"] = json!(by.note);
+    tx.query("insert into sluice.audit (actor, action, detail) values ($1, 'gate.' || $2, $3)")
+        .bind(by.actor.clone())
+        .bind(action)
+        .bind(detail)
+        .execute(tx.connection())
+        .await?;
+    tx.commit().await?;
+    Ok(true)
+}

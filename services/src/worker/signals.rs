@@ -1,0 +1,237 @@
+//! What the attempts of this process hear of the API's host, told to its gate in batches; and the probes of a host whose
+//! breaker is open. A settle never waits for this, and good answers are told only where they are news.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use workflows::{
+    breaker::{self, Probed, Rules, Signal, State},
+    evolution::Evolution,
+};
+
+use super::Dice;
+use crate::ledger::{HostGate, Ledger, Result};
+
+/// How long signals wait for others while the breaker is closed.
+const BATCH: Duration = Duration::from_millis(250);
+
+/// The most that one report holds. Beyond it nothing is learnt that the first ones did not say.
+const MOST: usize = 500;
+
+/// What was heard and not yet told, and how the gate stood when it was last seen.
+#[derive(Default)]
+pub struct Signals {
+    heard: Mutex<Heard>,
+    said: Notify,
+}
+
+#[derive(Default)]
+struct Heard {
+    pending: Vec<Signal>,
+    gate: HostGate,
+}
+
+impl Heard {
+    /// While the breaker is closed, a good answer matters only after failures, and undoes them.
+    fn hear(&mut self, signal: Signal) -> bool {
+        let closed = self.gate.breaker == State::Closed;
+        match signal {
+            Signal::Healthy(_) if closed => {
+                let failed = self.pending.iter().any(|other| !matches!(other, Signal::Healthy(_) | Signal::Hold(_)));
+                if !failed && (!self.gate.failing || self.pending.iter().any(|s| matches!(s, Signal::Healthy(_)))) {
+                    return false;
+                }
+                self.pending.retain(|other| !matches!(other, Signal::Failing(_)));
+            }
+            Signal::Hold(_) => {}
+            _ if self.pending.contains(&signal) => return false,
+            _ => {}
+        }
+        if self.pending.len() < MOST {
+            self.pending.push(signal);
+        }
+        true
+    }
+}
+
+impl Signals {
+    pub fn hear(&self, signal: Signal) {
+        if self.lock().hear(signal) {
+            self.said.notify_one();
+        }
+    }
+
+    fn gate(&self) -> HostGate {
+        self.lock().gate
+    }
+
+    fn take(&self) -> Vec<Signal> {
+        std::mem::take(&mut self.lock().pending)
+    }
+
+    /// The report failed: it is made again, before what was heard since.
+    fn give_back(&self, mut signals: Vec<Signal>) {
+        let mut heard = self.lock();
+        signals.append(&mut heard.pending);
+        signals.truncate(MOST);
+        heard.pending = signals;
+    }
+
+    fn see(&self, host: &str, gate: HostGate) {
+        let before = std::mem::replace(&mut self.lock().gate, gate);
+        match (before.breaker, gate.breaker) {
+            (before, after) if before == after => {}
+            (_, State::Open) => tracing::warn!(host, "the API's breaker is open: runs wait, uncounted"),
+            (_, State::HalfOpen) => tracing::info!(host, "the API answers again: one run is let through"),
+            (_, State::Closed) => tracing::info!(host, "the API's breaker is closed"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Watches one host for one process.
+pub struct Watch<L, E> {
+    pub host: String,
+    pub ledger: L,
+    pub api: Arc<E>,
+    pub signals: Arc<Signals>,
+    pub rules: Rules,
+    pub dice: Dice,
+}
+
+impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
+    /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never returns.
+    pub async fn run(&self) {
+        loop {
+            let said = timeout(self.rules.look, self.signals.said.notified()).await.is_ok();
+            if said && self.signals.gate().breaker == State::Closed {
+                sleep(BATCH.min(self.rules.look)).await;
+            }
+            if let Err(error) = self.once().await {
+                tracing::warn!(host = %self.host, %error, "cannot ask the gate of the API's host");
+                sleep(BATCH).await;
+            }
+        }
+    }
+
+    pub async fn once(&self) -> Result<()> {
+        self.tell().await?;
+        if !self.signals.gate().probe_due {
+            return Ok(());
+        }
+        let lease = self.rules.patience + Duration::from_secs(2);
+        let Some(probe) = self.ledger.probe(&self.host, lease).await? else { return Ok(()) };
+        let (found, hold) = ask(&*self.api, self.rules.patience).await;
+        tracing::debug!(host = %self.host, number = probe.number, ?found, "probed");
+        let gate = self.ledger.probed(&self.host, probe, found, &self.rules, (self.dice)()).await?;
+        self.signals.see(&self.host, gate);
+        if let Some(duration) = hold {
+            self.signals.hear(Signal::Hold(duration));
+        }
+        Ok(())
+    }
+
+    /// One report where there is something to say, else one look.
+    pub async fn tell(&self) -> Result<()> {
+        let signals = self.signals.take();
+        let gate = if signals.is_empty() {
+            self.ledger.host_gate(&self.host).await?
+        } else {
+            match self.ledger.report(&self.host, &signals, &self.rules, (self.dice)()).await {
+                Ok(gate) => gate,
+                Err(error) => {
+                    self.signals.give_back(signals);
+                    return Err(error);
+                }
+            }
+        };
+        self.signals.see(&self.host, gate);
+        Ok(())
+    }
+}
+
+/// Asks the host whether it answers and takes our key.
+pub(super) async fn ask(api: &impl Evolution, patience: Duration) -> (Probed, Option<Duration>) {
+    match timeout(patience, api.verify_creds()).await {
+        Ok(answer) => breaker::judge(&answer),
+        Err(_) => (Probed::Failed, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workflows::ids::RunId;
+
+    fn run(number: u128) -> RunId {
+        RunId::new(uuid::Uuid::from_u128(number))
+    }
+
+    #[test]
+    fn good_answers_of_a_healthy_host_are_not_told() {
+        let signals = Signals::default();
+
+        for number in 0..1000 {
+            signals.hear(Signal::Healthy(run(number)));
+        }
+
+        assert_eq!(signals.take(), []);
+    }
+
+    #[test]
+    fn a_good_answer_is_told_once_where_runs_have_failed() {
+        let signals = Signals::default();
+        signals.see("api", HostGate { failing: true, ..HostGate::default() });
+
+        for number in 0..1000 {
+            signals.hear(Signal::Healthy(run(number)));
+        }
+
+        assert_eq!(signals.take(), [Signal::Healthy(run(0))]);
+    }
+
+    #[test]
+    fn what_a_good_answer_undid_is_not_told() {
+        let signals = Signals::default();
+
+        for signal in [Signal::Failing(run(1)), Signal::Failing(run(1)), Signal::Healthy(run(2))] {
+            signals.hear(signal);
+        }
+        signals.hear(Signal::Failing(run(3)));
+
+        assert_eq!(signals.take(), [Signal::Healthy(run(2)), Signal::Failing(run(3))]);
+    }
+
+    #[test]
+    fn the_answer_to_the_run_let_through_is_always_told() {
+        let signals = Signals::default();
+        signals.see("api", HostGate { breaker: State::HalfOpen, ..HostGate::default() });
+
+        for number in [1, 2, 1] {
+            signals.hear(Signal::Healthy(run(number)));
+        }
+
+        assert_eq!(signals.take(), [Signal::Healthy(run(1)), Signal::Healthy(run(2))]);
+    }
+
+    #[test]
+    fn a_report_that_failed_is_made_again_in_order() {
+        let signals = Signals::default();
+        signals.hear(Signal::Failing(run(1)));
+        let told = signals.take();
+        signals.hear(Signal::Failing(run(2)));
+
+        signals.give_back(told);
+
+        assert_eq!(signals.take(), [Signal::Failing(run(1)), Signal::Failing(run(2))]);
+    }
+}

@@ -1,0 +1,86 @@
+//! What is kept and what is not.
+
+use std::{sync::Arc, time::Duration};
+
+use sluice::ledger::{
+    self,
+    postgres::{Pooling, Postgres},
+};
+use sqlx::postgres::PgPoolOptions;
+use uuid::Uuid;
+use workflows::{definition::Registry, ids::RunId, secret::Secret};
+
+use crate::app::App;
+
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+/// One run in each state, ended 40 days ago, and one that succeeded a minute ago.
+const RUNS: &str = "
+    insert into sluice.run (id, workflow, version, subject, resource, state, deadline_at, ended_at, cancel_by)
+    select gen_random_uuid(), 'w', 1, state || age, state || age, state, now(),
+      case when state <> 'active' then now() - age end, 'me'
+    from (values ('active', interval '40 days'), ('succeeded', '40 days'), ('cancelled', '40 days'), ('dead', '40 days'),
+      ('succeeded', '1 minute')) as runs (state, age);
+    insert into sluice.dead_letter (run_id, position, step, reason)
+    select id, 0, 's', 'permanent_error' from sluice.run where state = 'dead';
+    insert into sluice.event (run_id, sequence, routing_key, payload, published_at)
+    select id, sequence, 'w.ended', '{}', case when sequence = 1 then now() - interval '40 days' end
+    from sluice.run, generate_series(1, 2) as sequence where state = 'cancelled';
+    insert into sluice.heartbeat (worker, role, beat_at) values ('old', 'worker', now() - interval '2 hours'),
+      ('new', 'worker', now());
+    insert into sluice.audit (actor, action, subject, at) values ('me', 'a', 's', now() - interval '40 days'),
+      ('me', 'b', 's', now());";
+
+#[tokio::test]
+async fn what_ended_well_long_ago_goes_and_what_needs_a_person_stays() {
+    let app = App::migrated().await;
+    let mut session = app.superuser().await;
+    session.run(RUNS).await;
+    let ledger = ledger_of(&app).await;
+
+    let first = ledger.prune(MONTH, 100).await.unwrap();
+    let second = ledger.prune(MONTH, 100).await.unwrap();
+
+    assert_eq!((first, second), (5, 0));
+    let kept: Vec<String> = session.all("select subject from sluice.run order by subject").await;
+    assert_eq!(kept, ["active40 days", "dead40 days", "succeeded00:01:00"]);
+    let rest: String = session
+        .one(
+            "select concat_ws(' ',
+               (select count(*) from sluice.dead_letter),
+               (select string_agg(sequence::text, ',') from sluice.event where published_at is null),
+               (select string_agg(worker, ',') from sluice.heartbeat),
+               (select string_agg(action, ',') from sluice.audit))",
+        )
+        .await;
+    assert_eq!(rest, "1 2 new b");
+}
+
+#[tokio::test]
+async fn one_round_deletes_no_more_than_a_batch() {
+    let app = App::migrated().await;
+    let mut session = app.superuser().await;
+    session
+        .run(
+            "insert into sluice.run (id, workflow, version, subject, resource, state, deadline_at, ended_at)
+             select gen_random_uuid(), 'w', 1, n, n, 'succeeded', now(), now() - interval '40 days'
+             from generate_series(1, 25) as n",
+        )
+        .await;
+    let ledger = ledger_of(&app).await;
+
+    let rounds = [ledger.prune(MONTH, 10).await, ledger.prune(MONTH, 10).await, ledger.prune(MONTH, 10).await];
+
+    assert_eq!(rounds.map(Result::unwrap), [10, 10, 5]);
+}
+
+async fn ledger_of(app: &App) -> Postgres {
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(app.options()).await.unwrap();
+    let setup = ledger::Setup {
+        registry: Arc::new(Registry::default()),
+        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
+        draw_token: Arc::new(|| Secret::new("unused")),
+        on_sign_up: "provision-instance".parse().unwrap(),
+    };
+    Postgres::new(pool, Pooling::Session, setup)
+}
