@@ -151,12 +151,8 @@ impl Inner {
                 let _ = waiting.send(answer);
             }
         }
-        let at_work: Vec<&Exclusive> = self
-            .world
-            .at_work(name.as_str())
-            .into_iter()
-            .filter_map(|ticket| self.exclusive.get(&ticket))
-            .collect();
+        let at_work: Vec<&Exclusive> =
+            self.world.at_work(name.as_str()).into_iter().filter_map(|ticket| self.exclusive.get(&ticket)).collect();
         let frozen = |call: &&Exclusive| call.sent == Sent::AfterAFreeze;
         let gone = |call: &Exclusive| call.client_is_gone || call.process.state() != State::Running;
         let slow = |call: &&Exclusive| gone(call) && now - call.at > EXCLUSIVE_CALL;

@@ -14,9 +14,9 @@ pub struct Chance(Arc<Mutex<SmallRng>>);
 impl Chance {
     pub fn of(seed: u64, actor: &str) -> Self {
         // FNV-1a: the standard library's hashes may differ from one version to the next.
-        let hash = actor.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = actor
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         Self(Arc::new(Mutex::new(SmallRng::seed_from_u64(seed ^ hash))))
     }
 
@@ -27,11 +27,6 @@ impl Chance {
     /// True in `percent` of 100 cases.
     pub fn percent(&self, percent: u32) -> bool {
         percent > 0 && self.with(|rng| rng.random_range(0..100) < percent)
-    }
-
-    /// One in so many.
-    pub fn one_in(&self, many: u32) -> bool {
-        self.with(|rng| rng.random_range(0..many) == 0)
     }
 
     pub fn between(&self, low: u64, high: u64) -> u64 {

@@ -38,7 +38,9 @@ fn rows(stage: &Stage) {
 pub fn dispatched(stage: &Stage) -> Vec<Key> {
     let tables = stage.memory.tables();
     let steps = tables.steps.iter().filter(|(_, step)| step.state == StepState::Dispatched);
-    steps.filter_map(|((run, position), step)| Some(Key { run: *run, position: *position, token: step.token? })).collect()
+    steps
+        .filter_map(|((run, position), step)| Some(Key { run: *run, position: *position, token: step.token? }))
+        .collect()
 }
 
 /// The queue lost what it held just now: once a relay could have noticed, nothing waits for what was lost.
@@ -93,7 +95,9 @@ fn sign_up(stage: &Stage, tables: &Tables, user: UserId) {
         return log.broken(format!("I1: {user} signed up and has no run"));
     };
     let status = match run.state {
-        RunState::Active => return log.broken(format!("I1: {} of {user} did not end: {}", run.id, standing(tables, run))),
+        RunState::Active => {
+            return log.broken(format!("I1: {} of {user} did not end: {}", run.id, standing(tables, run)));
+        }
         RunState::Succeeded => {
             ready(stage, tables, run, user);
             QueueStatus::Completed
@@ -126,7 +130,8 @@ fn dead(stage: &Stage, tables: &Tables, run: &Run) {
     };
     stage.log.hit("end.dead");
     let count = |outcome| {
-        let of_this = |attempt: &&sluice::ledger::memory::Attempt| attempt.run == run.id && attempt.ended.outcome == outcome;
+        let of_this =
+            |attempt: &&sluice::ledger::memory::Attempt| attempt.run == run.id && attempt.ended.outcome == outcome;
         tables.attempts.iter().filter(of_this).count()
     };
     let justified = match letter.reason {

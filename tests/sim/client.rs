@@ -71,8 +71,7 @@ impl Client {
             Some(how_long) => self.exchange_late(request, name, how_long, timeout).await,
             None => match self.set_out(call).await {
                 Ok(()) => {
-                    let (pending, meeting) =
-                        self.stage.api.begin_exclusive(request, name, &self.process, Sent::InTime);
+                    let (pending, meeting) = self.stage.api.begin_exclusive(request, name, &self.process, Sent::InTime);
                     self.stage.met(name, meeting);
                     self.cut(name);
                     self.exchange(pending, timeout).await
@@ -86,6 +85,9 @@ impl Client {
     /// What stands between a process and the API.
     async fn set_out(&self, call: Call) -> Result<(), ErrorKind> {
         self.process.pass().await;
+        if self.stage.script.refuses() {
+            return Err(ErrorKind::Unreachable("connection refused".to_owned()));
+        }
         let up = self.stage.api.world(|world, _| world.is_up());
         if !up && self.chance.percent(75) {
             self.stage.log.hit("api.refused");

@@ -67,9 +67,12 @@ impl Connection {
 
     fn watch_claim(&self, key: &Key, claimed: &Claimed) {
         let log = &self.stage.log;
-        log.note(|| format!("{} claims {} {} {}: {}", self.process.name, key.run, key.position, key.token, said(claimed)));
+        log.note(|| {
+            format!("{} claims {} {} {}: {}", self.process.name, key.run, key.position, key.token, said(claimed))
+        });
         match claimed {
             Claimed::Yes(claim) => {
+                self.stage.play(&self.process, claim);
                 let mut facts = self.stage.facts();
                 if facts.paused.contains_key(&claim.step) {
                     log.broken(format!("a claim of {} went through a closed gate", claim.step));
@@ -91,7 +94,8 @@ impl Connection {
     fn watch_settle(&self, settlement: &Settlement, before: Option<&memory::Step>, settled: &Settled) {
         let (key, log) = (settlement.key, &self.stage.log);
         log.note(|| {
-            let (outcome, error) = (settlement.attempt.outcome, settlement.attempt.error.as_deref().unwrap_or_default());
+            let (outcome, error) =
+                (settlement.attempt.outcome, settlement.attempt.error.as_deref().unwrap_or_default());
             let text = format!("settles {} {} {} as {outcome}: {settled:?}", key.run, key.position, key.token);
             format!("{} {text} {error}", self.process.name)
         });
@@ -166,7 +170,9 @@ impl Ledger for Connection {
         self.send().await?;
         let dispatched = self.stage.memory.dispatch(queue, host, tokens).await?;
         for Dispatched { key, .. } in &dispatched {
-            self.stage.log.note(|| format!("{} dispatches {} {} {}", self.process.name, key.run, key.position, key.token));
+            self.stage
+                .log
+                .note(|| format!("{} dispatches {} {} {}", self.process.name, key.run, key.position, key.token));
         }
         self.receive(dispatched).await
     }
@@ -377,12 +383,7 @@ impl Marks for Connection {
         Ok(self.receive(mark).await?)
     }
 
-    async fn record_beat(
-        &self,
-        epoch: Epoch,
-        beat: i64,
-        server: Option<&str>,
-    ) -> std::result::Result<(), RoundFailed> {
+    async fn record_beat(&self, epoch: Epoch, beat: i64, server: Option<&str>) -> std::result::Result<(), RoundFailed> {
         self.send().await?;
         self.stage.memory.record_beat(epoch, beat, server).await?;
         Ok(self.receive(()).await?)

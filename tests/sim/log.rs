@@ -47,10 +47,6 @@ impl Log {
         *self.lock().hits.entry(what).or_default() += 1;
     }
 
-    pub fn hits_of(&self, what: &'static str) -> u64 {
-        self.lock().hits.get(what).copied().unwrap_or_default()
-    }
-
     pub fn note(&self, line: impl FnOnce() -> String) {
         if self.keep == Keep::Lines {
             let line = format!("{:>9.3} {}", self.now().as_secs_f64(), line());

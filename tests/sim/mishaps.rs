@@ -78,7 +78,12 @@ impl Mishap {
             Self::ApiOutage => outage(stage, chance).await,
             Self::ApiDatabase => database(stage, chance).await,
             Self::ApiWithoutWhatsapp => without_whatsapp(stage, chance).await,
-            Self::ApiLatency | Self::ApiError | Self::ApiDrop | Self::ApiHang | Self::ApiLimit | Self::ApiSlowCreate => {
+            Self::ApiLatency
+            | Self::ApiError
+            | Self::ApiDrop
+            | Self::ApiHang
+            | Self::ApiLimit
+            | Self::ApiSlowCreate => {
                 rule(stage, chance, self.rule(chance)).await;
             }
             Self::InstanceRemoved => remove(stage, chance),
@@ -94,7 +99,8 @@ impl Mishap {
 
     fn rule(self, chance: &Chance) -> Rule {
         let stage = if chance.percent(50) { At::BeforeWork } else { At::AfterWork };
-        let routes = [Route::Create, Route::WebhookSet, Route::WebhookFind, Route::ConnectionState, Route::FetchInstances];
+        let routes =
+            [Route::Create, Route::WebhookSet, Route::WebhookFind, Route::ConnectionState, Route::FetchInstances];
         let mut route = chance.pick(&[None, Some(())]).flatten().and_then(|()| chance.pick(&routes));
         let fault = match self {
             Self::ApiSlowCreate => {

@@ -7,7 +7,10 @@ use serde_json::json;
 use tests::evolution::{Database, Request};
 use tokio::time;
 
-use crate::{chance::Chance, stage::{KEY, Stage}};
+use crate::{
+    chance::Chance,
+    stage::{KEY, Stage},
+};
 
 /// One visit, of one kind.
 pub async fn visit(stage: &Arc<Stage>, chance: &Chance) {

@@ -16,6 +16,13 @@ use crate::{chance::Chance, stage::Stage};
 /// Users sign up, spread over the first two thirds of the bad times.
 pub async fn sign_ups(stage: Arc<Stage>) {
     let latest = stage.plan.bad_times.as_millis() as u64 * 2 / 3;
+    if let [user] = stage.plan.users[..]
+        && !stage.plan.script.is_empty()
+    {
+        stage.facts().users.push(user);
+        stage.memory.sign_up(user);
+        return;
+    }
     for (number, user) in stage.plan.users.iter().enumerate() {
         let chance = stage.chance(&format!("user {number}"));
         let on = stage.clone();
@@ -46,7 +53,9 @@ async fn one(stage: &Arc<Stage>, user: UserId, chance: &Chance) {
     }
     if chance.percent(25) {
         for number in 0..chance.between(1, 9) {
-            let id = RunId::new(Uuid::from_u128((0xffff << 64) | (u128::from(user.uuid().as_u128() as u64) << 8) | u128::from(number)));
+            let id = RunId::new(Uuid::from_u128(
+                (0xffff << 64) | (u128::from(user.uuid().as_u128() as u64) << 8) | u128::from(number),
+            ));
             let token = Secret::new(format!("own-token-front-end-{number}"));
             let new = sign_up(&setup(stage), user, id, token, None);
             stage.log.hit("people.asked_through_the_front_end");

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use sluice::ledger::memory::Safeguard;
+use sluice::ledger::{
+    memory::Safeguard,
+    scenario::{Met, Scenario},
+};
 use uuid::Uuid;
 use workflows::ids::{InstanceName, UserId};
 
@@ -34,6 +37,8 @@ pub struct Plan {
     /// The user whose step kills every worker that takes it.
     pub poison: Option<UserId>,
     pub removed: Option<Removed>,
+    /// What the attempts of the one user meet, where the run is a recorded one.
+    pub script: Vec<Met>,
 }
 
 impl Plan {
@@ -59,6 +64,23 @@ impl Plan {
             poison,
             users,
             removed: None,
+            script: Vec::new(),
+        }
+    }
+
+    /// One user, whose run meets what a recorded one met, and nothing else.
+    pub fn replaying(scenario: Scenario) -> Self {
+        let last = scenario.attempts.last().map_or(0, |met| met.began_ms + met.took_ms);
+        Self {
+            users: vec![user(0, 0)],
+            workers: 2,
+            mishaps: Vec::new(),
+            poison: None,
+            bad_times: Duration::from_millis(last * 4 + 60_000),
+            batch: 20,
+            high_water: 20,
+            script: scenario.attempts,
+            ..Self::of(0)
         }
     }
 

@@ -2,10 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use sluice::ledger::memory::Attempt;
 use tokio::{runtime::Builder, time};
+use workflows::state::RunState;
 
 use crate::{
-    checks, log::{Keep, Log}, mishaps, people, plan::Plan, relay, stage::Stage, worker,
+    checks,
+    log::{Keep, Log},
+    mishaps, people,
+    plan::Plan,
+    relay,
+    stage::Stage,
+    worker,
 };
 
 /// How long everything may take to come to its end once nothing goes wrong any more.
@@ -23,6 +31,10 @@ pub struct Report {
     pub hits: BTreeMap<&'static str, u64>,
     pub quirks: BTreeMap<&'static str, u64>,
     pub lines: Vec<String>,
+    /// Step and outcome of every attempt, in the order in which they ended.
+    pub attempts: Vec<(String, String)>,
+    /// How the runs ended, oldest first.
+    pub states: Vec<RunState>,
 }
 
 /// Runs a plan in virtual time.
@@ -38,12 +50,20 @@ async fn run(plan: Plan, keep: Keep) -> Report {
     log.note(|| format!("{plan:?}"));
     let stage = Stage::new(plan, log);
     raise(&stage).await;
-    time::sleep(stage.plan.bad_times).await;
+    if stage.plan.script.is_empty() {
+        time::sleep(stage.plan.bad_times).await;
+    } else {
+        wait_for_the_end(&stage).await;
+    }
     mishaps::end(&stage);
     settle_down(&stage).await;
     let (hits, broken, lines) = stage.log.take();
     let quirks = stage.api.world(|world, _| world.journal().hits());
-    Report { seed, broken, virtual_time: stage.log.now(), hits, quirks, lines }
+    let tables = stage.memory.tables();
+    let said = |attempt: &Attempt| (attempt.step.to_string(), attempt.ended.outcome.to_owned());
+    let attempts = tables.attempts.iter().map(said).collect();
+    let states = tables.runs.values().map(|run| run.state).collect();
+    Report { seed, broken, virtual_time: stage.log.now(), hits, quirks, lines, attempts, states }
 }
 
 async fn raise(stage: &Arc<Stage>) {

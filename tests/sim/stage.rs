@@ -29,6 +29,7 @@ use crate::{
     plan::{Plan, Removed},
     process::Process,
     queue::Redis,
+    script::Script,
     weather::Weather,
 };
 
@@ -48,6 +49,7 @@ pub struct Stage {
     pub weather: Weather,
     /// Rung when a sign-up was made, and when a step may have become due.
     pub relay_bell: Notify,
+    pub script: Script,
     facts: Mutex<Facts>,
 }
 
@@ -99,6 +101,7 @@ impl Stage {
             redis: Redis::new(&registry.queues(), plan.redis_tells_run_id),
             api: Api::new(plan.seed, log.clone()),
             settings: settings(),
+            script: Script::new(&plan),
             memory,
             registry,
             plan,

@@ -57,7 +57,8 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         registry: stage.registry.clone(),
     };
     let me = ledger::Worker { name: process.name.clone(), host: Some(HOST.to_owned()) };
-    let bench = Arc::new(Bench::new(deps, me, Arc::new(Leases::default()), Rules::default(), Arc::new(move || dice.share())));
+    let bench =
+        Arc::new(Bench::new(deps, me, Arc::new(Leases::default()), Rules::default(), Arc::new(move || dice.share())));
     let watch = bench.watch(HOST.to_owned());
     let mut tasks = vec![stage.spawn("renewals", renew(bench.clone(), process.clone()))];
     tasks.push(stage.spawn("the watch over the host", async move { watch.run().await }));

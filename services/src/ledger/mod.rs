@@ -9,6 +9,7 @@ pub mod admission;
 pub mod memory;
 pub mod migrations;
 pub mod postgres;
+pub mod scenario;
 pub mod settlement;
 
 use std::{sync::Arc, time::Duration};

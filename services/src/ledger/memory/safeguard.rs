@@ -18,8 +18,7 @@ pub enum Safeguard {
 }
 
 impl Safeguard {
-    pub const ALL: [Self; 5] =
-        [Self::Fencing, Self::SingleFlight, Self::CrashCount, Self::ReadBack, Self::GateAtClaim];
+    pub const ALL: [Self; 5] = [Self::Fencing, Self::SingleFlight, Self::CrashCount, Self::ReadBack, Self::GateAtClaim];
 }
 
 impl Memory {
