@@ -25,6 +25,8 @@ use crate::{
 pub struct Api {
     inner: Mutex<Inner>,
     bell: Notify,
+    /// Rung when every connection breaks.
+    pub broken: Notify,
     log: Arc<Log>,
 }
 
@@ -74,7 +76,7 @@ impl Api {
         let config = Config { key: Key::new(KEY), log_limit: 256, ..Config::default() };
         let world = World::new(config, seed);
         let inner = Inner { world, waiting: BTreeMap::new(), exclusive: BTreeMap::new() };
-        Arc::new(Self { inner: Mutex::new(inner), bell: Notify::new(), log })
+        Arc::new(Self { inner: Mutex::new(inner), bell: Notify::new(), broken: Notify::new(), log })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

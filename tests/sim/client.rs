@@ -22,6 +22,7 @@ use crate::{
     chance::Chance,
     process::Process,
     stage::{KEY, Stage},
+    weather::Trouble,
 };
 
 pub struct Client {
@@ -74,6 +75,7 @@ impl Client {
                     let (pending, meeting) = self.stage.api.begin_exclusive(request, name, &self.process, Sent::InTime);
                     self.stage.met(name, meeting);
                     self.cut(name);
+                    self.lose();
                     self.exchange(pending, timeout).await
                 }
                 Err(kind) => Err(kind),
@@ -85,6 +87,10 @@ impl Client {
     /// What stands between a process and the API.
     async fn set_out(&self, call: Call) -> Result<(), ErrorKind> {
         self.process.pass().await;
+        if self.stage.weather.network_is_broken() {
+            self.stage.log.hit("network.broken");
+            return Err(ErrorKind::Unreachable("no route to host".to_owned()));
+        }
         if self.stage.script.refuses() {
             return Err(ErrorKind::Unreachable("connection refused".to_owned()));
         }
@@ -98,7 +104,12 @@ impl Client {
     }
 
     async fn exchange(&self, pending: Pending, timeout: Duration) -> Result<tests::evolution::Response, ErrorKind> {
-        match time::timeout(timeout, pending).await {
+        let answer = tokio::select! {
+            biased;
+            answer = time::timeout(timeout, pending) => answer,
+            () = self.stage.api.broken.notified() => Ok(Answer::Dropped),
+        };
+        match answer {
             Ok(Answer::Response(response)) => Ok(response),
             Ok(Answer::Dropped) => Err(ErrorKind::NoAnswer("the connection was closed".to_owned())),
             Err(_) => Err(ErrorKind::NoAnswer(format!("none within {timeout:?}"))),
@@ -154,6 +165,24 @@ impl Client {
             stage.log.note(|| format!("the API dies in the create of {name}"));
             stage.log.hit("api.restarted_in_create");
             stage.api.world(|world, now| world.restart(now, down_for));
+        });
+    }
+
+    /// The network breaks while the API works on this create: it goes on, and nobody hears of it.
+    fn lose(&self) {
+        if !self.stage.weather.loses_create() {
+            return;
+        }
+        let stage = self.stage.clone();
+        let (after, how_long) = (self.chance.millis(5, 900), self.chance.millis(1, 1_500));
+        self.stage.spawn("a network that breaks", async move {
+            time::sleep(after).await;
+            stage.log.note(|| "the network breaks".to_owned());
+            stage.log.hit("network.broken_in_create");
+            stage.weather.begin(Trouble::NetworkBroken, stage.log.now());
+            stage.api.broken.notify_waiters();
+            time::sleep(how_long).await;
+            stage.weather.end(Trouble::NetworkBroken, stage.log.now());
         });
     }
 

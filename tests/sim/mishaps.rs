@@ -25,6 +25,7 @@ mishaps! {
     QueueAway, QueueLossy, QueueWiped, QueueRestored,
     ApiRestart, ApiRestartInCreate, ApiOutage, ApiDatabase, ApiWithoutWhatsapp,
     ApiLatency, ApiError, ApiDrop, ApiHang, ApiLimit, ApiSlowCreate,
+    NetworkBreaks,
     InstanceRemoved, Phone, Neighbour,
     Revive, Cancel, AskAgain, Pause, Limit,
 }
@@ -86,6 +87,7 @@ impl Mishap {
             | Self::ApiSlowCreate => {
                 rule(stage, chance, self.rule(chance)).await;
             }
+            Self::NetworkBreaks => break_network(stage, chance).await,
             Self::InstanceRemoved => remove(stage, chance),
             Self::Phone => phone(stage, chance),
             Self::Neighbour => neighbours::visit(stage, chance).await,
@@ -221,6 +223,15 @@ impl Stage {
         let rules = self.weather.rules();
         self.api.world(|world, _| world.faults_mut().rules = rules);
     }
+}
+
+/// The next create takes its time, if less than the quiet time, and the network breaks meanwhile.
+async fn break_network(stage: &Stage, chance: &Chance) {
+    stage.weather.lose_next_create();
+    let ms = chance.between(100, 2_200);
+    let fault = Fault::Latency { ms, stage: At::BeforeWork };
+    let route = Some(Route::Create);
+    rule(stage, chance, Rule { route, name_prefix: Some("user_".to_owned()), when: When::Always, fault }).await;
 }
 
 /// Somebody deletes a user's instance in the API's own console, once, while its run is under way.

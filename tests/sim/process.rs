@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time};
+use tokio::{sync::Notify, time};
 
 use crate::log::Log;
 
@@ -20,7 +20,9 @@ pub enum State {
 pub struct Process {
     pub name: String,
     log: Arc<Log>,
-    state: watch::Sender<State>,
+    state: Mutex<State>,
+    /// Wakes in the order of waiting, which a `watch` does not.
+    changed: Notify,
     /// Since when it has not been frozen.
     steady_since: Mutex<Duration>,
 }
@@ -29,28 +31,32 @@ impl Process {
     pub fn start(name: String, log: Arc<Log>) -> Arc<Self> {
         log.note(|| format!("{name} starts"));
         let steady_since = Mutex::new(log.now());
-        Arc::new(Self { name, log, state: watch::Sender::new(State::Running), steady_since })
+        Arc::new(Self { name, log, state: Mutex::new(State::Running), changed: Notify::new(), steady_since })
     }
 
     pub fn state(&self) -> State {
-        *self.state.borrow()
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when the process runs; never, where it is dead.
     pub async fn pass(&self) {
-        if self.state() == State::Running {
-            return;
+        self.wait_for(State::Running).await;
+    }
+
+    async fn wait_for(&self, wanted: State) {
+        while self.state() != wanted {
+            self.changed.notified().await;
         }
-        let mut state = self.state.subscribe();
-        if state.wait_for(|state| *state == State::Running).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    }
+
+    fn enter(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.changed.notify_waiters();
     }
 
     /// Returns when it is killed.
     pub async fn killed(&self) {
-        let mut state = self.state.subscribe();
-        let _ = state.wait_for(|state| *state == State::Dead).await;
+        self.wait_for(State::Dead).await;
     }
 
     /// Nothing of it runs for so long. False where it does not run now.
@@ -59,7 +65,7 @@ impl Process {
             return false;
         }
         self.log.note(|| format!("{} freezes for {how_long:?}", self.name));
-        self.state.send_replace(State::Frozen);
+        self.enter(State::Frozen);
         let process = self.clone();
         tokio::spawn(async move {
             time::sleep(how_long).await;
@@ -72,13 +78,13 @@ impl Process {
         if self.state() == State::Frozen {
             self.log.note(|| format!("{} thaws", self.name));
             *self.steady_since.lock().unwrap_or_else(PoisonError::into_inner) = self.log.now();
-            self.state.send_replace(State::Running);
+            self.enter(State::Running);
         }
     }
 
     pub fn kill(&self) {
         self.log.note(|| format!("{} is killed", self.name));
-        self.state.send_replace(State::Dead);
+        self.enter(State::Dead);
     }
 
     /// For how long it has been running without a freeze.

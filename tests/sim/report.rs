@@ -9,7 +9,7 @@ use std::{
 use crate::simulate::Report;
 
 /// All that can happen here and must, in enough seeds. What the API's own journal counts comes on top.
-const EXPECTED: [&str; 63] = [
+const EXPECTED: [&str; 65] = [
     "api.instance_removed",
     "api.refused",
     "api.restarted",
@@ -33,6 +33,8 @@ const EXPECTED: [&str; 63] = [
     "ledger.away",
     "ledger.slow",
     "neighbour.visited",
+    "network.broken",
+    "network.broken_in_create",
     "overlap.destroyed_a_good_one",
     "overlap.frozen",
     "overlap.slow_server",

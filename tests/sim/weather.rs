@@ -14,9 +14,11 @@ struct Now {
     ledger_forgetful: u32,
     queue_away: u32,
     queue_lossy: u32,
+    network_broken: u32,
     relays_to_kill: u32,
     calls_to_freeze: u32,
     creates_to_cut: u32,
+    creates_to_lose: u32,
     rules: Vec<(u64, Rule)>,
     rules_made: u64,
     troubled_at: Duration,
@@ -32,6 +34,8 @@ pub enum Trouble {
     QueueAway,
     /// The queue loses, doubles, delays and mixes up hints.
     QueueLossy,
+    /// No connection to the API can be made.
+    NetworkBroken,
 }
 
 #[derive(Default)]
@@ -90,6 +94,10 @@ impl Weather {
         self.lock().queue_lossy > 0
     }
 
+    pub fn network_is_broken(&self) -> bool {
+        self.lock().network_broken > 0
+    }
+
     /// The next relay that pushes dies between its commit and its push.
     pub fn take_relay_before_push(&self) {
         self.lock().relays_to_kill += 1;
@@ -115,6 +123,15 @@ impl Weather {
 
     pub fn cuts_create(&self) -> bool {
         take(&mut self.lock().creates_to_cut)
+    }
+
+    /// The network breaks while the API works on the next create.
+    pub fn lose_next_create(&self) {
+        self.lock().creates_to_lose += 1;
+    }
+
+    pub fn loses_create(&self) -> bool {
+        take(&mut self.lock().creates_to_lose)
     }
 
     /// The number by which the rule is taken away again.
@@ -143,6 +160,7 @@ impl Now {
             Trouble::LedgerForgetful => &mut self.ledger_forgetful,
             Trouble::QueueAway => &mut self.queue_away,
             Trouble::QueueLossy => &mut self.queue_lossy,
+            Trouble::NetworkBroken => &mut self.network_broken,
         }
     }
 }
