@@ -42,6 +42,17 @@ struct Exclusive {
     sent: Sent,
     process: Arc<Process>,
     client_is_gone: bool,
+    name: InstanceName,
+    /// When the server was done with it.
+    landed_at: Option<Duration>,
+}
+
+impl Exclusive {
+    /// Whether the server worked on it for longer than a call has to end in, while nobody held the name for it any more.
+    fn is_slow(&self, now: Duration) -> bool {
+        let gone = self.client_is_gone || self.process.state() != State::Running;
+        gone && self.landed_at.unwrap_or(now) - self.at > EXCLUSIVE_CALL
+    }
 }
 
 /// How a call that creates or deletes came to be sent.
@@ -112,7 +123,14 @@ impl Api {
         let at = self.log.now();
         let meeting = self.lock().meeting(name, sent, at);
         let pending = self.begin(request);
-        let exclusive = Exclusive { at, sent, process: process.clone(), client_is_gone: false };
+        let exclusive = Exclusive {
+            at,
+            sent,
+            process: process.clone(),
+            client_is_gone: false,
+            name: name.clone(),
+            landed_at: None,
+        };
         self.lock().exclusive.insert(pending.ticket, exclusive);
         (pending, meeting)
     }
@@ -140,11 +158,26 @@ impl Api {
                 let _ = waiting.send(answer);
             }
         }
+        inner.note_landings(self.log.now());
         inner.world.next_wakeup()
+    }
+
+    /// Whether a call that creates or deletes this instance outlasted the time in which others are kept away.
+    pub fn had_a_slow_call(&self, name: &InstanceName) -> bool {
+        let now = self.log.now();
+        self.lock().exclusive.values().any(|call| call.name == *name && call.is_slow(now))
     }
 }
 
 impl Inner {
+    fn note_landings(&mut self, now: Duration) {
+        for (ticket, call) in self.exclusive.iter_mut().filter(|(_, call)| call.landed_at.is_none()) {
+            if !self.world.at_work(call.name.as_str()).contains(ticket) {
+                call.landed_at = Some(now);
+            }
+        }
+    }
+
     fn meeting(&mut self, name: &InstanceName, sent: Sent, now: Duration) -> Meeting {
         let world = &mut self.world;
         let answers = world.advance(now);
@@ -156,8 +189,7 @@ impl Inner {
         let at_work: Vec<&Exclusive> =
             self.world.at_work(name.as_str()).into_iter().filter_map(|ticket| self.exclusive.get(&ticket)).collect();
         let frozen = |call: &&Exclusive| call.sent == Sent::AfterAFreeze;
-        let gone = |call: &Exclusive| call.client_is_gone || call.process.state() != State::Running;
-        let slow = |call: &&Exclusive| gone(call) && now - call.at > EXCLUSIVE_CALL;
+        let slow = |call: &&Exclusive| call.is_slow(now);
         match () {
             () if at_work.is_empty() => Meeting::Nobody,
             () if sent == Sent::AfterAFreeze || at_work.iter().any(frozen) => Meeting::AfterAFreeze,

@@ -297,10 +297,16 @@ impl Stage {
     /// A create is about to be sent.
     fn creates(&self, name: &InstanceName) {
         let there = self.api.world(|world, _| world.instance(name.as_str()).is_some());
+        let slow = self.api.had_a_slow_call(name);
         let mut facts = self.facts();
         let claimed_before = facts.exclusive_claims.get(name).copied().unwrap_or_default() > 1;
         let unprotected = facts.unprotected.contains_key(name);
-        if there && claimed_before && !unprotected {
+        if there && claimed_before && !unprotected && slow {
+            // It was made after the look, by a call of which nobody knew any more that it was under way.
+            facts.unprotected.insert(name.clone(), "overlap.slow_server");
+            drop(facts);
+            self.log.hit("overlap.slow_server");
+        } else if there && claimed_before && !unprotected {
             drop(facts);
             self.log.broken(format!("I3: a create is sent for {name}, which is there, without looking first"));
         } else if there {
