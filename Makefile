@@ -11,13 +11,17 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo check full setup format lint build test audit
+.PHONY: help demo bench check full setup format lint build test audit
 
 help: ## This list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
 demo: setup build ## Starts everything on this machine and shows sign-ups served; KEEP=1 leaves it running
 	cargo run --quiet --bin demo
+
+bench: setup ## Sign-ups through Sluice against the same API calls made bare, as a ratio (built with optimisations)
+	cargo build --release --workspace --bins
+	cargo run --quiet --release --bin bench
 
 check: setup format lint build test ## All that a change must pass; what CI runs
 

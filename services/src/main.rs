@@ -28,6 +28,12 @@ enum Role {
     Worker(WorkerOptions),
     /// Every role in one process
     All(Box<AllOptions>),
+    /// What needs a person: list, show, retry, discard
+    DeadLetters(cli::dead_letters::Options),
+    /// Executions of workflows: list, show, cancel, export
+    Runs(cli::runs::Options),
+    /// What waits, and the gates before it: stats, pause, resume, rate, concurrency
+    Queue(cli::queue::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,5 +42,8 @@ fn main() -> ExitCode {
         Role::Relay(options) => process::run(options.parse(), process::relay),
         Role::Worker(options) => process::run(options.parse(), process::worker),
         Role::All(options) => process::run(options.parse(), process::all),
+        Role::DeadLetters(options) => cli::dead_letters::run(options),
+        Role::Runs(options) => cli::runs::run(options),
+        Role::Queue(options) => cli::queue::run(options),
     }
 }

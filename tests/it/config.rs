@@ -194,7 +194,7 @@ fn the_defaults_are_those_of_the_design() {
     assert!(relay.listen.is_some());
     assert_eq!((relay.settings.batch, relay.settings.high_water), (200, 1000));
     assert_eq!((relay.settings.host.as_deref(), worker.settings.host.as_deref()), (host, host));
-    assert_eq!(worker.settings.concurrency.get(), 20);
+    assert_eq!(worker.settings.concurrency.get(), 50);
     assert_eq!(worker.settings.grace, Duration::from_secs(25));
     assert_eq!(step.retry, workflows::policy::Retry::default());
     assert_eq!((step.timeout, workflow.deadline), (Duration::from_secs(90), Duration::from_secs(86_400)));

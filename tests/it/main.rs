@@ -5,6 +5,7 @@
 
 mod access;
 mod app;
+mod cli;
 mod config;
 mod conformance;
 mod engine;

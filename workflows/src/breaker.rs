@@ -103,10 +103,10 @@ pub struct Breaker {
 /// The most runs that are remembered as failing: they are the last to be let through by a half-open breaker.
 const REMEMBERED: usize = 64;
 
-/// What a host may be sent after it was closed: the backlog of an hour is not let go at once. Five starts a second, doubling
-/// every second; after eight seconds (over 1200 a second) there is no such limit any more.
+/// What a host may be sent after it was closed: the backlog of an hour is not let go at once. Twenty starts a second, which
+/// ordinary sign-ups do not feel, doubling every second; after six seconds (over 1200 a second) there is no limit any more.
 pub fn slow_start(open_for: Duration) -> Option<f64> {
-    (open_for < Duration::from_secs(8)).then(|| 5.0 * 2f64.powf(open_for.as_secs_f64()))
+    (open_for < Duration::from_secs(6)).then(|| 20.0 * 2f64.powf(open_for.as_secs_f64()))
 }
 
 /// How long a half-open breaker looks for a run that has not failed yet before it lets one of the others through.
@@ -379,7 +379,7 @@ mod tests {
     fn a_host_that_is_back_gets_more_and_more() {
         let limits = [0, 1, 4, 8].map(|seconds| slow_start(Duration::from_secs(seconds)));
 
-        assert_eq!(limits, [Some(5.0), Some(10.0), Some(80.0), None]);
+        assert_eq!(limits, [Some(20.0), Some(40.0), Some(320.0), None]);
     }
 
     #[test]

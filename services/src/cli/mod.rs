@@ -1,8 +1,18 @@
 //! What a person types, and what a script reads: arguments in, lines or JSON out.
 
+mod by;
+pub mod dead_letters;
 pub mod migrate;
+mod moment;
+mod output;
+pub mod queue;
+pub mod runs;
+
+use std::time::Duration;
 
 use clap::{Command, Parser, builder::Resettable};
+
+use crate::ledger::postgres::read;
 
 /// For `--help`.
 pub const EXAMPLES: &str = "\
@@ -12,12 +22,17 @@ Examples:
   sluice relay                           one of any number of relays
   sluice worker create-instance          one of any number of workers, for one step or several
   sluice worker configure-webhooks verify
+  sluice dead-letters list               what needs a person; show, retry and discard deal with it
+  sluice runs list --subject ada@example.com
+  sluice queue stats                     what waits; pause, resume, rate and concurrency set its gates
 
 What each needs:
   migrate  DATABASE_URL, not through a transaction pooler
   relay    DATABASE_URL, REDIS_URL, and EVOLUTION_API_BASE_URL to heed its limits
   worker   DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL, EVOLUTION_API_KEY, and WEBHOOK_URL or SUPABASE_URL
   all      what a relay and a worker need
+  dead-letters, runs, queue
+           DATABASE_URL; queue stats looks into REDIS_URL too, where it is set
 
 Every option is a variable too, a flag before a variable; one that is set but empty counts as not set. .env.example has
 them all. Nothing is read from a file: `set -a; . ./.env; set +a` first, or let compose or Kubernetes do it.
@@ -41,4 +56,16 @@ pub fn prepared(command: Command) -> Command {
         }
     });
     command.mut_subcommands(prepared)
+}
+
+/// How many rows a list may have.
+fn row_limit(text: &str) -> Result<usize, String> {
+    let most = read::MOST - 1;
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("expected a number from 1 to {most}"))
+}
+
+/// A length of time that people write: `30m`, `24h`, `7d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a number and its unit, e.g. 30m, 24h or 7d".to_owned())
 }

@@ -9,6 +9,7 @@ mod database;
 mod evolution;
 mod fault;
 mod log;
+mod operator;
 mod read;
 mod redis;
 mod relay;
@@ -24,6 +25,7 @@ use workflows::{breaker::Rules, definition::Registry, provision};
 pub use self::{
     database::Database,
     fault::{Fault, Faults},
+    operator::{OperatorOptions, ReviveOptions, StatsOptions},
 };
 use crate::{evolution::Client, queue, relay as relay_role, telemetry::log::Log, worker as worker_role};
 
@@ -46,6 +48,14 @@ pub struct Ledger {
     pub database: Database,
     pub max_connections: u32,
     pub registry: Arc<Registry>,
+}
+
+/// What a person's command is told.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    pub ledger: Ledger,
+    /// None where no Redis was named.
+    pub queue: Option<queue::Config>,
 }
 
 /// What a relay is told.

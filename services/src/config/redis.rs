@@ -22,6 +22,14 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
+    /// None within: no Redis was named, which only what can do without one may be content with.
+    pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<Option<queue::Config>> {
+        match self.redis_url {
+            Some(_) => self.read(faults).map(Some),
+            None => Some(None),
+        }
+    }
+
     pub(super) fn read(&self, faults: &mut Faults) -> Option<queue::Config> {
         let what = "give the address of Redis, redis://[user:password@]host:6379";
         let url = faults.required("REDIS_URL", self.redis_url.as_deref(), what);

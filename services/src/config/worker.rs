@@ -11,7 +11,7 @@ use super::Faults;
 #[command(next_help_heading = "Worker")]
 pub struct WorkerTuning {
     /// How many attempts of each step run at once
-    #[arg(long, env = "WORKER_CONCURRENCY", value_name = "NUMBER", default_value = "20")]
+    #[arg(long, env = "WORKER_CONCURRENCY", value_name = "NUMBER", default_value = "50")]
     worker_concurrency: String,
 
     /// How long attempts may go on after SIGTERM; what is not done by then is left to its lease and tried again,

@@ -45,6 +45,15 @@ pub struct WorkflowOptions {
     run_deadline: String,
 }
 
+/// Every workflow that this build knows, for what asks for names only.
+pub(super) fn with_defaults() -> Arc<Registry> {
+    registry(Retry::default(), Duration::from_secs(90), DAY)
+}
+
+fn registry(retry: Retry, timeout: Duration, deadline: Duration) -> Arc<Registry> {
+    Arc::new(Registry::new(vec![provision::definition(retry, timeout, deadline)]))
+}
+
 impl WorkflowOptions {
     /// Every workflow that this build knows, with these settings.
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Arc<Registry>> {
@@ -68,7 +77,7 @@ impl WorkflowOptions {
             faults.add("RUN_DEADLINE", &self.run_deadline, problem);
             return None;
         }
-        Some(Arc::new(Registry::new(vec![provision::definition(retry, timeout, deadline)])))
+        Some(registry(retry, timeout, deadline))
     }
 
     fn retry(&self, faults: &mut Faults) -> Option<Retry> {

@@ -44,6 +44,19 @@ pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> a
     Ok(Postgres::new(pool(&config.database, name, connections), config.database.pooling, setup))
 }
 
+/// The ledger for one command of a person, who is told at once what a role would wait for.
+pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
+    let options = config.database.connect("sluice-cli");
+    match timeout(LOOK, look(&options)).await {
+        Ok(Look::Ledger) => ledger(config, "cli", config.max_connections),
+        Ok(Look::Refused(reason)) => Err(Refused(vec![reason]).into()),
+        Ok(Look::Away(reason)) => {
+            anyhow::bail!("Postgres does not answer ({reason}): check DATABASE_URL, then try again")
+        }
+        Err(_) => anyhow::bail!("Postgres does not answer within {LOOK:?}: check DATABASE_URL, then try again"),
+    }
+}
+
 /// Waits until Postgres answers and refuses one without a ledger. `false`: shutdown came first.
 pub(super) async fn wait_for(database: &Database, name: &str, shutdown: &CancellationToken) -> anyhow::Result<bool> {
     let options = database.connect(&format!("sluice-{name}"));

@@ -14,6 +14,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    database::open,
     roles::{all, relay, worker},
     supervise::{Named, supervise},
 };
@@ -26,6 +27,7 @@ Exit codes:
   1        failed: the last line of the log says why
   2        refused to start: settings, arguments, the database or Redis are not as they must be
   3        migrate --check: migrations are pending
+  4        dead-letters, runs, queue: nothing matched
   101      a panic, which is a bug
   130 143  stopped at once by a second SIGINT or SIGTERM";
 

@@ -1,7 +1,7 @@
 //! One suite for both ledgers: what a ledger must do, whatever it is made of. Each behaviour is a function over a `Bench`;
 //! the list at the end runs it on the ledger in memory and on the one in Postgres. Time is set, never slept through.
 
-mod bench;
+pub mod bench;
 mod cancelling;
 mod claiming;
 mod comparison;
@@ -11,14 +11,14 @@ mod dispatching;
 mod gates;
 mod intake;
 mod memory;
-mod postgres;
+pub mod postgres;
 mod retrying;
 mod reviving;
 mod sending_back;
 mod settling;
 mod starting;
 mod taking_turns;
-mod world;
+pub mod world;
 
 /// Both ledgers run exactly the same list: a macro, so that none can be left out of one of them.
 macro_rules! conformance {

@@ -24,7 +24,7 @@ pub struct InPostgres {
     /// As the superuser, for what the services may not do.
     pool: PgPool,
     services: PgPool,
-    _database: Database,
+    database: Database,
 }
 
 pub async fn bench() -> Bench<InPostgres> {
@@ -45,7 +45,14 @@ pub async fn bench() -> Bench<InPostgres> {
     wait_until_leases_may_end(&pool).await;
     let ledger = Postgres::new(services.clone(), Pooling::Session, setup(registry()));
     ledger.ensure_gates(&registry(), None).await.unwrap();
-    Bench::new(InPostgres { ledger, pool, services, _database: database })
+    Bench::new(InPostgres { ledger, pool, services, database })
+}
+
+impl InPostgres {
+    /// As the superuser.
+    pub fn url(&self) -> &str {
+        self.database.url()
+    }
 }
 
 async fn become_services(connection: &mut sqlx::PgConnection) -> sqlx::Result<()> {

@@ -64,9 +64,17 @@ pub(super) async fn revive_in(ledger: &Postgres, tx: &mut Tx, run: RunId, by: &B
 }
 
 pub(super) async fn cancel(ledger: &Postgres, run: RunId, by: &By) -> Result<Changed> {
+    end_by_hand(ledger, run, by, &[RunState::Active, RunState::Dead]).await
+}
+
+pub(super) async fn discard(ledger: &Postgres, run: RunId, by: &By) -> Result<Changed> {
+    end_by_hand(ledger, run, by, &[RunState::Dead]).await
+}
+
+async fn end_by_hand(ledger: &Postgres, run: RunId, by: &By, from: &[RunState]) -> Result<Changed> {
     let mut tx = ledger.begin().await?;
     let Some((state, subject)) = lock(&mut tx, run).await? else { return Ok(Changed::Missing) };
-    if !matches!(state, RunState::Active | RunState::Dead) {
+    if !from.contains(&state) {
         return Ok(Changed::No(state));
     }
     tx.query("update sluice.run set cancel_by = $2, cancel_reason = $3 where id = $1")

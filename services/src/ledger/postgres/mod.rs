@@ -12,6 +12,7 @@ mod gate;
 mod intake;
 mod lease;
 mod prune;
+pub mod read;
 mod redis_mark;
 mod rescue;
 mod room;
@@ -73,6 +74,11 @@ impl Postgres {
         let queued = sign_ups::queue_lost(&mut tx, since).await?;
         tx.commit().await?;
         Ok(queued)
+    }
+
+    /// End a dead run for good. `No`: it is not dead, so that a run which somebody revived meanwhile goes on.
+    pub async fn discard(&self, run: RunId, by: &By) -> Result<Changed> {
+        command::discard(self, run, by).await
     }
 
     /// A transaction that nobody waits for long: not its own locks, not an idle client.

@@ -1,0 +1,243 @@
+//! `sluice dead-letters retry` and `discard`, by id or filter: look, say how many, ask, then one after the other at a rate
+//! that the rest of the fleet bears. Each is guarded by its run's state, so what somebody else did meanwhile is skipped.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use workflows::ids::RunId;
+
+use super::{
+    FilterOptions, letter_id,
+    report::{Action, Item, Report},
+    resolved,
+};
+use crate::{
+    cli::{
+        by::ByOptions,
+        output::{self, EXIT_CODES, Form},
+    },
+    config::{Operator, OperatorOptions, ReviveOptions},
+    ledger::{
+        By, Changed, Ledger,
+        postgres::{
+            Postgres,
+            read::{self, Letter, LetterId, MOST, Which},
+        },
+    },
+    process,
+};
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Retry {
+    #[command(flatten)]
+    form: Form,
+    #[command(flatten)]
+    selection: Selection,
+    #[command(flatten)]
+    by: ByOptions,
+    #[command(flatten)]
+    config: ReviveOptions,
+}
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Discard {
+    #[command(flatten)]
+    form: Form,
+    #[command(flatten)]
+    selection: Selection,
+    #[command(flatten)]
+    by: ByOptions,
+    #[command(flatten)]
+    config: OperatorOptions,
+}
+
+#[derive(Args)]
+struct Selection {
+    /// Numbers of dead letters, or ids of their runs; or choose by a filter, or --all
+    #[arg(value_name = "ID|RUN", value_parser = letter_id, conflicts_with = "filter")]
+    #[arg(required_unless_present_any = ["filter", "all"])]
+    ids: Vec<LetterId>,
+
+    /// Every dead letter that waits for a person
+    #[arg(long, conflicts_with_all = ["filter", "ids"])]
+    all: bool,
+
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+
+    /// How many a second
+    #[arg(long, value_name = "N/s", default_value = "10/s", value_parser = rate)]
+    rate: f64,
+
+    /// Do not ask before many are changed; nobody is asked where there is no terminal
+    #[arg(long, short)]
+    yes: bool,
+
+    #[command(flatten)]
+    filter: FilterOptions,
+}
+
+impl Retry {
+    pub(super) fn run(self) -> ExitCode {
+        process::run(self.config.parse(), async |config, shutdown| {
+            let change = Change { action: Action::Revive, by: self.by.by() };
+            self.selection.apply(&change, self.form, config, shutdown).await
+        })
+    }
+}
+
+impl Discard {
+    pub(super) fn run(self) -> ExitCode {
+        process::run(self.config.parse(), async |config, shutdown| {
+            let change = Change { action: Action::Discard, by: self.by.by() };
+            self.selection.apply(&change, self.form, config, shutdown).await
+        })
+    }
+}
+
+impl Selection {
+    async fn apply(
+        &self,
+        change: &Change,
+        form: Form,
+        config: Operator,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<ExitCode> {
+        let ledger = process::open(&config.ledger).await?;
+        let letters = self.letters(&ledger).await?;
+        let mut report = Report::new(change.action, self.dry_run, letters.len(), self.ids.len());
+        for id in self.missing(&letters) {
+            report.skipped.push(Item::missing(id));
+        }
+        if self.dry_run {
+            letters.iter().for_each(|letter| report.take(letter, change.foresee(letter)));
+        } else if self.agreed(change.action, letters.len())? {
+            change.all(&ledger, &letters, self.rate, &shutdown, &mut report).await?;
+        } else {
+            report.untried = letters.len();
+        }
+        form.print(&report, Report::describe)?;
+        Ok(report.exit_code())
+    }
+
+    /// The oldest first: they have waited longest.
+    async fn letters(&self, ledger: &Postgres) -> anyhow::Result<Vec<Letter>> {
+        let mut letters = match self.ids.is_empty() {
+            false => read::letters_by_id(ledger, &self.ids).await?,
+            true => read::letters(ledger, &self.filter.filter(Which::Open), MOST).await?,
+        };
+        if letters.len() == MOST {
+            output::remark(format!("there may be more than these {MOST}: run this again for the rest"));
+        }
+        letters.reverse();
+        // A letter's number and its run's id name the same one.
+        letters.dedup_by_key(|letter| letter.id);
+        Ok(letters)
+    }
+
+    fn missing<'a>(&'a self, letters: &'a [Letter]) -> impl Iterator<Item = LetterId> + 'a {
+        let found = |id: &LetterId| match id {
+            LetterId::Number(number) => letters.iter().any(|letter| letter.id == *number),
+            LetterId::Run(run) => letters.iter().any(|letter| letter.run == run.uuid()),
+        };
+        self.ids.iter().copied().filter(move |id| !found(id))
+    }
+
+    /// Who names dead letters one by one has seen them; who chooses by a filter is told how many it takes.
+    fn agreed(&self, action: Action, count: usize) -> io::Result<bool> {
+        if self.yes || !self.ids.is_empty() || count == 0 || !io::stdin().is_terminal() {
+            return Ok(true);
+        }
+        output::remark(format!("{} {count} dead letters? [y/N]", action.question()));
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+}
+
+/// What is done to each, and in whose name.
+struct Change {
+    action: Action,
+    by: By,
+}
+
+impl Change {
+    /// One after the other, until shutdown or the ledger's first error; what is left then is counted as untried.
+    async fn all(
+        &self,
+        ledger: &Postgres,
+        letters: &[Letter],
+        rate: f64,
+        shutdown: &CancellationToken,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let mut pace = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for (number, letter) in letters.iter().enumerate() {
+            if shutdown.run_until_cancelled(pace.tick()).await.is_none() {
+                report.untried = letters.len() - number;
+                return Ok(());
+            }
+            match self.one(ledger, letter).await {
+                Ok(done) => report.take(letter, done),
+                Err(error) => {
+                    report.failed.push(Item::of(letter, Some(error.to_string())));
+                    report.untried = letters.len() - number - 1;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn one(&self, ledger: &Postgres, letter: &Letter) -> anyhow::Result<Done> {
+        if let Err(skipped) = self.foresee(letter) {
+            return Ok(Err(skipped));
+        }
+        let run = RunId::new(letter.run);
+        let changed = match self.action {
+            Action::Revive => ledger.revive(run, &self.by).await?,
+            Action::Discard => ledger.discard(run, &self.by).await?,
+        };
+        Ok(match changed {
+            Changed::Yes | Changed::AtSettle => Ok(()),
+            Changed::No(state) => Err(self.not_dead(state.as_str(), letter)),
+            Changed::Missing => Err("its run was removed meanwhile".to_owned()),
+        })
+    }
+
+    /// What can be told before: a dead letter that has been dealt with is not dealt with again.
+    fn foresee(&self, letter: &Letter) -> Done {
+        match resolved(letter) {
+            _ if letter.run_state != "dead" => Err(self.not_dead(&letter.run_state, letter)),
+            Some(resolved) => Err(format!("it was {resolved}; its run has died again since: name the run")),
+            None => Ok(()),
+        }
+    }
+
+    fn not_dead(&self, state: &str, letter: &Letter) -> String {
+        let run = letter.run;
+        format!("run {run} is {state}, and only a dead one is {}: see `sluice runs show {run}`", self.action.past())
+    }
+}
+
+/// Done, or why not.
+pub(super) type Done = Result<(), String>;
+
+/// `10/s`, or `10`.
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse();
+    number
+        .ok()
+        .filter(|rate| (0.01..=1000.0).contains(rate))
+        .ok_or_else(|| "expected a number from 0.01 to 1000".into())
+}

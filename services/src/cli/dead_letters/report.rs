@@ -1,0 +1,129 @@
+//! What became of each of many dead letters.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::bulk::Done;
+use crate::{
+    cli::output::{self, FAILED, or_dash, table},
+    ledger::postgres::read::{Letter, LetterId},
+};
+
+/// What is done to dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Action {
+    Revive,
+    Discard,
+}
+
+impl Action {
+    pub(super) fn question(self) -> &'static str {
+        match self {
+            Self::Revive => "Revive the runs of",
+            Self::Discard => "Discard for good",
+        }
+    }
+
+    pub(super) fn past(self) -> &'static str {
+        match self {
+            Self::Revive => "revived",
+            Self::Discard => "discarded",
+        }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    action: Action,
+    dry_run: bool,
+    /// How many dead letters fit.
+    matched: usize,
+    /// With `dry_run`: what would be done.
+    pub done: Vec<Item>,
+    pub skipped: Vec<Item>,
+    pub failed: Vec<Item>,
+    /// What an interruption, a failure or a "no" left out.
+    pub untried: usize,
+    #[serde(skip)]
+    named: usize,
+}
+
+/// One dead letter.
+#[derive(Debug, Serialize)]
+pub(super) struct Item {
+    id: Option<i64>,
+    run: Option<Uuid>,
+    step: Option<String>,
+    /// Why it was not done.
+    why: Option<String>,
+}
+
+impl Item {
+    pub(super) fn of(letter: &Letter, why: Option<String>) -> Self {
+        Self { id: Some(letter.id), run: Some(letter.run), step: Some(letter.step.clone()), why }
+    }
+
+    pub(super) fn missing(id: LetterId) -> Self {
+        let (id, run) = match id {
+            LetterId::Number(number) => (Some(number), None),
+            LetterId::Run(run) => (None, Some(run.uuid())),
+        };
+        Self { id, run, step: None, why: Some("there is no such dead letter".to_owned()) }
+    }
+}
+
+impl Report {
+    /// `named`: how many were named by id, none where a filter chose.
+    pub(super) fn new(action: Action, dry_run: bool, matched: usize, named: usize) -> Self {
+        let (done, skipped, failed) = Default::default();
+        Self { action, dry_run, matched, done, skipped, failed, untried: 0, named }
+    }
+
+    pub(super) fn take(&mut self, letter: &Letter, done: Done) {
+        match done {
+            Ok(()) => self.done.push(Item::of(letter, None)),
+            Err(why) => self.skipped.push(Item::of(letter, Some(why))),
+        }
+    }
+
+    /// With a filter, what somebody else did meanwhile is no failure; what was named and not done is one.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        let unmet = self.named > 0 && !self.skipped.is_empty();
+        match self.matched {
+            0 => output::nothing_matched(),
+            _ if unmet || !self.failed.is_empty() || self.untried > 0 => ExitCode::from(FAILED),
+            _ => ExitCode::SUCCESS,
+        }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let did = match self.dry_run {
+            true => format!("would be {}", self.action.past()),
+            false => self.action.past().to_owned(),
+        };
+        let with = |items: &[Item], result: &str| -> Vec<[String; 5]> {
+            let row = |item: &Item| {
+                let why = or_dash(item.why.as_deref());
+                [or_dash(item.id), or_dash(item.run), or_dash(item.step.as_deref()), result.to_owned(), why]
+            };
+            items.iter().map(row).collect()
+        };
+        let mut rows = with(&self.done, &did);
+        rows.extend(with(&self.skipped, "skipped"));
+        rows.extend(with(&self.failed, "failed"));
+        let (done, skipped, failed) = (self.done.len(), self.skipped.len(), self.failed.len());
+        let mut sum = format!("{done} {did}, {skipped} skipped, {failed} failed");
+        if self.untried > 0 {
+            sum.push_str(&format!(", {} not tried", self.untried));
+        }
+        match rows.is_empty() {
+            true if self.untried == 0 => "no dead letter matches".to_owned(),
+            true => sum,
+            false => format!("{}\n{sum}", table(["ID", "RUN", "STEP", "RESULT", "WHY"], rows)),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `sluice dead-letters show`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use workflows::ids::RunId;
+
+use super::{letter_id, resolved};
+use crate::{
+    cli::{
+        moment::relative,
+        output::{self, EXIT_CODES, Form, properties},
+        runs,
+    },
+    config::{Operator, OperatorOptions},
+    ledger::postgres::read::{self, Letter, LetterId, RunDetail},
+    process,
+};
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Show {
+    /// The number of the dead letter, or the id of its run
+    #[arg(value_name = "ID|RUN", value_parser = letter_id)]
+    id: LetterId,
+
+    #[command(flatten)]
+    form: Form,
+    #[command(flatten)]
+    config: OperatorOptions,
+}
+
+impl Show {
+    pub(super) fn run(self) -> ExitCode {
+        process::run(self.config.parse(), async |config, _| self.show(config).await)
+    }
+
+    async fn show(&self, config: Operator) -> anyhow::Result<ExitCode> {
+        let ledger = process::open(&config.ledger).await?;
+        let Some(letter) = read::letters_by_id(&ledger, &[self.id]).await?.pop() else {
+            output::remark("there is no such dead letter: `sluice dead-letters list` shows those that are there");
+            return Ok(output::nothing_matched());
+        };
+        let detail =
+            read::run(&ledger, RunId::new(letter.run)).await?.context("the run was removed this very moment")?;
+        // The one that was asked for, where the run has died more than once.
+        let detail = RunDetail { dead_letter: Some(letter), ..detail };
+        self.form.print(&detail, |detail| {
+            let letter = detail.dead_letter.as_ref().map(describe).unwrap_or_default();
+            format!("{letter}\n\n{}", runs::describe(detail))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn describe(letter: &Letter) -> String {
+    let open = letter.resolved_at.is_none();
+    properties([
+        ("dead letter", Some(letter.id.to_string())),
+        ("reason", Some(letter.reason.clone())),
+        ("step", Some(letter.step.clone())),
+        ("class", letter.class.clone()),
+        ("error", letter.error.clone()),
+        ("died", Some(relative(letter.died_at))),
+        ("resolved", resolved(letter)),
+        ("note", letter.note.clone()),
+        ("mend", open.then(|| format!("sluice dead-letters retry {0}, or discard {0}", letter.id))),
+    ])
+}

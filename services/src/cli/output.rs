@@ -1,0 +1,118 @@
+//! Everything that a command prints: tables and lines for people, one JSON document for machines.
+
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// For `--help` of the commands that look something up or change something.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or not all that was named could be done
+  2  arguments or settings are not right, or the database has no ledger
+  4  nothing matched";
+
+pub const FAILED: u8 = 1;
+const NOTHING_MATCHED: u8 = 4;
+
+/// The form of what is printed.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Form {
+    /// One JSON document instead of a table; times as RFC 3339
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The code that says that nothing matched.
+pub fn nothing_matched() -> ExitCode {
+    ExitCode::from(NOTHING_MATCHED)
+}
+
+impl Form {
+    /// The document as JSON, or the text that `people` makes of it.
+    pub fn print<T: Serialize>(self, document: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+        let text = match self.json {
+            true => serde_json::to_string(document).context("write JSON")?,
+            false => people(document),
+        };
+        line(text.trim_end())
+    }
+}
+
+/// A line, or several. A reader that went away is no failure.
+pub fn line(text: impl Display) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write the result"),
+        _ => Ok(()),
+    }
+}
+
+/// A remark beside the result.
+pub fn remark(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Rows under a header, without lines: what scripts cut by columns too. Nothing in a cell can move the terminal's cursor.
+pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| clean(&cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// A name and its value a line; those without a value are left out.
+pub fn properties<'a>(properties: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+    let lines = properties.into_iter().filter_map(|(name, value)| Some(format!("{name:<12}{}", clean(&value?))));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What stands in a cell that has nothing to say.
+pub fn or_dash(text: Option<impl Display>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| text.to_string())
+}
+
+/// The beginning of a text that a column has no room for.
+pub fn shortened(text: Option<&str>) -> String {
+    const ROOM: usize = 60;
+    let Some(text) = text else { return "-".to_owned() };
+    let mut short: String = text.chars().take(ROOM).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+fn clean(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_columns_and_nothing_else() {
+        let rows = [["1".to_owned(), "a b".to_owned()], ["22".to_owned(), "\u{1b}[31mred\n".to_owned()]];
+
+        assert_eq!(table(["ID", "NAME"], rows), "ID  NAME\n1   a b\n22   [31mred");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        assert_eq!(shortened(Some(&"é".repeat(61))), format!("{}…", "é".repeat(60)));
+        assert_eq!(shortened(Some("short")), "short");
+        assert_eq!(shortened(None), "-");
+    }
+}

@@ -1,0 +1,126 @@
+//! Runs by filter, and the user behind an e-mail address.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::FromRow;
+use uuid::Uuid;
+use workflows::{
+    ids::{RunId, StepName, Subject, UserId, WorkflowName},
+    state::RunState,
+};
+
+use super::{Postgres, Result, Secrets, Tx, begin, capped, seconds};
+
+/// Which runs: all that is given must fit.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    pub id: Option<RunId>,
+    pub state: Option<RunState>,
+    pub workflow: Option<WorkflowName>,
+    /// Whose current step is this one.
+    pub step: Option<StepName>,
+    pub subject: Option<Subject>,
+    /// Started within so long.
+    pub since: Option<Duration>,
+}
+
+/// A run, and its current step: the first that has not succeeded, else the last.
+#[derive(Debug, Clone, Serialize, FromRow)]
+pub struct Run {
+    pub id: Uuid,
+    pub workflow: String,
+    pub version: i16,
+    pub subject: String,
+    pub resource: String,
+    pub state: String,
+    pub step: Option<String>,
+    pub step_state: Option<String>,
+    /// Of the current step, since the run's last revival.
+    pub failures: i32,
+    pub crashes: i32,
+    pub due_at: Option<DateTime<Utc>>,
+    pub error: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub deadline_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub cancel_by: Option<String>,
+    pub cancel_reason: Option<String>,
+    pub traceparent: Option<String>,
+}
+
+#[derive(FromRow)]
+pub(super) struct RunRow {
+    #[sqlx(flatten)]
+    pub run: Run,
+    #[sqlx(flatten)]
+    pub secrets: Secrets,
+}
+
+impl From<RunRow> for Run {
+    fn from(RunRow { mut run, secrets }: RunRow) -> Self {
+        secrets.cut(&run.resource, &mut run.error);
+        run
+    }
+}
+
+/// Up to `limit` runs that fit, the youngest first: ids are sorted by the moment of the start.
+pub async fn runs(ledger: &Postgres, filter: &RunFilter, limit: usize) -> Result<Vec<Run>> {
+    let mut tx = begin(ledger).await?;
+    let rows = select(&mut tx, filter, limit).await?;
+    tx.commit().await?;
+    Ok(rows.into_iter().map(Run::from).collect())
+}
+
+pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Result<Vec<RunRow>> {
+    let rows = tx
+        .query_as(
+            "select run.id, run.workflow, run.version, run.subject, run.resource, run.state, step.name as step,
+               step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
+               step.due_at, step.error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
+               run.cancel_reason, run.traceparent,
+               instance.token as secret_token, instance.webhook_url as secret_url
+             from sluice.run
+             left join lateral (
+               select current.*
+               from sluice.step as current
+               where current.run_id = run.id
+               order by current.state = 'succeeded',
+                 case when current.state = 'succeeded' then -current.position else current.position end
+               limit 1
+             ) as step on true
+             left join sluice.instance
+               on instance.subject = run.subject
+             where ($1::text is null or run.state = $1)
+               and ($2::text is null or run.workflow = $2)
+               and ($3::text is null or step.name = $3)
+               and ($4::text is null or run.subject = $4)
+               and ($5::float8 is null or run.created_at > now() - make_interval(secs => $5))
+               and ($6::uuid is null or run.id = $6)
+             order by run.id desc
+             limit $7",
+        )
+        .bind(filter.state.map(RunState::as_str))
+        .bind(filter.workflow.as_ref().map(ToString::to_string))
+        .bind(filter.step.as_ref().map(ToString::to_string))
+        .bind(filter.subject.as_ref().map(ToString::to_string))
+        .bind(filter.since.map(seconds))
+        .bind(filter.id.map(RunId::uuid))
+        .bind(capped(limit))
+        .fetch_all(tx.connection())
+        .await?;
+    Ok(rows)
+}
+
+/// The user whose profile has this address. An error where the app's profiles have no addresses.
+pub async fn user_by_email(ledger: &Postgres, email: &str) -> Result<Option<UserId>> {
+    let mut tx = begin(ledger).await?;
+    let row: Option<(Uuid,)> = tx
+        .query_as("select id from public.profiles where email in ($1, lower($1)) order by created_at limit 1")
+        .bind(email.to_owned())
+        .fetch_optional(tx.connection())
+        .await?;
+    tx.commit().await?;
+    Ok(row.map(|(id,)| UserId::new(id)))
+}

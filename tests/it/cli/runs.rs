@@ -1,0 +1,144 @@
+//! `sluice runs`.
+
+use serde_json::json;
+use sluice::ledger::{
+    Ledger,
+    export::{Ended, Scenario},
+};
+use workflows::{
+    outcome::Class,
+    state::{DeathReason, RunState},
+};
+
+use super::Cli;
+use crate::{
+    app::App,
+    conformance::{
+        bench::{DEPROVISION, PROVISION, by, refusal, success, user},
+        world::World,
+    },
+    program,
+};
+
+#[tokio::test]
+async fn the_list_says_where_each_run_stands() {
+    let cli = Cli::new().await;
+    let [_, dead, ..] = cli.one_of_each().await;
+
+    let listed = cli.run(&["runs", "list"]).await.expect(0);
+    let filtered = cli.run(&["runs", "list", "--state", "dead", "--json"]).await.expect(0).json();
+
+    assert_eq!(
+        listed.table(),
+        "RUN | STATE | WORKFLOW | STEP | STEP STATE | FAILURES | STARTED | ENDED | SUBJECT | ERROR\n\
+         <run> | active | provision-instance | create-instance | due | 0 | <ago> | - | <user> | -\n\
+         <run> | active | provision-instance | create-instance | running | 0 | <ago> | - | <user> | -\n\
+         <run> | cancelled | provision-instance | create-instance | cancelled | 0 | <ago> | <ago> | <user> | -\n\
+         <run> | dead | provision-instance | create-instance | dead | 0 | <ago> | <ago> | <user> | the server refuses it\n\
+         <run> | succeeded | provision-instance | verify | succeeded | 0 | <ago> | <ago> | <user> | -"
+    );
+    assert_eq!(filtered["runs"].as_array().unwrap().len(), 1);
+    assert_eq!(filtered["runs"][0]["id"], json!(dead));
+}
+
+#[tokio::test]
+async fn a_users_runs_are_found_by_id_and_by_address() {
+    let cli = Cli::new().await;
+    let (ada, other) = (user(), user());
+    cli.bench.world.sign_up(ada).await;
+    let run = cli.bench.start(PROVISION, ada).await;
+    cli.bench.start(PROVISION, other).await;
+
+    for subject in [ada.to_string(), format!("{ada}@example.org")] {
+        let found = cli.run(&["runs", "list", "--subject", &subject, "--json"]).await.expect(0).json();
+        assert_eq!(found["runs"].as_array().unwrap().len(), 1, "{subject}");
+        assert_eq!(found["runs"][0]["id"], json!(run));
+    }
+    let nobody = cli.run(&["runs", "list", "--subject", "nobody@example.org"]).await.expect(4);
+    assert!(nobody.err.contains("no profile has the address nobody@example.org"), "{}", nobody.err);
+}
+
+#[tokio::test]
+async fn a_run_is_shown_with_its_steps_attempts_and_announcements() {
+    let cli = Cli::new().await;
+    let run = cli.bench.start(PROVISION, user()).await;
+    cli.bench.succeed(run, &["create-instance", "configure-webhooks", "verify"]).await;
+
+    let shown = cli.run(&["runs", "show", &run.to_string()]).await.expect(0);
+    let document = cli.run(&["runs", "show", &run.to_string(), "--json"]).await.expect(0).json();
+
+    for part in ["state       succeeded", "ATTEMPT OF", "provision-instance.succeeded"] {
+        assert!(shown.out.contains(part), "{part} is not in:\n{}", shown.out);
+    }
+    assert_eq!(shown.table().matches(" | succeeded | - | - | ").count(), 3, "{}", shown.out);
+    assert_eq!(document["steps"].as_array().unwrap().len(), 3);
+    assert_eq!(document["attempts"][2]["step"], json!("verify"));
+    assert_eq!(document["events"][0]["routing_key"], json!("provision-instance.succeeded"));
+    assert_eq!(document["dead_letter"], json!(null));
+    assert_eq!(document["steps"][0].get("output"), None);
+}
+
+#[tokio::test]
+async fn a_cancelled_run_ends_at_once_or_at_its_settle_and_says_who_asked() {
+    let cli = Cli::new().await;
+    let [succeeded, dead, _, running, due] = cli.one_of_each().await;
+    let cancel = async |run: &str| cli.run(&["runs", "cancel", run, "--note", "left us", "--json"]).await;
+
+    assert_eq!(cancel(&due.to_string()).await.expect(0).json()["result"], json!("cancelled"));
+    assert_eq!(cancel(&running.to_string()).await.expect(0).json()["result"], json!("at_settle"));
+    assert_eq!(cancel(&dead.to_string()).await.expect(0).json()["result"], json!("cancelled"));
+    let ended = cancel(&succeeded.to_string()).await.expect(1).json();
+    let missing = cancel("01890000-0000-7000-8000-000000000000").await.expect(4);
+
+    assert_eq!(ended["text"], json!(format!("run {succeeded} is succeeded already: nothing to cancel")));
+    assert!(missing.err.contains("there is no run 01890000-"), "{}", missing.err);
+    assert_eq!(cli.bench.world.run(due).await, RunState::Cancelled);
+    assert_eq!(
+        cli.audited().await,
+        [
+            format!("ana run.cancel {due} left us"),
+            format!("ana run.cancel {running} left us"),
+            format!("ana run.discard {dead} left us"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_exported_run_is_a_scenario_that_names_nobody() {
+    let cli = Cli::new().await;
+    let user = user();
+    let run = cli.bench.start(PROVISION, user).await;
+    cli.bench.work(run, "create-instance", success()).await;
+    cli.bench.work(run, "configure-webhooks", refusal()).await;
+    cli.bench.ledger().revive(run, &by("bob")).await.unwrap();
+    let other = cli.bench.start(DEPROVISION, user).await;
+
+    let exported = cli.run(&["runs", "export", &run.to_string()]).await.expect(0);
+    let in_a_line = cli.run(&["runs", "export", &run.to_string(), "--json"]).await.expect(0);
+    let of_other = cli.run(&["runs", "export", &other.to_string()]).await.expect(0);
+
+    let scenario: Scenario = serde_json::from_str(&exported.out).unwrap();
+    assert_eq!(scenario, serde_json::from_str(&in_a_line.out).unwrap());
+    assert_eq!((scenario.format, scenario.state, scenario.steps.len()), (1, RunState::Active, 2));
+    let ended: Vec<_> =
+        scenario.attempts.iter().map(|one| (one.position, one.worker, one.outcome, one.class)).collect();
+    assert_eq!(ended, [(0, 1, Ended::Succeeded, None), (1, 1, Ended::Refused, Some(Class::Rejected))]);
+    assert!(scenario.attempts.iter().all(|attempt| attempt.started_after_ms >= 0 && attempt.took_ms >= 0));
+    assert_eq!(scenario.dead_letter.as_ref().unwrap().reason, DeathReason::PermanentError);
+    let other: Scenario = serde_json::from_str(&of_other.out).unwrap();
+    assert_eq!(scenario.subject, other.subject);
+    for private in [user.to_string().as_str(), "user_", "the server refuses it", "bob", "because"] {
+        assert!(!exported.out.contains(private), "{private} is in:\n{}", exported.out);
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_a_ledger_is_refused() {
+    let app = App::new().await;
+
+    let url = sqlx::ConnectOptions::to_url_lossy(&app.options());
+    let refused = program::run(&["runs", "list"], &[("DATABASE_URL", url.as_str())]).await;
+
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(program::said(&refused).contains("the database has no ledger: run `sluice migrate`"));
+}
