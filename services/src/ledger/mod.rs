@@ -10,6 +10,7 @@ pub mod export;
 pub mod memory;
 pub mod migrations;
 pub mod postgres;
+pub mod scenario;
 pub mod settlement;
 
 use std::{sync::Arc, time::Duration};

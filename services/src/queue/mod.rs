@@ -25,8 +25,8 @@ pub use config::{BadConfig, Config, Prefix};
 pub use consume::{Consumer, Drained, Status};
 pub use handover::Delivery;
 pub use hint::Hint;
-pub use push::PushReport;
-pub use stamp::{Marks, Round, watch_once};
+pub use push::{Inlet, PushReport};
+pub use stamp::{Marks, Round, Stamps, watch_once};
 pub use sweep::Swept;
 pub use wakes::Bell;
 

@@ -24,6 +24,32 @@ pub struct PushReport {
     pub known: usize,
 }
 
+/// What a relay needs of a queue: the one in Redis, or the simulator's, which loses hints.
+pub trait Inlet: Sync {
+    /// How many hints the queue holds that no worker has acknowledged.
+    fn depth(&self, step: &StepName) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Hands the hints over. After an error some may have arrived and some not.
+    fn push(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<PushReport, Error>> + Send;
+
+    /// Those of the hints of which the queue holds nothing any more.
+    fn missing(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<Vec<Hint>, Error>> + Send;
+}
+
+impl Inlet for Queue {
+    fn depth(&self, step: &StepName) -> impl Future<Output = Result<u64, Error>> + Send {
+        self.depth(step)
+    }
+
+    fn push(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<PushReport, Error>> + Send {
+        self.push(step, hints)
+    }
+
+    fn missing(&self, step: &StepName, hints: &[Hint]) -> impl Future<Output = Result<Vec<Hint>, Error>> + Send {
+        self.missing(step, hints)
+    }
+}
+
 impl Queue {
     /// Hands the hints over, in their order, and wakes the step's workers. Atomic per 500 hints. After an error some may
     /// be in Redis and some not: putting the steps back is right for all of them, a stale hint's claim will fail.

@@ -47,6 +47,18 @@ pub trait Marks {
     ) -> impl Future<Output = Result<bool, Self::Error>> + Send;
 }
 
+/// The queue's half of the watch: Redis, or the simulator's queue.
+pub trait Stamps: Sync {
+    /// What the queue says of itself.
+    fn seen(&self) -> impl Future<Output = Result<Seen, Error>> + Send;
+
+    /// Raises the beat, only where the queue is still as `seen`. False where it is not.
+    fn raise_beat(&self, seen: &Seen, beat: i64) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Writes a fresh epoch, only where the queue still has the epoch of `seen`. False where it has not.
+    fn stamp(&self, seen: &Seen, fresh: Epoch) -> impl Future<Output = Result<bool, Error>> + Send;
+}
+
 /// What one round did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Round {
@@ -60,7 +72,7 @@ pub enum Round {
 
 /// One round. `fresh` is random and used once. While it fails (Redis or Postgres away) nothing is known and nothing
 /// changed that the next round would not see.
-pub async fn watch_once<M: Marks>(queue: &Queue, marks: &M, fresh: Epoch) -> Result<Round, M::Error> {
+pub async fn watch_once<Q: Stamps, M: Marks>(queue: &Q, marks: &M, fresh: Epoch) -> Result<Round, M::Error> {
     let mark = marks.read().await?;
     let seen = queue.seen().await?;
     let Some(loss) = judge(&mark, &seen) else {
@@ -74,7 +86,7 @@ pub async fn watch_once<M: Marks>(queue: &Queue, marks: &M, fresh: Epoch) -> Res
     Ok(if handled { Round::Handled(loss) } else { Round::Overtaken(loss) })
 }
 
-async fn beat<M: Marks>(queue: &Queue, marks: &M, mark: &Mark, seen: &Seen) -> Result<(), M::Error> {
+async fn beat<Q: Stamps, M: Marks>(queue: &Q, marks: &M, mark: &Mark, seen: &Seen) -> Result<(), M::Error> {
     let Some(epoch) = mark.epoch else { return Ok(()) };
     if !mark.beat_is_due {
         return Ok(());
@@ -86,9 +98,8 @@ async fn beat<M: Marks>(queue: &Queue, marks: &M, mark: &Mark, seen: &Seen) -> R
     Ok(())
 }
 
-impl Queue {
-    /// What Redis says of itself.
-    pub async fn seen(&self) -> Result<Seen, Error> {
+impl Stamps for Queue {
+    async fn seen(&self) -> Result<Seen, Error> {
         self.ask("read the epoch", async {
             let mut manager = self.manager();
             let server = server(&mut manager).await?;
@@ -100,16 +111,14 @@ impl Queue {
         .await
     }
 
-    /// Raises the beat, only where Redis is still as `seen`. False where it is not.
-    pub async fn raise_beat(&self, seen: &Seen, beat: i64) -> Result<bool, Error> {
+    async fn raise_beat(&self, seen: &Seen, beat: i64) -> Result<bool, Error> {
         let Some(epoch) = seen.epoch else { return Ok(false) };
         let mut call = BEAT.key(keys::epoch(&self.shared.config.prefix));
         call.arg(epoch.bits()).arg(seen.beat).arg(beat);
         self.ask("raise the beat", call.invoke_async(&mut self.manager())).await
     }
 
-    /// Writes a fresh epoch, only where Redis still has the epoch of `seen`. False where it has not.
-    pub async fn stamp(&self, seen: &Seen, fresh: Epoch) -> Result<bool, Error> {
+    async fn stamp(&self, seen: &Seen, fresh: Epoch) -> Result<bool, Error> {
         let was = seen.epoch.map(|epoch| epoch.bits().to_string()).unwrap_or_default();
         let mut call = STAMP.key(keys::epoch(&self.shared.config.prefix));
         call.arg(was).arg(fresh.bits());

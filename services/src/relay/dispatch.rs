@@ -5,26 +5,32 @@ use workflows::ids::{StepName, Token};
 
 use super::{Next, Settings};
 use crate::{
-    ledger::{Dispatched, Key, Ledger},
-    queue::{Hint, Queue},
+    ledger::{Dispatched, Draw, Key, Ledger},
+    queue::{Hint, Inlet},
 };
 
 /// Dispatches every queue that has due steps, up to the high-water mark of each. At once again where a full batch was
-/// taken: there may be more behind it.
-pub async fn dispatch_once<L: Ledger>(settings: &Settings, ledger: &L, queue: &Queue) -> anyhow::Result<Next> {
+/// taken: there may be more behind it. `draw` draws tokens, each of them new.
+pub async fn dispatch_once<L: Ledger, Q: Inlet>(
+    settings: &Settings,
+    ledger: &L,
+    queue: &Q,
+    draw: &Draw<Token>,
+) -> anyhow::Result<Next> {
     let mut next = Next::AtTick;
     for step in ledger.due().await.context("look for due steps")? {
-        if dispatch_queue(settings, ledger, queue, &step).await? == Next::AtOnce {
+        if dispatch_queue(settings, ledger, queue, draw, &step).await? == Next::AtOnce {
             next = Next::AtOnce;
         }
     }
     Ok(next)
 }
 
-async fn dispatch_queue<L: Ledger>(
+async fn dispatch_queue<L: Ledger, Q: Inlet>(
     settings: &Settings,
     ledger: &L,
-    queue: &Queue,
+    queue: &Q,
+    draw: &Draw<Token>,
     step: &StepName,
 ) -> anyhow::Result<Next> {
     // Redis' own count, so that any number of relays share the mark. With Redis away nothing is dispatched.
@@ -33,7 +39,7 @@ async fn dispatch_queue<L: Ledger>(
     if room == 0 {
         return Ok(Next::AtTick);
     }
-    let tokens: Vec<Token> = (0..room).map(|_| Token::new(rand::random())).collect();
+    let tokens: Vec<Token> = (0..room).map(|_| draw()).collect();
     let dispatched = ledger.dispatch(step, settings.host.as_deref(), &tokens).await.context("dispatch steps")?;
     if dispatched.is_empty() {
         return Ok(Next::AtTick);
@@ -43,7 +49,12 @@ async fn dispatch_queue<L: Ledger>(
     Ok(if dispatched.len() == settings.batch { Next::AtOnce } else { Next::AtTick })
 }
 
-async fn push<L: Ledger>(ledger: &L, queue: &Queue, step: &StepName, dispatched: &[Dispatched]) -> anyhow::Result<()> {
+async fn push<L: Ledger, Q: Inlet>(
+    ledger: &L,
+    queue: &Q,
+    step: &StepName,
+    dispatched: &[Dispatched],
+) -> anyhow::Result<()> {
     let hints: Vec<Hint> = dispatched
         .iter()
         .map(|Dispatched { key, traceparent }| Hint {

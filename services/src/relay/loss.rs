@@ -1,13 +1,14 @@
 //! Notices that Redis is not what it was, and makes everything that it held due again.
 
-use crate::{
-    ledger::postgres::Postgres,
-    queue::{self, Queue, Round, loss::Epoch},
-};
+use crate::queue::{self, Marks, Round, Stamps, loss::Epoch};
 
-/// One round. Whether steps became due.
-pub async fn watch_once(ledger: &Postgres, queue: &Queue) -> anyhow::Result<bool> {
-    match queue::watch_once(queue, ledger, Epoch::new(rand::random())).await? {
+/// One round. `fresh` is random and used once. Whether steps became due.
+pub async fn watch_once<M, Q>(ledger: &M, queue: &Q, fresh: Epoch) -> anyhow::Result<bool>
+where
+    M: Marks<Error: Into<anyhow::Error>>,
+    Q: Stamps,
+{
+    match queue::watch_once(queue, ledger, fresh).await.map_err(Into::into)? {
         Round::Intact => Ok(false),
         Round::Handled(loss) => {
             tracing::warn!(%loss, "every dispatched step is due again");

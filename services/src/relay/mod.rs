@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use workflows::definition::LEASE;
+use workflows::{definition::LEASE, ids::Token};
 
 use self::duty::repeat;
 pub use self::{
@@ -36,8 +36,8 @@ pub use self::{
     stray::recover_once,
 };
 use crate::{
-    ledger::{Ledger, postgres::Postgres},
-    queue::Queue,
+    ledger::{Draw, Ledger, postgres::Postgres},
+    queue::{Queue, loss::Epoch},
 };
 
 /// How a relay works.
@@ -145,7 +145,8 @@ impl Relay {
     }
 
     async fn dispatch(self) {
-        let dispatch = async || dispatch_once(&self.settings, &self.ledger, &self.queue).await;
+        let draw: Draw<Token> = Arc::new(|| Token::new(rand::random()));
+        let dispatch = async || dispatch_once(&self.settings, &self.ledger, &self.queue, &draw).await;
         repeat("dispatch", DISPATCH_TICK, &self.due, self.shutdown.clone(), dispatch).await;
     }
 
@@ -176,7 +177,7 @@ impl Relay {
 
     async fn watch_redis(self) {
         let watch = async || {
-            self.wake_if(watch_once(&self.ledger, &self.queue).await?);
+            self.wake_if(watch_once(&self.ledger, &self.queue, Epoch::new(rand::random())).await?);
             Ok(Next::AtTick)
         };
         repeat("watch Redis", LOSS_TICK, &Notify::new(), self.shutdown.clone(), watch).await;

@@ -8,7 +8,7 @@ use workflows::ids::StepName;
 
 use crate::{
     ledger::{Key, Ledger},
-    queue::{Hint, Queue},
+    queue::{Hint, Inlet},
 };
 
 /// A push that is under way has ended by then, one way or the other: its timeout is shorter.
@@ -18,7 +18,7 @@ const BATCH: usize = 500;
 
 /// How many steps are due again. A step whose hint is only late is none of them, and a late hint of one that is finds its
 /// token used up.
-pub async fn recover_once<L: Ledger>(ledger: &L, queue: &Queue) -> anyhow::Result<usize> {
+pub async fn recover_once<L: Ledger, Q: Inlet>(ledger: &L, queue: &Q) -> anyhow::Result<usize> {
     let mut waiting: BTreeMap<StepName, Vec<Hint>> = BTreeMap::new();
     for (step, Key { run, position, token }) in
         ledger.unclaimed(PUSHED_WITHIN, BATCH).await.context("look for unclaimed steps")?

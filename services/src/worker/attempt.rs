@@ -62,7 +62,7 @@ pub struct Bench<L, E> {
 const SETTLE_AGAIN: Duration = Duration::from_millis(250);
 
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
-    pub fn new(deps: Deps<L, E>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
+    pub fn new<Q>(deps: Deps<L, E, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
         let api = Arc::new(deps.api);
         let (asked, ledger, host) = (api.clone(), deps.ledger.clone(), me.host.clone());
         let blames = Batch::new(move |questions: Vec<()>| {
@@ -97,7 +97,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     }
 
     /// What tells the host's gate what this bench hears.
-    pub(super) fn watch(&self, host: String) -> Watch<L, E> {
+    pub fn watch(&self, host: String) -> Watch<L, E> {
         Watch {
             host,
             ledger: self.ledger.clone(),
@@ -151,15 +151,17 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     async fn outcome(&self, claim: &Claim, step: &Step, held: &Held) -> (Outcome, Quiet) {
         let api = Guarded::new(&*self.api, || held.permission());
         let running = AssertUnwindSafe(provision::run(&step.name, &api, &claim.given, &self.settings)).catch_unwind();
+        // A lease that is over goes first: after a freeze both may be ready, and then nothing more is to be sent.
         let outcome = tokio::select! {
+            biased;
+            () = held.lost() => lease_lost(),
+            () = held.let_go() => handed_back(),
             ended = tokio::time::timeout(step.timeout, running) => match ended {
                 Ok(Ok(Some(outcome))) => outcome,
                 Ok(Ok(None)) => unknown_step(step),
                 Ok(Err(_)) => Outcome::Retry(Failure::new(Class::Panicked, "the step's code panicked: see the worker's log")),
                 Err(_) => timed_out(step),
             },
-            () = held.lost() => lease_lost(),
-            () = held.let_go() => handed_back(),
         };
         let quiet = match api.flight() {
             Flight::Unknown => Quiet::Unsure,

@@ -98,7 +98,9 @@ impl Held {
             if end <= Instant::now() {
                 return;
             }
+            // In a fixed order: nothing here may depend on chance, or no simulated run would replay.
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(end) => {}
                 changed = ends.changed() => if changed.is_err() { return },
             }

@@ -25,8 +25,7 @@ use workflows::{
 
 pub use self::attempt::{Attempted, Bench, Dice};
 pub use self::lease::Leases;
-pub use self::signals::Signals;
-use self::signals::Watch;
+pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Ledger},
     queue::{Delivery, Queue},
@@ -47,12 +46,12 @@ pub struct Settings {
     pub rules: Rules,
 }
 
-/// What a worker works with.
-pub struct Deps<L, E> {
+/// What a worker works with. Attempts need no queue: hints come to them.
+pub struct Deps<L, E, Q = Queue> {
     pub ledger: L,
     /// The same ledger over a connection of its own: renewals never queue behind claims.
     pub leases: L,
-    pub queue: Queue,
+    pub queue: Q,
     pub api: E,
     pub settings: provision::Settings,
     pub registry: Arc<Registry>,

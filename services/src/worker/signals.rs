@@ -99,7 +99,7 @@ impl Signals {
 }
 
 /// Watches one host for one process.
-pub(super) struct Watch<L, E> {
+pub struct Watch<L, E> {
     pub host: String,
     pub ledger: L,
     pub api: Arc<E>,

@@ -56,6 +56,11 @@ impl Call {
         let query = self.parsed.query.instance_name.as_deref();
         query.or(self.parsed.name.as_deref()).unwrap_or_default()
     }
+
+    /// Whether it creates or deletes the instance of this name.
+    pub fn is_at_work_on(&self, name: &str) -> bool {
+        self.flying.as_deref() == Some(name)
+    }
 }
 
 impl World {

@@ -148,6 +148,11 @@ impl World {
         self.calls.len()
     }
 
+    /// The calls that create or delete the instance of this name, sent and not yet done.
+    pub fn at_work(&self, name: &str) -> Vec<Ticket> {
+        self.calls.values().filter(|call| call.is_at_work_on(name)).map(|call| call.ticket).collect()
+    }
+
     /// Every stored instance, by name.
     pub fn instances(&self) -> Vec<Instance> {
         self.store.rows.iter().map(|(name, row)| self.describe(name, row)).collect()

@@ -1,7 +1,7 @@
 //! `configure-webhooks`: the instance delivers to the app what the settings ask for. An upsert at the API, safe to repeat.
 
 use super::{
-    Configured, Settings, gone, loading, output,
+    Configured, Settings, gone, loading, output, phantom,
     presence::{Look, look_twice},
 };
 use crate::{
@@ -32,6 +32,7 @@ pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &
     }
     match look_twice(api, name, &settings.timings).await {
         Look::Absent => gone(name),
+        Look::Phantom => phantom(name),
         Look::There(_) | Look::Loading => loading(format!("{error}; yet the API knows the name: it is being loaded")),
         Look::Unclear(error) => classify::outcome(&error, name),
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{
-    How, Made, Settings, is_uncounted, loading, output,
+    How, Made, Settings, is_uncounted, loading, output, phantom,
     presence::{Look, look},
 };
 use crate::{
@@ -27,6 +27,7 @@ pub async fn create_instance(api: &impl Evolution, given: &Given, settings: &Set
         match look(api, name).await {
             Look::There(row) => return found(given, row),
             Look::Loading => return loading(format!("instance {name:?} is being loaded or deleted")),
+            Look::Phantom => return phantom(name),
             Look::Unclear(error) => return classify::outcome(&error, name),
             Look::Absent => {}
         }
@@ -55,6 +56,7 @@ async fn taken(api: &impl Evolution, given: &Given, error: &ApiError) -> Outcome
     let name = &given.instance;
     match look(api, name).await {
         Look::There(row) => found(given, row),
+        Look::Phantom => phantom(name),
         Look::Loading | Look::Absent => {
             loading(format!("{error}; yet the API does not list it: it is being loaded or deleted"))
         }
@@ -76,7 +78,7 @@ async fn read_back(api: &impl Evolution, given: &Given, settings: &Settings, sen
             Look::Absent if waited >= timings.quiet => return classify::outcome(&sent, name),
             Look::Unclear(error) if is_uncounted(&error, name) => return classify::outcome(&error, name),
             Look::Unclear(_) => unclear += 1,
-            Look::Loading | Look::Absent => {}
+            Look::Loading | Look::Phantom | Look::Absent => {}
         }
         if waited >= timings.read_back_limit || unclear >= UNCLEAR_LOOKS {
             return still_unknown(&sent, name);

@@ -100,6 +100,15 @@ fn loading(what: impl Into<String>) -> Outcome {
     Outcome::Defer { failure, after: None }
 }
 
+/// The API has the instance in memory and not in its database. Counted, so that a person hears of it.
+fn phantom(name: &InstanceName) -> Outcome {
+    let text = format!(
+        "instance {name:?} is in the API's memory and not in its database, where a create that failed halfway left it: \
+         restart the API, or delete the instance there, and revive the run"
+    );
+    Outcome::Retry(Failure::new(Class::Loading, text).with_host(HostSignal::Healthy))
+}
+
 fn gone(name: &InstanceName) -> Outcome {
     let failure = Failure::new(
         Class::EffectGone,

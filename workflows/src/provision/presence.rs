@@ -17,6 +17,9 @@ pub(super) enum Look {
     There(Listed),
     /// Not in the list, yet the API knows the name: being loaded or deleted.
     Loading,
+    /// In the API's memory, with a state, and in no list: a create that failed halfway left it, without a row in the database.
+    /// It answers 403 to every create, and nothing but a restart of the API or a delete by hand ends it.
+    Phantom,
     /// Neither the list nor the memory knows it.
     Absent,
     /// The question got no answer.
@@ -25,14 +28,16 @@ pub(super) enum Look {
 
 /// One look: the list, and where that misses the instance, the memory.
 pub(super) async fn look(api: &impl Evolution, name: &InstanceName) -> Look {
-    match api.fetch(name).await {
+    // A 404 comes from the API's memory, an empty list from its database.
+    let without_row = match api.fetch(name).await {
         Ok(Some(row)) => return Look::There(row),
-        Ok(None) => {}
-        Err(error) if classify(&error, name) == Verdict::Absent => {}
+        Ok(None) => Look::Phantom,
+        Err(error) if classify(&error, name) == Verdict::Absent => Look::Loading,
         Err(error) => return Look::Unclear(error),
-    }
+    };
     match api.connection_state(name).await {
-        Ok(_) => Look::Loading,
+        Ok(None) => Look::Loading,
+        Ok(Some(_)) => without_row,
         Err(error) if classify(&error, name) == Verdict::Absent => Look::Absent,
         Err(error) => Look::Unclear(error),
     }

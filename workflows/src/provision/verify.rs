@@ -2,7 +2,7 @@
 //! verified webhook; the QR code is best effort, since WhatsApp may be away for hours and the app can ask for a code again.
 
 use super::{
-    Asked, CONFIGURE_WEBHOOKS, Qr, QrAtSignup, Ready, Settings, Timings, gone, loading, output,
+    Asked, CONFIGURE_WEBHOOKS, Qr, QrAtSignup, Ready, Settings, Timings, gone, loading, output, phantom,
     presence::{Look, look_twice},
     send_back,
 };
@@ -103,6 +103,7 @@ async fn absent_or(api: &impl Evolution, name: &InstanceName, error: ApiError, s
     }
     match look_twice(api, name, &settings.timings).await {
         Look::Absent => gone(name),
+        Look::Phantom => phantom(name),
         Look::There(_) | Look::Loading => loading(format!("{error}; yet the API knows the name: it is being loaded")),
         Look::Unclear(error) => classify::outcome(&error, name),
     }

@@ -8,7 +8,7 @@ use workflows::{
     state::{Event, StepState},
 };
 
-use super::{Claimed, Key, Lease, Tx, Worker};
+use super::{Claimed, Key, Lease, Safeguard, Tx, Worker};
 use crate::ledger::{
     Claim, PutBack,
     admission::{self, Asked},
@@ -46,10 +46,12 @@ impl Tx<'_> {
             workflow: run.workflow.clone(),
             version: run.version,
             position: key.position,
-            gate_closed: self.is_gate_closed(&step, &run.workflow, worker.host.as_deref())
-                || !self.is_let_through(key.run, worker.host.as_deref()),
+            gate_closed: self.guards(Safeguard::GateAtClaim)
+                && (self.is_gate_closed(&step, &run.workflow, worker.host.as_deref())
+                    || !self.is_let_through(key.run, worker.host.as_deref())),
             turn: resource.and_then(|resource| resource.run),
-            resource_busy: resource.and_then(|resource| resource.busy_until).is_some_and(|until| until > self.now),
+            resource_busy: self.guards(Safeguard::SingleFlight)
+                && resource.and_then(|resource| resource.busy_until).is_some_and(|until| until > self.now),
             step,
         })
     }
@@ -115,7 +117,7 @@ impl Tx<'_> {
                 subject: run.subject.clone(),
                 instance: run.resource.clone(),
                 token: instance.token.clone(),
-                created_before: instance.create_claimed_at.is_some(),
+                created_before: self.guards(Safeguard::ReadBack) && instance.create_claimed_at.is_some(),
                 paired_before: instance.paired_at.is_some(),
                 imported: false,
                 input,

@@ -48,6 +48,10 @@ enum Taken {
 }
 
 impl Tx<'_> {
+    pub(super) fn is_idle(&self) -> bool {
+        self.tables.active.is_empty() && self.tables.queue.values().all(|row| row.status != QueueStatus::Pending)
+    }
+
     pub(super) fn intake(&mut self, limit: usize) -> Intake {
         let mut pending: Vec<_> =
             self.tables.queue.iter().filter(|(_, row)| row.status == QueueStatus::Pending).collect();

@@ -11,7 +11,9 @@ mod end;
 mod gate;
 mod intake;
 mod invariants;
+mod redis_mark;
 mod rows;
+mod safeguard;
 mod settle;
 mod start;
 
@@ -31,10 +33,12 @@ use workflows::{
     state::{Effect, Event, StepState, transition},
 };
 
+pub use self::redis_mark::{RedisMark, WatchError};
 pub use self::rows::{
     Attempt, DeadLetter, Event as EventRow, Gate, Instance, QueueRow, QueueStatus, Resolution, Resource, Run, Scope,
     Step, Tables,
 };
+pub use self::safeguard::Safeguard;
 use super::{
     By, Changed, Claimed, Dispatched, Draw, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result,
     Settled, Settlement, Setup, Started, Worker,
@@ -49,11 +53,12 @@ pub struct Memory {
     setup: Setup,
     clock: Clock,
     tables: Arc<Mutex<Tables>>,
+    removed: Option<Safeguard>,
 }
 
 impl Memory {
     pub fn new(setup: Setup, clock: Clock) -> Self {
-        Self { setup, clock, tables: Arc::default() }
+        Self { setup, clock, tables: Arc::default(), removed: None }
     }
 
     /// The same rows under other definitions: what a process of another build sees.
@@ -79,6 +84,11 @@ impl Memory {
         self.transact(|tx| tx.tables.queue.get(&user).cloned())
     }
 
+    /// Whether no run is active and no queue row pending.
+    pub fn is_idle(&self) -> bool {
+        self.transact(|tx| tx.is_idle())
+    }
+
     /// What is broken among I2, I5 and I6, a line each; empty where all is well.
     pub fn check_invariants(&self) -> Vec<String> {
         self.transact(|tx| invariants::check(tx.tables, tx.setup))
@@ -87,7 +97,7 @@ impl Memory {
     fn transact<T>(&self, change: impl FnOnce(&mut Tx<'_>) -> T) -> T {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (self.clock)();
-        change(&mut Tx { tables: &mut tables, setup: &self.setup, now })
+        change(&mut Tx { tables: &mut tables, setup: &self.setup, now, removed: self.removed })
     }
 }
 
@@ -96,6 +106,7 @@ struct Tx<'a> {
     tables: &'a mut Tables,
     setup: &'a Setup,
     now: Duration,
+    removed: Option<Safeguard>,
 }
 
 impl Tx<'_> {
@@ -111,8 +122,14 @@ impl Tx<'_> {
 
     /// The step that `key` names, where it is in `state` under that token.
     fn held(&mut self, key: &Key, state: StepState) -> Option<&mut Step> {
+        let fenced = self.guards(Safeguard::Fencing);
         let step = self.tables.steps.get_mut(&(key.run, key.position))?;
-        (step.state == state && step.token == Some(key.token)).then_some(step)
+        (step.state == state && (step.token == Some(key.token) || !fenced)).then_some(step)
+    }
+
+    /// Whether this guard stands.
+    fn guards(&self, safeguard: Safeguard) -> bool {
+        self.removed != Some(safeguard)
     }
 }
 

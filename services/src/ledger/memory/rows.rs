@@ -15,6 +15,7 @@ use workflows::{
     state::{DeathReason, RunState, Spent, StepState},
 };
 
+use super::RedisMark;
 pub use crate::ledger::Scope;
 use crate::ledger::settlement;
 
@@ -35,6 +36,7 @@ pub struct Tables {
     /// When each worker last renewed.
     pub heartbeats: BTreeMap<String, Duration>,
     pub queue: BTreeMap<UserId, QueueRow>,
+    pub redis_mark: RedisMark,
     /// The active or dead run of each workflow and subject.
     pub(super) unfinished: BTreeMap<(WorkflowName, Subject), RunId>,
     /// The active runs, oldest first.

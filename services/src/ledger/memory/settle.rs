@@ -4,10 +4,10 @@ use serde_json::Value;
 use workflows::{
     ids::RunId,
     outcome::{ERROR_BYTES, Facts, InstanceStatus},
-    state::{RunState, StepState},
+    state::{RunState, Spent, StepState},
 };
 
-use super::{Attempt, Expired, Key, Settled, Settlement, Step, Tx};
+use super::{Attempt, Expired, Key, Safeguard, Settled, Settlement, Step, Tx};
 use crate::ledger::settlement::{DueIn, Guard, Quiet, Then};
 
 impl Tx<'_> {
@@ -103,9 +103,11 @@ impl Tx<'_> {
 
     fn write_step(&mut self, settlement: &Settlement) {
         let now = self.now;
+        let counts = self.guards(Safeguard::CrashCount);
         let Some(step) = self.tables.steps.get_mut(&(settlement.key.run, settlement.key.position)) else { return };
+        let crashes = if counts { settlement.spent.crashes } else { step.spent.crashes };
         step.enter(settlement.to);
-        step.spent = settlement.spent;
+        step.spent = Spent { crashes, ..settlement.spent };
         step.error = settlement.attempt.error.clone();
         if let Some(output) = &settlement.output {
             step.output = Some(output.clone());

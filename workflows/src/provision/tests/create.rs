@@ -85,6 +85,15 @@ fn a_later_attempt_never_posts_while_the_instance_is_loading() {
 }
 
 #[test]
+fn an_instance_that_only_the_apis_memory_holds_is_a_failure_that_a_person_hears_of() {
+    let calls = vec![(Fetch, Reply::NoRow), (ConnectionState, Reply::State(Some(ApiState::Close)))];
+
+    let (outcome, _) = run(&again(), calls);
+
+    assert_eq!(end(&outcome), ("retry", Class::Loading));
+}
+
+#[test]
 fn a_later_attempt_never_posts_where_it_cannot_read_back() {
     let proxy = || answer(404, Shape::Foreign, "404 page not found");
     assert_eq!(end(&run(&again(), vec![(Fetch, refused())]).0), ("defer", Class::Unreachable));

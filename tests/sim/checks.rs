@@ -1,0 +1,216 @@
+//! The invariants as the simulator holds them: while it runs, after a loss of the queue, and at the end.
+
+use std::{sync::Arc, time::Duration};
+
+use sluice::ledger::{
+    Key,
+    memory::{QueueStatus, Run, Tables},
+};
+use tests::evolution::{Destroyer, Instance};
+use tokio::time;
+use workflows::{
+    ids::{InstanceName, UserId},
+    state::{DeathReason, RunState, StepState},
+};
+
+use crate::stage::{KEY, Stage, webhook_url};
+
+/// How soon a loss of the queue is noticed.
+const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+/// How long ledger, queue and a relay must have been well for that: also before the loss, since a relay that failed pauses.
+const CALM: Duration = Duration::from_millis(4_500);
+
+/// What the rows alone can show, every few seconds.
+pub async fn watch(stage: Arc<Stage>) {
+    loop {
+        time::sleep(Duration::from_secs(7)).await;
+        rows(&stage);
+    }
+}
+
+fn rows(stage: &Stage) {
+    for broken in stage.memory.check_invariants() {
+        stage.log.broken(broken);
+    }
+}
+
+/// What is dispatched now.
+pub fn dispatched(stage: &Stage) -> Vec<Key> {
+    let tables = stage.memory.tables();
+    let steps = tables.steps.iter().filter(|(_, step)| step.state == StepState::Dispatched);
+    steps
+        .filter_map(|((run, position), step)| Some(Key { run: *run, position: *position, token: step.token? }))
+        .collect()
+}
+
+/// The queue lost what it held just now: once a relay could have noticed, nothing waits for what was lost.
+pub async fn loss_is_noticed(stage: &Arc<Stage>, held: Vec<Key>) {
+    time::sleep(NOTICED_WITHIN).await;
+    while calm_for(stage) < CALM {
+        time::sleep(Duration::from_millis(500)).await;
+    }
+    for key in held {
+        let step = stage.memory.step(key.run, key.position);
+        if step.is_some_and(|step| step.state == StepState::Dispatched && step.token == Some(key.token)) {
+            stage.log.broken(format!("{} at {} still waits for what the queue has lost", key.run, key.position));
+        }
+    }
+}
+
+/// For how long a relay has been running undisturbed.
+fn calm_for(stage: &Stage) -> Duration {
+    let weather = stage.weather.calm_for(stage.log.now());
+    let relay = stage.facts().relays.iter().map(|relay| relay.steady_for()).max().unwrap_or_default();
+    weather.min(relay)
+}
+
+/// Whether every sign-up has come to its end.
+pub fn all_ended(stage: &Stage) -> bool {
+    let users = stage.facts().users.len();
+    users == stage.plan.users.len() && stage.memory.is_idle()
+}
+
+/// All that must hold when nothing moves any more.
+pub fn end(stage: &Stage) {
+    rows(stage);
+    let tables = stage.memory.tables();
+    let users = stage.facts().users.clone();
+    for user in users {
+        sign_up(stage, &tables, user);
+    }
+    for broken in secrets(stage, &tables) {
+        stage.log.broken(broken);
+    }
+    destroyed(stage);
+}
+
+/// I1: every sign-up is ready, dead with a dead letter, or cancelled.
+fn sign_up(stage: &Stage, tables: &Tables, user: UserId) {
+    let log = &stage.log;
+    let Some(row) = tables.queue.get(&user) else {
+        return log.broken(format!("I1: {user} has no queue row any more"));
+    };
+    let runs = tables.runs.values().filter(|run| run.subject == user.subject());
+    let Some(run) = runs.max_by_key(|run| (run.created_at, run.id)) else {
+        return log.broken(format!("I1: {user} signed up and has no run"));
+    };
+    let status = match run.state {
+        RunState::Active => {
+            return log.broken(format!("I1: {} of {user} did not end: {}", run.id, standing(tables, run)));
+        }
+        RunState::Succeeded => {
+            ready(stage, tables, run, user);
+            QueueStatus::Completed
+        }
+        RunState::Dead => {
+            dead(stage, tables, run);
+            QueueStatus::Failed
+        }
+        RunState::Cancelled => {
+            log.hit("end.cancelled");
+            QueueStatus::Failed
+        }
+    };
+    if row.status != status {
+        log.broken(format!("I1: {} is {:?} and its queue row {:?}", run.id, run.state, row.status));
+    }
+}
+
+fn standing(tables: &Tables, run: &Run) -> String {
+    let steps = tables.steps.range((run.id, 0)..=(run.id, i16::MAX));
+    let said: Vec<_> = steps.map(|(_, step)| format!("{} {:?} due {:?}", step.name, step.state, step.due_at)).collect();
+    said.join(", ")
+}
+
+/// Dead only for a reason that there was.
+fn dead(stage: &Stage, tables: &Tables, run: &Run) {
+    let letters = tables.dead_letters.iter().rev();
+    let Some(letter) = letters.clone().find(|letter| letter.run == run.id && letter.resolved.is_none()) else {
+        return stage.log.broken(format!("I1: {} is dead without a dead letter", run.id));
+    };
+    stage.log.hit("end.dead");
+    let count = |outcome| {
+        let of_this =
+            |attempt: &&sluice::ledger::memory::Attempt| attempt.run == run.id && attempt.ended.outcome == outcome;
+        tables.attempts.iter().filter(of_this).count()
+    };
+    let justified = match letter.reason {
+        DeathReason::WorkerLost => count("crashed") >= 10,
+        DeathReason::AttemptsExhausted => count("failed") >= 30 || count("sent_back") >= 4,
+        DeathReason::PermanentError | DeathReason::DeadlineExceeded => false,
+    };
+    if !justified {
+        stage.log.broken(format!("I1: {} died of {:?} ({:?}) without a reason", run.id, letter.reason, letter.error));
+    }
+}
+
+/// Exactly one good instance, which the ledger knows.
+fn ready(stage: &Stage, tables: &Tables, run: &Run, user: UserId) {
+    let log = &stage.log;
+    let name = &run.resource;
+    log.hit("end.ready");
+    let verified = tables.attempts.iter().rev().find(|attempt| attempt.run == run.id).map(|attempt| attempt.started_at);
+    if stage.facts().removed_at.get(name).copied() >= verified {
+        return log.hit("end.removed_behind_our_back");
+    }
+    let Some(instance) = stage.api.world(|world, _| world.instance(name.as_str())) else {
+        return log.broken(format!("I3: {} succeeded and {name} is not there", run.id));
+    };
+    let known = tables.instances.get(&run.subject).map(|instance| instance.token.expose().to_owned());
+    if known.as_deref() != Some(instance.token.reveal()) {
+        log.broken(format!("I3: the ledger does not know the token of {name}"));
+    }
+    for fault in faults(&instance, user) {
+        log.broken(format!("I3: {} succeeded and {name} {fault}", run.id));
+    }
+}
+
+fn faults(instance: &Instance, user: UserId) -> Vec<String> {
+    let mut faults = Vec::new();
+    if instance.state.is_none() {
+        faults.push("is not loaded".to_owned());
+    }
+    if instance.leaving {
+        faults.push("is being deleted".to_owned());
+    }
+    match &instance.webhook {
+        None => faults.push("has no webhook".to_owned()),
+        Some(webhook) => {
+            if !webhook.enabled || webhook.url.as_str() != Some(&webhook_url(user)) {
+                faults.push(format!("delivers to {}", webhook.url));
+            }
+        }
+    }
+    faults
+}
+
+/// I4: nothing of ours destroyed an instance for which somebody had a 201.
+fn destroyed(stage: &Stage) {
+    let users: Vec<_> = stage.facts().users.iter().map(|user| InstanceName::of_user(*user)).collect();
+    let destroyed = stage.api.world(|world, _| world.journal().destroyed().cloned().collect::<Vec<_>>());
+    for one in destroyed {
+        let Some(name) = users.iter().find(|name| name.as_str() == one.name) else { continue };
+        let ours = one.by != Destroyer::Test;
+        let unprotected = stage.facts().unprotected.get(name).copied();
+        if ours && one.answered_201 {
+            match unprotected {
+                Some(_) => stage.log.hit("overlap.destroyed_a_good_one"),
+                None => stage.log.broken(format!("I4: {name} was destroyed by {:?} at {:?}", one.by, one.at)),
+            }
+        }
+    }
+}
+
+/// I8: no secret stands where people read.
+fn secrets(stage: &Stage, tables: &Tables) -> Vec<String> {
+    let mut secrets: Vec<String> =
+        tables.instances.values().map(|instance| instance.token.expose().to_owned()).collect();
+    secrets.push(KEY.to_owned());
+    let attempts = tables.attempts.iter().flat_map(|attempt| [&attempt.ended.error, &attempt.ended.note]).flatten();
+    let events = tables.events.iter().map(|event| event.payload.to_string());
+    let letters = tables.dead_letters.iter().filter_map(|letter| letter.error.clone());
+    let texts: Vec<String> = attempts.cloned().chain(events).chain(letters).collect();
+    let shown = |text: &&String| secrets.iter().any(|secret| text.contains(secret.as_str()));
+    let _ = stage;
+    texts.iter().filter(shown).map(|text| format!("I8: a secret stands in {text:?}")).collect()
+}

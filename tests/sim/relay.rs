@@ -1,0 +1,176 @@
+//! Relay processes: the real steps of a relay (intake, dispatch, rescue, watch), in loops as the role has them.
+
+use std::{sync::Arc, time::Duration};
+
+use sluice::{
+    ledger::Draw,
+    queue::loss::Epoch,
+    relay::{self, Next, Settings},
+};
+use tokio::{task::AbortHandle, time};
+use workflows::ids::Token;
+
+use crate::{
+    connection::Connection,
+    plan::Removed,
+    process::Process,
+    queue::Line,
+    stage::{HOST, Stage},
+};
+
+/// The role's ticks; a little slower, where idle rounds only cost time.
+const INTAKE: Duration = Duration::from_millis(500);
+const DISPATCH: Duration = Duration::from_millis(500);
+const RESCUE: Duration = Duration::from_millis(500);
+const STRAY: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Keeps a relay running: whenever it is killed, another starts a little later.
+pub async fn keep(stage: Arc<Stage>, number: usize) {
+    let chance = stage.chance(&format!("supervisor of relay {number}"));
+    for life in 0_u32.. {
+        let process = Process::start(format!("relay-{number}.{life}"), stage.log.clone());
+        stage.facts().relays.push(process.clone());
+        let tasks = start(&stage, &process);
+        process.killed().await;
+        for task in tasks {
+            task.abort();
+        }
+        stage.facts().relays.retain(|other| !Arc::ptr_eq(other, &process));
+        time::sleep(chance.millis(50, 3_000)).await;
+    }
+}
+
+fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
+    let duties = Arc::new(Duties::new(stage.clone(), process.clone()));
+    let mut tasks = vec![
+        stage.spawn("intake", intake(duties.clone())),
+        stage.spawn("dispatch", dispatch(duties.clone())),
+        stage.spawn("rescue", rescue(duties.clone())),
+        stage.spawn("stray", recover_strays(duties.clone())),
+    ];
+    if stage.plan.removed != Some(Removed::LossDetection) {
+        tasks.push(stage.spawn("watch", watch(duties)));
+    }
+    tasks
+}
+
+struct Duties {
+    stage: Arc<Stage>,
+    process: Arc<Process>,
+    ledger: Connection,
+    queue: Line,
+    settings: Settings,
+}
+
+impl Duties {
+    fn new(stage: Arc<Stage>, process: Arc<Process>) -> Self {
+        Self {
+            ledger: Connection::new(stage.clone(), process.clone(), "ledger"),
+            queue: Line::new(stage.clone(), process.clone()),
+            settings: Settings {
+                batch: stage.plan.batch,
+                high_water: stage.plan.high_water,
+                intake_poll: INTAKE,
+                retention: Duration::from_secs(30 * 86_400),
+                host: Some(HOST.to_owned()),
+            },
+            stage,
+            process,
+        }
+    }
+
+    fn wake(&self) {
+        self.stage.relay_bell.notify_one();
+    }
+}
+
+fn failed(pause: Duration) -> Duration {
+    (pause * 2).clamp(Duration::from_millis(100), LONGEST_PAUSE)
+}
+
+async fn intake(duties: Arc<Duties>) {
+    let mut pause = INTAKE;
+    loop {
+        time::sleep(pause).await;
+        duties.process.pass().await;
+        pause = match relay::intake_once(&duties.ledger, duties.settings.batch).await {
+            Ok(intake) if intake.total() > 0 => {
+                duties.wake();
+                if intake.total() >= duties.settings.batch { Duration::ZERO } else { INTAKE }
+            }
+            Ok(_) => INTAKE,
+            Err(_) => failed(pause),
+        };
+    }
+}
+
+async fn dispatch(duties: Arc<Duties>) {
+    let tokens = duties.stage.chance(&format!("{} tokens", duties.process.name));
+    let draw: Draw<Token> = Arc::new(move || Token::new(tokens.bits()));
+    let mut pause = DISPATCH;
+    loop {
+        let _ = time::timeout(pause, duties.stage.relay_bell.notified()).await;
+        duties.process.pass().await;
+        pause = match relay::dispatch_once(&duties.settings, &duties.ledger, &duties.queue, &draw).await {
+            Ok(Next::AtTick) => DISPATCH,
+            Ok(Next::AtOnce) => Duration::ZERO,
+            Err(_) => failed(pause),
+        };
+    }
+}
+
+async fn rescue(duties: Arc<Duties>) {
+    let dice = duties.stage.chance(&format!("{} dice", duties.process.name));
+    let mut pause = RESCUE;
+    loop {
+        time::sleep(pause).await;
+        duties.process.pass().await;
+        pause = match relay::rescue_once(&duties.ledger, Some(HOST), &|| dice.share()).await {
+            Ok(rescued) => {
+                if rescued.due_again() > 0 {
+                    duties.wake();
+                }
+                RESCUE
+            }
+            Err(_) => failed(pause),
+        };
+    }
+}
+
+async fn recover_strays(duties: Arc<Duties>) {
+    let mut pause = STRAY;
+    loop {
+        time::sleep(pause).await;
+        duties.process.pass().await;
+        pause = match relay::recover_once(&duties.ledger, &duties.queue).await {
+            Ok(recovered) => {
+                if recovered > 0 {
+                    duties.stage.log.hit("step.stray");
+                    duties.wake();
+                }
+                STRAY
+            }
+            Err(_) => failed(pause),
+        };
+    }
+}
+
+async fn watch(duties: Arc<Duties>) {
+    let epochs = duties.stage.chance(&format!("{} epochs", duties.process.name));
+    let mut pause = WATCH;
+    loop {
+        time::sleep(pause).await;
+        duties.process.pass().await;
+        pause = match relay::watch_once(&duties.ledger, &duties.queue, Epoch::new(epochs.bits())).await {
+            Ok(true) => {
+                duties.stage.log.hit("queue.loss_noticed");
+                duties.wake();
+                WATCH
+            }
+            Ok(false) => WATCH,
+            Err(_) => failed(pause),
+        };
+    }
+}
