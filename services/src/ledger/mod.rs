@@ -6,7 +6,6 @@
 //! No other module but `supabase` holds SQL, and no ledger transaction is open across a network call.
 
 pub mod admission;
-pub mod export;
 pub mod memory;
 pub mod migrations;
 pub mod postgres;
