@@ -1,6 +1,9 @@
 //! Which invariants held, from the ledger's rows and the journal of the simulated API, and from nothing that the engine
 //! says about itself. I7 and I8 have tests of their own.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
 use anyhow::{Context, Result};
