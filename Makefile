@@ -11,7 +11,7 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo bench chaos check full setup format lint build test audit
+.PHONY: help demo bench chaos check full mutants setup format lint build test audit
 
 help: ## This list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -28,7 +28,12 @@ chaos: setup build ## Every way to break it, for about a quarter of an hour; CHA
 
 check: setup format lint build test ## All that a change must pass; what CI runs
 
-full: check audit ## check and audit
+full: check audit chaos ## check, audit, 50,000 seeds of the simulator, and chaos at its full length
+	SIM_SEEDS=50000 cargo test -p tests --test sim
+
+mutants: setup ## Takes each guard away and shows what then breaks
+	cargo test -p tests --test sim guard -- --nocapture
+	cargo test -p tests --test model guard -- --nocapture
 
 # Every part below may be called by itself.
 

@@ -176,7 +176,13 @@ async fn migrate_refuses_a_transaction_pooler() {
 
 #[tokio::test]
 async fn a_variable_that_is_set_but_empty_counts_as_not_set() {
-    let settings = [("REDIS_URL", "redis://cache"), ("REDIS_PREFIX", ""), ("RETRY_LIMIT", " "), ("DATABASE_URL", "")];
+    let settings = [
+        ("REDIS_URL", "redis://cache"),
+        ("REDIS_PREFIX", ""),
+        ("RETRY_LIMIT", " "),
+        ("EVOLUTION_API_BASE_URL", "http://evolution"),
+        ("DATABASE_URL", ""),
+    ];
 
     let refused = run(&["relay"], &settings).await;
 

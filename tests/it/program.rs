@@ -72,6 +72,9 @@ async fn start_all(app: &App, api: &str, key: &str) -> Process {
     all
 }
 
+/// A relay calls no API: it only shares its gate with the workers.
+const NO_API: (&str, &str) = ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9");
+
 #[tokio::test]
 async fn migrate_says_what_it_does_and_does_it_once() {
     let app = App::new().await;
@@ -187,7 +190,7 @@ async fn a_role_refuses_a_database_without_a_ledger() {
     let app = App::new().await;
     let redis = servers::shared().await.redis.url();
 
-    let refused = run(&["relay"], &[("DATABASE_URL", &url_of(&app)), ("REDIS_URL", &redis)]).await;
+    let refused = run(&["relay"], &[("DATABASE_URL", &url_of(&app)), ("REDIS_URL", &redis), NO_API]).await;
 
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     assert!(
@@ -202,7 +205,7 @@ async fn a_role_refuses_a_redis_that_would_drop_hints() {
     let app = App::migrated().await;
     let redis = Redis::start(redis::Options::default().maxmemory_policy("allkeys-lru")).await.unwrap();
 
-    let refused = run(&["relay"], &[("DATABASE_URL", &url_of(&app)), ("REDIS_URL", &redis.url())]).await;
+    let refused = run(&["relay"], &[("DATABASE_URL", &url_of(&app)), ("REDIS_URL", &redis.url()), NO_API]).await;
 
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     assert!(said(&refused).contains("cannot start: maxmemory-policy is allkeys-lru"), "{}", said(&refused));
@@ -212,7 +215,8 @@ async fn a_role_refuses_a_redis_that_would_drop_hints() {
 async fn a_role_waits_for_postgres_and_says_so_and_ends_when_it_is_told_to() {
     let nowhere = format!("postgres://ada:hunter2@127.0.0.1:{}/app", servers::free_port().unwrap());
     let redis = servers::shared().await.redis.url();
-    let mut relay = start(&["relay"], &[("DATABASE_URL", &nowhere), ("REDIS_URL", &redis), ("LOG_FORMAT", "json")]);
+    let settings = [("DATABASE_URL", nowhere.as_str()), ("REDIS_URL", &redis), ("LOG_FORMAT", "json"), NO_API];
+    let mut relay = start(&["relay"], &settings);
 
     relay.wait_for_log("waiting for Postgres", PATIENCE).await.unwrap();
     relay.terminate().unwrap();

@@ -76,7 +76,12 @@ async fn redis_is_believed_only_with_a_certificate_of_a_trusted_ca() {
     let url = format!("rediss://:hunter2@localhost:{}", server.tls_port().unwrap());
     let bare = tests::servers::fresh_database().await;
     let ask = async |certificates: &Certificates| {
-        let variables = [("DATABASE_URL", bare.url()), ("REDIS_URL", &url), ("SSL_CERT_FILE", certificates.path())];
+        let variables = [
+            ("DATABASE_URL", bare.url()),
+            ("REDIS_URL", &url),
+            ("SSL_CERT_FILE", certificates.path()),
+            ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9"),
+        ];
         said(&run(&["relay"], &variables).await)
     };
 
