@@ -10,7 +10,6 @@ pub mod export;
 pub mod memory;
 pub mod migrations;
 pub mod postgres;
-pub mod scenario;
 pub mod settlement;
 
 use std::{sync::Arc, time::Duration};
