@@ -11,17 +11,20 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo bench check full setup format lint build test sim audit
+.PHONY: help demo bench chaos check full setup format lint build test sim audit
 
 help: ## This list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
 demo: setup build ## Starts everything on this machine and shows sign-ups served; KEEP=1 leaves it running
-	cargo run --quiet --bin demo
+	cargo run --quiet --bin demo -- $(if $(KEEP),--keep)
 
 bench: setup ## Sign-ups through Sluice against the same API calls made bare, as a ratio (built with optimisations)
 	cargo build --release --workspace --bins
 	cargo run --quiet --release --bin bench
+
+chaos: setup build ## Every way to break it, for about a quarter of an hour; CHAOS="mixed --seconds 600" for one of them
+	cargo run --quiet --bin chaos -- $(CHAOS)
 
 check: setup format lint build test ## All that a change must pass; what CI runs
 

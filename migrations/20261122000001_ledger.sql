@@ -129,6 +129,7 @@ create table if not exists sluice.dead_letter (
   note text,
   constraint dead_letter_resolved check ((resolved_at is null) = (resolution is null))
 );
+create index if not exists dead_letter_of_run on sluice.dead_letter (run_id);
 create unique index if not exists dead_letter_open on sluice.dead_letter (run_id) where resolved_at is null;
 
 -- What runs work on, and which run's turn it is. `busy_until`: a call that creates or deletes may be under way at the
@@ -139,6 +140,8 @@ create table if not exists sluice.resource (
   busy_until timestamptz,
   busy_token bigint
 );
+-- Whose turn ends when a run goes.
+create index if not exists resource_turn on sluice.resource (run_id) where run_id is not null;
 
 -- The name and token that are ours, per subject. The public row is a projection of this one and never an input.
 create table if not exists sluice.instance (
@@ -275,6 +278,8 @@ create table if not exists sluice.projection_pending (
   since timestamptz not null default now(),
   tried_at timestamptz not null default now(),
   tries integer not null default 1,
+  -- Intake took the pending queue row and could not write it: it is not taken again, and may be written over.
+  taken boolean not null default false,
   error text not null
 );
 

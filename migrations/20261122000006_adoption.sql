@@ -12,7 +12,10 @@ select
   user_id::text,
   instance_name,
   coalesce(instance_token, gen_random_uuid()::text),
-  coalesce(instance_status, 'creating'),
+  case
+    when instance_status in ('creating', 'disconnected', 'connecting', 'connected', 'error') then instance_status
+    else 'creating'
+  end,
   webhook_url,
   qr_code,
   last_qr_update,
@@ -20,9 +23,12 @@ select
   phone_number,
   now(),
   now(),
-  created_at
+  coalesce(created_at, now())
 from public.evolution_instances
-where created_at < (select value::timestamptz from sluice.setting where name = 'adopted_at')
+where coalesce(created_at, '-infinity') <= (select value::timestamptz from sluice.setting where name = 'adopted_at')
+  and user_id is not null
+  and char_length(instance_name) between 1 and 255
+  and instance_name !~ '[[:cntrl:]]'
   and (instance_name = 'user_' || user_id or instance_name !~ '^user_[0-9a-f]{8}-[0-9a-f]{4}-')
 on conflict do nothing;
 
@@ -72,13 +78,35 @@ begin
     $function$,
     made_at
   );
+
+  execute format(
+    $function$
+    create or replace function sluice.older_sign_ups()
+    returns bigint
+    language sql
+    stable
+    security definer
+    set search_path = ''
+    as $body$
+      select count(*)
+      from (%s) as made
+      where made.made_at <= (select value::timestamptz from sluice.setting where name = 'adopted_at')
+        and not exists (select from public.evolution_instance_creation_queue as queue where queue.user_id = made.id)
+        and not exists (select from public.evolution_instances as shown where shown.user_id = made.id)
+        and not exists (select from sluice.run where run.subject = made.id::text)
+    $body$
+    $function$,
+    made_at
+  );
 end
 $$;
 
 revoke all on function sluice.lost_sign_ups(interval) from public;
+revoke all on function sluice.older_sign_ups() from public;
 do $$
 begin
   grant execute on function sluice.lost_sign_ups(interval) to sluice_runtime;
+  grant execute on function sluice.older_sign_ups() to sluice_runtime;
 exception
   when undefined_object then
     raise notice 'sluice: role sluice_runtime is not there: grant execute on sluice.lost_sign_ups to the services'' role';

@@ -111,7 +111,8 @@ async fn what_a_role_does_not_need_is_not_asked_for() {
     let relay: Vec<_> = relay.lines().collect();
     assert!(relay[1].starts_with("SUPABASE_DB_URL=postgres://***@db:6543/app?***: is not usable"), "{relay:?}");
     assert!(relay[2].starts_with("REDIS_URL: is not set"), "{relay:?}");
-    assert_eq!(relay.len(), 4, "{relay:?}");
+    assert!(relay[3].starts_with("EVOLUTION_API_BASE_URL: is not set"), "{relay:?}");
+    assert_eq!(relay.len(), 5, "{relay:?}");
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use sluice::ledger::{
-    export::{Attempt, Scenario},
     memory::Safeguard,
+    scenario::{Met, Scenario},
 };
 use uuid::Uuid;
 use workflows::ids::{InstanceName, UserId};
@@ -38,7 +38,7 @@ pub struct Plan {
     pub poison: Option<UserId>,
     pub removed: Option<Removed>,
     /// What the attempts of the one user meet, where the run is a recorded one.
-    pub script: Vec<Attempt>,
+    pub script: Vec<Met>,
 }
 
 impl Plan {
@@ -70,13 +70,13 @@ impl Plan {
 
     /// One user, whose run meets what a recorded one met, and nothing else.
     pub fn replaying(scenario: Scenario) -> Self {
-        let last = scenario.attempts.last().map_or(0, |met| met.started_after_ms + met.took_ms);
+        let last = scenario.attempts.last().map_or(0, |met| met.began_ms + met.took_ms);
         Self {
             users: vec![user(0, 0)],
             workers: 2,
             mishaps: Vec::new(),
             poison: None,
-            bad_times: Duration::from_millis(last.unsigned_abs() * 4 + 60_000),
+            bad_times: Duration::from_millis(last * 4 + 60_000),
             batch: 20,
             high_water: 20,
             script: scenario.attempts,

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use sluice::ledger::{
-    Claim,
-    export::{Attempt, Ended},
-};
+use sluice::ledger::{Claim, scenario::Met};
 use tests::evolution::{Fault, RetryAfter, Rule, Stage as At, When};
 use tokio::time;
 use workflows::outcome::Class;
@@ -21,7 +18,7 @@ use crate::{plan::Plan, process::Process, stage::Stage, weather::Trouble};
 
 #[derive(Default)]
 pub struct Script {
-    left: Mutex<VecDeque<Attempt>>,
+    left: Mutex<VecDeque<Met>>,
     refusals: AtomicU32,
 }
 
@@ -31,7 +28,7 @@ impl Script {
     }
 
     /// The next attempt, where it is one of this step.
-    fn take(&self, claim: &Claim) -> Option<Attempt> {
+    fn take(&self, claim: &Claim) -> Option<Met> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.pop_front_if(|met| met.step == claim.step)
     }
@@ -48,11 +45,11 @@ impl Stage {
     pub fn play(self: &Arc<Self>, process: &Arc<Process>, claim: &Claim) {
         let Some(met) = self.script.take(claim) else { return };
         let name = claim.given.instance.as_str().to_owned();
-        let took = Duration::from_millis(met.took_ms.unsigned_abs());
-        let status = met.http_status.map_or(500, i16::unsigned_abs);
-        match (met.outcome, met.class) {
-            (Ended::Succeeded, _) | (_, None) => {}
-            (Ended::Crashed, _) => kill_in_the_call(self, process),
+        let took = Duration::from_millis(met.took_ms);
+        let status = met.http_status.unwrap_or(500);
+        match (met.outcome.as_str(), met.class) {
+            ("succeeded", _) | (_, None) => {}
+            ("crashed", _) => kill_in_the_call(self, process),
             (_, Some(Class::WorkerLost)) => drop(process.freeze(took)),
             (_, Some(Class::LeaseTooShort)) => self.lose_the_ledger(took.max(Duration::from_secs(5))),
             (_, Some(Class::Unreachable)) => drop(self.script.refusals.fetch_add(1, Ordering::Relaxed)),

@@ -28,7 +28,7 @@ Examples:
 
 What each needs:
   migrate  DATABASE_URL, not through a transaction pooler
-  relay    DATABASE_URL, REDIS_URL, and EVOLUTION_API_BASE_URL to heed its limits
+  relay    DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL
   worker   DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL, EVOLUTION_API_KEY, and WEBHOOK_URL or SUPABASE_URL
   all      what a relay and a worker need
   dead-letters, runs, queue

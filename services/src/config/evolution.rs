@@ -12,8 +12,8 @@ const KEY: &str = "EVOLUTION_API_KEY";
 #[derive(Args)]
 #[command(next_help_heading = "Evolution API")]
 pub struct HostOptions {
-    /// https://evolution.example.com, or with a path. A relay needs it only to know whose limits and breaker to ask. For
-    /// https the CA certificates of the system are trusted, or those of SSL_CERT_FILE
+    /// https://evolution.example.com, or with a path; the same for relays and workers, which share its limits and its
+    /// breaker. For https the CA certificates of the system are trusted, or those of SSL_CERT_FILE
     #[arg(long, env = "EVOLUTION_API_BASE_URL", value_name = "URL")]
     evolution_api_base_url: Option<String>,
 }
@@ -27,11 +27,11 @@ pub struct KeyOptions {
 }
 
 impl HostOptions {
-    /// None within: not known, which only a relay may be content with.
-    pub(super) fn host(&self, faults: &mut Faults) -> Option<Option<String>> {
-        let Some(url) = self.evolution_api_base_url.as_deref() else { return Some(None) };
+    /// A relay needs it too: without the host's gate nobody would let a run through a half-open breaker.
+    pub(super) fn host(&self, faults: &mut Faults) -> Option<String> {
+        let url = faults.required(URL, self.evolution_api_base_url.as_deref(), "give https://evolution.example.com")?;
         match evolution::host(url) {
-            Ok(host) => Some(Some(host)),
+            Ok(host) => Some(host),
             Err(error) => {
                 faults.add_url(URL, url, problem(error));
                 None
@@ -41,7 +41,6 @@ impl HostOptions {
 
     pub(super) fn client(&self, key: &KeyOptions, faults: &mut Faults) -> Option<evolution::Client> {
         let url = self.evolution_api_base_url.as_deref();
-        let url = faults.required(URL, url, "give https://evolution.example.com");
         let host = self.host(faults);
         let key = key.evolution_api_key.as_deref();
         let key = faults.required(KEY, key, "give the API's AUTHENTICATION_API_KEY").map(str::trim)?;

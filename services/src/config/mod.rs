@@ -181,7 +181,7 @@ impl RelayOptions {
         let ledger = self.ledger.read(&mut faults);
         let listen = self.listen.read(ledger.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
-        let host = self.host.host(&mut faults);
+        let host = self.host.host(&mut faults).map(Some);
         let tuned = self.relay.read(&mut faults);
         let log = self.log.read(&mut faults);
         finish(log, build_relay(ledger, listen, queue, host, tuned), faults)

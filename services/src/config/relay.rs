@@ -18,7 +18,8 @@ pub struct RelayTuning {
     #[arg(long, env = "RELAY_HIGH_WATER", value_name = "NUMBER", default_value = "1000")]
     relay_high_water: String,
 
-    /// How often sign-ups are looked for where LISTEN does not work; at most every 100ms
+    /// How often sign-ups are looked for beside the notifications; where LISTEN does not work they wait so long. At most
+    /// every 100ms
     #[arg(long, env = "INTAKE_POLL", value_name = "DURATION", default_value = "100ms")]
     intake_poll: String,
 

@@ -6,10 +6,10 @@
 //! No other module but `supabase` holds SQL, and no ledger transaction is open across a network call.
 
 pub mod admission;
-pub mod export;
 pub mod memory;
 pub mod migrations;
 pub mod postgres;
+pub mod scenario;
 pub mod settlement;
 
 use std::{sync::Arc, time::Duration};
@@ -33,6 +33,8 @@ pub enum Error {
     Database(#[from] sqlx::Error),
     #[error("the ledger holds {0}, which this program cannot read: deploy the version that wrote it")]
     Unreadable(String),
+    #[error("the ledger's database gave no answer within {0:?}")]
+    Late(Duration),
     /// The fault of a batch that several callers shared.
     #[error(transparent)]
     Batch(Arc<Error>),

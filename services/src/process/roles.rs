@@ -41,11 +41,6 @@ async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationTo
         return Ok(());
     }
     let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
-    if config.settings.host.is_none() {
-        tracing::warn!(
-            "EVOLUTION_API_BASE_URL is not set: steps are dispatched without asking its host's breaker and limits"
-        );
-    }
     // One listens, the other notifies it, to see that it hears.
     let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 2));
     let deps = relay_role::Deps { ledger, queue, listen };

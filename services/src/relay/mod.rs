@@ -17,15 +17,19 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::PgPool;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
-use workflows::ids::Token;
+use workflows::{definition::LEASE, ids::Token};
 
 use self::duty::repeat;
 pub use self::{
     dispatch::dispatch_once,
     duty::Next,
-    finder::find_once,
+    finder::{find_once, report_older},
     intake::intake_once,
     loss::watch_once,
     rescue::{Rescued, rescue_once},
@@ -75,6 +79,7 @@ const PRUNE_BATCH: usize = 500;
 /// ends the relay.
 pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
     deps.ledger.ensure_gates(deps.ledger.registry(), settings.host.as_deref()).await.context("make the gates")?;
+    report_older(&deps.ledger).await;
     let relay = Relay {
         settings: Arc::new(settings),
         ledger: deps.ledger,
@@ -146,9 +151,17 @@ impl Relay {
     }
 
     async fn rescue(self) {
+        // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
+        let (in_touch, seen) = watch::channel(Instant::now());
         let rescue = async || {
-            let rescued = rescue_once(&self.ledger, self.settings.host.as_deref(), &rand::random::<f64>).await?;
-            self.wake_if(rescued.due_again() > 0);
+            if seen.borrow().elapsed() > LEASE {
+                self.ledger.due().await?;
+                self.shutdown.run_until_cancelled(sleep(LEASE)).await;
+            } else {
+                let rescued = rescue_once(&self.ledger, self.settings.host.as_deref(), &rand::random::<f64>).await?;
+                self.wake_if(rescued.due_again() > 0);
+            }
+            in_touch.send_replace(Instant::now());
             Ok(Next::AtTick)
         };
         repeat("rescue", RESCUE_TICK, &Notify::new(), self.shutdown.clone(), rescue).await;
@@ -172,10 +185,11 @@ impl Relay {
 
     async fn find(self, tick: Duration, since: Duration) {
         let find = async || {
-            if find_once(&self.ledger, since).await? > 0 {
+            let found = find_once(&self.ledger, since).await?;
+            if found > 0 {
                 self.signed_up.notify_one();
             }
-            Ok(Next::AtTick)
+            Ok(if found >= finder::BATCH { Next::AtOnce } else { Next::AtTick })
         };
         repeat("find lost sign-ups", tick, &Notify::new(), self.shutdown.clone(), find).await;
     }

@@ -7,4 +7,5 @@ mod projection;
 pub(crate) mod queue_rows;
 pub(crate) mod sign_ups;
 
+pub(crate) use projection::PendingRows;
 pub use projection::Projection;

@@ -2,7 +2,7 @@
 //! user has locked, undoes nothing: it is noted as pending and written again. Rows are written only where something
 //! changed, so that Realtime sends no empty news.
 
-use sqlx::Executor;
+use sqlx::{Executor, error::DatabaseError};
 use workflows::ids::WorkflowName;
 
 use crate::ledger::{Error, Result, postgres::Tx};
@@ -20,15 +20,15 @@ impl Projection {
     }
 
     /// Make the public rows of these subjects what the ledger says; those that cannot be written now are noted as pending.
-    pub(crate) async fn write(&self, tx: &mut Tx, subjects: &[String]) -> Result<()> {
-        self.write_or_note(tx, subjects).await.map(drop)
+    pub(crate) async fn write(&self, tx: &mut Tx, subjects: &[String], pending: PendingRows) -> Result<()> {
+        self.write_or_note(tx, subjects, pending).await.map(drop)
     }
 
     /// Write again what could not be written: up to `limit` subjects. How many are pending afterwards.
     pub(crate) async fn write_pending(&self, tx: &mut Tx, limit: i64) -> Result<i64> {
-        let due: Vec<(String,)> = tx
+        let due: Vec<(String, bool)> = tx
             .query_as(
-                "select subject
+                "select subject, taken
                  from sluice.projection_pending
                  where tried_at < now() - least(interval '1 minute', interval '0.2 second' * tries)
                  order by subject
@@ -38,11 +38,15 @@ impl Projection {
             .bind(limit)
             .fetch_all(tx.connection())
             .await?;
-        let due: Vec<String> = due.into_iter().map(|row| row.0).collect();
-        let refused = self.write_or_note(tx, &due).await?;
-        tx.query("delete from sluice.projection_pending where subject = any($1) and subject <> all($2)")
-            .bind(&due)
-            .bind(&refused)
+        let mut written = Vec::new();
+        for rows in [PendingRows::Keep, PendingRows::Take] {
+            let these = due.iter().filter(|(_, taken)| *taken == (rows == PendingRows::Take));
+            let these: Vec<String> = these.map(|(subject, _)| subject.clone()).collect();
+            let refused = self.write_or_note(tx, &these, rows).await?;
+            written.extend(these.into_iter().filter(|subject| !refused.contains(subject)));
+        }
+        tx.query("delete from sluice.projection_pending where subject = any($1)")
+            .bind(&written)
             .execute(tx.connection())
             .await?;
         let (pending,): (i64,) =
@@ -50,46 +54,66 @@ impl Projection {
         Ok(pending)
     }
 
-    /// The subjects whose rows were refused, each noted.
-    async fn write_or_note(&self, tx: &mut Tx, subjects: &[String]) -> Result<Vec<String>> {
+    /// The subjects of which a row was refused, each noted.
+    async fn write_or_note(&self, tx: &mut Tx, subjects: &[String], rows: PendingRows) -> Result<Vec<String>> {
         let mut refused = Vec::new();
-        if subjects.is_empty() || self.attempt(tx, subjects).await?.is_none() {
+        if subjects.is_empty() {
             return Ok(refused);
         }
+        let Some(mut refusal) = self.attempt(tx, subjects, rows, PATIENCE).await? else { return Ok(refused) };
         for subject in subjects {
+            // Who met a lock has waited for it once: the neighbours do not wait again.
+            let patience = if refusal.locked { IMPATIENCE } else { PATIENCE };
             let one = std::slice::from_ref(subject);
-            let Some(refusal) = self.attempt(tx, one).await? else { continue };
-            let freed = refusal.unique && self.free_name(tx, subject).await? && self.attempt(tx, one).await?.is_none();
-            if !freed && !refusal.user_is_gone {
-                note_pending(tx, subject, &refusal.error).await?;
+            let Some(mut alone) = self.attempt(tx, one, rows, patience).await? else { continue };
+            if alone.unique && self.free_name(tx, subject).await? {
+                match self.attempt(tx, one, rows, patience).await? {
+                    None => continue,
+                    Some(again) => alone = again,
+                }
+            }
+            if !alone.user_is_gone {
+                note_pending(tx, subject, rows, &alone.error).await?;
                 refused.push(subject.clone());
             }
+            refusal.locked |= alone.locked;
         }
         Ok(refused)
     }
 
-    /// Write under a savepoint. What the user's side refused, if it did; a fault of the connection is an error.
-    async fn attempt(&self, tx: &mut Tx, subjects: &[String]) -> Result<Option<Refusal>> {
-        tx.connection().execute("savepoint projection; set local lock_timeout = '400ms'").await?;
-        let written = match self.write_queue(tx, subjects).await {
-            Ok(()) => write_instances(tx, subjects).await,
-            failed => failed,
-        };
-        match written {
-            Ok(()) => {
-                tx.connection().execute("release savepoint projection; set local lock_timeout = '5s'").await?;
-                Ok(None)
-            }
-            Err(Error::Database(sqlx::Error::Database(error))) => {
-                tx.connection().execute("rollback to savepoint projection").await?;
-                let code = error.code().unwrap_or_default();
-                Ok(Some(Refusal { unique: code == "23505", user_is_gone: code == "23503", error: error.to_string() }))
-            }
-            Err(error) => Err(error),
+    /// Write the queue's rows and the instances' rows, each under a savepoint: one that is refused does not undo the other.
+    /// What the user's side refused, if it did; a fault of the connection is an error.
+    async fn attempt(
+        &self,
+        tx: &mut Tx,
+        subjects: &[String],
+        rows: PendingRows,
+        patience: &'static str,
+    ) -> Result<Option<Refusal>> {
+        open(tx, patience).await?;
+        let written = self.write_queue(tx, subjects, rows).await;
+        let queue = close(tx, written).await?;
+        if queue.as_ref().is_some_and(|refusal| refusal.locked) {
+            return Ok(queue);
         }
+        open(tx, patience).await?;
+        let written = write_instances(tx, subjects).await;
+        let instances = close(tx, written).await?;
+        Ok(queue.or(instances))
     }
 
-    async fn write_queue(&self, tx: &mut Tx, subjects: &[String]) -> Result<()> {
+    /// The rows are locked first, in a statement of their own: what the next one reads of the ledger is then newer than any
+    /// change that was waited for.
+    async fn write_queue(&self, tx: &mut Tx, subjects: &[String], rows: PendingRows) -> Result<()> {
+        tx.query(
+            "select from public.evolution_instance_creation_queue
+             where user_id = any($1::text[]::uuid[])
+             order by user_id
+             for no key update",
+        )
+        .bind(subjects.to_vec())
+        .execute(tx.connection())
+        .await?;
         tx.query(
             "with latest as (
                select distinct on (run.subject) run.*
@@ -133,6 +157,8 @@ impl Projection {
                join shown on shown.user_id = queue.user_id
                where (queue.status, queue.error_message, queue.retry_count, queue.processed_at)
                  is distinct from (shown.status, shown.error_message, shown.retry_count, shown.processed_at)
+                 -- A pending row is somebody's command: only intake, which takes it, writes over it.
+                 and (queue.status <> 'pending' or $3)
                order by queue.user_id
                for no key update of queue
              )
@@ -145,6 +171,7 @@ impl Projection {
         )
         .bind(subjects.to_vec())
         .bind(self.workflow.as_str().to_owned())
+        .bind(rows == PendingRows::Take)
         .execute(tx.connection())
         .await?;
         Ok(())
@@ -153,7 +180,7 @@ impl Projection {
     /// A name that is ours stands in another user's row, who forged it: that row gets the name that is its own. Whether
     /// there was one.
     async fn free_name(&self, tx: &mut Tx, subject: &str) -> Result<bool> {
-        tx.connection().execute("savepoint projection; set local lock_timeout = '400ms'").await?;
+        open(tx, PATIENCE).await?;
         let freed = tx
             .query(
                 "update public.evolution_instances as forged
@@ -168,28 +195,77 @@ impl Projection {
             .bind(subject.to_owned())
             .execute(tx.connection())
             .await;
-        match freed {
-            Ok(done) => {
-                tx.connection().execute("release savepoint projection; set local lock_timeout = '5s'").await?;
-                Ok(done.rows_affected() > 0)
-            }
-            Err(sqlx::Error::Database(_)) => {
-                tx.connection().execute("rollback to savepoint projection").await?;
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
+        let freed = freed.map(|done| done.rows_affected() > 0);
+        let any = freed.as_ref().is_ok_and(|any| *any);
+        let refusal = close(tx, freed.map(drop).map_err(Error::from)).await?;
+        Ok(any && refusal.is_none())
+    }
+}
+
+/// Whether rows that are `pending` are written over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PendingRows {
+    /// They are a command that nobody has taken yet.
+    Keep,
+    /// This is the transaction that takes them, or a later one for it.
+    Take,
+}
+
+/// How long a row that the user has locked is waited for: less than Postgres' own `deadlock_timeout`, so that the user wins.
+const PATIENCE: &str = "savepoint projection; set local lock_timeout = '400ms'";
+const IMPATIENCE: &str = "savepoint projection; set local lock_timeout = '10ms'";
+
+async fn open(tx: &mut Tx, patience: &'static str) -> Result<()> {
+    tx.connection().execute(patience).await?;
+    Ok(())
+}
+
+/// Keep what was written under the savepoint, or undo it and say why it was refused.
+async fn close(tx: &mut Tx, written: Result<()>) -> Result<Option<Refusal>> {
+    match written {
+        Ok(()) => {
+            tx.connection().execute("release savepoint projection; set local lock_timeout = '5s'").await?;
+            Ok(None)
         }
+        Err(Error::Database(sqlx::Error::Database(error))) => {
+            tx.connection().execute("rollback to savepoint projection; set local lock_timeout = '5s'").await?;
+            Ok(Some(Refusal::of(error.as_ref())))
+        }
+        Err(error) => Err(error),
     }
 }
 
 /// Why the user's side did not take a row.
 struct Refusal {
     unique: bool,
+    locked: bool,
     user_is_gone: bool,
     error: String,
 }
 
+impl Refusal {
+    fn of(error: &dyn DatabaseError) -> Self {
+        let code = error.code().unwrap_or_default();
+        let ours = error.table().is_some_and(|table| table.starts_with("evolution_instance"));
+        Self {
+            unique: code == "23505",
+            locked: code == "55P03",
+            user_is_gone: code == "23503" && ours,
+            error: error.to_string(),
+        }
+    }
+}
+
 async fn write_instances(tx: &mut Tx, subjects: &[String]) -> Result<()> {
+    tx.query(
+        "select from public.evolution_instances
+         where user_id = any($1::text[]::uuid[])
+         order by user_id
+         for no key update",
+    )
+    .bind(subjects.to_vec())
+    .execute(tx.connection())
+    .await?;
     tx.query(
         "insert into public.evolution_instances as shown
            (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
@@ -217,14 +293,16 @@ async fn write_instances(tx: &mut Tx, subjects: &[String]) -> Result<()> {
     Ok(())
 }
 
-async fn note_pending(tx: &mut Tx, subject: &str, error: &str) -> Result<()> {
+async fn note_pending(tx: &mut Tx, subject: &str, rows: PendingRows, error: &str) -> Result<()> {
     tx.query(
-        "insert into sluice.projection_pending (subject, error)
-         values ($1, $2)
+        "insert into sluice.projection_pending (subject, taken, error)
+         values ($1, $2, $3)
          on conflict (subject) do update
-         set tried_at = now(), tries = projection_pending.tries + 1, error = excluded.error",
+         set tried_at = now(), tries = projection_pending.tries + 1, error = excluded.error,
+           taken = projection_pending.taken or excluded.taken",
     )
     .bind(subject.to_owned())
+    .bind(rows == PendingRows::Take)
     .bind(error.to_owned())
     .execute(tx.connection())
     .await?;

@@ -19,9 +19,16 @@ pub(crate) struct Pending {
 pub(crate) async fn lock_pending(tx: &mut Tx, limit: usize, only: Option<Uuid>) -> Result<Vec<Pending>> {
     let rows = tx
         .query_as(
-            "select user_id, retry_count, traceparent
-             from public.evolution_instance_creation_queue
+            "select user_id, coalesce(retry_count, 0)::integer as retry_count, traceparent
+             from public.evolution_instance_creation_queue as queue
              where status = 'pending'
+               and user_id is not null
+               -- Taken already, but the row could not be written since.
+               and not exists (
+                 select from sluice.projection_pending as waiting
+                 where waiting.subject = queue.user_id::text
+                   and waiting.taken
+               )
                and ($2::uuid is null or user_id = $2)
              order by created_at
              limit $1
@@ -60,7 +67,7 @@ pub(crate) async fn reset_budgets(tx: &mut Tx) -> Result<u64> {
                  join sluice.step on step.run_id = run.id
                  where run.subject = reset.subject::text
                    and run.state = 'active'
-                   and step.state in ('dispatched', 'running')
+                   and step.state = 'running'
                )
                returning reset.subject::text as subject
              )
@@ -69,7 +76,7 @@ pub(crate) async fn reset_budgets(tx: &mut Tx) -> Result<u64> {
              from asked
              join sluice.run on run.subject = asked.subject and run.state = 'active'
              where step.run_id = run.id
-               and step.state = 'due'
+               and step.state in ('due', 'dispatched')
                and step.failures > 0",
         )
         .execute(tx.connection())

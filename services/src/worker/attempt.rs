@@ -155,6 +155,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         let outcome = tokio::select! {
             biased;
             () = held.lost() => lease_lost(),
+            () = held.let_go() => handed_back(),
             ended = tokio::time::timeout(step.timeout, running) => match ended {
                 Ok(Ok(Some(outcome))) => outcome,
                 Ok(Ok(None)) => unknown_step(step),
@@ -226,6 +227,11 @@ fn unknown_step(step: &Step) -> Outcome {
 fn timed_out(step: &Step) -> Outcome {
     let text = format!("the attempt took longer than the step's timeout of {:?}", step.timeout);
     Outcome::Retry(Failure::new(Class::TimedOut, text).with_host(HostSignal::Failing))
+}
+
+fn handed_back() -> Outcome {
+    let text = "the worker was told to stop and its grace period is over: handed back";
+    Outcome::Defer { failure: Failure::new(Class::LeaseTooShort, text), after: Some(Duration::ZERO) }
 }
 
 fn lease_lost() -> Outcome {

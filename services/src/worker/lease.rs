@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 use workflows::{definition::EXCLUSIVE_CALL, evolution::Permission};
 
 use crate::ledger::{Key, Lease};
@@ -16,6 +17,8 @@ use crate::ledger::{Key, Lease};
 #[derive(Default)]
 pub struct Leases {
     held: Mutex<HashMap<Key, Entry>>,
+    /// The process ends: every attempt is to hand its step back.
+    going: CancellationToken,
 }
 
 struct Entry {
@@ -65,6 +68,11 @@ impl Leases {
         }
     }
 
+    /// Asks every attempt of this process to hand its step back now.
+    pub fn let_go(&self) {
+        self.going.cancel();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,6 +83,11 @@ impl Held {
     pub fn permission(&self) -> Permission {
         let left = self.ends.borrow().saturating_duration_since(Instant::now());
         if left >= EXCLUSIVE_CALL { Permission::Granted } else { Permission::Withheld }
+    }
+
+    /// Returns when the process wants its steps handed back.
+    pub async fn let_go(&self) {
+        self.leases.going.cancelled().await;
     }
 
     /// Returns when the lease is over.

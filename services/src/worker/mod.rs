@@ -57,8 +57,8 @@ pub struct Deps<L, E, Q = Queue> {
     pub registry: Arc<Registry>,
 }
 
-/// Runs until `shutdown`. Then nothing more is claimed, and attempts that run may end within the grace period; the rest is
-/// left to its leases.
+/// Runs until `shutdown`. Then nothing more is claimed, attempts that run may end within the grace period, and the rest is
+/// handed back, uncounted.
 pub async fn run<L, E>(settings: Settings, deps: Deps<L, E>, shutdown: CancellationToken) -> anyhow::Result<()>
 where
     L: Ledger,
@@ -68,7 +68,7 @@ where
     let leases = Arc::new(Leases::default());
     let me = ledger::Worker { name: name(), host: settings.host.clone() };
     let (rules, dice): (_, Dice) = (settings.rules, Arc::new(rand::random::<f64>));
-    let bench = Arc::new(Bench::new(deps, me.clone(), leases, rules, dice));
+    let bench = Arc::new(Bench::new(deps, me.clone(), leases.clone(), rules, dice));
     let watch = settings.host.clone().map(|host| Arc::new(bench.watch(host)));
     tracing::info!(worker = %me.name, steps = ?settings.steps.iter().map(StepName::as_str).collect::<Vec<_>>(), "ready");
 
@@ -78,27 +78,39 @@ where
         .steps
         .iter()
         .map(|step| {
-            let consumer = queue.consumer(step, settings.concurrency, settings.grace);
+            let consumer = queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK);
             let (bench, queue, shutdown) = (bench.clone(), queue.clone(), shutdown.clone());
             let handler = move |delivery| handle(bench.clone(), queue.clone(), delivery);
             tokio::spawn(consumer.run(handler, shutdown))
         })
         .collect();
+    let letting_go = tokio::spawn(let_go_after(shutdown, settings.grace, leases));
     for consumer in consumers {
         let drained = consumer.await.context("run a consumer")?;
         if drained.abandoned > 0 {
             tracing::warn!(
                 abandoned = drained.abandoned,
-                "the grace period is over: attempts are left to their leases"
+                "attempts could not be handed back in time: they are left to their leases"
             );
         }
     }
+    letting_go.abort();
     renewals.abort();
     if let (Some(watch), Some(watching)) = (watch, watching) {
         watching.abort();
         tell_the_last(&watch).await;
     }
     Ok(())
+}
+
+/// How long handing back may take once the grace period is over.
+const HAND_BACK: Duration = Duration::from_secs(2);
+
+/// Ends what still runs when the grace period is over: each attempt settles as a defer, so that nothing is counted.
+async fn let_go_after(shutdown: CancellationToken, grace: Duration, leases: Arc<Leases>) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(grace).await;
+    leases.let_go();
 }
 
 /// What the last attempts heard is worth a moment, but not the grace period.

@@ -1,20 +1,14 @@
 //! `sluice runs`.
 
 use serde_json::json;
-use sluice::ledger::{
-    Ledger,
-    export::{Ended, Scenario},
-};
-use workflows::{
-    outcome::Class,
-    state::{DeathReason, RunState},
-};
+use sluice::ledger::scenario::{FORMAT, Met, Scenario};
+use workflows::{outcome::Class, state::RunState};
 
 use super::Cli;
 use crate::{
     app::App,
     conformance::{
-        bench::{DEPROVISION, PROVISION, by, refusal, success, user},
+        bench::{LONG, PROVISION, refusal, retry, success, user},
         world::World,
     },
     program,
@@ -108,26 +102,31 @@ async fn an_exported_run_is_a_scenario_that_names_nobody() {
     let cli = Cli::new().await;
     let user = user();
     let run = cli.bench.start(PROVISION, user).await;
+    cli.bench.work(run, "create-instance", retry()).await;
+    cli.bench.world.advance(LONG).await;
     cli.bench.work(run, "create-instance", success()).await;
-    cli.bench.work(run, "configure-webhooks", refusal()).await;
-    cli.bench.ledger().revive(run, &by("bob")).await.unwrap();
-    let other = cli.bench.start(DEPROVISION, user).await;
+    let claim = cli.bench.take_as("another-worker", run, "configure-webhooks").await;
+    cli.bench.settle(&claim, refusal()).await;
+    let run = run.to_string();
 
-    let exported = cli.run(&["runs", "export", &run.to_string()]).await.expect(0);
-    let in_a_line = cli.run(&["runs", "export", &run.to_string(), "--json"]).await.expect(0);
-    let of_other = cli.run(&["runs", "export", &other.to_string()]).await.expect(0);
+    let exported = cli.run(&["runs", "export", &run]).await.expect(0);
+    let in_a_line = cli.run(&["runs", "export", &run, "--json"]).await.expect(0);
 
     let scenario: Scenario = serde_json::from_str(&exported.out).unwrap();
     assert_eq!(scenario, serde_json::from_str(&in_a_line.out).unwrap());
-    assert_eq!((scenario.format, scenario.state, scenario.steps.len()), (1, RunState::Active, 2));
-    let ended: Vec<_> =
-        scenario.attempts.iter().map(|one| (one.position, one.worker, one.outcome, one.class)).collect();
-    assert_eq!(ended, [(0, 1, Ended::Succeeded, None), (1, 1, Ended::Refused, Some(Class::Rejected))]);
-    assert!(scenario.attempts.iter().all(|attempt| attempt.started_after_ms >= 0 && attempt.took_ms >= 0));
-    assert_eq!(scenario.dead_letter.as_ref().unwrap().reason, DeathReason::PermanentError);
-    let other: Scenario = serde_json::from_str(&of_other.out).unwrap();
-    assert_eq!(scenario.subject, other.subject);
-    for private in [user.to_string().as_str(), "user_", "the server refuses it", "bob", "because"] {
+    assert_eq!((scenario.format, scenario.workflow.as_str()), (FORMAT, PROVISION));
+    assert_eq!((scenario.version, scenario.state), (1, RunState::Dead));
+    let met = |met: &Met| (met.step.to_string(), met.worker, met.outcome.clone(), met.class, met.http_status);
+    let expected = [
+        ("create-instance", 1, "failed", Some(Class::ServerError), Some(500)),
+        ("create-instance", 1, "succeeded", None, None),
+        ("configure-webhooks", 2, "refused", Some(Class::Rejected), None),
+    ];
+    let expected = expected
+        .map(|(step, worker, outcome, class, status)| (step.to_owned(), worker, outcome.to_owned(), class, status));
+    assert_eq!(scenario.attempts.iter().map(met).collect::<Vec<_>>(), expected);
+    assert!(scenario.attempts[1].began_ms - scenario.attempts[0].began_ms >= LONG.as_millis() as u64);
+    for private in [&run, user.to_string().as_str(), "user_", "the server", "another-worker"] {
         assert!(!exported.out.contains(private), "{private} is in:\n{}", exported.out);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use sluice::queue::{
-    self, Marks, Round, Stamps,
+    self, Marks, Round,
     loss::{Epoch, Loss, Mark},
     watch_once,
 };

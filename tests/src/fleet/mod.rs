@@ -31,6 +31,14 @@ pub struct Fleet {
     environment: BTreeMap<String, String>,
 }
 
+/// What can be hit by itself, so that one server may be away while a process is killed.
+pub struct Parts<'a> {
+    pub processes: &'a mut BTreeMap<String, Process>,
+    pub api: &'a Server,
+    pub redis: &'a mut Redis,
+    pub postgres: &'a mut Postgres,
+}
+
 impl Fleet {
     /// Starts the servers and migrates the database. No role runs yet.
     pub async fn prepare(postgres: postgres::Options, redis: redis::Options, api: Config) -> Result<Self> {
@@ -117,6 +125,11 @@ impl Fleet {
         let process = self.process(name)?;
         process.kill().await?;
         process.start_again()
+    }
+
+    pub fn parts(&mut self) -> Parts<'_> {
+        let Self { processes, api, redis, postgres, .. } = self;
+        Parts { processes, api, redis, postgres }
     }
 
     fn program(&self, arguments: &[&str]) -> Result<Program> {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::Args;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -63,7 +64,7 @@ pub(super) struct Discard {
 struct Selection {
     /// Numbers of dead letters, or ids of their runs; or choose by a filter, or --all
     #[arg(value_name = "ID|RUN", value_parser = letter_id, conflicts_with = "filter")]
-    #[arg(required_unless_present_any = ["filter", "all"])]
+    #[arg(required_unless_present_any = ["filter", "all"], num_args = 1..=1000)]
     ids: Vec<LetterId>,
 
     /// Every dead letter that waits for a person
@@ -120,7 +121,7 @@ impl Selection {
         }
         if self.dry_run {
             letters.iter().for_each(|letter| report.take(letter, change.foresee(letter)));
-        } else if self.agreed(change.action, letters.len())? {
+        } else if self.agreed(change.action, letters.len(), &shutdown).await? {
             change.all(&ledger, &letters, self.rate, &shutdown, &mut report).await?;
         } else {
             report.untried = letters.len();
@@ -139,8 +140,6 @@ impl Selection {
             output::remark(format!("there may be more than these {MOST}: run this again for the rest"));
         }
         letters.reverse();
-        // A letter's number and its run's id name the same one.
-        letters.dedup_by_key(|letter| letter.id);
         Ok(letters)
     }
 
@@ -153,13 +152,15 @@ impl Selection {
     }
 
     /// Who names dead letters one by one has seen them; who chooses by a filter is told how many it takes.
-    fn agreed(&self, action: Action, count: usize) -> io::Result<bool> {
+    async fn agreed(&self, action: Action, count: usize, shutdown: &CancellationToken) -> anyhow::Result<bool> {
         if self.yes || !self.ids.is_empty() || count == 0 || !io::stdin().is_terminal() {
             return Ok(true);
         }
         output::remark(format!("{} {count} dead letters? [y/N]", action.question()));
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer)?;
+        let asked = tokio::task::spawn_blocking(|| io::stdin().lines().next().transpose());
+        // Whoever interrupts the question says no.
+        let Some(answer) = shutdown.run_until_cancelled(asked).await else { return Ok(false) };
+        let answer = answer.context("ask")?.context("read the answer")?.unwrap_or_default();
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 }

@@ -5,10 +5,11 @@ mod show;
 
 use std::{process::ExitCode, time::Duration};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use workflows::{
-    ids::{StepName, Subject, WorkflowName},
+    ids::{StepName, Subject, UserId, WorkflowName},
     state::RunState,
 };
 
@@ -120,13 +121,15 @@ impl List {
     /// None where nobody has the e-mail address.
     async fn filter(&self, ledger: &Postgres) -> anyhow::Result<Option<RunFilter>> {
         let subject = match &self.subject {
-            Some(email) if email.as_str().contains('@') => match read::user_by_email(ledger, email.as_str()).await? {
-                Some(user) => Some(user.subject()),
-                None => {
+            Some(email) if email.as_str().contains('@') => {
+                let user = read::user_by_email(ledger, email.as_str()).await;
+                let user = user.context("look the address up among the profiles: give the user's id instead")?;
+                if user.is_none() {
                     output::remark(format!("no profile has the address {email}"));
                     return Ok(None);
                 }
-            },
+                user.map(UserId::subject)
+            }
             subject => subject.clone(),
         };
         let (workflow, step) = (self.workflow.clone(), self.step.clone());

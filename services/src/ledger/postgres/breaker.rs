@@ -12,6 +12,7 @@ use workflows::{
 
 use super::{HostGate, Postgres, Probe, Result, Scope, Tx, gate, limit, seconds};
 use crate::ledger::Error;
+use crate::supabase::PendingRows;
 
 pub(super) async fn report(
     ledger: &Postgres,
@@ -210,7 +211,7 @@ pub(super) async fn explain(ledger: &Postgres, host: &str, most: usize) -> Resul
         .fetch_all(tx.connection())
         .await?;
     let subjects: Vec<String> = rows.into_iter().map(|(subject,)| subject).collect();
-    ledger.projection.write(&mut tx, &subjects).await?;
+    ledger.projection.write(&mut tx, &subjects, PendingRows::Keep).await?;
     tx.commit().await?;
     Ok(subjects.len())
 }

@@ -1,6 +1,6 @@
 //! From `dispatched` to `running`: the token, an open gate, the resource's turn and quiet, then the lease.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 use sqlx::FromRow;
@@ -26,9 +26,15 @@ pub(super) async fn claim(ledger: &Postgres, worker: &Worker, keys: &[Key]) -> R
     let mut refused: Vec<(Key, PutBack)> = Vec::new();
     for row in rows.into_values() {
         let key = row.key();
-        match admit(&row.asked()?, &ledger.setup.registry) {
-            Ok((_, step)) => admitted.push((row.claim()?, step.clone())),
-            Err(put_back) => refused.push((key, put_back)),
+        // A row that cannot be read harms only itself.
+        let Ok(asked) = row.asked() else {
+            refused.push((key, PutBack::UnknownDefinition));
+            continue;
+        };
+        match (admit(&asked, &ledger.setup.registry), row.claim()) {
+            (Ok((_, step)), Ok(claim)) => admitted.push((claim, step.clone())),
+            (Ok(_), Err(_)) => refused.push((key, PutBack::UnknownDefinition)),
+            (Err(put_back), _) => refused.push((key, put_back)),
         }
     }
     let taken = take(&mut tx, worker, &admitted).await?;
@@ -130,7 +136,7 @@ pub(super) fn parse<T: std::str::FromStr<Err = workflows::ids::Invalid>>(text: &
 }
 
 /// The rows whose token matches, with their resources locked in key order.
-async fn read_and_lock(tx: &mut Tx, worker: &Worker, keys: &[Key]) -> Result<HashMap<Key, ClaimRow>> {
+async fn read_and_lock(tx: &mut Tx, worker: &Worker, keys: &[Key]) -> Result<BTreeMap<Key, ClaimRow>> {
     let (runs, positions, tokens) = columns(keys);
     let rows: Vec<ClaimRow> = tx
         .query_as(

@@ -8,6 +8,7 @@ use super::{
     seconds,
 };
 use crate::ledger::Error;
+use crate::supabase::PendingRows;
 
 pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Changed> {
     let mut tx = ledger.begin().await?;
@@ -16,7 +17,7 @@ pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Cha
         return Ok(Changed::No(state));
     }
     revive_in(ledger, &mut tx, run, by).await?;
-    ledger.projection.write(&mut tx, &[subject]).await?;
+    ledger.projection.write(&mut tx, &[subject], PendingRows::Keep).await?;
     tx.commit().await?;
     Ok(Changed::Yes)
 }
@@ -84,13 +85,15 @@ async fn end_by_hand(ledger: &Postgres, run: RunId, by: &By, from: &[RunState]) 
         .execute(tx.connection())
         .await?;
     audit(&mut tx, run, if state == RunState::Dead { "discard" } else { "cancel" }, by).await?;
+    // Resource before steps, as a claim locks them.
+    lock_resource(&mut tx, run).await?;
     let changed = if state == RunState::Active && is_running(&mut tx, run).await? {
         Changed::AtSettle
     } else {
         end_now(&mut tx, run, by).await?;
         Changed::Yes
     };
-    ledger.projection.write(&mut tx, &[subject]).await?;
+    ledger.projection.write(&mut tx, &[subject], PendingRows::Keep).await?;
     tx.commit().await?;
     Ok(changed)
 }

@@ -10,7 +10,10 @@ use workflows::{ids::UserId, state::RunState};
 use super::{Intake, Postgres, Result, Started, Tx, command, is_row_fault, start};
 use crate::{
     ledger::{By, sign_up},
-    supabase::queue_rows::{self, Pending},
+    supabase::{
+        PendingRows,
+        queue_rows::{self, Pending},
+    },
 };
 
 pub(super) async fn intake(ledger: &Postgres, limit: usize) -> Result<Intake> {
@@ -90,7 +93,7 @@ async fn take(ledger: &Postgres, tx: &mut Tx, rows: &[Pending]) -> Result<Intake
     }
     due_now(tx, &joined).await?;
     let subjects: Vec<String> = rows.iter().map(|row| row.user.to_string()).collect();
-    ledger.projection.write(tx, &subjects).await?;
+    ledger.projection.write(tx, &subjects, PendingRows::Take).await?;
     Ok(intake)
 }
 

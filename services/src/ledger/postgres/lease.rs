@@ -17,6 +17,9 @@ pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) 
     .bind(worker.name.clone())
     .execute(tx.connection())
     .await?;
+    // A sign of life is one even where a lease cannot be renewed.
+    tx.commit().await?;
+    let mut tx = ledger.begin().await?;
     let keys: Vec<Key> = leases.iter().map(|lease| lease.key).collect();
     let (runs, positions, tokens) = columns(&keys);
     let lengths: Vec<f64> = leases.iter().map(|lease| seconds(lease.length)).collect();

@@ -76,6 +76,12 @@ impl Postgres {
         Ok(queued)
     }
 
+    /// How many users from before the adoption have nothing of ours.
+    pub async fn count_older_sign_ups(&self) -> Result<i64> {
+        let mut tx = self.begin().await?;
+        sign_ups::count_older(&mut tx).await
+    }
+
     /// End a dead run for good. `No`: it is not dead, so that a run which somebody revived meanwhile goes on.
     pub async fn discard(&self, run: RunId, by: &By) -> Result<Changed> {
         command::discard(self, run, by).await
@@ -120,17 +126,25 @@ impl Tx {
     }
 }
 
+/// No verb waits for ever: a connection that died without a word would otherwise hold its caller for good. Longer than the
+/// server's own `statement_timeout`, which ends whatever merely takes long.
+async fn within<T>(verb: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, verb).await.unwrap_or(Err(super::Error::Late(PATIENCE)))
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
 impl Ledger for Postgres {
     async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
-        start::start(self, runs).await
+        within(start::start(self, runs)).await
     }
 
     async fn intake(&self, limit: usize) -> Result<Intake> {
-        intake::intake(self, limit).await
+        within(intake::intake(self, limit)).await
     }
 
     async fn dispatch(&self, queue: &StepName, host: Option<&str>, tokens: &[Token]) -> Result<Vec<Dispatched>> {
-        dispatch::dispatch(self, queue, host, tokens).await
+        within(dispatch::dispatch(self, queue, host, tokens)).await
     }
 
     fn registry(&self) -> &Registry {
@@ -138,43 +152,43 @@ impl Ledger for Postgres {
     }
 
     async fn due(&self) -> Result<Vec<StepName>> {
-        dispatch::due(self).await
+        within(dispatch::due(self)).await
     }
 
     async fn put_back(&self, keys: &[Key]) -> Result<usize> {
-        dispatch::put_back(self, keys).await
+        within(dispatch::put_back(self, keys)).await
     }
 
     async fn lose(&self) -> Result<usize> {
-        dispatch::lose_older(self, Duration::ZERO).await
+        within(dispatch::lose_older(self, Duration::ZERO)).await
     }
 
     async fn lose_older(&self, after: Duration) -> Result<usize> {
-        dispatch::lose_older(self, after).await
+        within(dispatch::lose_older(self, after)).await
     }
 
     async fn unclaimed(&self, after: Duration, most: usize) -> Result<Vec<(StepName, Key)>> {
-        dispatch::unclaimed(self, after, most).await
+        within(dispatch::unclaimed(self, after, most)).await
     }
 
     async fn claim(&self, worker: &Worker, keys: &[Key]) -> Result<Vec<Claimed>> {
-        claim::claim(self, worker, keys).await
+        within(claim::claim(self, worker, keys)).await
     }
 
     async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
-        lease::renew(self, worker, leases).await
+        within(lease::renew(self, worker, leases)).await
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
-        settle::settle(self, settlements).await
+        within(settle::settle(self, settlements)).await
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
-        rescue::expired(self, limit).await
+        within(rescue::expired(self, limit)).await
     }
 
     async fn exceed(&self, host: Option<&str>, limit: usize) -> Result<usize> {
-        rescue::exceed(self, host, limit).await
+        within(rescue::exceed(self, host, limit)).await
     }
 
     async fn project_pending(&self, most: usize) -> Result<usize> {
@@ -185,51 +199,51 @@ impl Ledger for Postgres {
     }
 
     async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {
-        command::revive(self, run, by).await
+        within(command::revive(self, run, by)).await
     }
 
     async fn cancel(&self, run: RunId, by: &By) -> Result<Changed> {
-        command::cancel(self, run, by).await
+        within(command::cancel(self, run, by)).await
     }
 
     async fn pause(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
-        gate::pause(self, scope, name, by).await
+        within(gate::pause(self, scope, name, by)).await
     }
 
     async fn resume(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
-        gate::resume(self, scope, name, by).await
+        within(gate::resume(self, scope, name, by)).await
     }
 
     async fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
-        gate::hold(self, scope, name, duration, by).await
+        within(gate::hold(self, scope, name, duration, by)).await
     }
 
     async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> Result<bool> {
-        gate::set_rate(self, scope, name, rate, by).await
+        within(gate::set_rate(self, scope, name, rate, by)).await
     }
 
     async fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, by: &By) -> Result<bool> {
-        gate::set_concurrency(self, scope, name, limit, by).await
+        within(gate::set_concurrency(self, scope, name, limit, by)).await
     }
 
     async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
-        breaker::report(self, host, signals, rules, jitter).await
+        within(breaker::report(self, host, signals, rules, jitter)).await
     }
 
     async fn host_gate(&self, host: &str) -> Result<HostGate> {
-        breaker::host_gate(self, host).await
+        within(breaker::host_gate(self, host)).await
     }
 
     async fn probe(&self, host: &str, lease: Duration) -> Result<Option<Probe>> {
-        breaker::probe(self, host, lease).await
+        within(breaker::probe(self, host, lease)).await
     }
 
     async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
-        breaker::probed(self, host, probe, found, rules, jitter).await
+        within(breaker::probed(self, host, probe, found, rules, jitter)).await
     }
 
     async fn explain(&self, host: &str, limit: usize) -> Result<usize> {
-        breaker::explain(self, host, limit).await
+        within(breaker::explain(self, host, limit)).await
     }
 }
 

@@ -78,9 +78,18 @@ async fn take_epoch(ledger: &Postgres, was: Option<Epoch>, now: Epoch, server: O
         return Ok(false);
     }
     tx.query(
-        "update sluice.step
+        "with lost as (
+           select run_id, position
+           from sluice.step
+           where state = 'dispatched'
+           order by run_id, position
+           for no key update
+         )
+         update sluice.step as step
          set state = 'due', token = null, due_at = now()
-         where state = 'dispatched'",
+         from lost
+         where step.run_id = lost.run_id
+           and step.position = lost.position",
     )
     .execute(tx.connection())
     .await?;

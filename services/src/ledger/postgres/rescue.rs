@@ -18,6 +18,7 @@ use super::{
     seconds,
 };
 use crate::ledger::Claim;
+use crate::supabase::PendingRows;
 
 #[derive(FromRow)]
 struct ExpiredRow {
@@ -98,7 +99,7 @@ pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -
         subjects.push(subject);
     }
     run_end::end(&mut tx, &ended).await?;
-    ledger.projection.write(&mut tx, &subjects).await?;
+    ledger.projection.write(&mut tx, &subjects, PendingRows::Keep).await?;
     tx.commit().await?;
     Ok(ended.len())
 }

@@ -15,6 +15,7 @@ use super::{
     seconds,
 };
 use crate::ledger::settlement::{DueIn, Guard, Quiet, Then};
+use crate::supabase::PendingRows;
 
 pub(super) async fn settle(ledger: &Postgres, settlements: &[Settlement]) -> Result<Vec<Settled>> {
     match settle_together(ledger, settlements).await {
@@ -50,7 +51,7 @@ async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Resul
         run_end::end(&mut tx, &ended).await?;
         let subjects: BTreeSet<_> =
             written.iter().filter_map(|s| Some(runs.get(&s.key.run)?.subject.clone())).collect();
-        ledger.projection.write(&mut tx, &Vec::from_iter(subjects)).await?;
+        ledger.projection.write(&mut tx, &Vec::from_iter(subjects), PendingRows::Keep).await?;
     }
     tx.commit().await?;
     let answer = |key: &Key| match planned.get(key).filter(|_| won.contains(key)) {

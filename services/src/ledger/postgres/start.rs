@@ -8,6 +8,7 @@ use workflows::{ids::RunId, state::RunState};
 
 use super::{NewRun, Postgres, Result, Started, Tx, is_row_fault, seconds};
 use crate::ledger::Error;
+use crate::supabase::PendingRows;
 
 pub(super) async fn start(ledger: &Postgres, runs: &[NewRun]) -> Result<Vec<Started>> {
     match start_together(ledger, runs).await {
@@ -34,7 +35,7 @@ async fn start_together(ledger: &Postgres, runs: &[NewRun]) -> Result<Vec<Starte
     let mut tx = ledger.begin().await?;
     let started = start_in(ledger, &mut tx, runs).await?;
     let subjects: Vec<_> = runs.iter().map(|run| run.subject.as_str().to_owned()).collect();
-    ledger.projection.write(&mut tx, &subjects).await?;
+    ledger.projection.write(&mut tx, &subjects, PendingRows::Keep).await?;
     tx.commit().await?;
     Ok(started)
 }
@@ -49,6 +50,7 @@ struct ExistingRow {
 
 /// Start runs inside the caller's transaction. The public rows are the caller's to write.
 pub(super) async fn start_in(ledger: &Postgres, tx: &mut Tx, runs: &[NewRun]) -> Result<Vec<Started>> {
+    lock_unfinished(tx, runs).await?;
     let names = ensure_instances(tx, runs).await?;
     lock_resources(tx, names.values()).await?;
     let inserted = insert_runs(ledger, tx, runs, &names).await?;
@@ -80,6 +82,23 @@ fn answer(
     }
     let state: RunState = row.state.parse().map_err(|error| Error::Unreadable(format!("{error}")))?;
     Ok(Started::Joined(RunId::new(row.id), state))
+}
+
+/// The unfinished runs that may be joined: a settle that is ending one of them locks the run first, and the resource after.
+async fn lock_unfinished(tx: &mut Tx, runs: &[NewRun]) -> Result<()> {
+    let subjects: Vec<_> = runs.iter().map(|run| run.subject.as_str()).collect();
+    tx.query(
+        "select id
+         from sluice.run
+         where subject = any($1)
+           and state in ('active', 'dead')
+         order by id
+         for no key update",
+    )
+    .bind(&subjects)
+    .execute(tx.connection())
+    .await?;
+    Ok(())
 }
 
 /// Every subject's instance row, made where there is none: subject → name. A name that another subject has is left out.

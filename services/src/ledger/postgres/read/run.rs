@@ -67,11 +67,16 @@ pub struct Event {
 
 /// The run, none where there is no such run.
 pub async fn run(ledger: &Postgres, id: RunId) -> Result<Option<RunDetail>> {
+    detail(ledger, id, ATTEMPTS).await
+}
+
+/// With its last `most` attempts.
+pub(super) async fn detail(ledger: &Postgres, id: RunId, most: usize) -> Result<Option<RunDetail>> {
     let mut tx = begin(ledger).await?;
     let only = RunFilter { id: Some(id), ..RunFilter::default() };
     let Some(row) = runs::select(&mut tx, &only, 1).await?.pop() else { return Ok(None) };
     let steps = steps(&mut tx, id, &row).await?;
-    let attempts = attempts(&mut tx, id, &row).await?;
+    let attempts = attempts(&mut tx, id, &row, most).await?;
     let events = events(&mut tx, id).await?;
     tx.commit().await?;
     let dead_letter = letters_by_id(ledger, &[LetterId::Run(id)]).await?.pop();
@@ -94,7 +99,7 @@ async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Attempt>> {
+async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow, most: usize) -> Result<Vec<Attempt>> {
     let mut attempts: Vec<Attempt> = tx
         .query_as(
             "select position, step, worker, started_at, ended_at, outcome, class, http_status, error, note, trace_id
@@ -104,7 +109,7 @@ async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Attempt>> 
              limit $2",
         )
         .bind(id.uuid())
-        .bind(capped(ATTEMPTS))
+        .bind(capped(most))
         .fetch_all(tx.connection())
         .await?;
     attempts.reverse();

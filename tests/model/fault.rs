@@ -1,0 +1,99 @@
+//! What may go wrong, each once per unit of the budget.
+
+use crate::{
+    api,
+    guard::Guard,
+    ledger::{CREATE, Key, Outcome},
+    worker,
+    world::{Attempt, Duty, Phase, World},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    WorkerDies(usize),
+    RelayDies(usize),
+    /// Wiped, or replaced by a replica that knows nothing of late.
+    RedisLosesAll,
+    /// Delivered twice, or restored from an old snapshot.
+    HintTwice(Key),
+    /// The ledger wrote the claim, and its answer did not arrive.
+    ClaimAnswerLost(Key),
+    /// The ledger wrote the settle, and its answer did not arrive: it is sent again.
+    SettleAnswerLost(usize),
+    /// The create is given up as unanswered; the server goes on with it.
+    CreateTimesOut(usize),
+    /// The create ends with an error, wherever it stood.
+    CreateFails(usize),
+    /// Setting or reading the webhook fails.
+    OtherCallFails(usize),
+    /// The process stands still between its lease check and the end of its call.
+    Freezes(usize),
+}
+
+pub fn possible(world: &World, found: &mut impl FnMut(Fault)) {
+    if world.faults_left == 0 {
+        return;
+    }
+    for (at, held) in world.workers.iter().enumerate() {
+        let Some(held) = held else { continue };
+        found(Fault::WorkerDies(at));
+        match held.phase {
+            Phase::Known(_) if world.ledger.is_running(held.key) => found(Fault::SettleAnswerLost(at)),
+            Phase::Waiting => found(Fault::CreateTimesOut(at)),
+            Phase::Claimed if held.key.position != CREATE => found(Fault::OtherCallFails(at)),
+            Phase::Claimed | Phase::ReadBack if !world.frozen && may_create(held) => found(Fault::Freezes(at)),
+            _ => {}
+        }
+    }
+    for (at, duty) in world.relays.iter().enumerate() {
+        if *duty != Duty::None {
+            found(Fault::RelayDies(at));
+        }
+    }
+    (0..world.calls.len()).for_each(|at| found(Fault::CreateFails(at)));
+    if !world.redis_lost {
+        found(Fault::RedisLosesAll);
+    }
+    let mut hints = world.hints.clone();
+    hints.dedup();
+    for hint in hints {
+        found(Fault::ClaimAnswerLost(hint));
+        found(Fault::HintTwice(hint));
+    }
+}
+
+fn may_create(held: &Attempt) -> bool {
+    !held.lease_over && (held.phase == Phase::ReadBack || !held.created_before)
+}
+
+pub fn apply(world: &mut World, what: Fault, without: Option<Guard>) {
+    world.faults_left -= 1;
+    match what {
+        Fault::WorkerDies(at) => world.workers[at] = None,
+        Fault::RelayDies(at) => world.relays[at] = Duty::None,
+        Fault::RedisLosesAll => {
+            world.hints.clear();
+            world.redis_lost = true;
+        }
+        Fault::HintTwice(hint) => world.hints.push(hint),
+        Fault::ClaimAnswerLost(hint) => {
+            world.take_hint(hint);
+            worker::claim(world, hint, without);
+        }
+        Fault::SettleAnswerLost(at) => worker::write_end(world, at, without),
+        Fault::CreateTimesOut(at) => becomes(world, at, Phase::Unknown),
+        Fault::CreateFails(at) => api::answer(world, at, Phase::Unknown),
+        Fault::OtherCallFails(at) => becomes(world, at, Phase::Known(Outcome::Retry)),
+        Fault::Freezes(at) => {
+            becomes(world, at, Phase::Frozen);
+            world.frozen = true;
+        }
+    }
+}
+
+fn becomes(world: &mut World, at: usize, phase: Phase) {
+    if let Some(held) = &mut world.workers[at] {
+        held.phase = phase;
+        held.created_before = false;
+    }
+}

@@ -1,0 +1,139 @@
+//! What workers do. Between any two of these moves a worker may be as slow as it likes: only the moment between the lease
+//! check and the call is short, and a process that stands still there is a fault.
+
+use crate::{
+    guard::Guard,
+    ledger::{CONFIGURE, CREATE, Claimed, Key, Outcome},
+    world::{Attempt, Call, Instance, Phase, Stage, World},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Worker {
+    Claim(Key),
+    /// Asks the API whether the instance is there.
+    Look,
+    /// Checks the lease and sends the create.
+    Create,
+    /// The lease is over. Too little of it for a create is no state of its own: it allows less.
+    StopsForItsLease,
+    /// Wakes up, and sends what it was about to send.
+    Thaws,
+    /// Sets the webhook, or reads everything back.
+    Finishes,
+    Renew,
+    Settle,
+}
+
+/// All that the worker `at` may do now.
+pub fn possible(world: &World, at: usize, without: Option<Guard>, found: &mut impl FnMut(Worker)) {
+    let Some(held) = &world.workers[at] else {
+        // Workers are alike: the last one that is free takes the hint.
+        if world.workers[at + 1..].iter().all(Option::is_some) {
+            let mut hints = world.hints.clone();
+            hints.dedup();
+            hints.into_iter().for_each(|hint| found(Worker::Claim(hint)));
+        }
+        return;
+    };
+    let may_send = !held.lease_over || without == Some(Guard::LeaseCheck);
+    let reads_back = held.created_before && without != Some(Guard::ReadBack);
+    match held.phase {
+        Phase::Claimed if held.key.position != CREATE => found(Worker::Finishes),
+        Phase::Claimed if reads_back => found(Worker::Look),
+        Phase::Claimed | Phase::ReadBack if may_send => found(Worker::Create),
+        Phase::Taken | Phase::Unknown => found(Worker::Look),
+        Phase::Frozen => found(Worker::Thaws),
+        Phase::Known(_) => found(Worker::Settle),
+        Phase::Claimed | Phase::ReadBack | Phase::Waiting => {}
+    }
+    if held.lease_over && !matches!(held.phase, Phase::Known(_) | Phase::Frozen) {
+        found(Worker::StopsForItsLease);
+    }
+    if held.phase != Phase::Frozen && (held.lease_over == world.ledger.is_running(held.key)) {
+        found(Worker::Renew);
+    }
+}
+
+pub fn apply(world: &mut World, at: usize, what: Worker, without: Option<Guard>) {
+    let Some(held) = world.workers[at] else {
+        if let Worker::Claim(key) = what {
+            world.take_hint(key);
+            world.workers[at] = claim(world, key, without);
+        }
+        return;
+    };
+    let phase = match what {
+        Worker::Create => return send(world, at, !held.lease_over && without != Some(Guard::LeaseCheck)),
+        Worker::Thaws => return send(world, at, false),
+        Worker::Settle => return settle(world, at, without),
+        Worker::Renew => return renew(world, at),
+        Worker::Look => look(world, held.phase),
+        Worker::Finishes => Phase::Known(finish(world, held.key.position)),
+        Worker::StopsForItsLease => Phase::Known(Outcome::Defer),
+        Worker::Claim(_) => held.phase,
+    };
+    world.workers[at] = Some(Attempt { phase, created_before: false, ..held });
+}
+
+/// The attempt that a claim won.
+pub fn claim(world: &mut World, key: Key, without: Option<Guard>) -> Option<Attempt> {
+    let Claimed::Yes { created_before } = world.ledger.claim(key, without) else { return None };
+    // Only the step that creates asks for it: in the others it would tell states apart that are the same.
+    let created_before = created_before && key.position == CREATE;
+    Some(Attempt { key, phase: Phase::Claimed, created_before, unsure: false, lease_over: false, ended: false })
+}
+
+fn send(world: &mut World, at: usize, prompt: bool) {
+    let Some(held) = &mut world.workers[at] else { return };
+    held.created_before = false;
+    (held.phase, held.unsure) = (Phase::Waiting, true);
+    world.calls.push(Call { token: held.key.token, stage: Stage::Sent, prompt });
+    world.seen.needless_create |= world.instance != Instance::Absent && !world.frozen;
+}
+
+/// What a look says, by what the worker wants to know. An instance that the API does not list may only be late where the
+/// name is taken; after an unknown end the failure is counted, and the resource stays busy.
+fn look(world: &World, phase: Phase) -> Phase {
+    match (world.instance, phase) {
+        (Instance::Bare | Instance::Good, _) => Phase::Known(Outcome::Success),
+        (Instance::Absent, Phase::Taken) => Phase::Known(Outcome::Defer),
+        (Instance::Absent, Phase::Unknown) => Phase::Known(Outcome::Retry),
+        (Instance::Absent, _) => Phase::ReadBack,
+    }
+}
+
+/// `configure-webhooks` and `verify`, which any number may do at once.
+fn finish(world: &mut World, position: usize) -> Outcome {
+    match (position, world.instance) {
+        (_, Instance::Absent) => Outcome::SendBack(CREATE),
+        (CONFIGURE, Instance::Bare | Instance::Good) => {
+            world.instance = Instance::Good;
+            Outcome::Success
+        }
+        (_, Instance::Bare) => Outcome::SendBack(CONFIGURE),
+        (_, Instance::Good) => Outcome::Success,
+    }
+}
+
+fn renew(world: &mut World, at: usize) {
+    let Some(held) = &mut world.workers[at] else { return };
+    held.lease_over = !world.ledger.renew(held.key);
+}
+
+fn settle(world: &mut World, at: usize, without: Option<Guard>) {
+    write_end(world, at, without);
+    world.workers[at] = None;
+}
+
+/// The settle itself. What the worker then learns of it is another matter.
+pub fn write_end(world: &mut World, at: usize, without: Option<Guard>) {
+    let Some(held) = world.workers[at] else { return };
+    let Phase::Known(outcome) = held.phase else { return };
+    let before = world.ledger.clone();
+    world.ledger.settle(held.key, outcome, held.quiet(), without);
+    let changed = world.ledger != before;
+    world.seen.stale_write |= held.ended && changed;
+    if changed {
+        world.attempt_ended(held.key);
+    }
+}

@@ -1,0 +1,136 @@
+//! Carries a schedule out: one hand each for the processes, Redis, Postgres and the API, side by side. Every hand leaves
+//! behind what it touched running.
+
+mod processes;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{Fault, Schedule, fault::Planned, record::Record};
+use crate::{
+    evolution::{Outage, server::Server},
+    fleet::Parts,
+    servers::{Postgres, Redis},
+};
+
+/// All four, to the end of the schedule.
+pub(super) async fn carry_out(schedule: &Schedule, parts: Parts<'_>, url: &str, record: &Record) -> Result<()> {
+    let Parts { processes, api, redis, postgres } = parts;
+    let began = Instant::now();
+    let hit_processes = processes::Hand { processes, api, url, record, began, frozen: Vec::new() };
+    tokio::try_join!(
+        hit_processes.carry_out(&schedule.processes),
+        hit_redis(redis, &schedule.redis, began, record),
+        hit_postgres(postgres, &schedule.postgres, began, record),
+        hit_api(api, &schedule.api, began, record),
+    )?;
+    Ok(())
+}
+
+async fn hit_redis(redis: &mut Redis, planned: &[Planned], began: Instant, record: &Record) -> Result<()> {
+    for Planned { at, fault, lasts, .. } in planned {
+        sleep_until(began + *at).await;
+        match fault {
+            Fault::RedisWiped => wipe(redis).await?,
+            Fault::RedisRestarted => redis.restart().await?,
+            Fault::RedisEmptied => {
+                let snapshot = snapshot(redis).await?;
+                redis.kill().await?;
+                forget(&snapshot)?;
+                redis.restart().await?;
+            }
+            Fault::RedisRestored => {
+                ask(redis, &["SAVE"]).await?;
+                sleep(*lasts).await;
+                redis.kill().await?;
+                redis.restart().await?;
+            }
+            Fault::RedisStalled => {
+                redis.pause()?;
+                sleep(*lasts).await;
+                redis.resume()?;
+            }
+            _ => continue,
+        }
+        record.injected(*fault);
+    }
+    Ok(())
+}
+
+/// Everything in Redis is gone, and its connections stay.
+pub(super) async fn wipe(redis: &Redis) -> Result<()> {
+    ask(redis, &["FLUSHALL"]).await.map(drop)
+}
+
+async fn snapshot(redis: &Redis) -> Result<PathBuf> {
+    let setting = ask(redis, &["CONFIG", "GET", "dir"]).await?;
+    Ok(PathBuf::from(setting.into_iter().nth(1).context("Redis does not tell its directory")?).join("dump.rdb"))
+}
+
+fn forget(snapshot: &PathBuf) -> Result<()> {
+    match fs::remove_file(snapshot) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove Redis' snapshot"),
+        _ => Ok(()),
+    }
+}
+
+async fn ask(redis: &Redis, words: &[&str]) -> Result<Vec<String>> {
+    let client = redis::Client::open(redis.url()).context("read the private Redis' address")?;
+    let asked = timeout(Duration::from_secs(10), async {
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async::<redis::Value>(&mut connection).await
+    });
+    let value = asked.await.context("Redis does not answer")?.with_context(|| format!("ask Redis for {}", words[0]))?;
+    Ok(redis::from_redis_value(value).unwrap_or_default())
+}
+
+async fn hit_postgres(postgres: &mut Postgres, planned: &[Planned], began: Instant, record: &Record) -> Result<()> {
+    for Planned { at, fault, lasts, .. } in planned {
+        sleep_until(began + *at).await;
+        match fault {
+            Fault::PostgresKilled => {
+                postgres.kill().await?;
+                postgres.restart().await?;
+            }
+            Fault::PostgresAway => {
+                postgres.stop().await?;
+                sleep(*lasts).await;
+                postgres.restart().await?;
+            }
+            Fault::PostgresStalled => {
+                postgres.pause()?;
+                sleep(*lasts).await;
+                postgres.resume()?;
+            }
+            _ => continue,
+        }
+        record.injected(*fault);
+    }
+    Ok(())
+}
+
+async fn hit_api(api: &Server, planned: &[Planned], began: Instant, record: &Record) -> Result<()> {
+    for Planned { at, fault, lasts, .. } in planned {
+        sleep_until(began + *at).await;
+        if let Some(outage) = outage(*fault) {
+            api.with(|world, _| world.faults_mut().outage = Some(outage));
+            sleep(*lasts).await;
+            api.with(|world, _| world.faults_mut().outage = None);
+            record.injected(*fault);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn outage(fault: Fault) -> Option<Outage> {
+    match fault {
+        Fault::ApiRefuses => Some(Outage::Refuse),
+        Fault::ApiHangs => Some(Outage::Hang),
+        Fault::ApiFails => Some(Outage::Error(500)),
+        _ => None,
+    }
+}

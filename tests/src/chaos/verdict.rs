@@ -1,0 +1,177 @@
+//! Which invariants held, from the ledger's rows and the journal of the simulated API, and from nothing that the engine
+//! says about itself. I7 and I8 have tests of their own.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::stage::Stage;
+use crate::evolution::{LogEntry, Route};
+
+/// What each invariant says of the rows; a row that comes back is a violation, in words.
+const CHECKS: &[(&str, &str)] = &[
+    ("I1", include_str!("verdict/i1_every_sign_up_ends.sql")),
+    ("I1", include_str!("verdict/i1_public_rows_follow.sql")),
+    ("I2", include_str!("verdict/i2_one_run.sql")),
+    ("I5", include_str!("verdict/i5_within_limits.sql")),
+    ("I6", include_str!("verdict/i6_every_end_has_a_row.sql")),
+    ("I9", include_str!("verdict/i9_one_attempt_at_a_time.sql")),
+];
+
+pub(super) const INVARIANTS: [&str; 7] = ["I1", "I2", "I3", "I4", "I5", "I6", "I9"];
+
+/// What came of everything.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub violations: BTreeMap<&'static str, Vec<String>>,
+    pub ready: usize,
+    pub dead: BTreeMap<String, i64>,
+    pub lost: i64,
+    pub twice: usize,
+    pub creates_of_existing: u64,
+    pub overlaps_of_frozen: u64,
+    pub leases_expired: i64,
+    /// By outcome and class.
+    pub attempts: BTreeMap<String, i64>,
+    /// From the first sign-up to the last that became ready.
+    pub seconds: f64,
+    pub recovered_after: Option<f64>,
+}
+
+impl Verdict {
+    pub async fn read(stage: &Stage) -> Result<Self> {
+        let mut session = stage.fleet.connect().await?;
+        let mut verdict = Self::default();
+        for name in INVARIANTS {
+            verdict.violations.insert(name, Vec::new());
+        }
+        for (invariant, sql) in CHECKS {
+            let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(*sql))
+                .fetch_all(&mut session)
+                .await
+                .with_context(|| format!("check {invariant}"))?;
+            verdict.add(invariant, found);
+        }
+        verdict.read_counts(&mut session, stage).await?;
+        verdict.compare_with_api(&mut session, stage).await?;
+        verdict.read_journal(stage);
+        Ok(verdict)
+    }
+
+    fn add(&mut self, invariant: &'static str, found: Vec<String>) {
+        self.violations.entry(invariant).or_default().extend(found);
+    }
+
+    async fn read_counts(&mut self, session: &mut PgConnection, stage: &Stage) -> Result<()> {
+        self.lost = one(session, include_str!("verdict/lost.sql")).await?;
+        self.leases_expired = one(session, "select count(*) from sluice.attempt where class = 'worker_lost'").await?;
+        let attempts: Vec<(String, i64)> = sqlx::query_as(
+            "select outcome || coalesce(' (' || class || ')', '') as ended, count(*) from sluice.attempt group by ended",
+        )
+        .fetch_all(&mut *session)
+        .await
+        .context("count the attempts")?;
+        self.attempts = attempts.into_iter().collect();
+        let dead: Vec<(String, i64)> =
+            sqlx::query_as("select reason, count(*) from sluice.dead_letter where resolved_at is null group by reason")
+                .fetch_all(&mut *session)
+                .await
+                .context("count the dead letters")?;
+        self.dead = dead.into_iter().collect();
+        let (seconds, last): (Option<f64>, Option<f64>) = sqlx::query_as(
+            "select extract(epoch from max(processed_at) - min(created_at))::float8,
+               extract(epoch from max(processed_at))::float8
+             from public.evolution_instance_creation_queue
+             where status = 'completed'",
+        )
+        .fetch_one(session)
+        .await
+        .context("read when the last user became ready")?;
+        self.seconds = seconds.unwrap_or_default();
+        let fault = stage.record.last().and_then(|last| last.duration_since(UNIX_EPOCH).ok());
+        self.recovered_after = fault.zip(last).map(|(fault, last)| (last - fault.as_secs_f64()).max(0.0));
+        Ok(())
+    }
+
+    /// Who is ready by the ledger has one instance at the API, with the ledger's token and an enabled webhook.
+    async fn compare_with_api(&mut self, session: &mut PgConnection, stage: &Stage) -> Result<()> {
+        let succeeded: Vec<(String, String)> = sqlx::query_as(
+            "select instance.name, instance.token
+             from sluice.run
+             join sluice.instance on instance.subject = run.subject
+             join public.evolution_instances as shown on shown.user_id::text = run.subject
+             where run.state = 'succeeded'",
+        )
+        .fetch_all(session)
+        .await
+        .context("read who is ready")?;
+        for (name, token) in succeeded {
+            let wrong = stage.fleet.api.with(|world, _| match world.instance(&name) {
+                None => Some("is not at the API"),
+                Some(instance) if instance.token.reveal() != token => Some("has another token at the API"),
+                Some(instance) if !instance.webhook.as_ref().is_some_and(|hook| hook.enabled) => Some("has no webhook"),
+                Some(instance) if instance.leaving => Some("is being deleted"),
+                Some(_) => None,
+            });
+            match wrong {
+                Some(wrong) => self.add("I1", vec![format!("{name} is ready, and its instance {wrong}")]),
+                None => self.ready += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_journal(&mut self, stage: &Stage) {
+        let frozen = |at| stage.record.is_explained_by_a_frozen_worker(at);
+        let (overlaps, of_frozen, made, gone) = stage.fleet.api.with(|world, _| {
+            let journal = world.journal();
+            self.creates_of_existing = journal.duplicate_creates;
+            self.twice = journal.creates_ok().values().filter(|times| **times > 1).count();
+            let of_frozen = overlapping(journal.log()).into_iter().filter(|at| frozen(*at)).count() as u64;
+            let made: Vec<String> = world
+                .instances_made()
+                .iter()
+                .filter(|(_, times)| **times > 1)
+                .map(|(name, times)| format!("{name} was made {times} times"))
+                .collect();
+            let gone: Vec<String> = journal
+                .destroyed()
+                .filter(|destroyed| destroyed.answered_201 && !frozen(destroyed.at))
+                .map(|destroyed| {
+                    format!("{} was destroyed by {:?} at {:?}", destroyed.name, destroyed.by, destroyed.at)
+                })
+                .collect();
+            (journal.overlaps, of_frozen, made, gone)
+        });
+        self.overlaps_of_frozen = of_frozen.min(overlaps);
+        let unexplained = overlaps - self.overlaps_of_frozen;
+        self.add("I3", (0..unexplained).map(|_| "two creates of one name overlapped".to_owned()).collect());
+        if self.overlaps_of_frozen == 0 {
+            self.add("I3", made);
+        }
+        self.add("I4", gone);
+    }
+}
+
+/// When creates and deletes began while another one of the same name was at work.
+fn overlapping<'a>(log: impl Iterator<Item = &'a LogEntry>) -> Vec<std::time::Duration> {
+    let mut ends = BTreeMap::new();
+    let mut found = Vec::new();
+    for entry in log.filter(|entry| matches!(entry.route, Route::Create | Route::Delete)) {
+        let Some(name) = entry.name.as_deref() else { continue };
+        let until = ends.entry(name).or_insert(std::time::Duration::ZERO);
+        if entry.began < *until {
+            found.push(entry.began);
+        }
+        *until = (*until).max(entry.ended.unwrap_or(std::time::Duration::MAX));
+    }
+    found
+}
+
+async fn one(session: &mut PgConnection, sql: &'static str) -> Result<i64> {
+    sqlx::query_scalar(sql).fetch_one(session).await.with_context(|| format!("ask '{sql}'"))
+}

@@ -1,0 +1,14 @@
+-- I2: at most one unfinished run per subject and workflow, one run at a time per resource; here nobody asked for a second
+-- run, so there is none.
+select subject || ' has ' || count(*) || ' runs of ' || workflow
+from sluice.run
+group by workflow, subject
+having count(*) > 1
+union all
+select 'resource ' || run.resource || ' is worked on by ' || count(*) || ' steps at a time'
+from sluice.run
+join sluice.step on step.run_id = run.id
+where step.state in ('dispatched', 'running')
+  or (step.state = 'due' and step.due_at is not null)
+group by run.resource
+having count(*) > 1
