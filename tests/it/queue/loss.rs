@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use sluice::queue::{
-    self, Marks, Round,
+    self, Marks, Round, Stamps,
     loss::{Epoch, Loss, Mark},
     watch_once,
 };
