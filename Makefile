@@ -11,7 +11,7 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo bench chaos check full mutants setup format lint build test audit
+.PHONY: help demo bench chaos check full mutants setup format lint build test sim audit
 
 help: ## This list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -52,6 +52,9 @@ build: ## Builds the programs that tests and demo start
 
 test: setup build ## Runs every test
 	$(call part,test,cargo test --workspace)
+
+sim: ## Only the simulator; SIM_SEEDS, SIM_FIRST and SIM_SEED choose
+	$(call part,sim,cargo test --package tests --test sim)
 
 audit: $(TOOLS)/bin/cargo-deny ## Are the dependencies licensed, safe, and from crates.io only?
 	$(call part,audit,$(TOOLS)/bin/cargo-deny check)

@@ -1,24 +1,20 @@
 //! One process' connection to the ledger: the real verbs over the rows in memory, behind latency and outages. An answer may be
-//! lost after its commit. It watches over I9, and over the gates, at the moment of each verb.
+//! lost after its commit. `watch` checks each verb at its moment, `marks` is the half of the watch over the queue.
+
+mod marks;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::{
-    ledger::{
-        By, Changed, Claimed, Dispatched, Error, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, PutBack,
-        Result, Scope, Settled, Settlement, Started, Worker, memory, settlement,
-    },
-    queue::{
-        self, Marks,
-        loss::{Epoch, Mark},
-    },
+use sluice::ledger::{
+    By, Changed, Claimed, Dispatched, Error, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result,
+    Scope, Settled, Settlement, Started, Worker,
 };
 use tokio::time;
 use workflows::{
-    breaker::{self, Probed, Rules, Signal},
-    definition::{Reach, Registry},
+    breaker::{Probed, Rules, Signal},
+    definition::Registry,
     ids::{RunId, StepName, Token},
-    state::StepState,
 };
 
 use crate::{chance::Chance, process::Process, stage::Stage};
@@ -64,83 +60,10 @@ impl Connection {
         self.process.pass().await;
         Ok(answer)
     }
-
-    fn watch_claim(&self, key: &Key, claimed: &Claimed) {
-        let log = &self.stage.log;
-        log.note(|| {
-            format!("{} claims {} {} {}: {}", self.process.name, key.run, key.position, key.token, said(claimed))
-        });
-        match claimed {
-            Claimed::Yes(claim) => {
-                self.stage.play(&self.process, claim);
-                let mut facts = self.stage.facts();
-                if facts.paused.contains_key(&claim.step) {
-                    log.broken(format!("a claim of {} went through a closed gate", claim.step));
-                }
-                let workflow = self.stage.registry.find(&claim.workflow, claim.version);
-                let step = workflow.and_then(|workflow| workflow.step(key.position));
-                if step.is_some_and(|step| step.reach == Reach::Exclusive) {
-                    *facts.exclusive_claims.entry(claim.given.instance.clone()).or_default() += 1;
-                }
-            }
-            Claimed::PutBack(PutBack::GateClosed) => log.hit("claim.gate_closed"),
-            Claimed::PutBack(PutBack::ResourceBusy) => log.hit("claim.resource_busy"),
-            Claimed::PutBack(PutBack::UnknownDefinition) => log.broken("a step is of no known definition".to_owned()),
-            Claimed::Stale => log.hit("claim.stale"),
-        }
-    }
-
-    /// I9: who does not hold the step changes nothing.
-    fn watch_settle(&self, settlement: &Settlement, before: Option<&memory::Step>, settled: &Settled) {
-        let (key, log) = (settlement.key, &self.stage.log);
-        log.note(|| {
-            let (outcome, error) =
-                (settlement.attempt.outcome, settlement.attempt.error.as_deref().unwrap_or_default());
-            let text = format!("settles {} {} {} as {outcome}: {settled:?}", key.run, key.position, key.token);
-            format!("{} {text} {error}", self.process.name)
-        });
-        let held = before.is_some_and(|step| {
-            let over = step.lease_until.is_some_and(|until| until <= log.now());
-            let guard = settlement.guard == settlement::Guard::Token || over;
-            step.state == StepState::Running && step.token == Some(key.token) && guard
-        });
-        match settled {
-            Settled::Done(_) if !held => {
-                log.broken(format!("I9: {} at {} was settled by one who did not hold it", key.run, key.position));
-            }
-            Settled::Stale => {
-                log.hit("settle.stale");
-                if before != self.stage.memory.step(key.run, key.position).as_ref() {
-                    log.broken(format!("I9: a stale settle changed {} at {}", key.run, key.position));
-                }
-            }
-            Settled::Done(_) => log.hit(settlement_name(settlement.attempt.outcome)),
-            Settled::Refused(reason) => log.broken(format!("the ledger refuses a result: {reason}")),
-        }
-    }
 }
 
 fn away() -> Error {
     Error::Unreadable("nothing: the simulated database is away".to_owned())
-}
-
-fn said(claimed: &Claimed) -> String {
-    match claimed {
-        Claimed::Yes(claim) => format!("yes, attempt {} of {}", claim.attempt, claim.given.instance),
-        Claimed::PutBack(why) => format!("put back, {why:?}"),
-        Claimed::Stale => "stale".to_owned(),
-    }
-}
-
-fn settlement_name(outcome: &str) -> &'static str {
-    match outcome {
-        "succeeded" => "settle.succeeded",
-        "failed" => "settle.failed",
-        "deferred" => "settle.deferred",
-        "crashed" => "settle.crashed",
-        "sent_back" => "settle.sent_back",
-        _ => "settle.refused",
-    }
 }
 
 impl Ledger for Connection {
@@ -330,73 +253,5 @@ impl Ledger for Connection {
         self.send().await?;
         let count = self.stage.memory.explain(host, limit).await?;
         self.receive(count).await
-    }
-}
-
-impl Stage {
-    fn saw(&self, before: breaker::State, after: breaker::State) {
-        if before != after {
-            self.log.note(|| format!("the breaker is {after:?}"));
-            self.log.hit(match after {
-                breaker::State::Closed => "breaker.closed",
-                breaker::State::Open => "breaker.opened",
-                breaker::State::HalfOpen => "breaker.half_opened",
-            });
-        }
-    }
-}
-
-/// A round of the watch ends at the ledger or at the queue.
-#[derive(Debug)]
-pub struct RoundFailed(anyhow::Error);
-
-impl From<queue::Error> for RoundFailed {
-    fn from(error: queue::Error) -> Self {
-        Self(error.into())
-    }
-}
-
-impl From<Error> for RoundFailed {
-    fn from(error: Error) -> Self {
-        Self(error.into())
-    }
-}
-
-impl From<memory::WatchError> for RoundFailed {
-    fn from(error: memory::WatchError) -> Self {
-        Self(error.into())
-    }
-}
-
-impl From<RoundFailed> for anyhow::Error {
-    fn from(failed: RoundFailed) -> Self {
-        failed.0
-    }
-}
-
-impl Marks for Connection {
-    type Error = RoundFailed;
-
-    async fn read(&self) -> std::result::Result<Mark, RoundFailed> {
-        self.send().await?;
-        let mark = self.stage.memory.read().await?;
-        Ok(self.receive(mark).await?)
-    }
-
-    async fn record_beat(&self, epoch: Epoch, beat: i64, server: Option<&str>) -> std::result::Result<(), RoundFailed> {
-        self.send().await?;
-        self.stage.memory.record_beat(epoch, beat, server).await?;
-        Ok(self.receive(()).await?)
-    }
-
-    async fn take_epoch(
-        &self,
-        was: Option<Epoch>,
-        now: Epoch,
-        server: Option<&str>,
-    ) -> std::result::Result<bool, RoundFailed> {
-        self.send().await?;
-        let taken = self.stage.memory.take_epoch(was, now, server).await?;
-        Ok(self.receive(taken).await?)
     }
 }
