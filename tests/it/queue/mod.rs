@@ -4,7 +4,6 @@ mod checks;
 mod drains;
 mod hints;
 mod loss;
-mod measure;
 mod outages;
 mod upkeep;
 
