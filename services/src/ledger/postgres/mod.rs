@@ -23,7 +23,7 @@ mod start;
 use std::time::Duration;
 
 use sqlx::{
-    PgPool, Postgres as Driver, Transaction,
+    Connection, PgPool, Postgres as Driver, Transaction,
     postgres::PgArguments,
     query::{Query, QueryAs},
 };
@@ -66,6 +66,11 @@ impl Postgres {
 
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Asks for a sign of life: for readiness.
+    pub async fn ping(&self) -> Result<()> {
+        Ok(self.pool.acquire().await?.ping().await?)
     }
 
     /// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were.
