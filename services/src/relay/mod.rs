@@ -7,6 +7,7 @@
 mod dispatch;
 mod duty;
 mod finder;
+mod gauges;
 mod intake;
 mod listen;
 mod loss;
@@ -93,6 +94,8 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
         shutdown,
     };
     relay.vitals.metrics.expect_rescues();
+    let host = relay.settings.host.clone();
+    gauges::show(&relay.vitals.metrics, relay.ledger.clone(), relay.queue.clone(), host);
     let mut duties = JoinSet::new();
     duties.spawn(relay.clone().until_shutdown(listen::forward(
         deps.listen,
