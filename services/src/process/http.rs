@@ -74,3 +74,30 @@ fn answer(wrong: Vec<String>) -> Response {
         false => (StatusCode::SERVICE_UNAVAILABLE, wrong.join("\n") + "\n").into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::telemetry::health::LIMIT;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_hangs_is_named_with_503() {
+        let vitals = Vitals::default();
+        let pulse = vitals.health.pulse("relay: dispatch");
+        let readiness = Arc::new(Readiness::new(CancellationToken::new()));
+        let served = Served { vitals, readiness };
+
+        let turning = livez(State(served.clone())).await.status();
+        tokio::time::advance(LIMIT + std::time::Duration::from_secs(2)).await;
+        let hung = livez(State(served.clone())).await;
+        pulse.beat();
+        let again = livez(State(served)).await.status();
+
+        assert_eq!((turning, hung.status(), again), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK));
+        let body = to_bytes(hung.into_body(), 1000).await.unwrap();
+        assert_eq!(body, "relay: dispatch hangs since 32 s\n");
+    }
+}

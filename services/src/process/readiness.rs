@@ -6,7 +6,7 @@ use std::{
     future::Future,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,8 @@ const LIMIT: Duration = Duration::from_millis(800);
 const FRESH: Duration = Duration::from_secs(1);
 
 pub(super) struct Readiness {
-    begun: AtomicBool,
+    /// How many roles have not begun yet.
+    awaited: AtomicUsize,
     draining: CancellationToken,
     needs: Mutex<Vec<Need>>,
     last: tokio::sync::Mutex<Option<(Instant, Vec<&'static str>)>>,
@@ -34,8 +35,9 @@ struct Need {
 }
 
 impl Readiness {
+    /// Of a process that plays one role.
     pub(super) fn new(draining: CancellationToken) -> Self {
-        Self { begun: AtomicBool::new(false), draining, needs: Mutex::default(), last: Default::default() }
+        Self { awaited: AtomicUsize::new(1), draining, needs: Mutex::default(), last: Default::default() }
     }
 
     /// The process cannot do without this. Of several under one name the first is asked.
@@ -49,9 +51,14 @@ impl Readiness {
         }
     }
 
-    /// The role runs: what it needs is known.
+    /// The process plays so many roles.
+    pub(super) fn await_roles(&self, roles: usize) {
+        self.awaited.store(roles, Ordering::Release);
+    }
+
+    /// A role runs.
     pub(super) fn begin(&self) {
-        self.begun.store(true, Ordering::Release);
+        self.awaited.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Why the process is not ready; nothing where it is.
@@ -68,7 +75,7 @@ impl Readiness {
                 missing
             }
         };
-        if missing.is_empty() && !self.begun.load(Ordering::Acquire) {
+        if missing.is_empty() && self.awaited.load(Ordering::Acquire) > 0 {
             return vec!["starting"];
         }
         missing
@@ -86,7 +93,7 @@ impl Readiness {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, atomic::AtomicUsize};
+    use std::sync::Arc;
 
     use super::*;
 
@@ -95,6 +102,9 @@ mod tests {
         let shutdown = CancellationToken::new();
         let readiness = Readiness::new(shutdown.clone());
 
+        assert_eq!(readiness.missing().await, ["starting"]);
+        readiness.await_roles(2);
+        readiness.begin();
         assert_eq!(readiness.missing().await, ["starting"]);
         readiness.begin();
         assert!(readiness.missing().await.is_empty());

@@ -30,6 +30,7 @@ pub async fn worker(config: config::Worker, life: Life) -> anyhow::Result<ExitCo
 
 /// Runs every role until `shutdown`.
 pub async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
+    life.readiness.await_roles(2);
     let queue = connect(&config.relay.queue).await?;
     let relay = run_relay(config.relay, queue.clone(), &life).boxed_local();
     let worker = run_worker(config.worker, queue, &life).boxed_local();

@@ -50,7 +50,9 @@ pub fn names_in(expr: &str) -> BTreeSet<String> {
             lists_labels = ["by", "without", "on", "ignoring"].contains(&word.as_str());
         }
         rest = &rest[skipped..];
-        let is_function = rest.trim_start().starts_with('(') && !lists_labels;
+        // `sum(…)`, `sum by (…) (…)`
+        let next = rest.trim_start();
+        let is_function = !lists_labels && ["(", "by (", "without ("].iter().any(|mark| next.starts_with(mark));
         if first.is_ascii_alphabetic() && !is_function && !KEYWORDS.contains(&word.as_str()) {
             names.insert(word);
         }

@@ -84,7 +84,12 @@ async fn steps_are_counted_by_state_and_held_work_apart() {
     let mut session = app.superuser().await;
 
     let open = take(&ledger).await;
-    session.run("update sluice.gate set paused_at = now() where scope = 'workflow'").await;
+    session
+        .run(
+            "insert into sluice.gate (scope, name, paused_at) values ('workflow', 'provision-instance', now())
+             on conflict (scope, name) do update set paused_at = now()",
+        )
+        .await;
     let workflow_paused = take(&ledger).await;
     session.run("update sluice.gate set paused_at = null").await;
     session.run("update sluice.gate set hold_until = now() + interval '1 hour' where name = 'verify'").await;

@@ -46,10 +46,14 @@ async fn every_role_in_one_process_answers_on_one_port_and_names_what_is_away() 
     fleet.start("all", &["all"]).await.unwrap();
     let address = address(fleet.process("all").unwrap()).await;
     until_answers(&address, "/readyz", 200, "ok").await;
-    let scraped = scrape(&address).await;
+    let both = until(PATIENCE, async || {
+        let scraped = scrape(&address).await;
+        let relay = scraped.sum("sluice_queue_depth", &[("step", "verify"), ("state", "due")]) == Some(0.0);
+        let worker = scraped.sum("sluice_consumer_up", &[("step", "verify")]) == Some(1.0);
+        (relay && worker).then_some(scraped)
+    });
+    let scraped = both.await.expect("the metrics of both roles");
     assert_eq!(scraped.sum("sluice_build_info", &[("role", "all")]), Some(1.0));
-    assert_eq!(scraped.sum("sluice_queue_depth", &[("step", "verify"), ("state", "due")]), Some(0.0));
-    assert_eq!(scraped.sum("sluice_consumer_up", &[("step", "verify")]), Some(1.0));
     assert_eq!(scraped.sum("sluice_pool_connections_max", &[("pool", "worker-leases")]), Some(1.0));
 
     fleet.parts().postgres.kill().await.unwrap();

@@ -38,6 +38,7 @@ async fn what_processes_count_is_what_the_ledger_says() {
     .unwrap();
     arrange(&fleet, users[1], Route::WebhookSet, error(503));
     arrange(&fleet, users[2], Route::WebhookSet, error(400));
+    fleet.set("RETRY_LIMIT", "1");
 
     fleet.start_roles().await.unwrap();
     until_true(
@@ -59,10 +60,10 @@ async fn what_processes_count_is_what_the_ledger_says() {
         panic!("counted {:?}, stored {stored:?}", counted(&scrape_all(addresses.values()).await))
     };
     let sum = |name: &str, labels: &[(&str, &str)]| scraped.sum(name, labels);
-    assert_eq!(sum("sluice_attempts_total", &[("outcome", "refused")]), Some(1.0), "{stored:?}");
+    assert_eq!(sum("sluice_attempts_total", &[("outcome", "failed"), ("class", "rejected")]), Some(1.0), "{stored:?}");
     assert_eq!(sum("sluice_runs_total", &[("outcome", "ready")]), Some(4.0));
     assert_eq!(sum("sluice_runs_total", &[("outcome", "dead")]), Some(1.0));
-    assert_eq!(sum("sluice_dead_letters", &[("reason", "permanent_error")]), Some(1.0));
+    assert_eq!(sum("sluice_dead_letters", &[("reason", "attempts_exhausted")]), Some(1.0));
     assert_eq!(sum("sluice_step_duration_seconds_count", &[]), sum("sluice_attempts_total", &[]));
     let set = [("url_template", "/webhook/set/{instance}")];
     assert_eq!(sum("http_client_request_duration_seconds_count", &[set[0], ("error_type", "503")]), Some(1.0));
