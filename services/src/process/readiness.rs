@@ -117,7 +117,7 @@ mod tests {
     async fn what_fails_and_what_hangs_is_named_within_a_second() {
         let readiness = Readiness::new(CancellationToken::new());
         readiness.begin();
-        readiness.need("Postgres", || std::future::pending());
+        readiness.need("Postgres", std::future::pending);
         readiness.need("Redis", async || false);
         readiness.need("the rest", async || true);
         let asked = Instant::now();

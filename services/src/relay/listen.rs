@@ -10,6 +10,8 @@ use crate::telemetry::health::Pulse;
 
 const CHANNEL: &str = "sluice_intake";
 const SELF_TEST: Duration = Duration::from_secs(5);
+/// How long Postgres may take until a listener has heard itself.
+const ANSWERS: Duration = Duration::from_secs(15);
 /// A listener that heard nothing for so long is asked to prove itself again: a dead connection is silent too.
 const QUIET: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
@@ -31,7 +33,7 @@ pub(super) async fn forward(pool: Option<PgPool>, signed_up: Arc<Notify>, pulse:
 
 /// Hears notifications until the connection is gone or has been silent for long.
 async fn hear(pool: &PgPool, signed_up: &Notify, pulse: &Pulse) -> anyhow::Result<()> {
-    let mut listener = listen(pool).await?;
+    let mut listener = timeout(ANSWERS, listen(pool)).await.context("no answer in time")??;
     while let Ok(heard) = pulse.waiting(timeout(QUIET, listener.recv())).await {
         heard.context("hear a notification")?;
         signed_up.notify_one();

@@ -1,6 +1,10 @@
 //! `/livez` and `/readyz` through outages, a start without Postgres, and a drain.
 
-use tests::servers::{self, Program};
+use sluice::telemetry::health::LIMIT;
+use tests::{
+    fleet::Parts,
+    servers::{self, Program},
+};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -72,6 +76,29 @@ async fn every_role_in_one_process_answers_on_one_port_and_names_what_is_away() 
 
     fleet.parts().postgres.restart().await.unwrap();
     fleet.parts().redis.restart().await.unwrap();
+    until_answers(&address, "/readyz", 200, "ok").await;
+}
+
+/// Frozen servers keep their connections open and answer nothing: the worst kind of away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_whose_servers_are_frozen_lives() {
+    let mut fleet = fleet().await;
+    fleet.start("all", &["all"]).await.unwrap();
+    let address = address(fleet.process("all").unwrap()).await;
+    until_answers(&address, "/readyz", 200, "ok").await;
+
+    let Parts { postgres, redis, .. } = fleet.parts();
+    postgres.pause().unwrap();
+    redis.pause().unwrap();
+    let hung = until(LIMIT + Duration::from_secs(10), async || {
+        let (status, text) = get(&address, "/livez").await;
+        (status != 200).then_some(text)
+    });
+
+    assert_eq!(hung.await, None);
+    assert_eq!(get(&address, "/readyz").await.0, 503);
+    postgres.resume().unwrap();
+    redis.resume().unwrap();
     until_answers(&address, "/readyz", 200, "ok").await;
 }
 

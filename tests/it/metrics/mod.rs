@@ -36,9 +36,9 @@ async fn fleet() -> Fleet {
 async fn address(process: &mut Process) -> String {
     process.wait_for_log("health and metrics", PATIENCE).await.unwrap();
     let lines = process.log();
-    let logged = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut logged = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     // The last one: it may have been started again.
-    let line = logged.filter(|line| line["message"] == "health and metrics").last().unwrap();
+    let line = logged.rfind(|line| line["message"] == "health and metrics").unwrap();
     line["address"].as_str().unwrap().to_owned()
 }
 

@@ -75,10 +75,13 @@ impl Postgres {
 
     /// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were.
     pub async fn queue_lost_sign_ups(&self, since: Duration) -> Result<u64> {
-        let mut tx = self.begin().await?;
-        let queued = sign_ups::queue_lost(&mut tx, since).await?;
-        tx.commit().await?;
-        Ok(queued)
+        let queue = async {
+            let mut tx = self.begin().await?;
+            let queued = sign_ups::queue_lost(&mut tx, since).await?;
+            tx.commit().await?;
+            Ok(queued)
+        };
+        within(queue).await
     }
 
     /// How many users from before the adoption have nothing of ours.

@@ -1,14 +1,15 @@
-//! What a process counts and measures, as `/metrics` shows it. `names` is the one list of metrics; the methods here are what
-//! roles call when something has happened; `source` is for what is only read when somebody asks.
+//! What a process counts and measures, as `/metrics` shows it. `names` is the one list of metrics; `record` is what roles call
+//! when something has happened; `source` is for what is only read when somebody asks.
 //!
 //! Labels hold names from definitions and closed lists only: never a subject, a run, a text of the API or a secret.
 
 pub mod names;
+mod record;
 mod source;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::BoxFuture;
@@ -21,22 +22,15 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use workflows::{
-    definition::{self, Workflow},
-    ids::StepName,
-    outcome::Class,
-    state::RunState,
-};
 
-use self::names::{Labels, Metric};
-pub use self::source::{Sample, Source};
-use crate::ledger::Settlement;
+use self::names::Labels;
+pub use self::{
+    record::Ended,
+    source::{Sample, Source},
+};
 
 /// The content type of what `Metrics::text` returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// In what an attempt without a failure has its class.
-const NO_CLASS: &str = "none";
 
 /// A call or an attempt: from what the API answers in to its longest timeout.
 const ATTEMPT_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 90.0];
@@ -72,25 +66,6 @@ struct Buckets(&'static [f64]);
 impl MetricConstructor<Histogram> for Buckets {
     fn new_metric(&self) -> Histogram {
         Histogram::new(self.0.iter().copied())
-    }
-}
-
-/// How an attempt ended, as far as it is counted.
-pub struct Ended<'a> {
-    pub workflow: &'a str,
-    pub step: &'a str,
-    /// As in the ledger's attempts.
-    pub outcome: &'static str,
-    pub class: Option<Class>,
-    /// The run's state after it.
-    pub run: RunState,
-}
-
-impl<'a> Ended<'a> {
-    /// What this settlement wrote; `run` is the run's state after it.
-    pub fn of(settlement: &'a Settlement, run: RunState) -> Self {
-        let Settlement { workflow, step, attempt, .. } = settlement;
-        Self { workflow: workflow.as_str(), step: step.as_str(), outcome: attempt.outcome, class: attempt.class, run }
     }
 }
 
@@ -148,94 +123,17 @@ impl Metrics {
         histograms(names::HTTP_CLIENT.described(), &self.http_client);
     }
 
-    /// Shows what this process can count from zero on: a counter that only appears with its first event seems not to have
-    /// risen. A worker's, which serves these steps.
-    pub fn expect_attempts<'a>(&self, workflows: impl Iterator<Item = &'a Workflow>, steps: &[StepName]) {
-        for workflow in workflows {
-            let served = |step: &&definition::Step| steps.contains(&step.name);
-            for step in workflow.steps.iter().filter(served) {
-                let labels = [workflow.name.as_str(), step.name.as_str(), "succeeded", NO_CLASS];
-                drop(self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)));
-                drop(self.step_duration.get_or_create(&names::STEP_DURATION.labels([step.name.as_str()])));
-                for reason in ["gate_closed", "resource_busy", "unknown_definition"] {
-                    drop(self.put_back.get_or_create(&names::PUT_BACK.labels([step.name.as_str(), reason])));
-                }
-            }
-            for outcome in [RunState::Succeeded, RunState::Dead, RunState::Cancelled].map(run_outcome) {
-                drop(self.runs.get_or_create(&names::RUNS.labels([workflow.name.as_str(), outcome])));
-            }
-        }
-        drop(self.sign_up_to_ready.get_or_create(&names::SIGN_UP_TO_READY.labels([])));
-        drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
-        drop(self.stale_settles.get_or_create(&names::STALE_SETTLES.labels([])));
-    }
-
-    /// The same for a relay.
-    pub fn expect_rescues(&self) {
-        for kind in ["crashed", "stray", "exceeded"] {
-            drop(self.rescued.get_or_create(&names::RESCUED.labels([kind])));
-        }
-        drop(self.redis_losses.get_or_create(&names::REDIS_LOSSES.labels([])));
-        drop(self.lost_sign_ups_found.get_or_create(&names::LOST_SIGN_UPS_FOUND.labels([])));
-        drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
-    }
-
-    /// An attempt ended, and the ledger says so.
-    pub fn attempt_ended(&self, ended: &Ended<'_>) {
-        let class = ended.class.map_or(NO_CLASS, Class::as_str);
-        let labels = [ended.workflow, ended.step, ended.outcome, class];
-        self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)).inc();
-        if ended.run != RunState::Active {
-            self.runs.get_or_create(&names::RUNS.labels([ended.workflow, run_outcome(ended.run)])).inc();
-        }
-    }
-
-    pub fn step_took(&self, step: &StepName, duration: Duration) {
-        let labels = names::STEP_DURATION.labels([step.as_str()]);
-        self.step_duration.get_or_create(&labels).observe(duration.as_secs_f64());
-    }
-
-    /// A sign-up has its ready instance, so long after it.
-    pub fn ready_after(&self, duration: Duration) {
-        let labels = names::SIGN_UP_TO_READY.labels([]);
-        self.sign_up_to_ready.get_or_create(&labels).observe(duration.as_secs_f64());
-    }
-
-    pub fn leases_lost(&self, count: usize) {
-        add(&self.leases_lost, &names::LEASES_LOST, [], count);
-    }
-
-    pub fn stale_settle(&self) {
-        add(&self.stale_settles, &names::STALE_SETTLES, [], 1);
-    }
-
-    pub fn put_back(&self, step: &StepName, reason: &'static str) {
-        add(&self.put_back, &names::PUT_BACK, [step.as_str(), reason], 1);
-    }
-
-    pub fn rescued(&self, kind: &'static str, count: usize) {
-        add(&self.rescued, &names::RESCUED, [kind], count);
-    }
-
-    pub fn redis_lost(&self) {
-        add(&self.redis_losses, &names::REDIS_LOSSES, [], 1);
-    }
-
-    pub fn lost_sign_ups_found(&self, count: u64) {
-        add(&self.lost_sign_ups_found, &names::LOST_SIGN_UPS_FOUND, [], usize::try_from(count).unwrap_or_default());
-    }
-
-    /// A call to the Evolution API: its route (`POST /instance/create`), its status if an answer came, its error if any.
-    pub fn called(&self, route: &'static str, status: Option<u16>, error: &str, duration: Duration) {
-        let (method, template) = route.split_once(' ').unwrap_or(("", route));
-        let status = status.map(|status| status.to_string()).unwrap_or_default();
-        let labels = names::HTTP_CLIENT.labels([method, template, &status, error]);
-        self.http_client.get_or_create(&labels).observe(duration.as_secs_f64());
-    }
-
     /// What is only read when somebody asks for the metrics.
     pub fn read_from(&self, source: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
         self.lock().register_collector(Box::new(Source::new(source)));
+    }
+
+    /// Shows what became of spans (`exported`, `dropped`, …), as their exporter counts them.
+    pub fn spans_from(&self, counts: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+        self.read_from(move || {
+            let shown = |(result, count): (&str, u64)| Sample::of(&names::SPANS, [result], count as f64);
+            counts().into_iter().map(shown).collect()
+        });
     }
 
     /// What is done before each scrape, and must bound its own time: reading what takes I/O.
@@ -268,15 +166,68 @@ impl Metrics {
     }
 }
 
-fn add<const N: usize>(family: &Counters, metric: &'static Metric<N>, labels: [&str; N], count: usize) {
-    if count > 0 {
-        family.get_or_create(&metric.labels(labels)).inc_by(count as u64);
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
 
-fn run_outcome(state: RunState) -> &'static str {
-    match state {
-        RunState::Succeeded => "ready",
-        other => other.as_str(),
+    use workflows::{ids::StepName, state::RunState};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_counted_is_shown_under_its_name_with_its_labels() {
+        let metrics = Metrics::new("worker");
+        let step: StepName = "verify".parse().unwrap();
+
+        metrics.attempt_ended(&Ended {
+            workflow: "provision-instance",
+            step: "verify",
+            outcome: "succeeded",
+            class: None,
+            run: RunState::Succeeded,
+        });
+        metrics.put_back(&step, "gate_closed");
+        metrics.put_back(&step, "gate_closed");
+        metrics.ready_after(Duration::from_millis(1200));
+        metrics.called("POST /instance/create", None, "no_answer", Duration::from_secs(15));
+        metrics.leases_lost(0);
+        metrics.spans_from(|| vec![("exported", 7), ("dropped", 1)]);
+
+        let text = metrics.scrape().await;
+        for line in [
+            r#"sluice_attempts_total{workflow="provision-instance",step="verify",outcome="succeeded",class="none"} 1"#,
+            r#"sluice_runs_total{workflow="provision-instance",outcome="ready"} 1"#,
+            r#"sluice_put_back_total{step="verify",reason="gate_closed"} 2"#,
+            r#"sluice_sign_up_to_ready_seconds_bucket{le="1.0"} 0"#,
+            r#"sluice_sign_up_to_ready_seconds_bucket{le="1.5"} 1"#,
+            r#"sluice_spans_total{result="exported"} 7"#,
+            "# TYPE sluice_spans counter",
+            "# TYPE sluice_put_back counter",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+        let call =
+            r#"http_client_request_duration_seconds_count{http_request_method="POST",url_template="/instance/create","#;
+        assert!(text.contains(call), "{text}");
+        assert!(!text.contains("sluice_leases_lost_total"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_may_count_is_there_from_zero_on() {
+        let metrics = Metrics::new("worker");
+        let (retry, minute) = (Default::default(), Duration::from_secs(60));
+        let workflow = workflows::provision::definition(retry, minute, minute);
+
+        metrics.expect_attempts(std::iter::once(&workflow), &["verify".parse().unwrap()]);
+
+        let text = metrics.scrape().await;
+        for line in [
+            r#"sluice_runs_total{workflow="provision-instance",outcome="dead"} 0"#,
+            r#"sluice_put_back_total{step="verify",reason="unknown_definition"} 0"#,
+            "sluice_leases_lost_total 0",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("create-instance"), "{text}");
     }
 }

@@ -173,6 +173,10 @@ pub static CONSUMER_GARBLED: Metric<1> =
 pub static HINTS_HANDED_BACK: Metric<1> =
     Metric::counter("sluice_hints_handed_back_total", ["step"], "Hints taken from workers that had fallen silent");
 
+/// Not listed in `all` before a process exports spans.
+pub static SPANS: Metric<1> =
+    Metric::counter("sluice_spans_total", ["result"], "Spans by what became of them: exported, dropped, failed");
+
 // Every process.
 
 pub static POOL_CONNECTIONS: Metric<2> =
