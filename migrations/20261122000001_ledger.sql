@@ -23,6 +23,8 @@ create table if not exists sluice.run (
   -- A cancellation is asked for here and happens at once, or at the settle of the step that is running.
   cancel_by text,
   cancel_reason text,
+  -- When somebody asked for it: the sign-up's own moment.
+  requested_at timestamptz not null default now(),
   created_at timestamptz not null default now(),
   ended_at timestamptz,
   constraint run_ended check ((state = 'active') = (ended_at is null)),
@@ -305,3 +307,12 @@ create table if not exists sluice.redis_mark (
   lost_at timestamptz
 );
 insert into sluice.redis_mark default values on conflict do nothing;
+
+-- How the whole system stands, as the relays' metrics show it: whichever relay is asked takes it anew once it is some
+-- seconds old, the others read it here.
+create table if not exists sluice.gauges (
+  only_row boolean primary key default true check (only_row),
+  taken_at timestamptz not null default '-infinity',
+  taken jsonb not null default '{}'
+);
+insert into sluice.gauges default values on conflict do nothing;

@@ -39,9 +39,9 @@ enum Role {
 fn main() -> ExitCode {
     match cli::parse::<Cli>().role {
         Role::Migrate(options) => cli::migrate::run(options),
-        Role::Relay(options) => process::run(options.parse(), process::relay),
-        Role::Worker(options) => process::run(options.parse(), process::worker),
-        Role::All(options) => process::run(options.parse(), process::all),
+        Role::Relay(options) => process::serve("relay", options.parse(), process::relay),
+        Role::Worker(options) => process::serve("worker", options.parse(), process::worker),
+        Role::All(options) => process::serve("all", options.parse(), process::all),
         Role::DeadLetters(options) => cli::dead_letters::run(options),
         Role::Runs(options) => cli::runs::run(options),
         Role::Queue(options) => cli::queue::run(options),

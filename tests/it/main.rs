@@ -11,6 +11,7 @@ mod conformance;
 mod engine;
 mod guide;
 mod hand_made_sql;
+mod metrics;
 mod migrate;
 mod odd_databases;
 mod processes;

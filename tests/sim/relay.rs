@@ -6,6 +6,7 @@ use sluice::{
     ledger::Draw,
     queue::loss::Epoch,
     relay::{self, Next, Settings},
+    telemetry::metrics::Metrics,
 };
 use tokio::{task::AbortHandle, time};
 use workflows::ids::Token;
@@ -123,11 +124,12 @@ async fn dispatch(duties: Arc<Duties>) {
 
 async fn rescue(duties: Arc<Duties>) {
     let dice = duties.stage.chance(&format!("{} dice", duties.process.name));
+    let metrics = Metrics::default();
     let mut pause = RESCUE;
     loop {
         time::sleep(pause).await;
         duties.process.pass().await;
-        pause = match relay::rescue_once(&duties.ledger, Some(HOST), &|| dice.share()).await {
+        pause = match relay::rescue_once(&duties.ledger, Some(HOST), &|| dice.share(), &metrics).await {
             Ok(rescued) => {
                 if rescued.due_again() > 0 {
                     duties.wake();

@@ -55,6 +55,7 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         api: Client::new(stage.clone(), process.clone()),
         settings: stage.settings.clone(),
         registry: stage.registry.clone(),
+        vitals: Default::default(),
     };
     let me = ledger::Worker { name: process.name.clone(), host: Some(HOST.to_owned()) };
     let bench =

@@ -8,6 +8,7 @@
 mod database;
 mod evolution;
 mod fault;
+mod http;
 mod log;
 mod operator;
 mod read;
@@ -17,7 +18,7 @@ mod webhook;
 mod worker;
 mod workflow;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use clap::Args;
 use workflows::{breaker::Rules, definition::Registry, provision};
@@ -29,10 +30,12 @@ pub use self::{
 };
 use crate::{evolution::Client, queue, relay as relay_role, telemetry::log::Log, worker as worker_role};
 
-/// What a role is told, and how the process logs.
+/// What a role is told, how the process logs, and where it answers for its health.
 #[derive(Debug, Clone)]
 pub struct Config<R> {
     pub log: Log,
+    /// None: nowhere.
+    pub http: Option<SocketAddr>,
     pub role: R,
 }
 
@@ -106,6 +109,8 @@ pub struct RelayOptions {
     #[command(flatten)]
     relay: relay::RelayTuning,
     #[command(flatten)]
+    http: http::HttpOptions,
+    #[command(flatten)]
     log: log::LogOptions,
 }
 
@@ -126,6 +131,8 @@ pub struct WorkerOptions {
     webhook: webhook::WebhookOptions,
     #[command(flatten)]
     worker: worker::WorkerTuning,
+    #[command(flatten)]
+    http: http::HttpOptions,
     #[command(flatten)]
     log: log::LogOptions,
 }
@@ -149,6 +156,8 @@ pub struct AllOptions {
     relay: relay::RelayTuning,
     #[command(flatten)]
     worker: worker::WorkerTuning,
+    #[command(flatten)]
+    http: http::HttpOptions,
     #[command(flatten)]
     log: log::LogOptions,
 }
@@ -183,8 +192,9 @@ impl RelayOptions {
         let queue = self.redis.read(&mut faults);
         let host = self.host.host(&mut faults).map(Some);
         let tuned = self.relay.read(&mut faults);
+        let http = self.http.read(&mut faults);
         let log = self.log.read(&mut faults);
-        finish(log, build_relay(ledger, listen, queue, host, tuned), faults)
+        finish_serving(http, log, build_relay(ledger, listen, queue, host, tuned), faults)
     }
 }
 
@@ -197,9 +207,10 @@ impl WorkerOptions {
         let api = self.host.client(&self.key, &mut faults);
         let provision = self.webhook.read(&mut faults);
         let tuned = self.worker.read(&mut faults);
+        let http = self.http.read(&mut faults);
         let log = self.log.read(&mut faults);
         let tuned = steps.zip(tuned);
-        finish(log, build_worker(ledger, queue, api, provision, tuned), faults)
+        finish_serving(http, log, build_worker(ledger, queue, api, provision, tuned), faults)
     }
 }
 
@@ -213,13 +224,14 @@ impl AllOptions {
         let provision = self.webhook.read(&mut faults);
         let relay = self.relay.read(&mut faults);
         let worker = self.worker.read(&mut faults);
+        let http = self.http.read(&mut faults);
         let log = self.log.read(&mut faults);
 
         let host = api.as_ref().map(|api| Some(api.host().to_owned()));
         let steps = ledger.as_ref().map(|ledger| ledger.registry.queues());
         let relay = build_relay(ledger.clone(), listen, queue.clone(), host, relay);
         let worker = build_worker(ledger, queue, api, provision, steps.zip(worker));
-        finish(log, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
+        finish_serving(http, log, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
     }
 }
 
@@ -259,7 +271,18 @@ fn build_worker(
 
 fn finish<R>(log: Read<Log>, role: Read<R>, faults: Faults) -> Result<Config<R>, Faults> {
     match log.zip(role) {
-        Some((log, role)) if faults.is_empty() => Ok(Config { log, role }),
+        Some((log, role)) if faults.is_empty() => Ok(Config { log, http: None, role }),
         _ => Err(faults),
     }
+}
+
+/// The same for a role that answers for its health.
+fn finish_serving<R>(
+    http: Read<Option<SocketAddr>>,
+    log: Read<Log>,
+    role: Read<R>,
+    faults: Faults,
+) -> Result<Config<R>, Faults> {
+    let config = finish(log, role, faults)?;
+    Ok(Config { http: http.flatten(), ..config })
 }

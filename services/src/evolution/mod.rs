@@ -6,7 +6,7 @@ mod list;
 mod options;
 mod transport;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, header::HeaderValue};
@@ -22,7 +22,8 @@ use workflows::{
 
 pub use options::{Options, OptionsError, Timeouts, host};
 
-use transport::{Received, Request};
+use self::transport::{Received, Request};
+use crate::telemetry::metrics::Metrics;
 
 /// What stays as it is in a path segment and in a query value.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -37,9 +38,16 @@ pub struct Client {
     key: Secret,
     key_header: HeaderValue,
     timeouts: Timeouts,
+    /// Where calls are measured, if anywhere.
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Client {
+    /// The same client, whose calls are measured there.
+    pub fn measured_by(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics: Some(metrics), ..self }
+    }
+
     /// The host (and port) that this client speaks to: what its gates are named after.
     pub fn host(&self) -> &str {
         &self.host

@@ -73,7 +73,7 @@ impl Client {
         let http = builder.build().map_err(|error| OptionsError::Tls(super::transport::chain(&error)))?;
         let host = host_of(&base);
         let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, host, key, key_header, timeouts })
+        Ok(Self { http, base, host, key, key_header, timeouts, metrics: None })
     }
 }
 

@@ -1,6 +1,9 @@
 //! One request out, one bounded response in. Tells apart what was never sent from what may have been.
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use reqwest::{
     Method,
@@ -81,8 +84,13 @@ impl Client {
             http.response.status_code = Empty,
             error.type = Empty,
         );
+        let sent = Instant::now();
         let result = self.exchange(request, redaction).instrument(span.clone()).await;
         record(&span, &result);
+        if let Some(metrics) = &self.metrics {
+            let (status, error) = measured(&result);
+            metrics.called(call.route(), status, &error, sent.elapsed());
+        }
         result
     }
 
@@ -137,6 +145,18 @@ fn record(span: &Span, result: &Result<Received, ErrorKind>) {
         Err(ErrorKind::Unreachable(_)) => drop(span.record("error.type", "unreachable")),
         Err(ErrorKind::NoAnswer(_)) => drop(span.record("error.type", "no_answer")),
         Err(_) => drop(span.record("error.type", "unreadable")),
+    }
+}
+
+/// The status and the error as labels: closed lists, and never a text of the API.
+fn measured(result: &Result<Received, ErrorKind>) -> (Option<u16>, String) {
+    match result {
+        Ok(received) if received.status >= 400 => (Some(received.status), received.status.to_string()),
+        Ok(received) => (Some(received.status), String::new()),
+        Err(ErrorKind::Unreachable(_)) => (None, "unreachable".to_owned()),
+        Err(ErrorKind::NoAnswer(_)) => (None, "no_answer".to_owned()),
+        Err(ErrorKind::Unreadable { status, .. }) => (Some(*status), "unreadable".to_owned()),
+        Err(_) => (None, "unreadable".to_owned()),
     }
 }
 

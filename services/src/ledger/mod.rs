@@ -68,6 +68,8 @@ pub struct NewRun {
     pub instance_token: Secret,
     pub input: Value,
     pub traceparent: Option<String>,
+    /// How long ago it was asked for.
+    pub age: Duration,
 }
 
 /// What starting came to.
@@ -132,6 +134,16 @@ pub enum PutBack {
     UnknownDefinition,
 }
 
+impl PutBack {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GateClosed => "gate_closed",
+            Self::ResourceBusy => "resource_busy",
+            Self::UnknownDefinition => "unknown_definition",
+        }
+    }
+}
+
 /// A step in a worker's hands.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -146,6 +158,8 @@ pub struct Claim {
     pub attempt: u32,
     pub given: Given,
     pub traceparent: Option<String>,
+    /// How long ago, at the claim, the run was asked for.
+    pub age: Duration,
 }
 
 /// What a settle came to.
@@ -364,5 +378,6 @@ pub fn sign_up(setup: &Setup, user: UserId, id: RunId, instance_token: Secret, t
         instance_token,
         input: Value::Object(Default::default()),
         traceparent,
+        age: Duration::ZERO,
     }
 }

@@ -1,24 +1,30 @@
 //! A process: what it does before a role starts, how it is told to stop, and what its exit code says.
 //!
-//! `roles` builds what each role works with and runs it; `database` opens pools and waits for Postgres; `signals` turns
-//! SIGTERM and SIGINT into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
+//! `roles` builds what each role works with and runs it; `database` opens pools and waits for Postgres; `http` answers for
+//! its health, which `readiness` asks after; `signals` turns SIGTERM and SIGINT into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
 
 mod database;
+mod http;
+mod readiness;
 mod roles;
 mod signals;
 mod supervise;
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use self::readiness::Readiness;
 pub use self::{
     database::open,
     roles::{all, relay, worker},
     supervise::{Named, supervise},
 };
-use crate::config::{Config, Faults};
+use crate::{
+    config::{Config, Faults},
+    telemetry::Vitals,
+};
 
 /// For `--help`: scripts and supervisors rely on these.
 pub const EXIT_CODES: &str = "\
@@ -44,7 +50,7 @@ pub fn run<R, F>(parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, Cancell
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
-    let Config { log, role: config } = match parsed {
+    let Config { log, role: config, .. } = match parsed {
         Ok(config) => config,
         Err(faults) => {
             eprintln!("sluice cannot start, for these settings are not right:\n{faults}");
@@ -69,6 +75,30 @@ where
             ExitCode::from(if refused.is_some() { REFUSED } else { FAILED })
         }
     }
+}
+
+/// What a role that runs for long is given beside its settings.
+pub struct Life {
+    pub vitals: Vitals,
+    readiness: Arc<Readiness>,
+    pub shutdown: CancellationToken,
+}
+
+/// Runs a role that serves until it is told to stop, and answers for its health from before it looks for Postgres until it
+/// has drained.
+pub fn serve<R, F>(name: &str, parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, Life) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<ExitCode>>,
+{
+    let address = parsed.as_ref().ok().and_then(|config| config.http);
+    run(parsed, async |config, shutdown| {
+        let (vitals, readiness) = (Vitals::new(name), Arc::new(Readiness::new(shutdown.clone())));
+        let _server = match address {
+            Some(address) => Some(http::listen(address, vitals.clone(), readiness.clone()).await?),
+            None => None,
+        };
+        role(config, Life { vitals, readiness, shutdown }).await
+    })
 }
 
 fn start<R, F>(config: R, role: impl FnOnce(R, CancellationToken) -> F) -> anyhow::Result<ExitCode>

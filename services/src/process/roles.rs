@@ -3,71 +3,111 @@
 use std::process::ExitCode;
 
 use futures::FutureExt;
-use tokio_util::sync::CancellationToken;
 
-use super::{Named, Refused, database, supervise};
+use super::{Life, Named, Refused, database, supervise};
 use crate::{
     config,
+    ledger::postgres::Postgres,
     queue::{Queue, Severity},
-    relay as relay_role, worker as worker_role,
+    relay as relay_role,
+    telemetry::metrics::{Sample, names},
+    worker as worker_role,
 };
 
 /// Runs a relay until `shutdown`.
-pub async fn relay(config: config::Relay, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+pub async fn relay(config: config::Relay, life: Life) -> anyhow::Result<ExitCode> {
     let queue = connect(&config.queue).await?;
-    run_relay(config, queue, shutdown).await?;
+    run_relay(config, queue, &life).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a worker until `shutdown`.
-pub async fn worker(config: config::Worker, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+pub async fn worker(config: config::Worker, life: Life) -> anyhow::Result<ExitCode> {
     let queue = connect(&config.queue).await?;
-    run_worker(config, queue, shutdown).await?;
+    run_worker(config, queue, &life).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs every role until `shutdown`.
-pub async fn all(config: config::All, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+pub async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
+    life.readiness.await_roles(2);
     let queue = connect(&config.relay.queue).await?;
-    let relay = run_relay(config.relay, queue.clone(), shutdown.clone()).boxed_local();
-    let worker = run_worker(config.worker, queue, shutdown.clone()).boxed_local();
+    let relay = run_relay(config.relay, queue.clone(), &life).boxed_local();
+    let worker = run_worker(config.worker, queue, &life).boxed_local();
     let roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
-    supervise(roles, shutdown).await?;
+    supervise(roles, life.shutdown.clone()).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_relay(config: config::Relay, queue: Queue, shutdown: CancellationToken) -> anyhow::Result<()> {
-    if !database::wait_for(&config.ledger.database, "relay", &shutdown).await? {
+async fn run_relay(config: config::Relay, queue: Queue, life: &Life) -> anyhow::Result<()> {
+    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
+    life.show_pool("relay", &ledger);
+    life.need(&ledger, &queue);
+    if !database::wait_for(&config.ledger.database, "relay", &life.shutdown).await? {
         return Ok(());
     }
-    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
     // One listens, the other notifies it, to see that it hears.
     let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 2));
-    let deps = relay_role::Deps { ledger, queue, listen };
+    let deps = relay_role::Deps { ledger, queue, listen, vitals: life.vitals.clone() };
     tracing::info!("relay starts");
-    relay_role::run(config.settings, deps, shutdown).await?;
+    life.readiness.begin();
+    relay_role::run(config.settings, deps, life.shutdown.clone()).await?;
     tracing::info!("relay has stopped");
     Ok(())
 }
 
-async fn run_worker(config: config::Worker, queue: Queue, shutdown: CancellationToken) -> anyhow::Result<()> {
-    if !database::wait_for(&config.ledger.database, "worker", &shutdown).await? {
-        return Ok(());
-    }
+async fn run_worker(config: config::Worker, queue: Queue, life: &Life) -> anyhow::Result<()> {
     let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections)?;
     let leases = database::ledger(&config.ledger, "worker-leases", 1)?;
+    life.show_pool("worker", &ledger);
+    life.show_pool("worker-leases", &leases);
+    life.need(&ledger, &queue);
+    if !database::wait_for(&config.ledger.database, "worker", &life.shutdown).await? {
+        return Ok(());
+    }
     let deps = worker_role::Deps {
         ledger,
         leases,
         queue,
-        api: config.api,
+        api: config.api.measured_by(life.vitals.metrics.clone()),
         settings: config.provision,
         registry: config.ledger.registry,
+        vitals: life.vitals.clone(),
     };
     tracing::info!("worker starts");
-    worker_role::run(config.settings, deps, shutdown).await?;
+    life.readiness.begin();
+    worker_role::run(config.settings, deps, life.shutdown.clone()).await?;
     tracing::info!("worker has stopped");
     Ok(())
+}
+
+impl Life {
+    /// What no role can do without.
+    fn need(&self, ledger: &Postgres, queue: &Queue) {
+        let (ledger, queue) = (ledger.clone(), queue.clone());
+        self.readiness.need("Postgres", move || {
+            let ledger = ledger.clone();
+            async move { ledger.ping().await.is_ok() }
+        });
+        self.readiness.need("Redis", move || {
+            let queue = queue.clone();
+            async move { queue.ping().await.is_ok() }
+        });
+    }
+
+    /// Shows a pool's connections among the metrics.
+    fn show_pool(&self, name: &'static str, ledger: &Postgres) {
+        let pool = ledger.pool().clone();
+        self.vitals.metrics.read_from(move || {
+            let (open, idle) = (f64::from(pool.size()), pool.num_idle() as f64);
+            let most = f64::from(pool.options().get_max_connections());
+            vec![
+                Sample::of(&names::POOL_CONNECTIONS, [name, "busy"], (open - idle).max(0.0)),
+                Sample::of(&names::POOL_CONNECTIONS, [name, "idle"], idle),
+                Sample::of(&names::POOL_CONNECTIONS_MAX, [name], most),
+            ]
+        });
+    }
 }
 
 /// A handle on Redis, refused where Redis is not as it must be. One that is away is waited for by the roles themselves.

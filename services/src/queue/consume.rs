@@ -23,6 +23,7 @@ use super::{
     connection::{Lookout, Traffic, Watched},
     handover::{Desk, Handover},
 };
+use crate::telemetry::health::Pulse;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
@@ -68,6 +69,7 @@ pub struct Consumer {
     concurrency: usize,
     grace: Duration,
     desk: Desk,
+    pulse: Pulse,
 }
 
 impl Queue {
@@ -84,11 +86,17 @@ impl Queue {
                 abandon: CancellationToken::new(),
                 status: watch::Sender::default(),
             },
+            pulse: Pulse::default(),
         }
     }
 }
 
 impl Consumer {
+    /// Beats this pulse, while it runs.
+    pub fn beating(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
+    }
+
     /// Tells how this consumer does, while it runs.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.desk.status.subscribe()
@@ -115,6 +123,7 @@ impl Consumer {
     {
         let mut backoff = FIRST_BACKOFF;
         while !shutdown.is_cancelled() {
+            self.pulse.beat();
             let started = Instant::now();
             let name = worker_name(&self.step);
             let ended = self.run_worker(&name, handler.clone(), shutdown).await;
@@ -194,6 +203,7 @@ impl Consumer {
         let limit = self.queue.shared.config.response_timeout + Duration::from_secs(5);
         loop {
             every.tick().await;
+            self.pulse.beat();
             // Failing is for the worker itself to notice; missing signs only mean that its hints are handed back.
             let _ = self.queue.keep_alive(&self.step, name).await;
             let silent = traffic.silent_for();
@@ -218,7 +228,7 @@ impl Consumer {
 
     async fn drain(self) -> Drained {
         self.desk.running.close();
-        if time::timeout(self.grace, self.desk.running.wait()).await.is_err() {
+        if self.pulse.waiting(time::timeout(self.grace, self.desk.running.wait())).await.is_err() {
             self.desk.abandon.cancel();
             self.desk.running.wait().await;
         }

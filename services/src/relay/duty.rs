@@ -9,6 +9,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::health::Pulse;
+
 /// When the next round is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -21,18 +23,26 @@ pub enum Next {
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Repeats a duty until `shutdown`, whatever becomes of a round.
-pub async fn repeat<F, Fut>(what: &'static str, tick: Duration, wake: &Notify, shutdown: CancellationToken, duty: F)
-where
+/// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and while the duty rests.
+pub async fn repeat<F, Fut>(
+    what: &'static str,
+    tick: Duration,
+    wake: &Notify,
+    shutdown: CancellationToken,
+    pulse: Pulse,
+    duty: F,
+) where
     F: Fn() -> Fut + Send,
     Fut: Future<Output = anyhow::Result<Next>> + Send,
 {
     let mut next = Next::AtOnce;
     let mut pause = FIRST_PAUSE;
     loop {
-        if next == Next::AtTick && shutdown.run_until_cancelled(timeout(tick, wake.notified())).await.is_none() {
+        let rest = shutdown.run_until_cancelled(timeout(tick, wake.notified()));
+        if next == Next::AtTick && pulse.waiting(rest).await.is_none() {
             return;
         }
+        pulse.beat();
         if shutdown.is_cancelled() {
             return;
         }

@@ -6,20 +6,25 @@ use anyhow::{Context, bail};
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::{sync::Notify, time::timeout};
 
+use crate::telemetry::health::Pulse;
+
 const CHANNEL: &str = "sluice_intake";
 const SELF_TEST: Duration = Duration::from_secs(5);
+/// How long Postgres may take until a listener has heard itself.
+const ANSWERS: Duration = Duration::from_secs(15);
 /// A listener that heard nothing for so long is asked to prove itself again: a dead connection is silent too.
 const QUIET: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Turns notifications into wakes, for ever. A connection on which LISTEN does not work is given up at once, with one line.
-pub(super) async fn forward(pool: Option<PgPool>, signed_up: Arc<Notify>) {
+pub(super) async fn forward(pool: Option<PgPool>, signed_up: Arc<Notify>, pulse: Pulse) {
     let Some(pool) = pool else {
         tracing::info!("no connection for LISTEN: sign-ups are found by polling");
         return;
     };
     loop {
-        if let Err(error) = hear(&pool, &signed_up).await {
+        pulse.beat();
+        if let Err(error) = hear(&pool, &signed_up, &pulse).await {
             tracing::warn!(error = format!("{error:#}"), "LISTEN does not work now: sign-ups are found by polling");
         }
         tokio::time::sleep(RETRY).await;
@@ -27,9 +32,9 @@ pub(super) async fn forward(pool: Option<PgPool>, signed_up: Arc<Notify>) {
 }
 
 /// Hears notifications until the connection is gone or has been silent for long.
-async fn hear(pool: &PgPool, signed_up: &Notify) -> anyhow::Result<()> {
-    let mut listener = listen(pool).await?;
-    while let Ok(heard) = timeout(QUIET, listener.recv()).await {
+async fn hear(pool: &PgPool, signed_up: &Notify, pulse: &Pulse) -> anyhow::Result<()> {
+    let mut listener = timeout(ANSWERS, listen(pool)).await.context("no answer in time")??;
+    while let Ok(heard) = pulse.waiting(timeout(QUIET, listener.recv())).await {
         heard.context("hear a notification")?;
         signed_up.notify_one();
     }

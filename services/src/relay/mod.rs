@@ -7,6 +7,7 @@
 mod dispatch;
 mod duty;
 mod finder;
+mod gauges;
 mod intake;
 mod listen;
 mod loss;
@@ -38,6 +39,7 @@ pub use self::{
 use crate::{
     ledger::{Draw, Ledger, postgres::Postgres},
     queue::{Queue, loss::Epoch},
+    telemetry::{Vitals, health::Pulse},
 };
 
 /// How a relay works.
@@ -62,6 +64,8 @@ pub struct Deps {
     pub queue: Queue,
     /// A pool on which LISTEN works, where there is one.
     pub listen: Option<PgPool>,
+    /// Where it leaves what it counts, and its loops' pulses.
+    pub vitals: Vitals,
 }
 
 /// How often due steps are looked for without a wake: what became due by the clock waits no longer than this.
@@ -86,11 +90,20 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
         queue: deps.queue,
         signed_up: Arc::default(),
         due: Arc::default(),
+        vitals: deps.vitals,
         shutdown,
     };
+    relay.vitals.metrics.expect_rescues();
+    let host = relay.settings.host.clone();
+    gauges::show(&relay.vitals.metrics, relay.ledger.clone(), relay.queue.clone(), host);
     let mut duties = JoinSet::new();
-    duties.spawn(relay.clone().until_shutdown(listen::forward(deps.listen, relay.signed_up.clone())));
-    duties.spawn(relay.clone().until_shutdown(forward_wakes(relay.queue.clone(), relay.due.clone())));
+    duties.spawn(relay.clone().until_shutdown(listen::forward(
+        deps.listen,
+        relay.signed_up.clone(),
+        relay.pulse("listen"),
+    )));
+    let wakes = forward_wakes(relay.queue.clone(), relay.due.clone(), relay.pulse("hear wakes"));
+    duties.spawn(relay.clone().until_shutdown(wakes));
     duties.spawn(relay.clone().take_in());
     duties.spawn(relay.clone().dispatch());
     duties.spawn(relay.clone().rescue());
@@ -106,10 +119,10 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     Ok(())
 }
 
-async fn forward_wakes(queue: Queue, due: Arc<Notify>) {
+async fn forward_wakes(queue: Queue, due: Arc<Notify>, pulse: Pulse) {
     let mut bell = queue.relay_bell();
     loop {
-        bell.rung().await;
+        pulse.waiting(bell.rung()).await;
         due.notify_one();
     }
 }
@@ -124,10 +137,15 @@ struct Relay {
     signed_up: Arc<Notify>,
     /// A step may be due.
     due: Arc<Notify>,
+    vitals: Vitals,
     shutdown: CancellationToken,
 }
 
 impl Relay {
+    fn pulse(&self, duty: &str) -> Pulse {
+        self.vitals.health.pulse(format!("relay: {duty}"))
+    }
+
     async fn until_shutdown(self, forever: impl Future<Output = ()>) {
         self.shutdown.run_until_cancelled(forever).await;
     }
@@ -141,13 +159,16 @@ impl Relay {
             }
             Ok(if intake.total() >= self.settings.batch { Next::AtOnce } else { Next::AtTick })
         };
-        repeat("take in sign-ups", self.settings.intake_poll, &self.signed_up, self.shutdown.clone(), take).await;
+        let pulse = self.pulse("take in sign-ups");
+        let (poll, shutdown) = (self.settings.intake_poll, self.shutdown.clone());
+        repeat("take in sign-ups", poll, &self.signed_up, shutdown, pulse, take).await;
     }
 
     async fn dispatch(self) {
         let draw: Draw<Token> = Arc::new(|| Token::new(rand::random()));
         let dispatch = async || dispatch_once(&self.settings, &self.ledger, &self.queue, &draw).await;
-        repeat("dispatch", DISPATCH_TICK, &self.due, self.shutdown.clone(), dispatch).await;
+        let pulse = self.pulse("dispatch");
+        repeat("dispatch", DISPATCH_TICK, &self.due, self.shutdown.clone(), pulse, dispatch).await;
     }
 
     async fn rescue(self) {
@@ -158,40 +179,52 @@ impl Relay {
                 self.ledger.due().await?;
                 self.shutdown.run_until_cancelled(sleep(LEASE)).await;
             } else {
-                let rescued = rescue_once(&self.ledger, self.settings.host.as_deref(), &rand::random::<f64>).await?;
+                let host = self.settings.host.as_deref();
+                let rescued = rescue_once(&self.ledger, host, &rand::random::<f64>, &self.vitals.metrics).await?;
                 self.wake_if(rescued.due_again() > 0);
             }
             in_touch.send_replace(Instant::now());
             Ok(Next::AtTick)
         };
-        repeat("rescue", RESCUE_TICK, &Notify::new(), self.shutdown.clone(), rescue).await;
+        let pulse = self.pulse("rescue");
+        repeat("rescue", RESCUE_TICK, &Notify::new(), self.shutdown.clone(), pulse, rescue).await;
     }
 
     async fn recover_strays(self) {
         let recover = async || {
-            self.wake_if(recover_once(&self.ledger, &self.queue).await? > 0);
+            let recovered = recover_once(&self.ledger, &self.queue).await?;
+            self.vitals.metrics.rescued("stray", recovered);
+            self.wake_if(recovered > 0);
             Ok(Next::AtTick)
         };
-        repeat("look for stray steps", STRAY_TICK, &Notify::new(), self.shutdown.clone(), recover).await;
+        let pulse = self.pulse("look for stray steps");
+        repeat("look for stray steps", STRAY_TICK, &Notify::new(), self.shutdown.clone(), pulse, recover).await;
     }
 
     async fn watch_redis(self) {
         let watch = async || {
-            self.wake_if(watch_once(&self.ledger, &self.queue, Epoch::new(rand::random())).await?);
+            let lost = watch_once(&self.ledger, &self.queue, Epoch::new(rand::random())).await?;
+            if lost {
+                self.vitals.metrics.redis_lost();
+            }
+            self.wake_if(lost);
             Ok(Next::AtTick)
         };
-        repeat("watch Redis", LOSS_TICK, &Notify::new(), self.shutdown.clone(), watch).await;
+        let pulse = self.pulse("watch Redis");
+        repeat("watch Redis", LOSS_TICK, &Notify::new(), self.shutdown.clone(), pulse, watch).await;
     }
 
     async fn find(self, tick: Duration, since: Duration) {
         let find = async || {
             let found = find_once(&self.ledger, since).await?;
+            self.vitals.metrics.lost_sign_ups_found(found);
             if found > 0 {
                 self.signed_up.notify_one();
             }
             Ok(if found >= finder::BATCH { Next::AtOnce } else { Next::AtTick })
         };
-        repeat("find lost sign-ups", tick, &Notify::new(), self.shutdown.clone(), find).await;
+        let pulse = self.pulse("find lost sign-ups");
+        repeat("find lost sign-ups", tick, &Notify::new(), self.shutdown.clone(), pulse, find).await;
     }
 
     async fn prune(self) {
@@ -199,7 +232,8 @@ impl Relay {
             let pruned = self.ledger.prune(self.settings.retention, PRUNE_BATCH).await?;
             Ok(if pruned >= PRUNE_BATCH as u64 { Next::AtOnce } else { Next::AtTick })
         };
-        repeat("prune", PRUNE_TICK, &Notify::new(), self.shutdown.clone(), prune).await;
+        let pulse = self.pulse("prune");
+        repeat("prune", PRUNE_TICK, &Notify::new(), self.shutdown.clone(), pulse, prune).await;
     }
 
     fn wake_if(&self, due: bool) {

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::ledger::{Ledger, Settled, Settlement};
+use crate::{
+    ledger::{Ledger, Settled, Settlement},
+    telemetry::metrics::{Ended, Metrics},
+};
 
 /// The most that one round rescues.
 const BATCH: usize = 200;
@@ -37,11 +40,17 @@ pub async fn rescue_once<L: Ledger>(
     ledger: &L,
     host: Option<&str>,
     dice: &(dyn Fn() -> f64 + Sync),
+    metrics: &Metrics,
 ) -> anyhow::Result<Rescued> {
+    // Counted one by one: what is done is done, whatever becomes of the rest.
+    let counted = |kind, count| {
+        metrics.rescued(kind, count);
+        count
+    };
     let rescued = Rescued {
-        crashed: rescue_expired(ledger, dice).await?,
-        stray: ledger.lose_older(STRAY_AFTER).await.context("find stray steps")?,
-        exceeded: ledger.exceed(host, BATCH).await.context("end runs past their deadline")?,
+        crashed: counted("crashed", rescue_expired(ledger, dice, metrics).await?),
+        stray: counted("stray", ledger.lose_older(STRAY_AFTER).await.context("find stray steps")?),
+        exceeded: counted("exceeded", ledger.exceed(host, BATCH).await.context("end runs past their deadline")?),
         projections_pending: ledger.project_pending(BATCH).await.context("write public rows again")?,
         explained: match host {
             Some(host) => ledger.explain(host, BATCH).await.context("say why steps wait")?,
@@ -56,7 +65,11 @@ pub async fn rescue_once<L: Ledger>(
 }
 
 /// Each expired lease settles as a crash, guarded by its expiry: a worker that renews or settles first wins.
-async fn rescue_expired<L: Ledger>(ledger: &L, dice: &(dyn Fn() -> f64 + Sync)) -> anyhow::Result<usize> {
+async fn rescue_expired<L: Ledger>(
+    ledger: &L,
+    dice: &(dyn Fn() -> f64 + Sync),
+    metrics: &Metrics,
+) -> anyhow::Result<usize> {
     let expired = ledger.expired(BATCH).await.context("find expired leases")?;
     let mut settlements = Vec::with_capacity(expired.len());
     for step in &expired {
@@ -68,5 +81,13 @@ async fn rescue_expired<L: Ledger>(ledger: &L, dice: &(dyn Fn() -> f64 + Sync)) 
         return Ok(0);
     }
     let settled = ledger.settle(&settlements).await.context("settle crashed steps")?;
-    Ok(settled.iter().filter(|settled| matches!(settled, Settled::Done(_))).count())
+    let mut rescued = 0;
+    for (settlement, settled) in settlements.iter().zip(settled) {
+        if let Settled::Done(run) = settled {
+            metrics.attempt_ended(&Ended::of(settlement, run));
+            rescued += 1;
+        }
+    }
+    metrics.leases_lost(rescued);
+    Ok(rescued)
 }

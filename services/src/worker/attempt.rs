@@ -21,8 +21,12 @@ use super::{
     lease::{Held, Leases},
     signals::{Signals, Watch},
 };
-use crate::ledger::{
-    Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker, settlement::Quiet,
+use crate::{
+    ledger::{Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker, settlement::Quiet},
+    telemetry::{
+        health::Pulse,
+        metrics::{Ended, Metrics},
+    },
 };
 
 /// Draws shares between 0 and 1.
@@ -56,6 +60,7 @@ pub struct Bench<L, E> {
     claims: Batch<Key, Claimed>,
     settles: Batch<Settlement, Settled>,
     dice: Dice,
+    metrics: Arc<Metrics>,
 }
 
 /// How long a settle is tried again after the ledger could not be asked, and how often.
@@ -93,6 +98,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
             claims,
             settles,
             dice,
+            metrics: deps.vitals.metrics,
         }
     }
 
@@ -105,6 +111,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
             signals: self.signals.clone(),
             rules: self.rules,
             dice: self.dice.clone(),
+            pulse: Pulse::default(),
         }
     }
 
@@ -136,10 +143,24 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         };
         let lease = Lease { key, length: step.lease };
         let held = self.leases.hold(lease, asked, step.timeout + step.lease);
+        let began = Instant::now();
         let (outcome, quiet) = self.outcome(&claim, step, &held).await;
+        let (lost, took) = (held.is_lost(), began.elapsed());
         self.hear(key, &outcome);
         let outcome = self.excuse(outcome).await;
-        self.settle(&claim, workflow, outcome, quiet).await
+        let settled = self.settle(&claim, workflow, outcome, quiet).await?;
+        match &settled {
+            Attempted::Settled(run) => {
+                self.metrics.step_took(&claim.step, took);
+                self.metrics.leases_lost(usize::from(lost));
+                if *run == RunState::Succeeded && claim.workflow.as_str() == provision::PROVISION_INSTANCE {
+                    self.metrics.ready_after(claim.age + asked.elapsed());
+                }
+            }
+            Attempted::Overtaken => self.metrics.stale_settle(),
+            Attempted::PutBack(_) | Attempted::Stale => {}
+        }
+        Ok(settled)
     }
 
     fn definition(&self, claim: &Claim) -> Option<(&Workflow, &Step)> {
@@ -202,7 +223,10 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         let mut settlement = plan(outcome).map_err(|illegal| crate::ledger::Error::Unreadable(illegal.to_string()))?;
         loop {
             match self.settles.ask(settlement.clone()).await {
-                Ok(Settled::Done(state)) => return Ok(Attempted::Settled(state)),
+                Ok(Settled::Done(state)) => {
+                    self.metrics.attempt_ended(&Ended::of(&settlement, state));
+                    return Ok(Attempted::Settled(state));
+                }
                 Ok(Settled::Stale) => return Ok(Attempted::Overtaken),
                 Ok(Settled::Refused(reason)) => {
                     let text = format!("the ledger refuses the step's result: {reason}");

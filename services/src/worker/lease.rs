@@ -90,6 +90,11 @@ impl Held {
         self.leases.going.cancelled().await;
     }
 
+    /// Whether the lease is over.
+    pub fn is_lost(&self) -> bool {
+        *self.ends.borrow() <= Instant::now()
+    }
+
     /// Returns when the lease is over.
     pub async fn lost(&self) {
         let mut ends = self.ends.clone();

@@ -14,6 +14,7 @@ mod signals;
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use workflows::{
     breaker::Rules,
@@ -28,7 +29,12 @@ pub use self::lease::Leases;
 pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Ledger},
-    queue::{Delivery, Queue},
+    queue::{Delivery, Queue, Status},
+    telemetry::{
+        Vitals,
+        health::Pulse,
+        metrics::{Metrics, Sample, names},
+    },
 };
 
 /// How a worker process works.
@@ -55,6 +61,8 @@ pub struct Deps<L, E, Q = Queue> {
     pub api: E,
     pub settings: provision::Settings,
     pub registry: Arc<Registry>,
+    /// Where it leaves what it counts, and its loops' pulses.
+    pub vitals: Vitals,
 }
 
 /// Runs until `shutdown`. Then nothing more is claimed, attempts that run may end within the grace period, and the rest is
@@ -64,23 +72,30 @@ where
     L: Ledger,
     E: Evolution + Send + Sync + 'static,
 {
-    let queue = deps.queue.clone();
+    let (queue, vitals) = (deps.queue.clone(), deps.vitals.clone());
+    vitals.metrics.expect_attempts(deps.registry.all(), &settings.steps);
     let leases = Arc::new(Leases::default());
     let me = ledger::Worker { name: name(), host: settings.host.clone() };
     let (rules, dice): (_, Dice) = (settings.rules, Arc::new(rand::random::<f64>));
     let bench = Arc::new(Bench::new(deps, me.clone(), leases.clone(), rules, dice));
-    let watch = settings.host.clone().map(|host| Arc::new(bench.watch(host)));
+    let watch = settings.host.clone().map(|host| {
+        let pulse = vitals.health.pulse("worker: watch the API's gate");
+        Arc::new(Watch { pulse, ..bench.watch(host) })
+    });
     tracing::info!(worker = %me.name, steps = ?settings.steps.iter().map(StepName::as_str).collect::<Vec<_>>(), "ready");
 
-    let renewals = tokio::spawn(renew(bench.clone()));
+    let renewals = tokio::spawn(renew(bench.clone(), vitals.health.pulse("worker: renew leases")));
     let watching = watch.clone().map(|watch| tokio::spawn(async move { watch.run().await }));
     let consumers: Vec<_> = settings
         .steps
         .iter()
         .map(|step| {
-            let consumer = queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK);
+            let pulse = vitals.health.pulse(format!("worker: consume {step}"));
+            let consumer = queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK).beating(pulse);
+            show(step, consumer.status(), &vitals);
             let (bench, queue, shutdown) = (bench.clone(), queue.clone(), shutdown.clone());
-            let handler = move |delivery| handle(bench.clone(), queue.clone(), delivery);
+            let (step, metrics) = (step.clone(), vitals.metrics.clone());
+            let handler = move |delivery| handle(bench.clone(), queue.clone(), step.clone(), metrics.clone(), delivery);
             tokio::spawn(consumer.run(handler, shutdown))
         })
         .collect();
@@ -124,11 +139,17 @@ async fn tell_the_last<L: Ledger, E: Evolution + Send + Sync + 'static>(watch: &
 async fn handle<L: Ledger, E: Evolution + Send + Sync + 'static>(
     bench: Arc<Bench<L, E>>,
     queue: Queue,
+    step: StepName,
+    metrics: Arc<Metrics>,
     mut delivery: Delivery,
 ) {
     let key = delivery.hint.key();
     match bench.attempt(key, || delivery.acknowledge()).await {
-        Ok(Attempted::Settled(_) | Attempted::PutBack(_)) => queue.wake_relay(),
+        Ok(Attempted::PutBack(why)) => {
+            metrics.put_back(&step, why.as_str());
+            queue.wake_relay();
+        }
+        Ok(Attempted::Settled(_)) => queue.wake_relay(),
         Ok(Attempted::Stale | Attempted::Overtaken) => {}
         Err(error) => {
             tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is dispatched again")
@@ -137,15 +158,33 @@ async fn handle<L: Ledger, E: Evolution + Send + Sync + 'static>(
 }
 
 /// Keeps the leases of all attempts of this process, and its heartbeat.
-async fn renew<L: Ledger, E: Evolution + Send + Sync + 'static>(bench: Arc<Bench<L, E>>) {
+async fn renew<L: Ledger, E: Evolution + Send + Sync + 'static>(bench: Arc<Bench<L, E>>, pulse: Pulse) {
     let mut tick = tokio::time::interval(RENEWAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        pulse.beat();
         if let Err(error) = bench.renew_once().await {
             tracing::warn!(%error, "cannot renew leases");
         }
     }
+}
+
+/// Shows how a consumer does among the metrics.
+fn show(step: &StepName, status: watch::Receiver<Status>, vitals: &Vitals) {
+    let step = step.to_string();
+    vitals.metrics.read_from(move || {
+        let status = status.borrow();
+        let step = [step.as_str()];
+        vec![
+            Sample::of(&names::CONSUMER_UP, step, f64::from(u8::from(status.worker.is_some()))),
+            Sample::of(&names::CONSUMER_REBUILDS, step, status.rebuilds as f64),
+            Sample::of(&names::CONSUMER_PANICS, step, status.panics as f64),
+            Sample::of(&names::CONSUMER_ABANDONED, step, status.abandoned as f64),
+            Sample::of(&names::CONSUMER_GARBLED, step, status.garbled as f64),
+            Sample::of(&names::HINTS_HANDED_BACK, step, status.handed_back as f64),
+        ]
+    });
 }
 
 /// A name that is new at every start.

@@ -16,7 +16,10 @@ use workflows::{
 };
 
 use super::Dice;
-use crate::ledger::{HostGate, Ledger, Result};
+use crate::{
+    ledger::{HostGate, Ledger, Result},
+    telemetry::health::Pulse,
+};
 
 /// How long signals wait for others while the breaker is closed.
 const BATCH: Duration = Duration::from_millis(250);
@@ -106,13 +109,14 @@ pub struct Watch<L, E> {
     pub signals: Arc<Signals>,
     pub rules: Rules,
     pub dice: Dice,
+    pub pulse: Pulse,
 }
 
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
     /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never returns.
     pub async fn run(&self) {
         loop {
-            let said = timeout(self.rules.look, self.signals.said.notified()).await.is_ok();
+            let said = self.pulse.waiting(timeout(self.rules.look, self.signals.said.notified())).await.is_ok();
             if said && self.signals.gate().breaker == State::Closed {
                 sleep(BATCH.min(self.rules.look)).await;
             }

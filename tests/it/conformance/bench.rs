@@ -109,6 +109,7 @@ pub fn new_run(workflow: &str, user: UserId) -> NewRun {
         instance_token: Secret::new(format!("token-{}", draw())),
         input: json!({ "for": user }),
         traceparent: None,
+        age: Duration::ZERO,
     }
 }
 

@@ -217,6 +217,7 @@ fn forged(subject: Subject, run: RunId, position: i16) -> Claim {
             input: json!({}),
         },
         traceparent: None,
+        age: Duration::ZERO,
     }
 }
 

@@ -107,7 +107,8 @@ impl Engine {
             host: Some(self.host()),
         };
         let listen = Some(self.ledger.pool().clone());
-        let deps = relay::Deps { ledger: self.ledger.clone(), queue: self.queue.clone(), listen };
+        let deps =
+            relay::Deps { ledger: self.ledger.clone(), queue: self.queue.clone(), listen, vitals: Default::default() };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));
     }
 
@@ -126,6 +127,7 @@ impl Engine {
             api: client(&self.api, key, &self.options),
             settings: provision_settings(&self.options),
             registry: registry(&self.options),
+            vitals: Default::default(),
         };
         self.roles.push(tokio::spawn(worker::run(settings, deps, stop)));
     }

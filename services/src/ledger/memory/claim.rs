@@ -123,6 +123,7 @@ impl Tx<'_> {
                 input,
             },
             traceparent: run.traceparent.clone(),
+            age: self.now.saturating_sub(run.requested_at),
         })
     }
 

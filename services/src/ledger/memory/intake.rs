@@ -1,6 +1,8 @@
 //! The public queue in memory: what people and the app write there, what intake makes of it, and how its rows follow
 //! their runs.
 
+use std::time::Duration;
+
 use workflows::{
     ids::{RunId, UserId},
     state::{RunState, StepState},
@@ -70,7 +72,8 @@ impl Tx<'_> {
     }
 
     fn take(&mut self, user: UserId) -> Taken {
-        let new = sign_up(self.setup, user, (self.setup.draw_run)(), (self.setup.draw_token)(), None);
+        let mut new = sign_up(self.setup, user, (self.setup.draw_run)(), (self.setup.draw_token)(), None);
+        new.age = self.tables.queue.get(&user).map_or(Duration::ZERO, |row| self.now.saturating_sub(row.created_at));
         let (run, taken) = match self.start(&new) {
             Started::New(run) => (run, Taken::Started),
             Started::Joined(run, RunState::Dead) => {

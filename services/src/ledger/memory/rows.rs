@@ -59,6 +59,8 @@ pub struct Run {
     pub deadline_from: Duration,
     pub cancel_by: Option<String>,
     pub cancel_reason: Option<String>,
+    /// When somebody asked for it; a repeated request counts from its start.
+    pub requested_at: Duration,
     pub created_at: Duration,
     pub ended_at: Option<Duration>,
 }

@@ -59,6 +59,8 @@ impl Tx<'_> {
     }
 
     fn insert_run(&mut self, new: &NewRun, workflow: &Workflow, resource: InstanceName) {
+        let again = self.tables.runs.values().any(|run| run.workflow == new.workflow && run.subject == new.subject);
+        let age = if again { Duration::ZERO } else { new.age };
         let run = Run {
             id: new.id,
             workflow: workflow.name.clone(),
@@ -73,6 +75,7 @@ impl Tx<'_> {
             deadline_from: self.now,
             cancel_by: None,
             cancel_reason: None,
+            requested_at: self.now.saturating_sub(age),
             created_at: self.now,
             ended_at: None,
         };

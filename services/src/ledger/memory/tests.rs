@@ -59,6 +59,7 @@ fn start(ledger: &Memory, workflow: &str, id: u128) -> RunId {
         instance_token: workflows::secret::Secret::new("token"),
         input: json!({}),
         traceparent: None,
+        age: Duration::ZERO,
     };
     assert_eq!(ledger.transact(|tx| tx.start(&new)), Started::New(id));
     id

@@ -1,6 +1,9 @@
 //! From `dispatched` to `running`: the token, an open gate, the resource's turn and quiet, then the lease.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 use sqlx::FromRow;
@@ -66,6 +69,7 @@ pub(super) struct ClaimRow {
     version: i16,
     subject: String,
     traceparent: Option<String>,
+    age: f64,
     input: Value,
     failures: i32,
     crashes: i32,
@@ -127,6 +131,7 @@ impl ClaimRow {
                 input: self.input,
             },
             traceparent: self.traceparent,
+            age: Duration::try_from_secs_f64(self.age).unwrap_or_default(),
         })
     }
 }
@@ -144,6 +149,7 @@ async fn read_and_lock(tx: &mut Tx, worker: &Worker, keys: &[Key]) -> Result<BTr
                step.run_id, step.position, step.token, step.name as step, step.attempts,
                step.failures, step.crashes, step.send_backs, step.defers,
                run.workflow, run.version, run.subject, run.traceparent,
+               extract(epoch from now() - run.requested_at)::float8 as age,
                case when step.position = 0 then run.input else coalesce(previous.output, 'null') end as input,
                array(
                  select earlier.send_backs

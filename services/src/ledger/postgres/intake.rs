@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 use workflows::{ids::UserId, state::RunState};
 
-use super::{Intake, Postgres, Result, Started, Tx, command, is_row_fault, start};
+use super::{Intake, NewRun, Postgres, Result, Started, Tx, command, is_row_fault, start};
 use crate::{
     ledger::{By, sign_up},
     supabase::{
@@ -67,7 +67,8 @@ async fn take(ledger: &Postgres, tx: &mut Tx, rows: &[Pending]) -> Result<Intake
         .map(|row| {
             let user = UserId::new(row.user);
             let (id, token) = ((ledger.setup.draw_run)(), (ledger.setup.draw_token)());
-            sign_up(&ledger.setup, user, id, token, row.traceparent.clone())
+            let run = sign_up(&ledger.setup, user, id, token, row.traceparent.clone());
+            NewRun { age: row.age(), ..run }
         })
         .collect();
     let started = start::start_in(ledger, tx, &runs).await?;

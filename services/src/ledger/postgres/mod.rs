@@ -23,7 +23,7 @@ mod start;
 use std::time::Duration;
 
 use sqlx::{
-    PgPool, Postgres as Driver, Transaction,
+    Connection, PgPool, Postgres as Driver, Transaction,
     postgres::PgArguments,
     query::{Query, QueryAs},
 };
@@ -68,12 +68,20 @@ impl Postgres {
         &self.pool
     }
 
+    /// Asks for a sign of life: for readiness.
+    pub async fn ping(&self) -> Result<()> {
+        Ok(self.pool.acquire().await?.ping().await?)
+    }
+
     /// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were.
     pub async fn queue_lost_sign_ups(&self, since: Duration) -> Result<u64> {
-        let mut tx = self.begin().await?;
-        let queued = sign_ups::queue_lost(&mut tx, since).await?;
-        tx.commit().await?;
-        Ok(queued)
+        let queue = async {
+            let mut tx = self.begin().await?;
+            let queued = sign_ups::queue_lost(&mut tx, since).await?;
+            tx.commit().await?;
+            Ok(queued)
+        };
+        within(queue).await
     }
 
     /// How many users from before the adoption have nothing of ours.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Postgres, Result, limit, seconds};
+use super::{Postgres, Result, limit, seconds, within};
 
 /// A worker that has not beaten for so long is gone, and nobody asks for it any more.
 const HEARTBEATS: Duration = Duration::from_secs(3600);
@@ -11,6 +11,10 @@ const HEARTBEATS: Duration = Duration::from_secs(3600);
 impl Postgres {
     /// Deletes up to `most` of each kind that ended longer than `retention` ago. How many rows in all.
     pub async fn prune(&self, retention: Duration, most: usize) -> Result<u64> {
+        within(self.prune_once(retention, most)).await
+    }
+
+    async fn prune_once(&self, retention: Duration, most: usize) -> Result<u64> {
         let mut tx = self.begin().await?;
         let runs = tx
             .query(

@@ -2,7 +2,7 @@
 
 use workflows::definition::Registry;
 
-use super::{Postgres, Result};
+use super::{Postgres, Result, within};
 use crate::queue::{
     self, Marks,
     loss::{Epoch, Mark},
@@ -21,18 +21,11 @@ impl Marks for Postgres {
     type Error = WatchError;
 
     async fn read(&self) -> std::result::Result<Mark, WatchError> {
-        let mut tx = self.begin().await?;
-        let row: (Option<i64>, i64, Option<String>, bool) = tx
-            .query_as("select epoch, beat, server, beat_at < now() - interval '1 second' from sluice.redis_mark")
-            .fetch_one(tx.connection())
-            .await
-            .map_err(crate::ledger::Error::from)?;
-        let (epoch, beat, server, beat_is_due) = row;
-        Ok(Mark { epoch: epoch.map(Epoch::new), beat, server, beat_is_due })
+        Ok(within(read(self)).await?)
     }
 
     async fn record_beat(&self, epoch: Epoch, beat: i64, server: Option<&str>) -> std::result::Result<(), WatchError> {
-        Ok(record_beat(self, epoch, beat, server).await?)
+        Ok(within(record_beat(self, epoch, beat, server)).await?)
     }
 
     async fn take_epoch(
@@ -41,8 +34,17 @@ impl Marks for Postgres {
         now: Epoch,
         server: Option<&str>,
     ) -> std::result::Result<bool, WatchError> {
-        Ok(take_epoch(self, was, now, server).await?)
+        Ok(within(take_epoch(self, was, now, server)).await?)
     }
+}
+
+async fn read(ledger: &Postgres) -> Result<Mark> {
+    let mut tx = ledger.begin().await?;
+    let (epoch, beat, server, beat_is_due): (Option<i64>, i64, Option<String>, bool) = tx
+        .query_as("select epoch, beat, server, beat_at < now() - interval '1 second' from sluice.redis_mark")
+        .fetch_one(tx.connection())
+        .await?;
+    Ok(Mark { epoch: epoch.map(Epoch::new), beat, server, beat_is_due })
 }
 
 async fn record_beat(ledger: &Postgres, epoch: Epoch, beat: i64, server: Option<&str>) -> Result<()> {

@@ -37,6 +37,7 @@ pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expire
                step.run_id, step.position, step.token, step.name as step, step.attempts,
                step.failures, step.crashes, step.send_backs, step.defers,
                run.workflow, run.version, run.subject, run.traceparent, run.input,
+               extract(epoch from now() - run.requested_at)::float8 as age,
                '{}'::integer[] as earlier_send_backs,
                instance.name as instance, instance.token as instance_token,
                true as created_before, true as paired_before, false as imported,

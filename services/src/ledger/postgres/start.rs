@@ -169,15 +169,25 @@ async fn insert_runs(
     let resources: Vec<_> = known.iter().map(|(.., name)| name.as_str()).collect();
     let inputs: Vec<_> = known.iter().map(|(run, ..)| run.input.clone()).collect();
     let traces: Vec<_> = known.iter().map(|(run, ..)| run.traceparent.as_deref()).collect();
+    let ages: Vec<_> = known.iter().map(|(run, ..)| seconds(run.age)).collect();
     let rows: Vec<(Uuid,)> = tx
         .query_as(
             "insert into sluice.run
-               (id, workflow, version, subject, resource, input, priority, traceparent, deadline_at)
+               (id, workflow, version, subject, resource, input, priority, traceparent, deadline_at, requested_at)
              select id, workflow, version, subject, resource, input, priority, traceparent,
-               now() + make_interval(secs => deadline)
+               now() + make_interval(secs => deadline),
+               -- Who asks again, with a row as old as the first request, is served from now on.
+               case
+                 when exists (
+                   select from sluice.run as earlier
+                   where earlier.subject = wanted.subject
+                     and earlier.workflow = wanted.workflow
+                 ) then now()
+                 else now() - make_interval(secs => age)
+               end
              from unnest($1::uuid[], $2::text[], $3::smallint[], $4::text[], $5::text[], $6::jsonb[], $7::smallint[],
-               $8::text[], $9::float8[])
-               as wanted (id, workflow, version, subject, resource, input, priority, traceparent, deadline)
+               $8::text[], $9::float8[], $10::float8[])
+               as wanted (id, workflow, version, subject, resource, input, priority, traceparent, deadline, age)
              on conflict (workflow, subject) where state in ('active', 'dead') do nothing
              returning id",
         )
@@ -190,6 +200,7 @@ async fn insert_runs(
         .bind(&priorities)
         .bind(&traces)
         .bind(&deadlines)
+        .bind(&ages)
         .fetch_all(tx.connection())
         .await?;
     inserted.extend(rows.into_iter().map(|row| row.0));

@@ -56,6 +56,7 @@ fn claim(position: i16) -> Claim {
             input: json!({}),
         },
         traceparent: None,
+        age: Duration::ZERO,
     }
 }
 

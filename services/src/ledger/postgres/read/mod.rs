@@ -1,10 +1,12 @@
-//! What people ask of the ledger: lists, one run, dead letters, queues, and a run as a scenario. One function a statement;
-//! each only reads, gives up after two seconds and returns no more than its limit.
+//! What people ask of the ledger: lists, one run, dead letters, queues, and a run as a scenario; and the gauges of relays. One
+//! function a statement; each only reads (the gauges keep a copy), gives up after two seconds and returns no more than its
+//! limit.
 //!
 //! No instance token, QR code, input or output leaves this module, and texts that came from outside are cut once more. States
 //! and classes are the ledger's own labels, so that one which a newer program wrote is shown and not refused.
 
 mod export;
+mod gauges;
 mod letters;
 mod queues;
 mod run;
@@ -15,6 +17,7 @@ use workflows::{evolution::redact::Redaction, secret::Secret};
 
 pub use self::{
     export::export,
+    gauges::{COUNTED, GateGauges, Gauges, LetterGauges, StepGauges, TAKE as TAKE_GAUGES, gauges},
     letters::{Letter, LetterFilter, LetterId, Which, letters, letters_by_id},
     queues::{Gate, OpenLetters, Pending, Steps, gates, open_letters, pending_projections, steps},
     run::{Attempt, Event, RunDetail, Step, run},

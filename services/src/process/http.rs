@@ -1,0 +1,103 @@
+//! One port per process: `/livez` (its loops turn), `/readyz` (it can work), `/metrics`. It answers from the first moment to
+//! the end of the drain, names what is wrong in a line each, and never says anything secret.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use super::{Refused, readiness::Readiness};
+use crate::telemetry::{Vitals, metrics};
+
+/// The server; it ends when this is dropped.
+pub(super) struct Server(JoinHandle<()>);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Served {
+    vitals: Vitals,
+    readiness: Arc<Readiness>,
+}
+
+/// Begins to answer. A port that cannot be had is a reason not to start.
+pub(super) async fn listen(address: SocketAddr, vitals: Vitals, readiness: Arc<Readiness>) -> anyhow::Result<Server> {
+    let refused = |error| {
+        let mend = "choose another port, or stop the program that has it";
+        Refused(vec![format!("HTTP_LISTEN={address} cannot be listened on ({error}): {mend}")])
+    };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let router = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(show_metrics))
+        .with_state(Served { vitals, readiness });
+    let serving = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "health and metrics are no longer served");
+        }
+    });
+    tracing::info!(%address, "health and metrics");
+    Ok(Server(serving))
+}
+
+async fn livez(State(served): State<Served>) -> Response {
+    let hung = served.vitals.health.hung();
+    let lines = hung.iter().map(|hung| format!("{} hangs since {} s", hung.name, hung.since.as_secs()));
+    answer(lines.collect())
+}
+
+async fn readyz(State(served): State<Served>) -> Response {
+    let missing = served.readiness.missing().await;
+    answer(missing.iter().map(|what| format!("not ready: {what}")).collect())
+}
+
+async fn show_metrics(State(served): State<Served>) -> Response {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], served.vitals.metrics.scrape().await).into_response()
+}
+
+/// `ok`, or what is wrong, a line each.
+fn answer(wrong: Vec<String>) -> Response {
+    match wrong.is_empty() {
+        true => "ok\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, wrong.join("\n") + "\n").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::telemetry::health::LIMIT;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_hangs_is_named_with_503() {
+        let vitals = Vitals::default();
+        let pulse = vitals.health.pulse("relay: dispatch");
+        let readiness = Arc::new(Readiness::new(CancellationToken::new()));
+        let served = Served { vitals, readiness };
+
+        let turning = livez(State(served.clone())).await.status();
+        tokio::time::advance(LIMIT + std::time::Duration::from_secs(2)).await;
+        let hung = livez(State(served.clone())).await;
+        pulse.beat();
+        let again = livez(State(served)).await.status();
+
+        assert_eq!((turning, hung.status(), again), (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK));
+        let body = to_bytes(hung.into_body(), 1000).await.unwrap();
+        assert_eq!(body, "relay: dispatch hangs since 32 s\n");
+    }
+}

@@ -1,0 +1,150 @@
+//! Whether a process can do what it is for: it has begun, does not drain, and all that it cannot do without answers. Asked
+//! with a short limit, and not again for a second, however many ask. It says what is missing and never why: an error may hold
+//! an address.
+
+use std::{
+    future::Future,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::{BoxFuture, join_all};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long each of them may take to answer. Below the second that a probe of Kubernetes waits by default.
+const LIMIT: Duration = Duration::from_millis(800);
+/// How long an answer holds.
+const FRESH: Duration = Duration::from_secs(1);
+
+pub(super) struct Readiness {
+    /// How many roles have not begun yet.
+    awaited: AtomicUsize,
+    draining: CancellationToken,
+    needs: Mutex<Vec<Need>>,
+    last: tokio::sync::Mutex<Option<(Instant, Vec<&'static str>)>>,
+}
+
+#[derive(Clone)]
+struct Need {
+    name: &'static str,
+    answers: std::sync::Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>,
+}
+
+impl Readiness {
+    /// Of a process that plays one role.
+    pub(super) fn new(draining: CancellationToken) -> Self {
+        Self { awaited: AtomicUsize::new(1), draining, needs: Mutex::default(), last: Default::default() }
+    }
+
+    /// The process cannot do without this. Of several under one name the first is asked.
+    pub(super) fn need<Fut>(&self, name: &'static str, answers: impl Fn() -> Fut + Send + Sync + 'static)
+    where
+        Fut: Future<Output = bool> + Send + 'static,
+    {
+        let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        if needs.iter().all(|need| need.name != name) {
+            needs.push(Need { name, answers: std::sync::Arc::new(move || Box::pin(answers())) });
+        }
+    }
+
+    /// The process plays so many roles.
+    pub(super) fn await_roles(&self, roles: usize) {
+        self.awaited.store(roles, Ordering::Release);
+    }
+
+    /// A role runs.
+    pub(super) fn begin(&self) {
+        self.awaited.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Why the process is not ready; nothing where it is.
+    pub(super) async fn missing(&self) -> Vec<&'static str> {
+        if self.draining.is_cancelled() {
+            return vec!["draining"];
+        }
+        let mut last = self.last.lock().await;
+        let missing = match &*last {
+            Some((asked, missing)) if asked.elapsed() < FRESH => missing.clone(),
+            _ => {
+                let missing = self.ask().await;
+                *last = Some((Instant::now(), missing.clone()));
+                missing
+            }
+        };
+        if missing.is_empty() && self.awaited.load(Ordering::Acquire) > 0 {
+            return vec!["starting"];
+        }
+        missing
+    }
+
+    async fn ask(&self) -> Vec<&'static str> {
+        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let asked = needs.into_iter().map(async |Need { name, answers }| {
+            let answered = timeout(LIMIT, answers()).await;
+            (!answered.unwrap_or(false)).then_some(name)
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_ready_once_it_has_begun_and_not_while_it_drains() {
+        let shutdown = CancellationToken::new();
+        let readiness = Readiness::new(shutdown.clone());
+
+        assert_eq!(readiness.missing().await, ["starting"]);
+        readiness.await_roles(2);
+        readiness.begin();
+        assert_eq!(readiness.missing().await, ["starting"]);
+        readiness.begin();
+        assert!(readiness.missing().await.is_empty());
+        shutdown.cancel();
+
+        assert_eq!(readiness.missing().await, ["draining"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_and_what_hangs_is_named_within_a_second() {
+        let readiness = Readiness::new(CancellationToken::new());
+        readiness.begin();
+        readiness.need("Postgres", std::future::pending);
+        readiness.need("Redis", async || false);
+        readiness.need("the rest", async || true);
+        let asked = Instant::now();
+
+        let missing = readiness.missing().await;
+
+        assert_eq!(missing, ["Postgres", "Redis"]);
+        assert!(asked.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_probes_ask_once_a_second() {
+        let readiness = Readiness::new(CancellationToken::new());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        readiness.need("Postgres", move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { true }
+        });
+
+        for _ in 0..100 {
+            readiness.missing().await;
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        tokio::time::advance(FRESH).await;
+        readiness.missing().await;
+
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+}

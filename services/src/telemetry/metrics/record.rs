@@ -1,0 +1,138 @@
+//! What roles say when something has happened.
+
+use std::time::Duration;
+
+use workflows::{
+    definition::{self, Workflow},
+    ids::StepName,
+    outcome::Class,
+    state::RunState,
+};
+
+use super::{
+    Counters, Metrics,
+    names::{self, Metric},
+};
+use crate::ledger::Settlement;
+
+/// In what an attempt without a failure has its class.
+const NO_CLASS: &str = "none";
+
+/// How an attempt ended, as far as it is counted.
+pub struct Ended<'a> {
+    pub workflow: &'a str,
+    pub step: &'a str,
+    /// As in the ledger's attempts.
+    pub outcome: &'static str,
+    pub class: Option<Class>,
+    /// The run's state after it.
+    pub run: RunState,
+}
+
+impl<'a> Ended<'a> {
+    /// What this settlement wrote; `run` is the run's state after it.
+    pub fn of(settlement: &'a Settlement, run: RunState) -> Self {
+        let Settlement { workflow, step, attempt, .. } = settlement;
+        Self { workflow: workflow.as_str(), step: step.as_str(), outcome: attempt.outcome, class: attempt.class, run }
+    }
+}
+
+impl Metrics {
+    /// Shows what this process can count from zero on: a counter that only appears with its first event seems not to have
+    /// risen. A worker's, which serves these steps.
+    pub fn expect_attempts<'a>(&self, workflows: impl Iterator<Item = &'a Workflow>, steps: &[StepName]) {
+        for workflow in workflows {
+            let served = |step: &&definition::Step| steps.contains(&step.name);
+            for step in workflow.steps.iter().filter(served) {
+                let labels = [workflow.name.as_str(), step.name.as_str(), "succeeded", NO_CLASS];
+                drop(self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)));
+                drop(self.step_duration.get_or_create(&names::STEP_DURATION.labels([step.name.as_str()])));
+                for reason in ["gate_closed", "resource_busy", "unknown_definition"] {
+                    drop(self.put_back.get_or_create(&names::PUT_BACK.labels([step.name.as_str(), reason])));
+                }
+            }
+            for outcome in [RunState::Succeeded, RunState::Dead, RunState::Cancelled].map(run_outcome) {
+                drop(self.runs.get_or_create(&names::RUNS.labels([workflow.name.as_str(), outcome])));
+            }
+        }
+        drop(self.sign_up_to_ready.get_or_create(&names::SIGN_UP_TO_READY.labels([])));
+        drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
+        drop(self.stale_settles.get_or_create(&names::STALE_SETTLES.labels([])));
+    }
+
+    /// The same for a relay.
+    pub fn expect_rescues(&self) {
+        for kind in ["crashed", "stray", "exceeded"] {
+            drop(self.rescued.get_or_create(&names::RESCUED.labels([kind])));
+        }
+        drop(self.redis_losses.get_or_create(&names::REDIS_LOSSES.labels([])));
+        drop(self.lost_sign_ups_found.get_or_create(&names::LOST_SIGN_UPS_FOUND.labels([])));
+        drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
+    }
+
+    /// An attempt ended, and the ledger says so.
+    pub fn attempt_ended(&self, ended: &Ended<'_>) {
+        let class = ended.class.map_or(NO_CLASS, Class::as_str);
+        let labels = [ended.workflow, ended.step, ended.outcome, class];
+        self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)).inc();
+        if ended.run != RunState::Active {
+            self.runs.get_or_create(&names::RUNS.labels([ended.workflow, run_outcome(ended.run)])).inc();
+        }
+    }
+
+    pub fn step_took(&self, step: &StepName, duration: Duration) {
+        let labels = names::STEP_DURATION.labels([step.as_str()]);
+        self.step_duration.get_or_create(&labels).observe(duration.as_secs_f64());
+    }
+
+    /// A sign-up has its ready instance, so long after it.
+    pub fn ready_after(&self, duration: Duration) {
+        let labels = names::SIGN_UP_TO_READY.labels([]);
+        self.sign_up_to_ready.get_or_create(&labels).observe(duration.as_secs_f64());
+    }
+
+    pub fn leases_lost(&self, count: usize) {
+        add(&self.leases_lost, &names::LEASES_LOST, [], count);
+    }
+
+    pub fn stale_settle(&self) {
+        add(&self.stale_settles, &names::STALE_SETTLES, [], 1);
+    }
+
+    pub fn put_back(&self, step: &StepName, reason: &'static str) {
+        add(&self.put_back, &names::PUT_BACK, [step.as_str(), reason], 1);
+    }
+
+    pub fn rescued(&self, kind: &'static str, count: usize) {
+        add(&self.rescued, &names::RESCUED, [kind], count);
+    }
+
+    pub fn redis_lost(&self) {
+        add(&self.redis_losses, &names::REDIS_LOSSES, [], 1);
+    }
+
+    pub fn lost_sign_ups_found(&self, count: u64) {
+        add(&self.lost_sign_ups_found, &names::LOST_SIGN_UPS_FOUND, [], usize::try_from(count).unwrap_or_default());
+    }
+
+    /// A call to the Evolution API: its route (`POST /instance/create`), its status if an answer came, its error if any.
+    pub fn called(&self, route: &'static str, status: Option<u16>, error: &str, duration: Duration) {
+        let (method, template) = route.split_once(' ').unwrap_or(("", route));
+        let status = status.map(|status| status.to_string()).unwrap_or_default();
+        let labels = names::HTTP_CLIENT.labels([method, template, &status, error]);
+        self.http_client.get_or_create(&labels).observe(duration.as_secs_f64());
+    }
+}
+
+fn add<const N: usize>(family: &Counters, metric: &'static Metric<N>, labels: [&str; N], count: usize) {
+    if count > 0 {
+        family.get_or_create(&metric.labels(labels)).inc_by(count as u64);
+    }
+}
+
+fn run_outcome(state: RunState) -> &'static str {
+    match state {
+        RunState::Succeeded => "ready",
+        other => other.as_str(),
+    }
+}

@@ -1,0 +1,171 @@
+//! Metrics and health of the roles as separate processes, and the files in deploy/ that are made for them.
+
+mod files;
+mod gauges;
+mod health;
+mod prometheus;
+mod values;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde_json::Value;
+use sluice::telemetry::metrics::names::{self, Described, Kind};
+use tests::{
+    evolution::{Config, Fault, Route, Rule, Stage, When},
+    fleet::Fleet,
+    servers::{Process, postgres, redis, until},
+};
+use uuid::Uuid;
+
+/// Long enough for a loaded machine with two cores.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Servers, and no role yet; each role will answer on a port of its own.
+async fn fleet() -> Fleet {
+    let mut fleet =
+        Fleet::prepare(postgres::Options::default(), redis::Options::default(), Config::default()).await.unwrap();
+    fleet.set("HTTP_LISTEN", "127.0.0.1:0");
+    fleet
+}
+
+/// Where a process answers, as it logged it.
+async fn address(process: &mut Process) -> String {
+    process.wait_for_log("health and metrics", PATIENCE).await.unwrap();
+    let lines = process.log();
+    let mut logged = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    // The last one: it may have been started again.
+    let line = logged.rfind(|line| line["message"] == "health and metrics").unwrap();
+    line["address"].as_str().unwrap().to_owned()
+}
+
+/// The addresses of all processes, by their names.
+async fn addresses(fleet: &mut Fleet) -> BTreeMap<String, String> {
+    let mut addresses = BTreeMap::new();
+    for name in fleet.names() {
+        addresses.insert(name.clone(), address(fleet.process(&name).unwrap()).await);
+    }
+    addresses
+}
+
+fn client() -> reqwest::Client {
+    // One process, one provider: a second installation only says that the first one is there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().tls_certs_only([]).timeout(PATIENCE).build().unwrap()
+}
+
+/// Status and body of a page.
+async fn get(address: &str, path: &str) -> (u16, String) {
+    let response = client().get(format!("http://{address}{path}")).send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+async fn scrape(address: &str) -> Scrape {
+    let (status, text) = get(address, "/metrics").await;
+    assert_eq!(status, 200, "{text}");
+    Scrape::read(&text)
+}
+
+/// What all processes show together.
+async fn scrape_all<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Scrape {
+    let mut all = Scrape::default();
+    for address in addresses {
+        let mut one = scrape(address).await;
+        all.0.append(&mut one.0);
+        all.1 += &one.1;
+    }
+    all
+}
+
+/// The series of an exposition, and its text.
+#[derive(Debug, Default)]
+struct Scrape(Vec<Series>, String);
+
+#[derive(Debug)]
+struct Series {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+impl Scrape {
+    fn read(text: &str) -> Self {
+        assert!(text.ends_with("# EOF\n"), "the exposition is cut off: {text}");
+        Self(text.lines().filter(|line| !line.starts_with('#')).map(series).collect(), text.to_owned())
+    }
+
+    /// The names of its samples.
+    fn names(&self) -> BTreeSet<&str> {
+        self.0.iter().map(|series| series.name.as_str()).collect()
+    }
+
+    /// The sum of the series with this name and these labels; none where there is no such series.
+    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let wanted = |series: &&Series| {
+            series.name == name
+                && labels.iter().all(|(label, value)| series.labels.get(*label).is_some_and(|v| v == value))
+        };
+        self.0.iter().filter(wanted).map(|series| series.value).reduce(|sum, value| sum + value)
+    }
+}
+
+/// `name{label="value",…} 1.0`; none of our values holds a quote or a comma.
+fn series(line: &str) -> Series {
+    let (series, value) = line.rsplit_once(' ').unwrap();
+    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+    let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).map(|label| {
+        let (label, value) = label.split_once('=').unwrap();
+        (label.to_owned(), value.trim_matches('"').to_owned())
+    });
+    Series { name: name.to_owned(), labels: labels.collect(), value: value.parse().unwrap() }
+}
+
+/// The names of a metric's samples.
+fn samples(metric: &Described) -> Vec<String> {
+    match metric.kind {
+        Kind::Histogram => ["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", metric.name)).to_vec(),
+        Kind::Counter | Kind::Gauge => vec![metric.name.to_owned()],
+    }
+}
+
+/// The names of all samples that Sluice says it shows.
+fn known() -> BTreeSet<String> {
+    names::all().iter().flat_map(samples).collect()
+}
+
+/// What happens at the API to one user's next call of this route.
+fn arrange(fleet: &Fleet, user: Uuid, route: Route, fault: Fault) {
+    let rule = Rule { route: Some(route), name_prefix: Some(format!("user_{user}")), when: When::Next(1), fault };
+    fleet.api.with(|world, _| world.faults_mut().rules.push(rule));
+}
+
+fn error(status: u16) -> Fault {
+    Fault::Error { status, body: None, stage: Stage::BeforeWork }
+}
+
+/// Asks the app's database until its answer is true.
+async fn until_true(fleet: &Fleet, what: &str, sql: &'static str) {
+    let mut session = fleet.connect().await.unwrap();
+    let held = until(PATIENCE, async || {
+        sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut session).await.unwrap().then_some(())
+    });
+    assert!(held.await.is_some(), "{what}: not within {PATIENCE:?}");
+}
+
+async fn sign_up(fleet: &Fleet, user: Uuid) {
+    let mut session = fleet.connect().await.unwrap();
+    sqlx::query("insert into auth.users (id, email) values ($1, $2)")
+        .bind(user)
+        .bind(format!("{user}@example.org"))
+        .execute(&mut session)
+        .await
+        .unwrap();
+}
+
+/// A file of the repository.
+fn file(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).canonicalize().unwrap()
+}
