@@ -13,6 +13,7 @@ mod operator;
 mod read;
 mod redis;
 mod relay;
+mod traces;
 mod webhook;
 mod worker;
 mod workflow;
@@ -27,12 +28,19 @@ pub use self::{
     fault::{Fault, Faults},
     operator::{OperatorOptions, ReviveOptions, StatsOptions},
 };
-use crate::{evolution::Client, queue, relay as relay_role, telemetry::log::Log, worker as worker_role};
+use crate::{
+    evolution::Client,
+    queue, relay as relay_role,
+    telemetry::{Role, export::Traces, log::Log},
+    worker as worker_role,
+};
 
-/// What a role is told, and how the process logs.
+/// What a role is told, and how the process logs and traces.
 #[derive(Debug, Clone)]
 pub struct Config<R> {
     pub log: Log,
+    /// None where nothing is exported.
+    pub traces: Option<Traces>,
     pub role: R,
 }
 
@@ -106,6 +114,8 @@ pub struct RelayOptions {
     #[command(flatten)]
     relay: relay::RelayTuning,
     #[command(flatten)]
+    traces: traces::TraceOptions,
+    #[command(flatten)]
     log: log::LogOptions,
 }
 
@@ -126,6 +136,8 @@ pub struct WorkerOptions {
     webhook: webhook::WebhookOptions,
     #[command(flatten)]
     worker: worker::WorkerTuning,
+    #[command(flatten)]
+    traces: traces::TraceOptions,
     #[command(flatten)]
     log: log::LogOptions,
 }
@@ -150,6 +162,8 @@ pub struct AllOptions {
     #[command(flatten)]
     worker: worker::WorkerTuning,
     #[command(flatten)]
+    traces: traces::TraceOptions,
+    #[command(flatten)]
     log: log::LogOptions,
 }
 
@@ -163,6 +177,9 @@ struct LedgerOptions {
     workflow: workflow::WorkflowOptions,
 }
 
+/// What a relay is called in traces.
+const RELAY: &str = "sluice-relay";
+
 /// What was read, none where a part of it left a fault.
 type Read<T> = Option<T>;
 
@@ -171,7 +188,7 @@ impl MigrateOptions {
         let mut faults = Faults::default();
         let database = self.database.read_session(&mut faults);
         let log = self.log.read(&mut faults);
-        finish(log, database.map(|database| Migrate { database }), faults)
+        finish(log, Some(None), database.map(|database| Migrate { database }), faults)
     }
 }
 
@@ -183,8 +200,9 @@ impl RelayOptions {
         let queue = self.redis.read(&mut faults);
         let host = self.host.host(&mut faults).map(Some);
         let tuned = self.relay.read(&mut faults);
+        let traces = self.traces.read(vec![(Role::Relay, RELAY.to_owned())], &mut faults);
         let log = self.log.read(&mut faults);
-        finish(log, build_relay(ledger, listen, queue, host, tuned), faults)
+        finish(log, traces, build_relay(ledger, listen, queue, host, tuned), faults)
     }
 }
 
@@ -197,9 +215,11 @@ impl WorkerOptions {
         let api = self.host.client(&self.key, &mut faults);
         let provision = self.webhook.read(&mut faults);
         let tuned = self.worker.read(&mut faults);
+        let services = vec![(Role::Worker, worker::service(steps.as_deref()))];
+        let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
         let tuned = steps.zip(tuned);
-        finish(log, build_worker(ledger, queue, api, provision, tuned), faults)
+        finish(log, traces, build_worker(ledger, queue, api, provision, tuned), faults)
     }
 }
 
@@ -213,13 +233,15 @@ impl AllOptions {
         let provision = self.webhook.read(&mut faults);
         let relay = self.relay.read(&mut faults);
         let worker = self.worker.read(&mut faults);
+        let services = vec![(Role::Relay, RELAY.to_owned()), (Role::Worker, worker::service(None))];
+        let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
 
         let host = api.as_ref().map(|api| Some(api.host().to_owned()));
         let steps = ledger.as_ref().map(|ledger| ledger.registry.queues());
         let relay = build_relay(ledger.clone(), listen, queue.clone(), host, relay);
         let worker = build_worker(ledger, queue, api, provision, steps.zip(worker));
-        finish(log, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
+        finish(log, traces, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
     }
 }
 
@@ -257,9 +279,14 @@ fn build_worker(
     Some(Worker { ledger: ledger?, queue: queue?, api, provision: provision?, settings })
 }
 
-fn finish<R>(log: Read<Log>, role: Read<R>, faults: Faults) -> Result<Config<R>, Faults> {
-    match log.zip(role) {
-        Some((log, role)) if faults.is_empty() => Ok(Config { log, role }),
+fn finish<R>(
+    log: Read<Log>,
+    traces: Read<Option<Traces>>,
+    role: Read<R>,
+    faults: Faults,
+) -> Result<Config<R>, Faults> {
+    match (log, traces, role) {
+        (Some(log), Some(traces), Some(role)) if faults.is_empty() => Ok(Config { log, traces, role }),
         _ => Err(faults),
     }
 }

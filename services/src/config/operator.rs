@@ -48,7 +48,7 @@ impl OperatorOptions {
             max_connections: CONNECTIONS,
             registry: workflow::with_defaults(),
         });
-        finish(log, ledger.map(|ledger| Operator { ledger, queue: None }), faults)
+        finish(log, Some(None), ledger.map(|ledger| Operator { ledger, queue: None }), faults)
     }
 }
 
@@ -63,7 +63,7 @@ impl ReviveOptions {
             max_connections: CONNECTIONS,
             registry,
         });
-        finish(log, ledger.map(|ledger| Operator { ledger, queue: None }), faults)
+        finish(log, Some(None), ledger.map(|ledger| Operator { ledger, queue: None }), faults)
     }
 }
 
@@ -77,6 +77,6 @@ impl StatsOptions {
             ledger: Ledger { database, max_connections: CONNECTIONS, registry: workflow::with_defaults() },
             queue,
         });
-        finish(log, operator, faults)
+        finish(log, Some(None), operator, faults)
     }
 }

@@ -1,4 +1,4 @@
-//! The client of the Evolution API: the only module that speaks to it, and the only user of reqwest. It sends a call once:
+//! The client of the Evolution API: the only module that speaks to it. It sends a call once:
 //! no retries, no redirects, bounded time and bounded bodies. Reading answers and judging failures is pure and lives in
 //! `workflows::evolution`; no error that leaves this module holds a key or a token.
 
@@ -21,6 +21,7 @@ use workflows::{
 
 pub use options::{Options, OptionsError, Timeouts, host};
 
+pub(crate) use transport::chain;
 use transport::{Received, Request};
 
 /// What stays as it is in a path segment and in a query value.
@@ -33,9 +34,20 @@ pub struct Client {
     /// Without a slash at its end.
     base: String,
     host: String,
+    /// What spans say of the address, which holds no credentials.
+    address: Address,
     key: Secret,
     key_header: HeaderValue,
     timeouts: Timeouts,
+}
+
+/// Where the API is, fit to be seen.
+#[derive(Clone)]
+struct Address {
+    host: String,
+    port: Option<u16>,
+    /// Without a slash at its end.
+    base: String,
 }
 
 impl Client {

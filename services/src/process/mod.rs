@@ -18,7 +18,13 @@ pub use self::{
     roles::{all, relay, worker},
     supervise::{Named, supervise},
 };
-use crate::config::{Config, Faults};
+use crate::{
+    config::{Config, Faults},
+    telemetry::{
+        self,
+        export::{Exporters, Traces},
+    },
+};
 
 /// For `--help`: scripts and supervisors rely on these.
 pub const EXIT_CODES: &str = "\
@@ -44,7 +50,7 @@ pub fn run<R, F>(parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, Cancell
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
-    let Config { log, role: config } = match parsed {
+    let Config { log, traces, role: config } = match parsed {
         Ok(config) => config,
         Err(faults) => {
             eprintln!("sluice cannot start, for these settings are not right:\n{faults}");
@@ -52,13 +58,14 @@ where
             return ExitCode::from(REFUSED);
         }
     };
-    if let Err(error) = log.start() {
+    let (tracers, exporters) = traces.map(Traces::start).unzip();
+    if let Err(error) = log.start(tracers.map(telemetry::layer)) {
         eprintln!("sluice cannot start: {error:#}");
         return ExitCode::from(FAILED);
     }
     // What uses rustls takes the process' provider; a second installation is refused, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match start(config, role) {
+    match start(config, exporters, role) {
         Ok(code) => code,
         Err(error) => {
             let refused = error.downcast_ref::<Refused>();
@@ -71,7 +78,11 @@ where
     }
 }
 
-fn start<R, F>(config: R, role: impl FnOnce(R, CancellationToken) -> F) -> anyhow::Result<ExitCode>
+fn start<R, F>(
+    config: R,
+    exporters: Option<Exporters>,
+    role: impl FnOnce(R, CancellationToken) -> F,
+) -> anyhow::Result<ExitCode>
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
@@ -79,7 +90,12 @@ where
     let code = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         signals::listen(shutdown.clone()).context("listen for signals")?;
-        role(config, shutdown).await
+        let exporting = exporters.map(Exporters::run);
+        let ended = role(config, shutdown).await;
+        if let Some(exporting) = exporting {
+            exporting.finish().await;
+        }
+        ended
     });
     // A task that is still blocked somewhere must not keep the process.
     runtime.shutdown_background();

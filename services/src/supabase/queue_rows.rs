@@ -1,5 +1,7 @@
 //! The rows of `evolution_instance_creation_queue` as commands.
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -12,6 +14,14 @@ pub(crate) struct Pending {
     pub user: Uuid,
     pub retry_count: i32,
     pub traceparent: Option<String>,
+    /// For how many seconds it has waited.
+    pub waited: f64,
+}
+
+impl Pending {
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::try_from_secs_f64(self.waited).unwrap_or_default()
+    }
 }
 
 /// Up to `limit` pending rows, oldest first, locked; `only` names one user. Rows that another relay, or the user's own
@@ -19,7 +29,8 @@ pub(crate) struct Pending {
 pub(crate) async fn lock_pending(tx: &mut Tx, limit: usize, only: Option<Uuid>) -> Result<Vec<Pending>> {
     let rows = tx
         .query_as(
-            "select user_id, coalesce(retry_count, 0)::integer as retry_count, traceparent
+            "select user_id, coalesce(retry_count, 0)::integer as retry_count, traceparent,
+               coalesce(extract(epoch from now() - created_at), 0)::float8 as waited
              from public.evolution_instance_creation_queue as queue
              where status = 'pending'
                and user_id is not null

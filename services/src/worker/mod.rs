@@ -15,6 +15,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use workflows::{
     breaker::Rules,
     definition::{RENEWAL, Registry},
@@ -29,6 +30,7 @@ pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Ledger},
     queue::{Delivery, Queue},
+    telemetry::spans,
 };
 
 /// How a worker process works.
@@ -79,8 +81,11 @@ where
         .iter()
         .map(|step| {
             let consumer = queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK);
-            let (bench, queue, shutdown) = (bench.clone(), queue.clone(), shutdown.clone());
-            let handler = move |delivery| handle(bench.clone(), queue.clone(), delivery);
+            let (bench, queue, shutdown, step) = (bench.clone(), queue.clone(), shutdown.clone(), step.clone());
+            let handler = move |delivery: Delivery| {
+                let span = spans::process(&step, &delivery.hint);
+                handle(bench.clone(), queue.clone(), delivery).instrument(span)
+            };
             tokio::spawn(consumer.run(handler, shutdown))
         })
         .collect();
