@@ -75,6 +75,10 @@ impl Exported {
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
     }
+
+    fn counts(&self) -> (u64, u64, u64) {
+        (self.exported(), self.dropped(), self.failed())
+    }
 }
 
 fn add(counter: &AtomicU64, count: usize) {
@@ -203,13 +207,16 @@ impl Exporters {
 }
 
 impl Exporting {
-    /// Sends what is left, but holds nobody up for long.
+    /// Sends what is left, but holds nobody up for long, and says what became of it all.
     pub(crate) async fn finish(mut self) {
         self.closing.cancel();
         let done = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(FLUSH, done).await.is_err() {
-            let (exported, failed) = (self.exported.exported(), self.exported.failed());
-            tracing::warn!(exported, failed, "the last spans were not sent: the collector did not take them in time");
+        let sent = tokio::time::timeout(FLUSH, done).await.is_ok();
+        let (exported, dropped, failed) = self.exported.counts();
+        match sent && dropped + failed == 0 {
+            true => tracing::debug!(exported, "all spans were exported"),
+            false if sent => tracing::warn!(exported, dropped, failed, "not all spans were exported"),
+            false => tracing::warn!(exported, dropped, failed, "the collector did not take the last spans in time"),
         }
     }
 }
@@ -285,9 +292,7 @@ impl Exporter {
             return;
         }
         self.said = Some(Instant::now());
-        let Exported { exported, dropped, failed } = &*self.exported;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (exported, dropped, failed) = (count(exported), count(dropped), count(failed));
+        let (exported, dropped, failed) = self.exported.counts();
         tracing::warn!(error, exported, dropped, failed, "spans are lost; the work goes on without them");
     }
 }
