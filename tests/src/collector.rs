@@ -176,10 +176,7 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
         Value::BoolValue(value) => value.to_string(),
         other => format!("{other:?}"),
     };
-    attributes
-        .iter()
-        .filter_map(|pair| Some((pair.key.clone(), text(pair.value.as_ref()?.value.as_ref()?))))
-        .collect()
+    attributes.iter().filter_map(|pair| Some((pair.key.clone(), text(pair.value.as_ref()?.value.as_ref()?)))).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod calls;
 mod losing;
 mod sampling;
 mod tree;
@@ -12,7 +13,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tests::{
     collector::{Collector, Span},
-    evolution::Config,
+    evolution::{Config, Fault, Route, Rule, Stage, When},
     fleet::Fleet,
     servers::{postgres, redis, until},
 };
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the app's own span is called, in every trace.
 const APP_SPAN: &str = "b7ad6b7169203331";
+
+const SERVER_ERROR: Fault = Fault::Error { status: 500, body: None, stage: Stage::BeforeWork };
 
 /// A fleet whose roles export to a collector, and a connection to its database.
 struct Traced {
@@ -63,6 +66,12 @@ impl Traced {
         }
         let database = fleet.connect().await.unwrap();
         Self { fleet, database }
+    }
+
+    /// The next creates, whosever they are.
+    fn break_create(&self, times: u32, fault: Fault) {
+        let rule = Rule { route: Some(Route::Create), name_prefix: None, when: When::Next(times), fault };
+        self.fleet.api.with(|world, _| world.faults_mut().rules.push(rule));
     }
 
     async fn sign_up(&mut self, trace: Option<&AppTrace>) -> Uuid {

@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tests::{
     collector::{Collector, Span},
-    evolution::{Fault, Route, Rule, Stage, When},
+    evolution::{Fault, Stage},
     servers::until,
 };
 use uuid::Uuid;
 
-use super::{APP_SPAN, AppTrace, PATIENCE, Traced};
-
-const SERVER_ERROR: Fault = Fault::Error { status: 500, body: None, stage: Stage::BeforeWork };
+use super::{APP_SPAN, AppTrace, PATIENCE, SERVER_ERROR, Traced};
 
 /// What no span may hold.
 const SECRETS: [&str; 4] = ["hunter-base", "hunter-jwt", "hunter-collector", "hunter-hook"];
@@ -33,12 +31,6 @@ async fn prepare(collector: &Collector) -> Traced {
 }
 
 impl Traced {
-    /// The next creates, whosever they are.
-    fn break_create(&self, times: u32, fault: Fault) {
-        let rule = Rule { route: Some(Route::Create), name_prefix: None, when: When::Next(times), fault };
-        self.fleet.api.with(|world, _| world.faults_mut().rules.push(rule));
-    }
-
     /// Step, outcome, trace and span of each attempt of the user's run, in order.
     async fn attempts(&mut self, user: Uuid) -> Vec<(String, String, Option<String>, Option<String>)> {
         sqlx::query_as(
@@ -62,16 +54,18 @@ impl Traced {
     }
 }
 
-/// The spans of a trace once `step` has been settled as its last one.
-async fn complete(collector: &Collector, trace: &str, step: &str) -> Vec<Span> {
+/// The spans of a trace once `step` has been settled as its last one and nothing is missing any more. `lost` are the names of
+/// spans whose parent ended with its process.
+async fn complete(collector: &Collector, trace: &str, step: &str, lost: &[&str]) -> Vec<Span> {
     let mut seen = Vec::new();
     let whole = until(PATIENCE, async || {
         seen = collector.spans();
         seen.retain(|span| span.trace == trace);
-        let ended = |span: &Span| span.name == format!("process {step}") && span.attribute("sluice.outcome") != "";
-        let ids: BTreeSet<_> = seen.iter().map(|span| span.id.as_str()).collect();
-        let orphans = seen.iter().filter(|span| !span.parent.is_empty() && !ids.contains(span.parent.as_str()));
-        (seen.iter().any(ended) && orphans.count() <= 1).then_some(())
+        let ended =
+            |span: &Span| span.name == format!("process {step}") && !span.attribute("sluice.outcome").is_empty();
+        let ids: BTreeSet<_> = seen.iter().map(|span| span.id.as_str()).chain(["", APP_SPAN]).collect();
+        let placed = |span: &Span| ids.contains(span.parent.as_str()) || lost.contains(&span.name.as_str());
+        (seen.iter().any(ended) && seen.iter().all(placed)).then_some(())
     });
     assert!(whole.await.is_some(), "the trace is not whole: {seen:#?}");
     seen
@@ -100,7 +94,7 @@ async fn a_sign_up_is_one_trace_through_every_process_with_the_apps_span_above_i
     traced.break_create(1, SERVER_ERROR);
     let user = traced.sign_up(Some(&trace)).await;
     traced.wait_for(user, "completed").await;
-    let spans = complete(&collector, &trace.id, "verify").await;
+    let spans = complete(&collector, &trace.id, "verify", &[]).await;
 
     assert_connected(&spans);
     for span in &spans {
@@ -134,7 +128,10 @@ fn assert_attempts(spans: &[Span], attempts: &[(String, String, Option<String>, 
     let by_id: BTreeMap<_, _> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
     for (number, (step, outcome, trace, id)) in attempts.iter().enumerate() {
         let span = by_id[id.as_deref().unwrap()];
-        assert_eq!((span.name.as_str(), span.trace.as_str()), (format!("process {step}").as_str(), trace.as_deref().unwrap()));
+        assert_eq!(
+            (span.name.as_str(), span.trace.as_str()),
+            (format!("process {step}").as_str(), trace.as_deref().unwrap())
+        );
         assert_eq!(span.attribute("sluice.outcome"), outcome);
         assert_eq!(span.attribute("sluice.attempt"), if number == 1 { "2" } else { "1" });
         assert_eq!(span.attribute("sluice.workflow"), "provision-instance");
@@ -178,6 +175,25 @@ fn assert_calls(spans: &[Span]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revived_run_begins_a_trace_of_its_own_that_is_linked_to_the_one_before() {
+    assert_revival(async |traced, _| {
+        traced.fleet.sluice(&["dead-letters", "retry", "1"]).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_row_that_revives_its_run_is_no_second_intake() {
+    assert_revival(async |traced, user| {
+        sqlx::query("update evolution_instance_creation_queue set status = 'pending' where user_id = $1")
+            .bind(user)
+            .execute(&mut traced.database)
+            .await
+            .unwrap();
+    })
+    .await;
+}
+
+async fn assert_revival(revive: impl AsyncFnOnce(&mut Traced, Uuid)) {
     let collector = Collector::start().await.unwrap();
     let mut traced = prepare(&collector).await;
     traced.fleet.start_roles().await.unwrap();
@@ -186,22 +202,23 @@ async fn a_revived_run_begins_a_trace_of_its_own_that_is_linked_to_the_one_befor
 
     let user = traced.sign_up(Some(&trace)).await;
     traced.wait_for(user, "failed").await;
-    traced.fleet.sluice(&["dead-letters", "retry", "1"]).await.unwrap();
+    revive(&mut traced, user).await;
     traced.wait_for(user, "completed").await;
 
-    let before = complete(&collector, &trace.id, "create-instance").await;
     let attempts = traced.attempts(user).await;
-    let revived = attempts.last().and_then(|(.., trace, _)| trace.clone()).unwrap();
+    let traces: Vec<_> = attempts.iter().map(|(.., trace, _)| trace.as_deref().unwrap()).collect();
+    let revived = *traces.last().unwrap();
     assert_ne!(revived, trace.id);
-    let after = complete(&collector, &revived, "verify").await;
+    assert_eq!(traces, [&trace.id, &trace.id, revived, revived, revived]);
+    let before = complete(&collector, &trace.id, "create-instance", &[]).await;
+    let after = complete(&collector, revived, "verify", &[]).await;
     let roots: Vec<_> = after.iter().filter(|span| span.parent.is_empty()).collect();
     let [root] = roots[..] else { panic!("not one tree: {roots:#?}") };
     assert_eq!((root.name.as_str(), root.service.as_str()), ("revive provision-instance", "sluice-relay"));
-    let intake = named(&before, "intake provision-instance")[0];
+    traced.stop().await;
+    let all = collector.spans();
+    let [intake] = named(&all, "intake provision-instance")[..] else { panic!("not one intake: {before:#?}") };
     assert_eq!(root.links, [(trace.id.clone(), intake.id.clone())]);
-    let traces: Vec<_> = attempts.iter().map(|(.., trace, _)| trace.as_deref().unwrap()).collect();
-    assert_eq!(traces[..2], [trace.id.as_str(); 2]);
-    assert!(traces[2..].iter().all(|own| *own == revived), "{attempts:?}");
     traced.close().await;
 }
 
@@ -225,11 +242,11 @@ async fn an_attempt_whose_worker_died_is_in_the_trace_as_rescued() {
     traced.fleet.replace("worker-create-instance-1").await.unwrap();
     traced.wait_for(user, "completed").await;
 
-    let spans = complete(&collector, &trace.id, "verify").await;
+    let spans = complete(&collector, &trace.id, "verify", &["claim"]).await;
     let attempts = traced.attempts(user).await;
     let rescued = named(&spans, "rescue create-instance")[0];
     assert_eq!((rescued.service.as_str(), rescued.attribute("sluice.outcome")), ("sluice-relay", "crashed"));
     assert_eq!((&attempts[0].1, attempts[0].3.as_ref()), (&"crashed".to_owned(), Some(&rescued.id)));
-    assert_connected(&spans);
+    assert_eq!(rescued.parent, named(&spans, "intake provision-instance")[0].id);
     traced.close().await;
 }

@@ -279,12 +279,7 @@ fn build_worker(
     Some(Worker { ledger: ledger?, queue: queue?, api, provision: provision?, settings })
 }
 
-fn finish<R>(
-    log: Read<Log>,
-    traces: Read<Option<Traces>>,
-    role: Read<R>,
-    faults: Faults,
-) -> Result<Config<R>, Faults> {
+fn finish<R>(log: Read<Log>, traces: Read<Option<Traces>>, role: Read<R>, faults: Faults) -> Result<Config<R>, Faults> {
     match (log, traces, role) {
         (Some(log), Some(traces), Some(role)) if faults.is_empty() => Ok(Config { log, traces, role }),
         _ => Err(faults),

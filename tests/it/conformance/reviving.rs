@@ -9,7 +9,9 @@ use workflows::{
 };
 
 use super::{
-    bench::{Bench, DEPROVISION, LIMITS, LONG, PROVISION, by, name, refusal, retry, success, success_with, token, user},
+    bench::{
+        Bench, DEPROVISION, LIMITS, LONG, PROVISION, by, name, refusal, retry, success, success_with, token, user,
+    },
     world::{Moment, World},
 };
 
