@@ -1,27 +1,21 @@
-//! From spans that ended to the collector, beside the work and never in its way: a bounded queue that drops what it cannot
-//! hold, a task that sends batches, and counts of all of it. A collector that is away is one line of log a minute.
+//! From the outbox to the collector: a task per service that sends batches, beside the work and never in its way. A collector
+//! that is away is one line of log a minute.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use opentelemetry::{Context, KeyValue, Value, trace::TracerProvider};
+use opentelemetry::{KeyValue, trace::TracerProvider};
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkResult,
-    trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
+    trace::{SdkTracer, SdkTracerProvider, SpanData},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Role, Tracers, names,
+    Exported, Role, Tracers, names,
     otlp::{self, Collector},
+    outbox::{Outbox, add},
     sampling::Root,
 };
 
@@ -50,39 +44,6 @@ pub struct Batches {
     pub delay: Duration,
     /// How long a batch that was not taken is tried again.
     pub patience: Duration,
-}
-
-/// What became of the spans of this process.
-#[derive(Debug, Default)]
-pub struct Exported {
-    exported: AtomicU64,
-    dropped: AtomicU64,
-    failed: AtomicU64,
-}
-
-impl Exported {
-    /// Spans that a collector has taken.
-    pub fn exported(&self) -> u64 {
-        self.exported.load(Ordering::Relaxed)
-    }
-
-    /// Spans that found the queue full.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Spans that were sent and not taken.
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    fn counts(&self) -> (u64, u64, u64) {
-        (self.exported(), self.dropped(), self.failed())
-    }
-}
-
-fn add(counter: &AtomicU64, count: usize) {
-    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 /// The exporters of a process before its runtime is there.
@@ -153,46 +114,6 @@ impl Traces {
             .with_service_name(service.to_owned())
             .build()
     }
-}
-
-/// Where a span goes when it ends. Never waits.
-#[derive(Debug)]
-struct Outbox {
-    queue: mpsc::Sender<SpanData>,
-    exported: Arc<Exported>,
-}
-
-impl SpanProcessor for Outbox {
-    fn on_start(&self, _: &mut Span, _: &Context) {}
-
-    fn on_end(&self, span: SpanData) {
-        let Some(span) = that_happened(span).filter(|span| span.span_context.is_sampled()) else { return };
-        if self.queue.try_send(span).is_err() {
-            add(&self.exported.dropped, 1);
-        }
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        Ok(())
-    }
-}
-
-/// A tentative span that nobody kept is of a transaction that was rolled back, or of something that was there already.
-fn that_happened(mut span: SpanData) -> Option<SpanData> {
-    let has = |span: &SpanData, key| {
-        span.attributes.iter().any(|attribute| attribute.key.as_str() == key && attribute.value == Value::Bool(true))
-    };
-    if has(&span, names::TENTATIVE) {
-        if !has(&span, names::KEPT) {
-            return None;
-        }
-        span.attributes.retain(|attribute| ![names::TENTATIVE, names::KEPT].contains(&attribute.key.as_str()));
-    }
-    Some(span)
 }
 
 impl Exporters {

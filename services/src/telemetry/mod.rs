@@ -1,12 +1,13 @@
 //! What Sluice tells about itself. `log` is what it says to people and collectors; `spans` makes every span there is, with
-//! the names in `names`; `trace` carries their context in and out; `sampling` decides which traces are recorded; `export`
-//! and `otlp` bring them to a collector. No secret may ever pass here, which the types of the secrets see to, and nothing
+//! the names in `names`; `trace` carries their context in and out; `sampling` decides which traces are recorded; `outbox`,
+//! `export` and `otlp` bring them to a collector. No secret may ever pass here, which the types of the secrets see to, and nothing
 //! here may slow, block or fail the work.
 
 pub mod export;
 pub mod log;
 pub mod names;
 pub mod otlp;
+mod outbox;
 pub mod sampling;
 pub mod spans;
 pub mod trace;
@@ -15,7 +16,7 @@ use opentelemetry::trace::{SpanBuilder, Tracer};
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing_subscriber::{Layer, Registry, filter};
 
-pub use self::export::Exported;
+pub use self::outbox::Exported;
 
 /// A role of this process, as a service of its own in the traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,10 +21,10 @@ use super::{
     blame::{Blame, blame},
     lease::{Held, Leases},
     signals::{Signals, Watch},
+    tell::tell,
 };
 use crate::ledger::{
-    Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker,
-    settlement::{Attempt, Quiet, Then},
+    Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker, settlement::Quiet,
 };
 use crate::telemetry::{names, spans, trace};
 
@@ -267,32 +267,4 @@ fn handed_back() -> Outcome {
 fn lease_lost() -> Outcome {
     let text = "the lease was lost: Postgres could not be asked in time, or another worker has the step";
     Outcome::Defer { failure: Failure::new(Class::LeaseTooShort, text), after: None }
-}
-
-/// One line per attempt that ended, at the level of what it means for the run.
-fn tell(claim: &Claim, settlement: &Settlement, state: RunState) {
-    let (run, step, attempt, subject) = (claim.key.run, &claim.step, claim.attempt, &claim.given.subject);
-    let Attempt { outcome, class, error, note, trace_id, .. } = &settlement.attempt;
-    let (class, error, note) = (class.map(Class::as_str), error.as_deref(), note.as_deref());
-    let trace_id = trace_id.as_deref();
-    match (state, &settlement.then) {
-        (RunState::Dead, _) => {
-            tracing::warn!(%run, %step, attempt, %subject, trace_id, outcome, class, error, "run died: it needs a person");
-        }
-        (RunState::Succeeded, _) => {
-            tracing::info!(%run, %step, attempt, %subject, trace_id, note, "step succeeded, and with it the run");
-        }
-        (RunState::Cancelled, _) => {
-            tracing::info!(%run, %step, attempt, %subject, trace_id, outcome, class, error, "run cancelled");
-        }
-        (RunState::Active, Then::Rerun { .. }) => {
-            tracing::info!(%run, %step, attempt, %subject, trace_id, class, error, "run sent back");
-        }
-        (RunState::Active, _) if settlement.output.is_some() => {
-            tracing::info!(%run, %step, attempt, %subject, trace_id, note, "step succeeded");
-        }
-        (RunState::Active, _) => {
-            tracing::info!(%run, %step, attempt, %subject, trace_id, outcome, class, error, "step is tried again");
-        }
-    }
 }

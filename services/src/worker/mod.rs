@@ -2,7 +2,7 @@
 //!
 //! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of the attempts that run;
 //! `batch` lets attempts that claim or settle at the same moment share one transaction; `signals` tells the gate of the API's
-//! host what attempts heard, and probes it; `blame` asks whose failure a failure is. A worker never decides what becomes
+//! host what attempts heard, and probes it; `blame` asks whose failure a failure is; `tell` logs how attempts ended. A worker never decides what becomes
 //! of a step: it brings an outcome, the ledger's settlement does the rest.
 
 mod attempt;
@@ -10,6 +10,7 @@ mod batch;
 mod blame;
 mod lease;
 mod signals;
+mod tell;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
