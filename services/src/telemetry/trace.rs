@@ -82,6 +82,10 @@ fn context(span: &Span) -> Option<SpanContext> {
 }
 
 fn parse(traceparent: &str) -> Option<SpanContext> {
+    // The propagator also reads ids that were cut short.
+    if traceparent.len() != 55 {
+        return None;
+    }
     let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
     let read = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
     let context = read.span().span_context().clone();
