@@ -11,13 +11,16 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo bench chaos check full mutants setup format lint build test sim audit
+.PHONY: help demo jaeger bench chaos check full mutants setup format lint build test sim audit
 
 help: ## This list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
 demo: setup build ## Starts everything on this machine and shows sign-ups served; KEEP=1 leaves it running
 	cargo run --quiet --bin demo -- $(if $(KEEP),--keep)
+
+jaeger: ## Brings up Jaeger (JAEGER_BIN, a binary on PATH, or a container) and says what to set
+	@deploy/jaeger/run
 
 bench: setup ## Sign-ups through Sluice against the same API calls made bare, as a ratio (built with optimisations)
 	cargo build --release --workspace --bins

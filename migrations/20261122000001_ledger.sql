@@ -17,6 +17,8 @@ create table if not exists sluice.run (
   state text not null default 'active' check (state in ('active', 'succeeded', 'dead', 'cancelled')),
   priority smallint not null default 0,
   traceparent text,
+  -- The trace that the run was in before its last revival: a revived run begins a new one.
+  linked_traceparent text,
   deadline_at timestamptz not null,
   -- Up to when the time that a gate held the run is in `deadline_at` already.
   deadline_from timestamptz not null default now(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use clap::{Args, CommandFactory, Parser};
 use sluice::{
-    config::{All, AllOptions},
+    config::{All, AllOptions, Config},
     ledger::postgres::Pooling,
 };
 
@@ -20,6 +20,8 @@ const NEEDED: [(&str, &str); 5] = [
     ("SUPABASE_URL", "https://project.supabase.co"),
 ];
 
+const COLLECTOR: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+
 #[derive(Parser)]
 struct Program {
     #[command(flatten)]
@@ -28,13 +30,17 @@ struct Program {
 
 /// The settings of `sluice all` from what it needs and `more`.
 fn parsed(more: &[(&str, &str)]) -> All {
+    configured(more).role
+}
+
+fn configured(more: &[(&str, &str)]) -> Config<All> {
     let mut settings = BTreeMap::from(NEEDED);
     settings.extend(more.iter().copied());
     let flags = settings
         .iter()
         .flat_map(|(name, value)| [format!("--{}", name.to_ascii_lowercase().replace('_', "-")), (*value).to_owned()]);
     let program = Program::parse_from(std::iter::once("sluice".to_owned()).chain(flags));
-    program.options.parse().unwrap().role
+    program.options.parse().unwrap()
 }
 
 /// The lines that `sluice all` refuses to start with, given what it needs and `more`.
@@ -155,6 +161,28 @@ async fn settings_that_contradict_each_other_are_refused() {
             &[("WEBHOOK_HEADERS", r#"{"host": "hunter2"}"#)],
             "WEBHOOK_HEADERS=***: \"host\" belongs to the connection and cannot be set",
         ),
+        (
+            &[COLLECTOR, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+            "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: is not built in: set http/protobuf, and an endpoint that takes it (port \
+             4318, not 4317)",
+        ),
+        (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318?key=hunter2")],
+            "OTEL_EXPORTER_OTLP_ENDPOINT=***: is no address of a collector: expected http(s)://host:4318",
+        ),
+        (
+            &[COLLECTOR, ("OTEL_EXPORTER_OTLP_HEADERS", "authorization: hunter2")],
+            "OTEL_EXPORTER_OTLP_HEADERS=***: is no list of headers",
+        ),
+        (
+            &[COLLECTOR, ("OTEL_TRACES_SAMPLER", "jaeger_remote")],
+            "OTEL_TRACES_SAMPLER=jaeger_remote: expected always_on, always_off, traceidratio, or parentbased_ and one",
+        ),
+        (
+            &[COLLECTOR, ("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "2")],
+            "OTEL_TRACES_SAMPLER_ARG=2: expected a number from 0 to 1",
+        ),
+        (&[COLLECTOR, ("OTEL_TRACES_EXPORTER", "zipkin")], "OTEL_TRACES_EXPORTER=zipkin: expected otlp or none"),
         (&[("RUST_LOG", "sluice=loud")], "RUST_LOG=sluice=loud: is no filter"),
     ];
 
@@ -230,10 +258,24 @@ fn a_transaction_pooler_is_known_by_its_port_and_gives_no_listener() {
 }
 
 #[test]
+fn traces_are_exported_only_where_somebody_says_where_to() {
+    let service = |more: &[(&str, &str)]| configured(more).traces.map(|traces| traces.service);
+
+    assert_eq!(service(&[]), None);
+    assert_eq!(service(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), None, "what is meant for others is refused");
+    assert_eq!(service(&[COLLECTOR, ("OTEL_SDK_DISABLED", "true")]), None);
+    assert_eq!(service(&[COLLECTOR, ("OTEL_TRACES_EXPORTER", "none")]), None);
+    assert_eq!(service(&[COLLECTOR]).as_deref(), Some("sluice-relay"));
+    assert_eq!(service(&[COLLECTOR, ("OTEL_RESOURCE_ATTRIBUTES", "service.name=a%20b")]).as_deref(), Some("a b"));
+}
+
+#[test]
 fn no_secret_is_printed_with_the_settings() {
-    let All { relay, .. } = parsed(&[]);
+    let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2");
+    let Config { traces, role: All { relay, .. }, .. } = configured(&[COLLECTOR, headers]);
 
     assert!(!format!("{relay:?}").contains("hunter2"), "{relay:?}");
+    assert!(traces.is_some() && !format!("{traces:?}").contains("hunter2"), "{traces:?}");
 }
 
 /// Every variable of the program, and its default.

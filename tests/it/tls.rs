@@ -1,32 +1,9 @@
 //! TLS to Postgres and Redis with the certificates of a private CA. Each client reads SSL_CERT_FILE from its environment,
 //! so the program itself is what is run.
 
-use std::path::PathBuf;
-
-use tests::servers::{Authority, Postgres, Redis, postgres, redis};
+use tests::servers::{Authority, Certificates, Postgres, Redis, postgres, redis};
 
 use crate::program::{run, said};
-
-/// A file that is gone with the test.
-struct Certificates(PathBuf);
-
-impl Certificates {
-    fn of(authority: &Authority) -> Self {
-        let path = std::env::temp_dir().join(format!("sluice-ca-{}.pem", uuid::Uuid::new_v4()));
-        std::fs::write(&path, authority.pem()).unwrap();
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Certificates {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 /// What `sluice migrate --check` comes to: 3 where it reached the database, which is empty.
 async fn check(url: &str, certificates: &Certificates) -> (Option<i32>, String) {
@@ -37,7 +14,7 @@ async fn check(url: &str, certificates: &Certificates) -> (Option<i32>, String) 
 #[tokio::test]
 async fn postgres_is_believed_only_with_a_certificate_of_a_trusted_ca_for_its_name() {
     let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
-    let (trusted, strange) = (Certificates::of(&authority), Certificates::of(&stranger));
+    let (trusted, strange) = (authority.file().unwrap(), stranger.file().unwrap());
     let options = postgres::Options::default().tls(authority.identity("localhost").unwrap());
     let server = Postgres::start(options).await.unwrap();
     let by_address = format!("{}?sslmode=verify-full", server.url("postgres"));
@@ -57,7 +34,7 @@ async fn postgres_is_believed_only_with_a_certificate_of_a_trusted_ca_for_its_na
 
 #[tokio::test]
 async fn postgres_without_tls_is_refused_where_the_address_asks_for_it() {
-    let authority = Certificates::of(&Authority::new().unwrap());
+    let authority = Authority::new().unwrap().file().unwrap();
     let server = Postgres::start(postgres::Options::default()).await.unwrap();
 
     let (code, said) = check(&format!("{}?sslmode=verify-full", server.url("postgres")), &authority).await;
@@ -70,7 +47,7 @@ async fn postgres_without_tls_is_refused_where_the_address_asks_for_it() {
 #[tokio::test]
 async fn redis_is_believed_only_with_a_certificate_of_a_trusted_ca() {
     let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
-    let (trusted, strange) = (Certificates::of(&authority), Certificates::of(&stranger));
+    let (trusted, strange) = (authority.file().unwrap(), stranger.file().unwrap());
     let options = redis::Options::default().maxmemory_policy("allkeys-lru").password("hunter2");
     let server = Redis::start(options.tls(authority.identity("localhost").unwrap())).await.unwrap();
     let url = format!("rediss://:hunter2@localhost:{}", server.tls_port().unwrap());

@@ -100,6 +100,12 @@ impl Ledger for Connection {
         self.receive(dispatched).await
     }
 
+    async fn begin_traces(&self, contexts: &[(RunId, String)]) -> Result<Vec<bool>> {
+        self.send().await?;
+        let begun = self.stage.memory.begin_traces(contexts).await?;
+        self.receive(begun).await
+    }
+
     async fn put_back(&self, keys: &[Key]) -> Result<usize> {
         self.send().await?;
         let count = self.stage.memory.put_back(keys).await?;

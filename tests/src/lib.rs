@@ -1,6 +1,7 @@
 //! Servers to test against, the simulated Evolution API, whole fleets of our own processes, and the tests that need them.
 
 pub mod chaos;
+pub mod collector;
 pub mod evolution;
 pub mod fleet;
 pub mod servers;

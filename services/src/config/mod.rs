@@ -14,6 +14,7 @@ mod operator;
 mod read;
 mod redis;
 mod relay;
+mod traces;
 mod webhook;
 mod worker;
 mod workflow;
@@ -28,14 +29,21 @@ pub use self::{
     fault::{Fault, Faults},
     operator::{OperatorOptions, ReviveOptions, StatsOptions},
 };
-use crate::{evolution::Client, queue, relay as relay_role, telemetry::log::Log, worker as worker_role};
+use crate::{
+    evolution::Client,
+    queue, relay as relay_role,
+    telemetry::{Role, export::Traces, log::Log},
+    worker as worker_role,
+};
 
-/// What a role is told, how the process logs, and where it answers for its health.
+/// What a role is told, how the process logs and traces, and where it answers for its health.
 #[derive(Debug, Clone)]
 pub struct Config<R> {
     pub log: Log,
     /// None: nowhere.
     pub http: Option<SocketAddr>,
+    /// None where nothing is exported.
+    pub traces: Option<Traces>,
     pub role: R,
 }
 
@@ -111,6 +119,8 @@ pub struct RelayOptions {
     #[command(flatten)]
     http: http::HttpOptions,
     #[command(flatten)]
+    traces: traces::TraceOptions,
+    #[command(flatten)]
     log: log::LogOptions,
 }
 
@@ -133,6 +143,8 @@ pub struct WorkerOptions {
     worker: worker::WorkerTuning,
     #[command(flatten)]
     http: http::HttpOptions,
+    #[command(flatten)]
+    traces: traces::TraceOptions,
     #[command(flatten)]
     log: log::LogOptions,
 }
@@ -159,6 +171,8 @@ pub struct AllOptions {
     #[command(flatten)]
     http: http::HttpOptions,
     #[command(flatten)]
+    traces: traces::TraceOptions,
+    #[command(flatten)]
     log: log::LogOptions,
 }
 
@@ -171,6 +185,9 @@ struct LedgerOptions {
     #[command(flatten)]
     workflow: workflow::WorkflowOptions,
 }
+
+/// What a relay is called in traces.
+const RELAY: &str = "sluice-relay";
 
 /// What was read, none where a part of it left a fault.
 type Read<T> = Option<T>;
@@ -193,8 +210,9 @@ impl RelayOptions {
         let host = self.host.host(&mut faults).map(Some);
         let tuned = self.relay.read(&mut faults);
         let http = self.http.read(&mut faults);
+        let traces = self.traces.read(vec![(Role::Relay, RELAY.to_owned())], &mut faults);
         let log = self.log.read(&mut faults);
-        finish_serving(http, log, build_relay(ledger, listen, queue, host, tuned), faults)
+        finish_serving(log, http, traces, build_relay(ledger, listen, queue, host, tuned), faults)
     }
 }
 
@@ -208,9 +226,11 @@ impl WorkerOptions {
         let provision = self.webhook.read(&mut faults);
         let tuned = self.worker.read(&mut faults);
         let http = self.http.read(&mut faults);
+        let services = vec![(Role::Worker, worker::service(steps.as_deref()))];
+        let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
         let tuned = steps.zip(tuned);
-        finish_serving(http, log, build_worker(ledger, queue, api, provision, tuned), faults)
+        finish_serving(log, http, traces, build_worker(ledger, queue, api, provision, tuned), faults)
     }
 }
 
@@ -225,13 +245,15 @@ impl AllOptions {
         let relay = self.relay.read(&mut faults);
         let worker = self.worker.read(&mut faults);
         let http = self.http.read(&mut faults);
+        let services = vec![(Role::Relay, RELAY.to_owned()), (Role::Worker, worker::service(None))];
+        let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
 
         let host = api.as_ref().map(|api| Some(api.host().to_owned()));
         let steps = ledger.as_ref().map(|ledger| ledger.registry.queues());
         let relay = build_relay(ledger.clone(), listen, queue.clone(), host, relay);
         let worker = build_worker(ledger, queue, api, provision, steps.zip(worker));
-        finish_serving(http, log, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
+        finish_serving(log, http, traces, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
     }
 }
 
@@ -269,20 +291,23 @@ fn build_worker(
     Some(Worker { ledger: ledger?, queue: queue?, api, provision: provision?, settings })
 }
 
+/// Of a command.
 fn finish<R>(log: Read<Log>, role: Read<R>, faults: Faults) -> Result<Config<R>, Faults> {
-    match log.zip(role) {
-        Some((log, role)) if faults.is_empty() => Ok(Config { log, http: None, role }),
-        _ => Err(faults),
-    }
+    finish_serving(log, Some(None), Some(None), role, faults)
 }
 
-/// The same for a role that answers for its health.
+/// Of a role that runs for long.
 fn finish_serving<R>(
-    http: Read<Option<SocketAddr>>,
     log: Read<Log>,
+    http: Read<Option<SocketAddr>>,
+    traces: Read<Option<Traces>>,
     role: Read<R>,
     faults: Faults,
 ) -> Result<Config<R>, Faults> {
-    let config = finish(log, role, faults)?;
-    Ok(Config { http: http.flatten(), ..config })
+    match (log, http, traces, role) {
+        (Some(log), Some(http), Some(traces), Some(role)) if faults.is_empty() => {
+            Ok(Config { log, http, traces, role })
+        }
+        _ => Err(faults),
+    }
 }

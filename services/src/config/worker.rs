@@ -37,6 +37,14 @@ impl WorkerTuning {
     }
 }
 
+/// What a worker is called in traces: after its step, where it serves one.
+pub(super) fn service(steps: Option<&[StepName]>) -> String {
+    match steps {
+        Some([step]) => format!("sluice-worker-{step}"),
+        _ => "sluice-worker".to_owned(),
+    }
+}
+
 /// The steps that a worker was told to serve, each once.
 pub(super) fn steps(names: &[String], known: &[StepName], faults: &mut Faults) -> Option<Vec<StepName>> {
     let mut steps = Vec::new();

@@ -1,4 +1,4 @@
-//! The client of the Evolution API: the only module that speaks to it, and the only user of reqwest. It sends a call once:
+//! The client of the Evolution API: the only module that speaks to it. It sends a call once:
 //! no retries, no redirects, bounded time and bounded bodies. Reading answers and judging failures is pure and lives in
 //! `workflows::evolution`; no error that leaves this module holds a key or a token.
 
@@ -22,6 +22,7 @@ use workflows::{
 
 pub use options::{Options, OptionsError, Timeouts, host};
 
+pub(crate) use self::transport::chain;
 use self::transport::{Received, Request};
 use crate::telemetry::metrics::Metrics;
 
@@ -35,11 +36,22 @@ pub struct Client {
     /// Without a slash at its end.
     base: String,
     host: String,
+    /// What spans say of the address, which holds no credentials.
+    address: Address,
     key: Secret,
     key_header: HeaderValue,
     timeouts: Timeouts,
     /// Where calls are measured, if anywhere.
     metrics: Option<Arc<Metrics>>,
+}
+
+/// Where the API is, fit to be seen.
+#[derive(Clone)]
+struct Address {
+    host: String,
+    port: Option<u16>,
+    /// Without a slash at its end.
+    base: String,
 }
 
 impl Client {

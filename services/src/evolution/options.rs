@@ -6,7 +6,7 @@ use reqwest::{header::HeaderValue, redirect, retry};
 use url::Url;
 use workflows::secret::Secret;
 
-use super::Client;
+use super::{Address, Client};
 
 /// Where the API is and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -72,8 +72,9 @@ impl Client {
         }
         let http = builder.build().map_err(|error| OptionsError::Tls(super::transport::chain(&error)))?;
         let host = host_of(&base);
+        let address = address_of(&base);
         let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, host, key, key_header, timeouts, metrics: None })
+        Ok(Self { http, base, host, address, key, key_header, timeouts, metrics: None })
     }
 }
 
@@ -85,6 +86,13 @@ pub fn host(base_url: &str) -> Result<String, OptionsError> {
 fn host_of(base: &Url) -> String {
     let host = base.host_str().unwrap_or_default();
     base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn address_of(base: &Url) -> Address {
+    let host = base.host_str().unwrap_or_default().to_owned();
+    let path = base.path().trim_end_matches('/');
+    let address = format!("{}://{}{path}", base.scheme(), host_of(base));
+    Address { host, port: base.port_or_known_default(), base: address }
 }
 
 fn parse_base(text: &str) -> Result<Url, OptionsError> {

@@ -10,10 +10,11 @@ use reqwest::{
     header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde_json::Value;
-use tracing::{Instrument, Span, field::Empty};
+use tracing::{Instrument, Span};
 use workflows::evolution::{Call, ErrorKind, answer::Response, redact::Redaction};
 
-use super::Client;
+use super::{Address, Client};
+use crate::telemetry::{names, spans, trace};
 
 /// The most that is read of a body. The largest recorded answers are lists, of which ours has one row, and QR codes.
 pub(super) const BODY_BYTES: usize = 1024 * 1024;
@@ -74,16 +75,8 @@ impl Client {
         request: Request,
         redaction: &Redaction<'_>,
     ) -> Result<Received, ErrorKind> {
-        let span = tracing::info_span!(
-            "evolution",
-            otel.name = call.route(),
-            otel.kind = "client",
-            http.request.method = %request.method,
-            url.template = call.route().split_once(' ').map(|(_, path)| path),
-            server.address = self.host,
-            http.response.status_code = Empty,
-            error.type = Empty,
-        );
+        let Address { host, port, base } = &self.address;
+        let span = spans::call(call, host, *port, &format!("{base}{}", request.path));
         let sent = Instant::now();
         let result = self.exchange(request, redaction).instrument(span.clone()).await;
         record(&span, &result);
@@ -109,6 +102,9 @@ impl Client {
     ) -> Result<reqwest::Response, ErrorKind> {
         let mut builder = self.http.request(request.method, format!("{}{}", self.base, request.path)).timeout(timeout);
         builder = builder.header(API_KEY, request.key.unwrap_or_else(|| self.key_header.clone()));
+        if let Some(context) = trace::traceparent(&Span::current()) {
+            builder = builder.header(trace::TRACEPARENT, context);
+        }
         if let Some(body) = request.body {
             builder = builder.json(&body);
         }
@@ -135,17 +131,21 @@ pub(super) async fn receive(
 }
 
 fn record(span: &Span, result: &Result<Received, ErrorKind>) {
-    match result {
+    let error = match result {
         Ok(received) => {
-            span.record("http.response.status_code", received.status);
-            if received.status >= 400 {
-                span.record("error.type", tracing::field::display(received.status));
+            span.record(names::STATUS, i64::from(received.status));
+            if received.status < 400 {
+                return;
             }
+            span.record(names::ERROR, tracing::field::display(received.status));
+            return spans::failed(span);
         }
-        Err(ErrorKind::Unreachable(_)) => drop(span.record("error.type", "unreachable")),
-        Err(ErrorKind::NoAnswer(_)) => drop(span.record("error.type", "no_answer")),
-        Err(_) => drop(span.record("error.type", "unreadable")),
-    }
+        Err(ErrorKind::Unreachable(_)) => "unreachable",
+        Err(ErrorKind::NoAnswer(_)) => "no_answer",
+        Err(_) => "unreadable",
+    };
+    span.record(names::ERROR, error);
+    spans::failed(span);
 }
 
 /// The status and the error as labels: closed lists, and never a text of the API.
@@ -176,7 +176,7 @@ pub(super) fn error_kind(error: reqwest::Error, timeout: Duration, redaction: &R
 }
 
 /// An error with its causes, each said once.
-pub(super) fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -104,7 +104,11 @@ impl Intake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dispatched {
     pub key: Key,
+    pub workflow: WorkflowName,
+    /// None where the run is in no trace: then it begins one.
     pub traceparent: Option<String>,
+    /// The trace that it was in before it was revived.
+    pub linked: Option<String>,
 }
 
 /// Who works, and for which queue it asks.
@@ -258,6 +262,9 @@ pub trait Ledger: Clone + Send + Sync + 'static {
         host: Option<&str>,
         tokens: &[Token],
     ) -> impl Future<Output = Result<Vec<Dispatched>>> + Send;
+
+    /// Give runs that are in no trace the context of one. Whether it is theirs now, in order: `false` where the run has one.
+    fn begin_traces(&self, contexts: &[(RunId, String)]) -> impl Future<Output = Result<Vec<bool>>> + Send;
 
     /// Dispatched steps become due again, uncounted, where the token still matches. How many did.
     fn put_back(&self, keys: &[Key]) -> impl Future<Output = Result<usize>> + Send;

@@ -15,6 +15,7 @@ use workflows::{
 };
 
 use super::{Claim, Key};
+use crate::telemetry::trace::Ids;
 
 /// Everything that one settle writes. Guarded by `key` and `guard`; a run that was cancelled meanwhile ends as cancelled
 /// instead.
@@ -120,6 +121,12 @@ impl Settlement {
             Outcome::SendBack { to, failure } => plan.send_back(&to, failure),
             Outcome::Permanent(failure) => plan.meet(Event::Refuse, "refused", Some(failure)),
         }
+    }
+
+    /// The attempt was this span.
+    pub fn traced(mut self, ids: Option<Ids>) -> Self {
+        (self.attempt.trace_id, self.attempt.span_id) = ids.map(|ids| (ids.trace, ids.span)).unzip();
+        self
     }
 
     /// What the ledger must write for a lease that ran out. A worker that lives on has lost its lease, not crashed.

@@ -23,7 +23,10 @@ pub use self::{
 };
 use crate::{
     config::{Config, Faults},
-    telemetry::Vitals,
+    telemetry::{
+        self, Vitals,
+        export::{Exporters, Traces},
+    },
 };
 
 /// For `--help`: scripts and supervisors rely on these.
@@ -50,7 +53,7 @@ pub fn run<R, F>(parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, Cancell
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
-    let Config { log, role: config, .. } = match parsed {
+    let Config { log, traces, role: config, .. } = match parsed {
         Ok(config) => config,
         Err(faults) => {
             eprintln!("sluice cannot start, for these settings are not right:\n{faults}");
@@ -58,13 +61,14 @@ where
             return ExitCode::from(REFUSED);
         }
     };
-    if let Err(error) = log.start() {
+    let (tracers, exporters) = traces.map(Traces::start).unzip();
+    if let Err(error) = log.start(tracers.map(telemetry::layer)) {
         eprintln!("sluice cannot start: {error:#}");
         return ExitCode::from(FAILED);
     }
     // What uses rustls takes the process' provider; a second installation is refused, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match start(config, role) {
+    match start(config, exporters, role) {
         Ok(code) => code,
         Err(error) => {
             let refused = error.downcast_ref::<Refused>();
@@ -101,7 +105,11 @@ where
     })
 }
 
-fn start<R, F>(config: R, role: impl FnOnce(R, CancellationToken) -> F) -> anyhow::Result<ExitCode>
+fn start<R, F>(
+    config: R,
+    exporters: Option<Exporters>,
+    role: impl FnOnce(R, CancellationToken) -> F,
+) -> anyhow::Result<ExitCode>
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
@@ -109,7 +117,12 @@ where
     let code = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         signals::listen(shutdown.clone()).context("listen for signals")?;
-        role(config, shutdown).await
+        let exporting = exporters.map(Exporters::run);
+        let ended = role(config, shutdown).await;
+        if let Some(exporting) = exporting {
+            exporting.finish().await;
+        }
+        ended
     });
     // A task that is still blocked somewhere must not keep the process.
     runtime.shutdown_background();

@@ -29,7 +29,7 @@ impl Hint {
     }
 
     /// `run:position:token`, the token as 16 hexadecimal digits.
-    pub(super) fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("{}:{}:{}", self.run, self.position, self.token)
     }
 

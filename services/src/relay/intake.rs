@@ -9,7 +9,10 @@ pub async fn intake_once(ledger: &impl Ledger, batch: usize) -> anyhow::Result<I
     let intake = ledger.intake(batch).await.context("take in queue rows")?;
     if intake != Intake::default() {
         let Intake { started, revived, joined, failed } = intake;
-        tracing::info!(started, revived, joined, failed, "taken in");
+        tracing::debug!(started, revived, joined, failed, "taken in");
+        if failed > 0 {
+            tracing::warn!(failed, "sign-ups that cannot become runs: their queue rows say why");
+        }
     }
     Ok(intake)
 }

@@ -4,10 +4,15 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use tracing::Span;
+use workflows::{outcome::Class, state::RunState};
 
 use crate::{
-    ledger::{Ledger, Settled, Settlement},
-    telemetry::metrics::{Ended, Metrics},
+    ledger::{Ledger, Settled, Settlement, settlement::Attempt},
+    telemetry::{
+        metrics::{Ended, Metrics},
+        spans, trace,
+    },
 };
 
 /// The most that one round rescues.
@@ -57,9 +62,8 @@ pub async fn rescue_once<L: Ledger>(
             None => 0,
         },
     };
-    if rescued.due_again() + rescued.exceeded > 0 {
-        let Rescued { crashed, stray, exceeded, .. } = rescued;
-        tracing::warn!(crashed, stray, exceeded, "rescued");
+    if rescued.stray > 0 {
+        tracing::warn!(stray = rescued.stray, "steps that nobody claimed are dispatched again");
     }
     Ok(rescued)
 }
@@ -72,22 +76,37 @@ async fn rescue_expired<L: Ledger>(
 ) -> anyhow::Result<usize> {
     let expired = ledger.expired(BATCH).await.context("find expired leases")?;
     let mut settlements = Vec::with_capacity(expired.len());
+    let mut spans = Vec::with_capacity(expired.len());
     for step in &expired {
         // A definition that this build does not know is left to a relay that knows it.
         let Some(workflow) = ledger.registry().find(&step.claim.workflow, step.claim.version) else { continue };
-        settlements.push(Settlement::rescue(step, workflow, dice()).context("plan a rescue")?);
+        let span = spans::rescue(&step.claim);
+        let settlement = Settlement::rescue(step, workflow, dice()).context("plan a rescue")?;
+        settlements.push(settlement.traced(trace::ids(&span)));
+        spans.push(span);
     }
     if settlements.is_empty() {
         return Ok(0);
     }
     let settled = ledger.settle(&settlements).await.context("settle crashed steps")?;
     let mut rescued = 0;
-    for (settlement, settled) in settlements.iter().zip(settled) {
-        if let Settled::Done(run) = settled {
-            metrics.attempt_ended(&Ended::of(settlement, run));
+    for ((settlement, span), settled) in settlements.iter().zip(&spans).zip(settled) {
+        if let Settled::Done(state) = settled {
             rescued += 1;
+            metrics.attempt_ended(&Ended::of(settlement, state));
+            tell(settlement, span, state);
         }
     }
     metrics.leases_lost(rescued);
     Ok(rescued)
+}
+
+fn tell(settlement: &Settlement, span: &Span, state: RunState) {
+    let Attempt { outcome, class, error, trace_id, .. } = &settlement.attempt;
+    let class = class.map(Class::as_str);
+    spans::ended(span, outcome, class);
+    trace::keep(span);
+    let (run, step, state) = (settlement.key.run, &settlement.step, state.as_str());
+    let (error, trace_id) = (error.as_deref(), trace_id.as_deref());
+    tracing::warn!(%run, %step, trace_id, outcome, class, error, state, "rescued a step whose lease ran out");
 }

@@ -4,7 +4,12 @@
 use std::{io::IsTerminal, panic};
 
 use anyhow::Context;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// What is never worth a line: exporters that miss their collector, and apalis' account of every heartbeat.
 pub const NOISE: &str = "opentelemetry=off,apalis=error,apalis_core=error,apalis_redis=error";
@@ -25,15 +30,17 @@ pub enum Format {
 }
 
 impl Log {
-    /// Makes this the log of the process. Once per process.
-    pub fn start(&self) -> anyhow::Result<()> {
+    /// Makes this the log of the process, beside its traces. Once per process. Lines do not repeat the spans that they are
+    /// in: what a line needs is in it.
+    pub(crate) fn start(&self, traces: Option<Box<dyn Layer<Registry> + Send + Sync>>) -> anyhow::Result<()> {
         let filter = EnvFilter::builder().parse(&self.filter).context("read the log's filter")?;
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let layer = match self.format {
-            Format::Json => layer.json().flatten_event(true).boxed(),
+            Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
             Format::Pretty => layer.with_ansi(has_colours()).boxed(),
         };
-        tracing_subscriber::registry().with(filter).with(layer).try_init().context("start the log")?;
+        let layer = layer.with_filter(filter.and(filter_fn(|metadata| metadata.is_event())));
+        tracing_subscriber::registry().with(traces).with(layer).try_init().context("start the log")?;
         panic::set_hook(Box::new(log_panic));
         Ok(())
     }

@@ -1,12 +1,26 @@
-//! What Sluice tells about itself. `log` is what it says to people and collectors, `metrics` what it counts and measures,
-//! `health` whether its loops turn; no secret may ever pass here, which the types of the secrets see to.
+//! What Sluice tells about itself. `log` is what it says to people and collectors; `metrics` what it counts and measures;
+//! `health` whether its loops turn; `spans` makes every span there is, with the names in `names`; `trace` carries their context
+//! in and out; `sampling` decides which traces are recorded; `outbox`, `export` and `otlp` bring them to a collector. No secret
+//! may ever pass here, which the types of the secrets see to, and nothing here may slow, block or fail the work.
 
+pub mod export;
 pub mod health;
 pub mod log;
 pub mod metrics;
+pub mod names;
+pub mod otlp;
+mod outbox;
+pub mod sampling;
+pub mod spans;
+pub mod trace;
 
 use std::sync::Arc;
 
+use opentelemetry::trace::{SpanBuilder, Tracer};
+use opentelemetry_sdk::trace::SdkTracer;
+use tracing_subscriber::{Layer, Registry, filter};
+
+pub use self::outbox::Exported;
 use self::{health::Health, metrics::Metrics};
 
 /// Where the roles of one process leave what it tells about itself. Cheap to clone; clones share it.
@@ -21,4 +35,50 @@ impl Vitals {
     pub fn new(role: &str) -> Self {
         Self { metrics: Arc::new(Metrics::new(role)), health: Arc::default() }
     }
+}
+
+/// A role of this process, as a service of its own in the traces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Relay,
+    Worker,
+}
+
+impl Role {
+    /// Whose a span is: a process that has several roles sends each role's spans under that role's own service.
+    fn of(span: &str) -> Self {
+        let first = span.split(' ').next().unwrap_or_default();
+        if names::OF_RELAYS.contains(&first) { Self::Relay } else { Self::Worker }
+    }
+}
+
+/// The tracers of a process: of its first service, and of the other roles that are services of their own.
+#[derive(Debug)]
+pub(crate) struct Tracers {
+    first: SdkTracer,
+    others: Vec<(Role, SdkTracer)>,
+}
+
+impl Tracer for Tracers {
+    type Span = opentelemetry_sdk::trace::Span;
+
+    fn build_with_context(&self, builder: SpanBuilder, parent: &opentelemetry::Context) -> Self::Span {
+        let role = Role::of(&builder.name);
+        let other = self.others.iter().find(|(own, _)| *own == role);
+        other.map_or(&self.first, |(_, tracer)| tracer).build_with_context(builder, parent)
+    }
+}
+
+/// Our own spans and nothing else, whatever the log's level: no library's, and so none of the exporter's own calls.
+pub(crate) fn layer(tracers: Tracers) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let ours = filter::filter_fn(|metadata| metadata.is_span() && metadata.target() == spans::TARGET);
+    tracing_opentelemetry::layer()
+        .with_tracer(tracers)
+        .with_context_activation(false)
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(ours.with_max_level_hint(filter::LevelFilter::INFO))
+        .boxed()
 }

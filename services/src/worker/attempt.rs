@@ -5,6 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 use workflows::{
     breaker::{Rules, Signal},
     definition::{Registry, Step, Workflow},
@@ -20,7 +21,9 @@ use super::{
     blame::{Blame, blame},
     lease::{Held, Leases},
     signals::{Signals, Watch},
+    tell::tell,
 };
+use crate::telemetry::{names, spans, trace};
 use crate::{
     ledger::{Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker, settlement::Quiet},
     telemetry::{
@@ -124,19 +127,27 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         Ok(())
     }
 
-    /// Makes one attempt of the step that `key` names. `claimed` is called as soon as the ledger has answered the claim.
+    /// Makes one attempt of the step that `key` names. `claimed` is called as soon as the ledger has answered the claim. The
+    /// span that it runs in is the attempt's.
     pub async fn attempt(&self, key: Key, claimed: impl FnOnce()) -> Result<Attempted> {
         let asked = Instant::now();
-        let answer = self.claims.ask(key).await?;
+        let span = Span::current();
+        let answer = self.claims.ask(key).instrument(spans::claim()).await?;
         claimed();
         let claim = match answer {
             Claimed::Yes(claim) => claim,
             Claimed::PutBack(why) => {
                 tracing::debug!(run = %key.run, ?why, "put back");
+                spans::ended(&span, "put_back", None);
                 return Ok(Attempted::PutBack(why));
             }
-            Claimed::Stale => return Ok(Attempted::Stale),
+            Claimed::Stale => {
+                spans::ended(&span, "stale", None);
+                return Ok(Attempted::Stale);
+            }
         };
+        span.record(names::WORKFLOW, claim.workflow.as_str());
+        span.record(names::ATTEMPT, i64::from(claim.attempt));
         let Some((workflow, step)) = self.definition(&claim) else {
             // The claim was admitted by the same registry; only a bug comes here, and the lease ends it.
             return Ok(Attempted::Overtaken);
@@ -148,7 +159,8 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         let (lost, took) = (held.is_lost(), began.elapsed());
         self.hear(key, &outcome);
         let outcome = self.excuse(outcome).await;
-        let settled = self.settle(&claim, workflow, outcome, quiet).await?;
+        let settling = self.settle(&claim, workflow, outcome, quiet, &span);
+        let settled = settling.instrument(spans::settle(&claim.step)).await?;
         match &settled {
             Attempted::Settled(run) => {
                 self.metrics.step_took(&claim.step, took);
@@ -217,22 +229,38 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
 
     /// Settles, trying again while the ledger cannot be asked: the result of a call that was made is worth more than the
     /// time. A settle that comes too late changes nothing.
-    async fn settle(&self, claim: &Claim, workflow: &Workflow, outcome: Outcome, quiet: Quiet) -> Result<Attempted> {
-        log(claim, &outcome);
-        let plan = |outcome| Settlement::plan(claim, workflow, outcome, quiet, (self.dice)());
-        let mut settlement = plan(outcome).map_err(|illegal| crate::ledger::Error::Unreadable(illegal.to_string()))?;
+    async fn settle(
+        &self,
+        claim: &Claim,
+        workflow: &Workflow,
+        outcome: Outcome,
+        quiet: Quiet,
+        span: &Span,
+    ) -> Result<Attempted> {
+        let plan = |outcome| {
+            let settlement = Settlement::plan(claim, workflow, outcome, quiet, (self.dice)());
+            settlement
+                .map(|settlement| settlement.traced(trace::ids(span)))
+                .map_err(|illegal| crate::ledger::Error::Unreadable(illegal.to_string()))
+        };
+        let mut settlement = plan(outcome)?;
         loop {
             match self.settles.ask(settlement.clone()).await {
                 Ok(Settled::Done(state)) => {
+                    tell(claim, &settlement, state);
                     self.metrics.attempt_ended(&Ended::of(&settlement, state));
+                    spans::ended(span, settlement.attempt.outcome, settlement.attempt.class.map(Class::as_str));
                     return Ok(Attempted::Settled(state));
                 }
-                Ok(Settled::Stale) => return Ok(Attempted::Overtaken),
+                Ok(Settled::Stale) => {
+                    tracing::info!(run = %claim.key.run, step = %claim.step, trace_id = trace::id(span), "attempt overtaken: it changed nothing");
+                    spans::ended(span, "overtaken", None);
+                    return Ok(Attempted::Overtaken);
+                }
                 Ok(Settled::Refused(reason)) => {
                     let text = format!("the ledger refuses the step's result: {reason}");
                     let failure = Failure::new(Class::Unreadable, text.replace('\0', ""));
-                    settlement = plan(Outcome::Retry(failure))
-                        .map_err(|illegal| crate::ledger::Error::Unreadable(illegal.to_string()))?;
+                    settlement = plan(Outcome::Retry(failure))?;
                 }
                 Err(error) => {
                     tracing::warn!(run = %claim.key.run, %error, "cannot settle yet");
@@ -261,24 +289,4 @@ fn handed_back() -> Outcome {
 fn lease_lost() -> Outcome {
     let text = "the lease was lost: Postgres could not be asked in time, or another worker has the step";
     Outcome::Defer { failure: Failure::new(Class::LeaseTooShort, text), after: None }
-}
-
-/// One line per attempt that ended, at the level of how it ended.
-fn log(claim: &Claim, outcome: &Outcome) {
-    let (run, step, attempt, subject) = (claim.key.run, &claim.step, claim.attempt, &claim.given.subject);
-    match outcome {
-        Outcome::Success { note, .. } => tracing::info!(%run, %step, attempt, %subject, note, "step succeeded"),
-        Outcome::Retry(failure) => {
-            tracing::info!(%run, %step, attempt, %subject, class = failure.class.as_str(), error = failure.message, "step failed, tried again");
-        }
-        Outcome::Defer { failure, .. } => {
-            tracing::info!(%run, %step, attempt, %subject, class = failure.class.as_str(), error = failure.message, "step deferred");
-        }
-        Outcome::SendBack { to, failure } => {
-            tracing::info!(%run, %step, attempt, %subject, %to, error = failure.message, "run sent back");
-        }
-        Outcome::Permanent(failure) => {
-            tracing::warn!(%run, %step, attempt, %subject, class = failure.class.as_str(), error = failure.message, "step refused: the run needs a person");
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of the attempts that run;
 //! `batch` lets attempts that claim or settle at the same moment share one transaction; `signals` tells the gate of the API's
-//! host what attempts heard, and probes it; `blame` asks whose failure a failure is. A worker never decides what becomes
+//! host what attempts heard, and probes it; `blame` asks whose failure a failure is; `tell` logs how attempts ended. A worker never decides what becomes
 //! of a step: it brings an outcome, the ledger's settlement does the rest.
 
 mod attempt;
@@ -10,12 +10,14 @@ mod batch;
 mod blame;
 mod lease;
 mod signals;
+mod tell;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use workflows::{
     breaker::Rules,
     definition::{RENEWAL, Registry},
@@ -34,6 +36,7 @@ use crate::{
         Vitals,
         health::Pulse,
         metrics::{Metrics, Sample, names},
+        spans,
     },
 };
 
@@ -95,7 +98,11 @@ where
             show(step, consumer.status(), &vitals);
             let (bench, queue, shutdown) = (bench.clone(), queue.clone(), shutdown.clone());
             let (step, metrics) = (step.clone(), vitals.metrics.clone());
-            let handler = move |delivery| handle(bench.clone(), queue.clone(), step.clone(), metrics.clone(), delivery);
+            let handler = move |delivery: Delivery| {
+                let span = spans::process(&step, &delivery.hint);
+                let handling = handle(bench.clone(), queue.clone(), step.clone(), metrics.clone(), delivery);
+                handling.instrument(span)
+            };
             tokio::spawn(consumer.run(handler, shutdown))
         })
         .collect();

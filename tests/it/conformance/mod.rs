@@ -130,6 +130,7 @@ conformance! {
         a_revived_run_keeps_its_outputs_and_gets_a_fresh_budget,
         a_revived_run_waits_for_its_turn,
         only_a_dead_run_is_revived,
+        a_revived_run_leaves_its_trace_and_is_linked_to_it,
     ],
     deadlines: [
         a_due_run_past_its_deadline_dies,

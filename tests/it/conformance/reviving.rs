@@ -9,7 +9,9 @@ use workflows::{
 };
 
 use super::{
-    bench::{Bench, DEPROVISION, LIMITS, LONG, PROVISION, by, refusal, retry, success, success_with, user},
+    bench::{
+        Bench, DEPROVISION, LIMITS, LONG, PROVISION, by, name, refusal, retry, success, success_with, token, user,
+    },
     world::{Moment, World},
 };
 
@@ -64,4 +66,25 @@ pub async fn only_a_dead_run_is_revived(bench: &Bench<impl World>) {
     assert_eq!(bench.ledger().revive(unknown, &by("ana")).await.unwrap(), Changed::Missing);
 
     assert_eq!(bench.state(done, 0).await, StepState::Succeeded);
+}
+
+pub async fn a_revived_run_leaves_its_trace_and_is_linked_to_it(bench: &Bench<impl World>) {
+    let run = bench.dead_run(user()).await;
+    let begin = async |context: &str| bench.ledger().begin_traces(&[(run, context.to_owned())]).await.unwrap();
+    let dispatch = async || {
+        let dispatched = bench.ledger().dispatch(&name("create-instance"), None, &[token()]).await.unwrap();
+        let [only] = &dispatched[..] else { panic!("not one step is due: {dispatched:?}") };
+        bench.ledger().put_back(&[only.key]).await.unwrap();
+        (only.traceparent.clone(), only.linked.clone())
+    };
+
+    let first = (begin("first").await, begin("other").await);
+    bench.ledger().revive(run, &by("ana")).await.unwrap();
+    let revived = dispatch().await;
+    let second = begin("second").await;
+
+    assert_eq!(first, (vec![true], vec![false]));
+    assert_eq!(revived, (None, Some("first".to_owned())));
+    assert_eq!(second, [true]);
+    assert_eq!(dispatch().await, (Some("second".to_owned()), Some("first".to_owned())));
 }

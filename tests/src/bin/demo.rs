@@ -110,6 +110,9 @@ impl Demo {
         let fleet =
             Fleet::prepare(postgres::Options::default().durable(), redis::Options::default(), Config::default());
         let mut fleet = fleet.await.context("start the servers")?;
+        for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")) {
+            fleet.set(&name, value);
+        }
         say("starting one relay and three workers, each a process …");
         fleet.start_roles().await.context("start the roles")?;
         let database = fleet.connect().await?;

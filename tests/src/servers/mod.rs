@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use binary::binary;
-pub use identity::{Authority, Identity};
+pub use identity::{Authority, Certificates, Identity};
 pub use port::free_port;
 pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};

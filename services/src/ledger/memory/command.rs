@@ -19,6 +19,7 @@ impl Tx<'_> {
         if let Some(run) = self.tables.runs.get_mut(&id) {
             run.state = RunState::Active;
             run.ended_at = None;
+            run.linked_traceparent = run.traceparent.take().or(run.linked_traceparent.take());
             // The time for which it lay dead is not the run's.
             run.deadline_at = deadline.map_or(run.deadline_at, |deadline| self.now + deadline);
             run.deadline_from = self.now;

@@ -66,6 +66,7 @@ impl Tx<'_> {
         let now = self.now;
         let run = self.tables.runs.get(&key.run)?;
         let (workflow, traceparent) = (run.workflow.clone(), run.traceparent.clone());
+        let linked = run.linked_traceparent.clone();
         let step = self.tables.steps.get_mut(&(key.run, key.position))?;
         step.token = Some(key.token);
         step.dispatched_at = Some(now);
@@ -76,7 +77,14 @@ impl Tx<'_> {
         if let Some(host) = host {
             self.spend(Scope::Host, host);
         }
-        Some(Dispatched { key, traceparent })
+        Some(Dispatched { key, workflow, traceparent, linked })
+    }
+
+    /// Whether the run was in no trace.
+    pub(super) fn begin_trace(&mut self, run: RunId, context: &str) -> bool {
+        let Some(run) = self.tables.runs.get_mut(&run).filter(|run| run.traceparent.is_none()) else { return false };
+        run.traceparent = Some(context.to_owned());
+        true
     }
 
     /// Whether the token was still the dispatched step's. It keeps its moment, and with it its place.

@@ -154,6 +154,10 @@ impl Ledger for Memory {
         Ok(self.transact(|tx| tx.dispatch(queue, host, tokens)))
     }
 
+    async fn begin_traces(&self, contexts: &[(RunId, String)]) -> Result<Vec<bool>> {
+        Ok(self.transact(|tx| contexts.iter().map(|(run, context)| tx.begin_trace(*run, context)).collect()))
+    }
+
     async fn put_back(&self, keys: &[Key]) -> Result<usize> {
         Ok(self.transact(|tx| keys.iter().filter(|key| tx.put_back(key)).count()))
     }

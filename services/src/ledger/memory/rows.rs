@@ -54,6 +54,7 @@ pub struct Run {
     pub state: RunState,
     pub priority: i16,
     pub traceparent: Option<String>,
+    pub linked_traceparent: Option<String>,
     pub deadline_at: Duration,
     /// Up to when the time that a gate held the run is in `deadline_at` already.
     pub deadline_from: Duration,

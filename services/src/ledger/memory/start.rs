@@ -71,6 +71,7 @@ impl Tx<'_> {
             state: RunState::Active,
             priority: workflow.priority,
             traceparent: new.traceparent.clone(),
+            linked_traceparent: None,
             deadline_at: self.now + workflow.deadline,
             deadline_from: self.now,
             cancel_by: None,

@@ -32,6 +32,7 @@ pub(super) async fn revive_in(ledger: &Postgres, tx: &mut Tx, run: RunId, by: &B
     tx.query(
         "update sluice.run
          set state = 'active', ended_at = null, deadline_from = now(),
+           linked_traceparent = coalesce(traceparent, linked_traceparent), traceparent = null,
            deadline_at = now() + coalesce(
              (
                select make_interval(secs => known.deadline)

@@ -51,7 +51,9 @@ struct DispatchedRow {
     run_id: Uuid,
     position: i16,
     token: i64,
+    workflow: String,
     traceparent: Option<String>,
+    linked_traceparent: Option<String>,
 }
 
 /// Give the first due steps a token each. A paused or held workflow's steps stay, and those of `shunned` runs.
@@ -88,20 +90,54 @@ async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token], shunned: &[Uu
              where step.run_id = numbered.run_id
                and step.position = numbered.position
                and step.state = 'due'
-             returning step.run_id, step.position, step.token, run.traceparent",
+             returning step.run_id, step.position, step.token, run.workflow, run.traceparent,
+               run.linked_traceparent",
         )
         .bind(queue.as_str())
         .bind(&tokens)
         .bind(shunned.to_vec())
         .fetch_all(tx.connection())
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Dispatched {
-            key: Key { run: RunId::new(row.run_id), position: row.position, token: Token::new(row.token) },
-            traceparent: row.traceparent,
+    rows.into_iter()
+        .map(|row| {
+            Ok(Dispatched {
+                key: Key { run: RunId::new(row.run_id), position: row.position, token: Token::new(row.token) },
+                workflow: parse(&row.workflow)?,
+                traceparent: row.traceparent,
+                linked: row.linked_traceparent,
+            })
         })
-        .collect())
+        .collect()
+}
+
+/// Guarded by there being none: of two relays one wins, and the other one's context is nobody's.
+pub(super) async fn begin_traces(ledger: &Postgres, contexts: &[(RunId, String)]) -> Result<Vec<bool>> {
+    let (runs, traces): (Vec<Uuid>, Vec<&str>) =
+        contexts.iter().map(|(run, context)| (run.uuid(), context.as_str())).unzip();
+    let mut tx = ledger.begin().await?;
+    let begun: Vec<(Uuid,)> = tx
+        .query_as(
+            "with begun as (
+               select run.id, given.traceparent
+               from unnest($1::uuid[], $2::text[]) as given (id, traceparent)
+               join sluice.run on run.id = given.id
+               where run.traceparent is null
+               order by run.id
+               for no key update of run
+             )
+             update sluice.run as run
+             set traceparent = begun.traceparent
+             from begun
+             where run.id = begun.id
+               and run.traceparent is null
+             returning run.id",
+        )
+        .bind(&runs)
+        .bind(&traces)
+        .fetch_all(tx.connection())
+        .await?;
+    tx.commit().await?;
+    Ok(runs.iter().map(|run| begun.iter().any(|(id,)| id == run)).collect())
 }
 
 /// Asked at every tick: one probe of the index per queue.

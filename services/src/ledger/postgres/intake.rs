@@ -4,8 +4,12 @@
 
 use std::collections::HashMap;
 
+use tracing::Span;
 use uuid::Uuid;
-use workflows::{ids::UserId, state::RunState};
+use workflows::{
+    ids::{RunId, UserId},
+    state::RunState,
+};
 
 use super::{Intake, NewRun, Postgres, Result, Started, Tx, command, is_row_fault, start};
 use crate::{
@@ -14,6 +18,7 @@ use crate::{
         PendingRows,
         queue_rows::{self, Pending},
     },
+    telemetry::{spans, trace},
 };
 
 pub(super) async fn intake(ledger: &Postgres, limit: usize) -> Result<Intake> {
@@ -56,46 +61,74 @@ async fn intake_together(ledger: &Postgres, limit: usize, only: Option<Uuid>) ->
         tx.commit().await?;
         return Ok(Intake::default());
     }
-    let intake = take(ledger, &mut tx, &rows).await?;
+    let taken = take(ledger, &mut tx, &rows).await?;
     tx.commit().await?;
-    Ok(intake)
+    Ok(taken.committed())
 }
 
-async fn take(ledger: &Postgres, tx: &mut Tx, rows: &[Pending]) -> Result<Intake> {
-    let runs: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            let user = UserId::new(row.user);
-            let (id, token) = ((ledger.setup.draw_run)(), (ledger.setup.draw_token)());
-            let run = sign_up(&ledger.setup, user, id, token, row.traceparent.clone());
-            NewRun { age: row.age(), ..run }
-        })
-        .collect();
-    let started = start::start_in(ledger, tx, &runs).await?;
-    let mut intake = Intake::default();
+/// What a transaction came to, to be said once it is committed.
+#[derive(Default)]
+struct Taken {
+    intake: Intake,
+    started: Vec<(NewRun, Span)>,
+    revived: Vec<RunId>,
+}
+
+impl Taken {
+    fn committed(self) -> Intake {
+        for (run, span) in &self.started {
+            trace::keep(span);
+            let (workflow, subject) = (&run.workflow, &run.subject);
+            tracing::info!(run = %run.id, %workflow, %subject, trace_id = trace::id(span), "run started");
+        }
+        for run in &self.revived {
+            tracing::info!(%run, "run revived: its queue row was set to pending");
+        }
+        self.intake
+    }
+}
+
+async fn take(ledger: &Postgres, tx: &mut Tx, rows: &[Pending]) -> Result<Taken> {
+    let (runs, spans): (Vec<_>, Vec<_>) = rows.iter().map(|row| new_run(ledger, row)).unzip();
+    let answers = start::start_in(ledger, tx, &runs).await?;
+    let mut taken = Taken::default();
     let mut joined = HashMap::new();
-    for (row, started) in rows.iter().zip(started) {
+    for (((row, run), span), started) in rows.iter().zip(runs).zip(spans).zip(answers) {
         match started {
-            Started::New(_) => intake.started += 1,
+            Started::New(_) => {
+                taken.intake.started += 1;
+                taken.started.push((run, span));
+            }
             Started::Joined(run, RunState::Dead) => {
                 let by = By { actor: "sql".to_owned(), note: Some("the queue row was set to pending".to_owned()) };
                 command::revive_in(ledger, tx, run, &by).await?;
-                intake.revived += 1;
+                taken.intake.revived += 1;
+                taken.revived.push(run);
             }
             Started::Joined(run, _) => {
                 joined.insert(run.uuid(), row.retry_count == 0);
-                intake.joined += 1;
+                taken.intake.joined += 1;
             }
             Started::Refused(reason) => {
                 queue_rows::refuse(tx, row.user, &reason).await?;
-                intake.failed += 1;
+                taken.intake.failed += 1;
             }
         }
     }
     due_now(tx, &joined).await?;
     let subjects: Vec<String> = rows.iter().map(|row| row.user.to_string()).collect();
     ledger.projection.write(tx, &subjects, PendingRows::Take).await?;
-    Ok(intake)
+    Ok(taken)
+}
+
+/// The run that a row asks for. What is below it is in its span; without one it keeps what the app gave.
+fn new_run(ledger: &Postgres, row: &Pending) -> (NewRun, Span) {
+    let (id, token) = ((ledger.setup.draw_run)(), (ledger.setup.draw_token)());
+    let run = sign_up(&ledger.setup, UserId::new(row.user), id, token, row.traceparent.clone());
+    let mut run = NewRun { age: row.age(), ..run };
+    let span = spans::intake(&run);
+    run.traceparent = trace::traceparent(&span).or(run.traceparent);
+    (run, span)
 }
 
 /// The waiting steps of these runs are due now; where the row's `retry_count` was set to 0 their failures are forgotten.

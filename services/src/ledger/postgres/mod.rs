@@ -163,6 +163,10 @@ impl Ledger for Postgres {
         within(dispatch::due(self)).await
     }
 
+    async fn begin_traces(&self, contexts: &[(RunId, String)]) -> Result<Vec<bool>> {
+        within(dispatch::begin_traces(self, contexts)).await
+    }
+
     async fn put_back(&self, keys: &[Key]) -> Result<usize> {
         within(dispatch::put_back(self, keys)).await
     }

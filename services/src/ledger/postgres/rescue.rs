@@ -19,6 +19,7 @@ use super::{
 };
 use crate::ledger::Claim;
 use crate::supabase::PendingRows;
+use crate::telemetry::{spans, trace};
 
 #[derive(FromRow)]
 struct ExpiredRow {
@@ -76,7 +77,9 @@ fn lease_of(ledger: &Postgres, claim: &Claim) -> Duration {
 #[derive(FromRow)]
 struct LateRow {
     id: Uuid,
+    workflow: String,
     subject: String,
+    traceparent: Option<String>,
     position: i16,
     step: String,
     error: Option<String>,
@@ -92,8 +95,10 @@ pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -
     give_back(&mut tx, &held).await?;
     let mut ended = Vec::with_capacity(late.len());
     let mut subjects = Vec::with_capacity(late.len());
+    let mut spans = Vec::with_capacity(late.len());
     for row in late {
-        let LateRow { id, subject, position, step, error, .. } = row;
+        let LateRow { id, workflow, subject, traceparent, position, step, error, .. } = row;
+        spans.push((id, spans::exceed(&workflow, id, traceparent.as_deref())));
         let step = parse::<StepName>(&step)?;
         let death = Death { position, step, reason: DeathReason::DeadlineExceeded, class: None, error };
         ended.push(Ended { run: RunId::new(id), state: RunState::Dead, death: Some(death) });
@@ -102,6 +107,10 @@ pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -
     run_end::end(&mut tx, &ended).await?;
     ledger.projection.write(&mut tx, &subjects, PendingRows::Keep).await?;
     tx.commit().await?;
+    for (run, span) in &spans {
+        trace::keep(span);
+        tracing::warn!(%run, trace_id = trace::id(span), "run died of its deadline: it needs a person");
+    }
     Ok(ended.len())
 }
 
@@ -110,7 +119,7 @@ pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -
 async fn late(tx: &mut Tx, host: Option<&str>, most: usize) -> Result<Vec<LateRow>> {
     let rows = tx
         .query_as(
-            "select run.id, run.subject, step.position, step.name as step, step.error,
+            "select run.id, run.workflow, run.subject, run.traceparent, step.position, step.name as step, step.error,
                coalesce((
                  select extract(epoch from sum(upper(span) - lower(span)))::float8
                  from (

@@ -47,6 +47,7 @@ pub struct Run {
     pub ended_at: Option<DateTime<Utc>>,
     pub cancel_by: Option<String>,
     pub cancel_reason: Option<String>,
+    /// Of the trace that it is in, or was in before its revival.
     pub traceparent: Option<String>,
 }
 
@@ -79,7 +80,7 @@ pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Res
             "select run.id, run.workflow, run.version, run.subject, run.resource, run.state, step.name as step,
                step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
                step.due_at, step.error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
-               run.cancel_reason, run.traceparent,
+               run.cancel_reason, coalesce(run.traceparent, run.linked_traceparent) as traceparent,
                instance.token as secret_token, instance.webhook_url as secret_url
              from sluice.run
              left join lateral (

@@ -1,8 +1,11 @@
 //! `make bench`: how much of the API's own speed is left when each sign-up goes through Sluice. The same three steps, with the
 //! same client against the same simulated API, once called bare from one process that forgets everything, once as sign-ups
-//! through Postgres, relay, Redis and workers. The result is a ratio: both halves run on this machine, one after the other.
+//! through Postgres, relay, Redis and workers. The result is a ratio: both halves run on this machine, one after the other. And
+//! the same for sign-ups with every trace recorded against sign-ups with none.
 
 #![allow(clippy::print_stdout, reason = "a program that speaks to a person")]
+
+mod tracing;
 
 use std::time::Duration;
 
@@ -38,6 +41,9 @@ struct Options {
     /// How many of the bare calls run at once: as many as Sluice's workers do (50 per step).
     #[arg(long, default_value_t = 150)]
     concurrency: usize,
+    /// How often bursts with and without tracing take turns.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
     /// The figures as JSON.
     #[arg(long)]
     json: bool,
@@ -53,6 +59,10 @@ struct Figures {
     bare_latency_ms: f64,
     sluice_latency_ms: f64,
     latency_ratio: f64,
+    untraced_per_second: f64,
+    traced_per_second: f64,
+    tracing_ratio: f64,
+    spans: usize,
 }
 
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -75,6 +85,7 @@ async fn main() -> Result<()> {
     let sluice_burst = burst(&mut database, options.users).await?;
     let bare_single = bare.one_by_one(options.singles).await?;
     let sluice_single = one_by_one(&mut database, options.singles).await?;
+    let tracing = tracing::cost(&mut fleet, &mut database, options.users, options.rounds).await?;
     let rate = |duration: Duration| f64::from(options.users) / duration.as_secs_f64();
     show(
         &options,
@@ -86,6 +97,10 @@ async fn main() -> Result<()> {
             bare_latency_ms: bare_single,
             sluice_latency_ms: sluice_single,
             latency_ratio: sluice_single / bare_single,
+            untraced_per_second: tracing.untraced_per_second,
+            traced_per_second: tracing.traced_per_second,
+            tracing_ratio: tracing.traced_per_second / tracing.untraced_per_second,
+            spans: tracing.spans,
         },
     )
 }
@@ -102,6 +117,10 @@ fn show(options: &Options, figures: &Figures) -> Result<()> {
     let Figures { bare_latency_ms, sluice_latency_ms, latency_ratio, .. } = figures;
     println!(
         "one by one:   bare calls {bare_latency_ms:6.0} ms   Sluice {sluice_latency_ms:6.0} ms   ratio {latency_ratio:.2}"
+    );
+    let Figures { untraced_per_second, traced_per_second, tracing_ratio, spans, .. } = figures;
+    println!(
+        "tracing:      off        {untraced_per_second:7.1}/s   on     {traced_per_second:7.1}/s   ratio {tracing_ratio:.2}   ({spans} spans, none lost)"
     );
     Ok(())
 }

@@ -1,0 +1,125 @@
+//! Which traces are recorded. Decided once, where a trace comes to us: what is below follows. Whoever signs up writes the
+//! context that the trigger stores, so a flag in it is a claim: it can keep a trace out, and never bring one in.
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Link, SpanKind, TraceContextExt, TraceId},
+};
+use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
+
+/// Marks a parent that somebody outside says there is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claimed;
+
+/// What decides about a trace that begins here, or is said to have begun outside. `OTEL_TRACES_SAMPLER`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Root {
+    On,
+    /// `always_off` leaves out what others have decided to record too; `parentbased_always_off` does not.
+    Off {
+        absolute: bool,
+    },
+    /// The share that is recorded.
+    Ratio(f64),
+}
+
+impl Root {
+    fn samples(self, trace: TraceId) -> bool {
+        let sampler = match self {
+            Self::On => Sampler::AlwaysOn,
+            Self::Off { .. } => Sampler::AlwaysOff,
+            Self::Ratio(share) => Sampler::TraceIdRatioBased(share),
+        };
+        let result = sampler.should_sample(None, trace, "", &SpanKind::Internal, &[], &[]);
+        result.decision == SamplingDecision::RecordAndSample
+    }
+
+    /// A trace id that was given from outside must not choose its own fate: it is drawn for.
+    fn draws(self) -> bool {
+        match self {
+            Self::On => true,
+            Self::Off { .. } => false,
+            Self::Ratio(share) => rand::random::<f64>() < share,
+        }
+    }
+}
+
+impl ShouldSample for Root {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        _name: &str,
+        _kind: &SpanKind,
+        _attributes: &[KeyValue],
+        _links: &[Link],
+    ) -> SamplingResult {
+        let above = parent.map(|context| (context, context.span().span_context().clone()));
+        let sampled = match above.filter(|(_, span)| span.is_valid()) {
+            None => self.samples(trace),
+            Some((_, span)) if !span.is_sampled() => false,
+            Some((context, span)) if span.is_remote() && context.get::<Claimed>().is_some() => self.draws(),
+            Some(_) => *self != Self::Off { absolute: true },
+        };
+        let decision = if sampled { SamplingDecision::RecordAndSample } else { SamplingDecision::Drop };
+        SamplingResult { decision, attributes: Vec::new(), trace_state: Default::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceState};
+
+    use super::*;
+
+    const TRACE: TraceId = TraceId::from_bytes([7; 16]);
+
+    fn sampled(root: Root, parent: Option<Context>) -> bool {
+        let result = root.should_sample(parent.as_ref(), TRACE, "", &SpanKind::Internal, &[], &[]);
+        result.decision == SamplingDecision::RecordAndSample
+    }
+
+    fn below(flags: TraceFlags) -> Context {
+        let span = SpanContext::new(TRACE, SpanId::from_bytes([7; 8]), flags, true, TraceState::default());
+        Context::new().with_remote_span_context(span)
+    }
+
+    fn claimed(flags: TraceFlags) -> Context {
+        below(flags).with_value(Claimed)
+    }
+
+    #[test]
+    fn a_claim_keeps_a_trace_out_and_never_brings_one_in() {
+        let (on, off) = (TraceFlags::SAMPLED, TraceFlags::default());
+
+        assert!(sampled(Root::On, Some(claimed(on))));
+        assert!(!sampled(Root::On, Some(claimed(off))));
+        for root in [Root::Off { absolute: false }, Root::Off { absolute: true }, Root::Ratio(0.0)] {
+            assert!(!sampled(root, Some(claimed(on))), "{root:?}");
+        }
+    }
+
+    #[test]
+    fn a_claimed_trace_id_does_not_choose_its_fate() {
+        let root = Root::Ratio(0.5);
+
+        let taken = (0..1000).filter(|_| sampled(root, Some(claimed(TraceFlags::SAMPLED)))).count();
+
+        assert!((300..700).contains(&taken), "{taken} of 1000 with one trace id");
+    }
+
+    #[test]
+    fn what_is_below_our_own_spans_follows_them() {
+        for root in [Root::On, Root::Off { absolute: false }, Root::Ratio(0.0)] {
+            assert!(sampled(root, Some(below(TraceFlags::SAMPLED))), "{root:?}");
+            assert!(!sampled(root, Some(below(TraceFlags::default()))), "{root:?}");
+        }
+        assert!(!sampled(Root::Off { absolute: true }, Some(below(TraceFlags::SAMPLED))));
+    }
+
+    #[test]
+    fn a_trace_that_begins_here_is_decided_by_its_root() {
+        assert!(sampled(Root::On, None) && sampled(Root::Ratio(1.0), None));
+        assert!(!sampled(Root::Off { absolute: false }, None) && !sampled(Root::Ratio(0.0), None));
+    }
+}

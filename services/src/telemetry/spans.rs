@@ -1,0 +1,192 @@
+//! Every span that Sluice makes. Where nobody traces they are disabled and cost a branch. Only ids, names and numbers go
+//! into them, never a text that came from outside, so that no secret can.
+
+use std::time::Duration;
+
+use tracing::{Span, field::Empty, info_span};
+use workflows::{
+    evolution::Call,
+    ids::{StepName, WorkflowName},
+};
+
+use super::{names, trace};
+use crate::{
+    ledger::{Claim, NewRun},
+    queue::Hint,
+};
+
+/// What the spans' layer listens to.
+pub(super) const TARGET: &str = module_path!();
+
+/// A sign-up becomes a run. Under the context that the app gave, which is a claim; kept once it is committed.
+pub fn intake(run: &NewRun) -> Span {
+    let span = info_span!(
+        parent: None,
+        names::INTAKE,
+        otel.name = format!("{} {}", names::INTAKE, run.workflow),
+        { names::WORKFLOW } = %run.workflow,
+        { names::RUN } = %run.id,
+        { names::SUBJECT } = %run.subject,
+        { names::WAITED } = millis(run.age),
+        { names::DATABASE } = "postgresql",
+        { names::TENTATIVE } = true,
+    );
+    trace::adopt_claim(&span, run.traceparent.as_deref());
+    span
+}
+
+/// A run that is in no trace begins one: linked to the one that it was in before its revival, if any. Kept once stored.
+pub fn begin(workflow: &WorkflowName, run: impl std::fmt::Display, before: Option<&str>) -> Span {
+    let name = if before.is_some() { names::REVIVE } else { names::START };
+    let span = info_span!(
+        parent: None,
+        names::START,
+        otel.name = format!("{name} {workflow}"),
+        { names::WORKFLOW } = %workflow,
+        { names::RUN } = %run,
+        { names::TENTATIVE } = true,
+    );
+    trace::link(&span, before);
+    span
+}
+
+/// A hint goes into the step's queue.
+pub fn send(step: &StepName, hint: &Hint) -> Span {
+    let span = info_span!(
+        parent: None,
+        names::SEND,
+        otel.name = format!("{} {step}", names::SEND),
+        otel.kind = "producer",
+        otel.status_code = Empty,
+        { names::QUEUE_SYSTEM } = "redis",
+        { names::QUEUE } = %step,
+        { names::OPERATION } = names::SEND,
+        { names::OPERATION_TYPE } = "send",
+        { names::MESSAGE } = hint.id(),
+        { names::RUN } = %hint.run,
+        { names::STEP } = %step,
+        { names::TOKEN } = %hint.token,
+    );
+    trace::adopt(&span, hint.trace.as_deref());
+    span
+}
+
+/// A worker has a hint in hand: from its claim to its settle.
+pub fn process(step: &StepName, hint: &Hint) -> Span {
+    let span = info_span!(
+        parent: None,
+        names::PROCESS,
+        otel.name = format!("{} {step}", names::PROCESS),
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        { names::QUEUE_SYSTEM } = "redis",
+        { names::QUEUE } = %step,
+        { names::OPERATION } = names::PROCESS,
+        { names::OPERATION_TYPE } = "process",
+        { names::MESSAGE } = hint.id(),
+        { names::RUN } = %hint.run,
+        { names::STEP } = %step,
+        { names::TOKEN } = %hint.token,
+        { names::WORKFLOW } = Empty,
+        { names::ATTEMPT } = Empty,
+        { names::OUTCOME } = Empty,
+        { names::CLASS } = Empty,
+        { names::ERROR } = Empty,
+    );
+    trace::adopt(&span, hint.trace.as_deref());
+    span
+}
+
+/// The question to the ledger whether the step is ours.
+pub fn claim() -> Span {
+    info_span!(names::CLAIM, otel.kind = "client", { names::DATABASE } = "postgresql")
+}
+
+/// The attempt's end is written.
+pub fn settle(step: &StepName) -> Span {
+    info_span!(
+        names::SETTLE,
+        otel.name = format!("{} {step}", names::SETTLE),
+        otel.kind = "client",
+        { names::QUEUE_SYSTEM } = "redis",
+        { names::QUEUE } = %step,
+        { names::OPERATION } = names::SETTLE,
+        { names::OPERATION_TYPE } = "settle",
+        { names::DATABASE } = "postgresql",
+    )
+}
+
+/// The lease of an attempt has run out: the relay settles it. Kept once that is written.
+pub fn rescue(claim: &Claim) -> Span {
+    let span = info_span!(
+        parent: None,
+        names::RESCUE,
+        otel.name = format!("{} {}", names::RESCUE, claim.step),
+        otel.status_code = "ERROR",
+        { names::WORKFLOW } = %claim.workflow,
+        { names::RUN } = %claim.key.run,
+        { names::STEP } = %claim.step,
+        { names::ATTEMPT } = i64::from(claim.attempt),
+        { names::TOKEN } = %claim.key.token,
+        { names::OUTCOME } = Empty,
+        { names::CLASS } = Empty,
+        { names::ERROR } = Empty,
+        { names::TENTATIVE } = true,
+    );
+    trace::adopt(&span, claim.traceparent.as_deref());
+    span
+}
+
+/// A run dies of its deadline. Kept once that is committed.
+pub fn exceed(workflow: &str, run: impl std::fmt::Display, traceparent: Option<&str>) -> Span {
+    let span = info_span!(
+        parent: None,
+        names::EXCEED,
+        otel.name = format!("{} {workflow}", names::EXCEED),
+        otel.status_code = "ERROR",
+        { names::WORKFLOW } = workflow,
+        { names::RUN } = %run,
+        { names::ERROR } = "deadline_exceeded",
+        { names::TENTATIVE } = true,
+    );
+    trace::adopt(&span, traceparent);
+    span
+}
+
+/// One request to the Evolution API. `host` and `url` hold no credentials.
+pub fn call(call: Call, host: &str, port: Option<u16>, url: &str) -> Span {
+    let (method, route) = call.route().split_once(' ').unwrap_or((call.route(), ""));
+    info_span!(
+        "call",
+        otel.name = call.route(),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        { names::METHOD } = method,
+        { names::ROUTE } = route,
+        { names::URL } = url,
+        { names::SERVER } = host,
+        { names::PORT } = port.map(i64::from),
+        { names::STATUS } = Empty,
+        { names::ERROR } = Empty,
+    )
+}
+
+/// How an attempt ended, on the span that it is.
+pub fn ended(span: &Span, outcome: &'static str, class: Option<&'static str>) {
+    span.record(names::OUTCOME, outcome);
+    if let Some(class) = class {
+        span.record(names::CLASS, class);
+        span.record(names::ERROR, class);
+    }
+    if matches!(outcome, "failed" | "refused" | "crashed") {
+        failed(span);
+    }
+}
+
+pub fn failed(span: &Span) {
+    span.record("otel.status_code", "ERROR");
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
