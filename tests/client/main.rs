@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod list;
 mod server;
 mod tls;
 

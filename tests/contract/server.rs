@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,11 +41,8 @@ async fn create_with(server: &Server, name: &str, more: Value) -> Result<reqwest
 }
 
 async fn until(mut met: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !met() {
-        assert!(Instant::now() < deadline, "the condition was not met within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let held = tests::servers::until(PATIENCE, async || met().then_some(())).await;
+    assert!(held.is_some(), "the condition was not met within {PATIENCE:?}");
 }
 
 #[tokio::test]

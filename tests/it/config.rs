@@ -257,7 +257,7 @@ fn every_option_is_a_variable_and_a_flag_of_the_same_name() {
 
 #[test]
 fn the_example_has_every_variable_with_its_default_and_no_other() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.env.example");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.env.example");
     let text = std::fs::read_to_string(file).unwrap();
     let mut shown = BTreeMap::new();
     for line in text.lines() {

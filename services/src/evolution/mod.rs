@@ -2,6 +2,7 @@
 //! no retries, no redirects, bounded time and bounded bodies. Reading answers and judging failures is pure and lives in
 //! `workflows::evolution`; no error that leaves this module holds a key or a token.
 
+mod list;
 mod options;
 mod transport;
 

@@ -13,7 +13,7 @@ use workflows::evolution::{Call, ErrorKind, answer::Response, redact::Redaction}
 use super::Client;
 
 /// The most that is read of a body. The largest recorded answers are lists, of which ours has one row, and QR codes.
-const BODY_BYTES: usize = 1024 * 1024;
+pub(super) const BODY_BYTES: usize = 1024 * 1024;
 
 const API_KEY: HeaderName = HeaderName::from_static("apikey");
 
@@ -88,25 +88,42 @@ impl Client {
 
     async fn exchange(&self, request: Request, redaction: &Redaction<'_>) -> Result<Received, ErrorKind> {
         let timeout = request.timeout.unwrap_or(self.timeouts.other);
+        let response = self.open(request, timeout, redaction).await?;
+        receive(response, |error| error_kind(error, timeout, redaction)).await
+    }
+
+    /// Sends once; the body is still to come, within the same timeout.
+    pub(super) async fn open(
+        &self,
+        request: Request,
+        timeout: Duration,
+        redaction: &Redaction<'_>,
+    ) -> Result<reqwest::Response, ErrorKind> {
         let mut builder = self.http.request(request.method, format!("{}{}", self.base, request.path)).timeout(timeout);
         builder = builder.header(API_KEY, request.key.unwrap_or_else(|| self.key_header.clone()));
         if let Some(body) = request.body {
             builder = builder.json(&body);
         }
-        let fault = |error: reqwest::Error| error_kind(error, timeout, redaction);
-        let mut response = builder.send().await.map_err(fault)?;
-        let status = response.status().as_u16();
-        let (retry_after, date) = (text(response.headers(), &RETRY_AFTER), text(response.headers(), &DATE));
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(fault)? {
-            if body.len() + chunk.len() > BODY_BYTES {
-                let what = format!("a body of more than {BODY_BYTES} bytes");
-                return Err(ErrorKind::Unreadable { status, what });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Received { status, retry_after, date, body })
+        builder.send().await.map_err(|error| error_kind(error, timeout, redaction))
     }
+}
+
+/// Reads a body, as far as it may go.
+pub(super) async fn receive(
+    mut response: reqwest::Response,
+    fault: impl Fn(reqwest::Error) -> ErrorKind,
+) -> Result<Received, ErrorKind> {
+    let status = response.status().as_u16();
+    let (retry_after, date) = (text(response.headers(), &RETRY_AFTER), text(response.headers(), &DATE));
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(&fault)? {
+        if body.len() + chunk.len() > BODY_BYTES {
+            let what = format!("a body of more than {BODY_BYTES} bytes");
+            return Err(ErrorKind::Unreadable { status, what });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Received { status, retry_after, date, body })
 }
 
 fn record(span: &Span, result: &Result<Received, ErrorKind>) {
@@ -127,7 +144,7 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-fn error_kind(error: reqwest::Error, timeout: Duration, redaction: &Redaction) -> ErrorKind {
+pub(super) fn error_kind(error: reqwest::Error, timeout: Duration, redaction: &Redaction) -> ErrorKind {
     let unsent = error.is_connect() || error.is_builder();
     let timed_out = error.is_timeout();
     let why = redaction.readable(&chain(&error.without_url()));

@@ -48,16 +48,20 @@ async fn a_burst_of_sign_ups_makes_each_instance_once() {
     engine.stop().await;
 }
 
-/// Fifty producers at once, as the trigger and the front end of the replaced set-up were two: upserts of the queue row, rows
-/// set back by hand, and roles that stop and start in between.
+/// Fifty producers at once, three times over, where the replaced set-up had two: upserts of the queue row, rows set back by
+/// hand, and roles that stop and start in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_requests_for_one_user_make_one_instance() {
     let mut engine = Engine::start().await;
     let user = Uuid::new_v4();
     engine.app.sign_up(user).await.unwrap();
 
-    for _ in 0..5 {
-        let requests = (0..10).map(|number| request(&engine.app, user, number));
+    let mut producers = futures::future::join_all((0..50).map(|_| engine.app.owner())).await;
+    for wave in 0..REQUESTS.len() {
+        let requests = producers.iter_mut().enumerate().map(|(number, producer)| async move {
+            let sql = REQUESTS[(number + wave) % REQUESTS.len()].replace("{user}", &user.to_string());
+            producer.run(&sql).await
+        });
         futures::future::join_all(requests).await;
         engine.restart_roles().await;
     }
@@ -76,23 +80,14 @@ async fn fifty_requests_for_one_user_make_one_instance() {
     engine.stop().await;
 }
 
-/// The old trigger's upsert, the front end's, and the guide's reset.
-async fn request(app: &App, user: Uuid, number: u32) {
-    let sql = match number % 3 {
-        0 => format!(
-            "insert into evolution_instance_creation_queue (user_id, request_id, status) \
-             values ('{user}', gen_random_uuid(), 'pending') on conflict (user_id) do update set status = 'pending'"
-        ),
-        1 => format!(
-            "insert into evolution_instance_creation_queue (user_id) values ('{user}') on conflict (user_id) do nothing"
-        ),
-        _ => format!(
-            "update evolution_instance_creation_queue set status = 'pending', retry_count = 0, error_message = null, \
-             updated_at = now() where user_id = '{user}'"
-        ),
-    };
-    app.owner().await.run(&sql).await;
-}
+/// What producers of the replaced set-up sent: the old trigger's upsert, the front end's, and the guide's reset.
+const REQUESTS: [&str; 3] = [
+    "insert into evolution_instance_creation_queue (user_id, request_id, status)
+     values ('{user}', gen_random_uuid(), 'pending') on conflict (user_id) do update set status = 'pending'",
+    "insert into evolution_instance_creation_queue (user_id) values ('{user}') on conflict (user_id) do nothing",
+    "update evolution_instance_creation_queue
+     set status = 'pending', retry_count = 0, error_message = null, updated_at = now() where user_id = '{user}'",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_forged_by_its_user_harms_nobody_else() {

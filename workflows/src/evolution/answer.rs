@@ -42,20 +42,28 @@ pub fn created(response: &Response, name: &InstanceName, redaction: &Redaction) 
 pub fn listed(response: &Response, name: &InstanceName, redaction: &Redaction) -> Result<Option<Listed>, ErrorKind> {
     let body = success(response, redaction)?;
     let rows = body.as_array().ok_or_else(|| unreadable(response, "not a list"))?;
-    for row in rows {
-        // 1.8 wraps each row.
-        let row = row.get("instance").unwrap_or(row);
-        let row_name =
-            text(row, &["name", "instanceName"]).ok_or_else(|| unreadable(response, "a row without a name"))?;
+    for value in rows {
+        let (row_name, row) = row(value).ok_or_else(|| unreadable(response, NAMELESS))?;
         if row_name == name.as_str() {
-            return Ok(Some(Listed {
-                instance_id: text(row, &["id", "instanceId"]),
-                token: text(row, &["token", "apikey"]).filter(|token| !token.is_empty()).map(Secret::new),
-                status: text(row, &["connectionStatus", "status"]).and_then(|state| api_state(&state)),
-            }));
+            return Ok(Some(row));
         }
     }
     Ok(None)
+}
+
+/// What is wrong with a row that `row` cannot read.
+pub const NAMELESS: &str = "a row without a name";
+
+/// One row of a list, and its name: any text, for it need not be one of ours.
+pub fn row(value: &Value) -> Option<(String, Listed)> {
+    // 1.8 wraps each row.
+    let row = value.get("instance").unwrap_or(value);
+    let listed = Listed {
+        instance_id: text(row, &["id", "instanceId"]),
+        token: text(row, &["token", "apikey"]).filter(|token| !token.is_empty()).map(Secret::new),
+        status: text(row, &["connectionStatus", "status"]).and_then(|state| api_state(&state)),
+    };
+    Some((text(row, &["name", "instanceName"])?, listed))
 }
 
 /// Reads the state in the API's memory. `None`: the row is there, the instance is not loaded.
