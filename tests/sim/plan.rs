@@ -18,6 +18,8 @@ pub enum Removed {
     Ledger(Safeguard),
     /// Nobody watches the queue for a loss.
     LossDetection,
+    /// Nobody asks whether the queue still holds the hints of steps that wait for their claim.
+    StrayDetection,
 }
 
 #[derive(Debug, Clone)]
