@@ -1,6 +1,7 @@
 //! The engine in one process: relay and worker over a real Postgres and Redis and the simulated Evolution API.
 
 mod gates;
+mod levels;
 mod networks;
 mod refusals;
 mod sign_ups;
@@ -48,6 +49,7 @@ struct Options {
     retry: Retry,
     timeouts: evolution::Timeouts,
     timings: provision::Timings,
+    qr_at_signup: provision::QrAtSignup,
     rules: Rules,
 }
 
@@ -198,7 +200,7 @@ fn provision_settings(options: &Options) -> provision::Settings {
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE", "MESSAGES_UPSERT"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options = provision::Options { webhook, qr_at_signup: provision::QrAtSignup::Fetch, timings: options.timings };
+    let options = provision::Options { webhook, qr_at_signup: options.qr_at_signup, timings: options.timings };
     provision::Settings::parse(options).unwrap()
 }
 
