@@ -32,7 +32,7 @@ fn number(variable: &str, otherwise: usize) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_many_runs_and_restarts_nothing_has_grown_since_half_the_way() {
-    let (runs, restarts) = (number("LEVEL_RUNS", 2_000), number("LEVEL_RESTARTS", 60));
+    let (runs, restarts) = (number("LEVEL_RUNS", 1_200), number("LEVEL_RESTARTS", 40));
     let rounds = runs.div_ceil(2 * USERS);
     let retry = Retry {
         base: Duration::from_millis(20),
@@ -161,6 +161,10 @@ async fn sizes(engine: &Engine) -> Sizes {
         let rows = superuser.one(&format!("select count(*) from sluice.\"{table}\"")).await;
         sizes.insert(format!("rows of sluice.{table}"), rows);
     }
+    let queue = queue_of(&engine.prefix, Wires::default()).await;
+    for step in provision::step_names() {
+        queue.sweep(&step).await.unwrap();
+    }
     let mut redis = redis().await;
     let keys: Vec<String> =
         ::redis::cmd("KEYS").arg(format!("{}:*", engine.prefix)).query_async(&mut redis).await.unwrap();
@@ -172,6 +176,15 @@ async fn sizes(engine: &Engine) -> Sizes {
     sizes.insert("keys in Redis".to_owned(), i64::try_from(keys.len()).unwrap());
     sizes.insert("bytes in Redis".to_owned(), bytes);
     sizes
+}
+
+#[test]
+fn what_grows_is_seen() {
+    let sizes = |rows, bytes| Sizes::from([("rows of x".to_owned(), rows), ("bytes in Redis".to_owned(), bytes)]);
+
+    assert_eq!(compare(&sizes(100, 10_000), &sizes(102, 10_700)).0, Vec::<String>::new());
+    assert_eq!(compare(&sizes(100, 10_000), &sizes(103, 10_000)).0.len(), 1);
+    assert_eq!(compare(&sizes(100, 10_000), &sizes(100, 10_800)).0.len(), 1);
 }
 
 /// What is larger at the end, by more than a little, and the whole table.
