@@ -145,6 +145,28 @@ fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
     Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
 }
 
+/// The outage is over before the calls that it swallowed time out: by then the API answers whoever asks it.
+#[test]
+fn calls_that_an_outage_swallowed_are_not_counted_though_they_time_out_after_it() {
+    let failures = in_virtual_time(async {
+        let stage = Stage::new(Plan { bad_times: Duration::from_secs(20), ..plan(60) }, Log::new(Keep::Counts));
+        raise(&stage).await;
+        time::sleep(Duration::from_secs(2)).await;
+        Away::Hangs.begin(&stage);
+        time::sleep(Duration::from_secs(12)).await;
+        mishaps::end(&stage);
+        wait_for_the_end(&stage).await;
+
+        let tables = stage.memory.tables();
+        assert!(tables.runs.values().all(|run| run.state == RunState::Succeeded));
+        let swallowed = tables.attempts.iter().filter(|attempt| attempt.ended.outcome == "deferred").count();
+        assert!(swallowed > 10, "the outage swallowed only {swallowed} calls");
+        tables.attempts.iter().filter(|attempt| attempt.ended.outcome == "failed").count()
+    });
+
+    assert!(failures <= FIRST_FEW, "{failures} failures counted");
+}
+
 /// A crash says nothing about the API: the breaker would make them wait uncounted, for ever.
 #[test]
 fn three_runs_that_kill_their_workers_end_as_worker_lost_and_open_no_breaker() {
