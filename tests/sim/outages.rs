@@ -1,6 +1,6 @@
 //! An hour without the API, in each of four ways, while users sign up all along; and runs that fail whatever the API does.
 
-use std::{collections::BTreeMap, io::Write, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tests::evolution::{Fault, Outage, RetryAfter, Route, Rule, Stage as At, When};
 use tokio::{runtime::Builder, time};
@@ -80,7 +80,7 @@ fn an_hour_of(away: Away) {
          {during} calls while it lasted, at most {peak} a second after it: {first:?}\n",
         recovered.as_secs_f64()
     );
-    std::io::stdout().write_all(line.as_bytes()).unwrap();
+    crate::say(&line);
     assert!(failures <= FIRST_FEW, "{away:?}: {failures} failures counted");
     assert!(recovered < RECOVERED_WITHIN, "{away:?}: recovered after {recovered:?}");
     assert!(peak <= PEAK, "{away:?}: {peak} calls in one second");
@@ -142,7 +142,8 @@ fn plan(users: u64) -> Plan {
 }
 
 fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
-    Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime without I/O can be built").block_on(test)
 }
 
 /// The outage is over before the calls that it swallowed time out: by then the API answers whoever asks it.
