@@ -140,14 +140,12 @@ begin
 end
 $$;
 
--- A user who goes takes the two rows along. Added unchecked and then validated: rows without a profile are reported
--- and kept, and the key holds for new rows all the same; once they are gone, a further run validates it. Without
--- profiles, auth.users is what the keys refer to.
+-- A user who goes takes the two rows along. Added unchecked, so that the lock on the app's tables is held for no scan: a
+-- later file validates what is there. Without profiles, auth.users is what the keys refer to.
 do $$
 declare
   target constant regclass := coalesce(to_regclass('public.profiles'), to_regclass('auth.users'));
   face record;
-  key_name name;
 begin
   if target is null then
     raise notice 'sluice: neither public.profiles nor auth.users exists: run this file again when one does';
@@ -187,24 +185,6 @@ begin
           raise notice 'sluice: no foreign key from % to %: %', face.relation, target, sqlerrm;
       end;
     end if;
-
-    for key_name in
-      select conname
-      from pg_catalog.pg_constraint
-      where conrelid = face.relation
-        and contype = 'f'
-        and confrelid = target
-        and conkey = array[face.attnum]
-        and not convalidated
-    loop
-      begin
-        execute format('alter table %s validate constraint %I', face.relation, key_name);
-      exception
-        when foreign_key_violation then
-          raise notice 'sluice: % has rows whose user is not in %: they are kept, and the key holds for new rows',
-            face.relation, target;
-      end;
-    end loop;
   end loop;
 end
 $$;
@@ -249,42 +229,5 @@ begin
     after insert on public.profiles
     for each row
     execute function public.handle_profile_evolution_instance();
-end
-$$;
-
--- What the finder reads every minute: the newest profiles. A large table is not locked for it; the notice says how.
-do $$
-declare
-  profiles constant regclass := to_regclass('public.profiles');
-  created_at smallint;
-begin
-  select attnum
-  into created_at
-  from pg_catalog.pg_attribute
-  where attrelid = profiles
-    and attname = 'created_at'
-    and not attisdropped;
-
-  if created_at is null or exists (
-    select
-    from pg_catalog.pg_index
-    where indrelid = profiles
-      and indkey[0] = created_at
-      and indpred is null
-  ) then
-    return;
-  end if;
-
-  if pg_table_size(profiles) > 32 * 1024 * 1024 then
-    raise notice 'sluice: public.profiles is too large to be indexed here; the finder is slow until it is'
-      using hint = 'create index concurrently profiles_created_at on public.profiles (created_at)';
-    return;
-  end if;
-  set local lock_timeout = '500ms';
-  create index profiles_created_at
-    on public.profiles (created_at);
-exception
-  when insufficient_privilege then
-    raise notice 'sluice: no index on profiles (created_at): %', sqlerrm;
 end
 $$;

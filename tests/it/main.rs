@@ -20,3 +20,4 @@ mod queue;
 mod retention;
 mod sign_up;
 mod tls;
+mod unreadable;

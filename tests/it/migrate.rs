@@ -163,3 +163,22 @@ async fn a_migration_gives_up_rather_than_queue_sign_ups_behind_itself() {
     reader.run("rollback").await;
     app.migrate().await;
 }
+
+#[tokio::test]
+async fn sign_ups_go_on_while_foreign_keys_are_validated() {
+    let app = App::adopted().await;
+    let mut owner = app.owner().await;
+    owner.run("delete from public.evolution_instance_creation_queue as queue where not exists (select from profiles where id = user_id)").await;
+    let key = "evolution_instance_creation_queue_profiles_fkey";
+    let validation = include_str!("../../migrations/20261122000008_validation.sql");
+    owner.run(&format!("begin; {validation}")).await;
+
+    let signed_up = tokio::time::timeout(Duration::from_secs(20), app.sign_up(Uuid::new_v4())).await;
+
+    signed_up.expect("a sign-up does not wait for the validation").unwrap();
+    let queued = "select count(*) from public.evolution_instance_creation_queue where created_at > now() - interval '1 minute' and status = 'pending'";
+    assert_eq!(app.superuser().await.one::<i64>(queued).await, 1, "the trigger gave up on a lock");
+    owner.run("commit").await;
+    let whole = format!("select convalidated from pg_constraint where conname = '{key}'");
+    assert!(owner.one::<bool>(&whole).await);
+}

@@ -169,6 +169,44 @@ async fn a_trigger_that_somebody_disabled_stays_so_and_a_foreign_one_of_its_name
     assert_eq!(owner.one::<i64>(&queued).await, 1);
 }
 
+#[tokio::test]
+async fn instances_without_a_moment_or_with_an_unknown_status_are_adopted_with_name_and_token() {
+    let app = App::new().await;
+    let mut owner = app.owner().await;
+    let users = [Uuid::new_v4(), Uuid::new_v4()];
+    owner
+        .run(
+            "create table public.evolution_instances (
+                id uuid primary key default gen_random_uuid(),
+                user_id uuid not null unique,
+                instance_name text not null unique,
+                instance_status text,
+                instance_token text,
+                webhook_url text not null
+            )",
+        )
+        .await;
+    for (user, status) in users.iter().zip(["'weird'", "null"]) {
+        app.superuser().await.sign_up(*user, "{}").await.unwrap();
+        owner
+            .run(&format!(
+                "insert into public.evolution_instances (user_id, instance_name, instance_status, instance_token, webhook_url)
+                 values ('{user}', 'user_{user}', {status}, 'token-of-{user}', 'u')"
+            ))
+            .await;
+    }
+
+    app.migrate().await;
+    app.migrate().await;
+
+    let mut adopted: Vec<String> =
+        owner.all("select concat_ws(' ', name, token, status, imported_at is not null) from sluice.instance").await;
+    adopted.sort();
+    let mut expected = users.map(|user| format!("user_{user} token-of-{user} creating t"));
+    expected.sort();
+    assert_eq!(adopted, expected);
+}
+
 async fn setting(session: &mut Session, name: &str) -> String {
     session.one(&format!("select value from sluice.setting where name = '{name}'")).await
 }

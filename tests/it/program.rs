@@ -46,7 +46,7 @@ fn start(role: &[&str], variables: &[(&str, &str)]) -> Process {
 }
 
 /// `sluice all` against an API, on the shared Redis. It finds sign-ups by LISTEN or, within the tests' patience, not at all.
-async fn start_all(app: &App, api: &str, key: &str) -> Process {
+async fn start_all(app: &App, api: &str, key: &str, grace: &str) -> Process {
     let redis = servers::shared().await.redis.url();
     let prefix = servers::prefix().replace(':', "");
     let all = start(
@@ -59,7 +59,7 @@ async fn start_all(app: &App, api: &str, key: &str) -> Process {
             ("EVOLUTION_API_KEY", key),
             ("WEBHOOK_URL", "http://127.0.0.1:9/hook/{user_id}"),
             ("INTAKE_POLL", "60s"),
-            ("DRAIN_GRACE", "5m"),
+            ("DRAIN_GRACE", grace),
         ],
     );
     let mut session = app.superuser().await;
@@ -234,7 +234,7 @@ async fn a_role_waits_for_postgres_and_says_so_and_ends_when_it_is_told_to() {
 async fn every_role_in_one_process_serves_a_sign_up_and_ends_in_good_order() {
     let app = App::migrated().await;
     let api = Server::start(Config::default()).await.unwrap();
-    let mut all = start_all(&app, api.base_url(), api.key()).await;
+    let mut all = start_all(&app, api.base_url(), api.key(), "5m").await;
     let mut session = app.superuser().await;
 
     app.sign_up(Uuid::new_v4()).await.unwrap();
@@ -252,7 +252,7 @@ async fn every_role_in_one_process_serves_a_sign_up_and_ends_in_good_order() {
 async fn the_first_signal_lets_an_attempt_end_and_the_second_stops_at_once() {
     let app = App::migrated().await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut all = start_all(&app, &format!("http://{}", silent.local_addr().unwrap()), "a-key").await;
+    let mut all = start_all(&app, &format!("http://{}", silent.local_addr().unwrap()), "a-key", "5m").await;
 
     app.sign_up(Uuid::new_v4()).await.unwrap();
     let (_call, _) = tokio::time::timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
@@ -263,4 +263,24 @@ async fn the_first_signal_lets_an_attempt_end_and_the_second_stops_at_once() {
 
     let status = all.wait_for_exit(PATIENCE).await.unwrap();
     assert_eq!(status.code(), Some(143), "{}", all.log());
+}
+
+#[tokio::test]
+async fn a_drain_hands_back_what_does_not_end_in_its_grace_period_uncounted_and_at_once() {
+    let app = App::migrated().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut all = start_all(&app, &format!("http://{}", silent.local_addr().unwrap()), "a-key", "1s").await;
+    app.sign_up(Uuid::new_v4()).await.unwrap();
+    let (_call, _) = tokio::time::timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
+
+    all.terminate().unwrap();
+
+    let status = all.wait_for_exit(PATIENCE).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", all.log());
+    let mut session = app.superuser().await;
+    let step: String = session
+        .one("select concat_ws(' ', state, failures, crashes, due_at <= now()) from sluice.step where position = 0")
+        .await;
+    assert_eq!(step, "due 0 0 t", "{}", all.log());
+    assert_eq!(session.all::<String>("select outcome from sluice.attempt").await, ["deferred"]);
 }

@@ -34,6 +34,7 @@ struct Inner {
     world: World,
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer>>,
     exclusive: BTreeMap<Ticket, Exclusive>,
+    calls_per_second: BTreeMap<u64, u32>,
 }
 
 /// A call that creates or deletes, sent by one of ours.
@@ -86,7 +87,8 @@ impl Api {
     pub fn new(seed: u64, log: Arc<Log>) -> Arc<Self> {
         let config = Config { key: Key::new(KEY), log_limit: 256, ..Config::default() };
         let world = World::new(config, seed);
-        let inner = Inner { world, waiting: BTreeMap::new(), exclusive: BTreeMap::new() };
+        let inner =
+            Inner { world, waiting: BTreeMap::new(), exclusive: BTreeMap::new(), calls_per_second: BTreeMap::new() };
         Arc::new(Self { inner: Mutex::new(inner), bell: Notify::new(), broken: Notify::new(), log })
     }
 
@@ -106,6 +108,7 @@ impl Api {
         let (sender, answer) = oneshot::channel();
         let mut inner = self.lock();
         let ticket = inner.world.begin(now, request);
+        *inner.calls_per_second.entry(now.as_secs()).or_default() += 1;
         inner.waiting.insert(ticket, sender);
         drop(inner);
         self.bell.notify_one();
@@ -133,6 +136,11 @@ impl Api {
         };
         self.lock().exclusive.insert(pending.ticket, exclusive);
         (pending, meeting)
+    }
+
+    /// How many calls reached it in each second since the start.
+    pub fn calls_per_second(&self) -> BTreeMap<u64, u32> {
+        self.lock().calls_per_second.clone()
     }
 
     /// Hands out answers as they come.

@@ -118,15 +118,6 @@ impl Ledger for Connection {
         self.receive(count).await
     }
 
-    async fn lose_older(&self, after: Duration) -> Result<usize> {
-        self.send().await?;
-        let count = self.stage.memory.lose_older(after).await?;
-        if count > 0 {
-            self.stage.log.hit("step.forgotten");
-        }
-        self.receive(count).await
-    }
-
     async fn unclaimed(&self, after: Duration, limit: usize) -> Result<Vec<(StepName, Key)>> {
         self.send().await?;
         let unclaimed = self.stage.memory.unclaimed(after, limit).await?;

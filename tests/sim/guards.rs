@@ -16,14 +16,14 @@ const SEEDS: u64 = 2_000;
 #[test]
 fn every_guard_is_needed() {
     let mut all: Vec<_> = Safeguard::ALL.into_iter().map(Removed::Ledger).collect();
-    all.push(Removed::LossDetection);
+    all.extend([Removed::LossDetection, Removed::StrayDetection]);
     let mut table = String::from("guard removed        seed  what breaks\n");
     let mut unmissed = Vec::new();
 
     for removed in all {
         let guard = match removed {
             Removed::Ledger(safeguard) => format!("{safeguard:?}"),
-            Removed::LossDetection => "LossDetection".to_owned(),
+            Removed::LossDetection | Removed::StrayDetection => format!("{removed:?}"),
         };
         let plans = (0..SEEDS).map(|seed| Plan { removed: Some(removed), ..Plan::of(seed) });
         let broken = plans.map(|plan| simulate(plan, Keep::Counts)).find(|report| !report.broken.is_empty());

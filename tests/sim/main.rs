@@ -12,6 +12,7 @@ mod guards;
 mod log;
 mod mishaps;
 mod neighbours;
+mod outages;
 mod people;
 mod plan;
 mod process;

@@ -18,6 +18,8 @@ pub enum Removed {
     Ledger(Safeguard),
     /// Nobody watches the queue for a loss.
     LossDetection,
+    /// Nobody asks whether the queue still holds the hints of steps that wait for their claim.
+    StrayDetection,
 }
 
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Plan {
     pub users: Vec<UserId>,
     pub workers: usize,
     pub relays: usize,
+    /// How many attempts of each step a worker makes at once.
+    pub slots: usize,
     pub batch: usize,
     pub high_water: u64,
     pub redis_tells_run_id: bool,
@@ -34,8 +38,8 @@ pub struct Plan {
     /// Milliseconds between two mishaps, at most.
     pub pace: u64,
     pub mishaps: Vec<Mishap>,
-    /// The user whose step kills every worker that takes it.
-    pub poison: Option<UserId>,
+    /// The users whose step kills every worker that takes it.
+    pub poison: Vec<UserId>,
     pub removed: Option<Removed>,
     /// What the attempts of the one user meet, where the run is a recorded one.
     pub script: Vec<Met>,
@@ -50,11 +54,12 @@ impl Plan {
         if mishaps.is_empty() {
             mishaps.push(Mishap::KillWorker);
         }
-        let poison = if chance.percent(4) { chance.pick(&users) } else { None };
+        let poison = if chance.percent(4) { chance.pick(&users) } else { None }.into_iter().collect();
         Self {
             seed,
             workers: chance.between(2, 3) as usize,
             relays: 2,
+            slots: 2,
             batch: chance.between(1, 20) as usize,
             high_water: chance.between(1, 20),
             redis_tells_run_id: chance.percent(50),
@@ -75,7 +80,7 @@ impl Plan {
             users: vec![user(0, 0)],
             workers: 2,
             mishaps: Vec::new(),
-            poison: None,
+            poison: Vec::new(),
             bad_times: Duration::from_millis(last * 4 + 60_000),
             batch: 20,
             high_water: 20,
@@ -86,11 +91,11 @@ impl Plan {
 
     /// Whether working on this instance kills the worker.
     pub fn is_poison(&self, name: &InstanceName) -> bool {
-        self.poison.is_some_and(|user| InstanceName::of_user(user) == *name)
+        self.poison.iter().any(|user| InstanceName::of_user(*user) == *name)
     }
 }
 
-fn user(seed: u64, number: u64) -> UserId {
+pub fn user(seed: u64, number: u64) -> UserId {
     let high = u128::from(seed) << 64;
     UserId::new(Uuid::from_u128(0xaaaa_0000_0000_4000_8000_0000_0000_0000 ^ high ^ u128::from(number)))
 }

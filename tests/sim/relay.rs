@@ -49,8 +49,10 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         stage.spawn("intake", intake(duties.clone())),
         stage.spawn("dispatch", dispatch(duties.clone())),
         stage.spawn("rescue", rescue(duties.clone())),
-        stage.spawn("stray", recover_strays(duties.clone())),
     ];
+    if stage.plan.removed != Some(Removed::StrayDetection) {
+        tasks.push(stage.spawn("stray", recover_strays(duties.clone())));
+    }
     if stage.plan.removed != Some(Removed::LossDetection) {
         tasks.push(stage.spawn("watch", watch(duties)));
     }

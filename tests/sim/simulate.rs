@@ -66,7 +66,7 @@ async fn run(plan: Plan, keep: Keep) -> Report {
     Report { seed, broken, virtual_time: stage.log.now(), hits, quirks, lines, attempts, states }
 }
 
-async fn raise(stage: &Arc<Stage>) {
+pub async fn raise(stage: &Arc<Stage>) {
     stage.spawn("the API", stage.api.clone().drive());
     for number in 0..stage.plan.relays {
         stage.spawn("a relay", relay::keep(stage.clone(), number));
@@ -79,7 +79,7 @@ async fn raise(stage: &Arc<Stage>) {
     stage.spawn("the mishaps", mishaps::strike(stage.clone()));
 }
 
-async fn settle_down(stage: &Arc<Stage>) {
+pub async fn settle_down(stage: &Arc<Stage>) {
     wait_for_the_end(stage).await;
     people::tidy_up(stage).await;
     wait_for_the_end(stage).await;
@@ -91,7 +91,7 @@ async fn settle_down(stage: &Arc<Stage>) {
     checks::end(stage);
 }
 
-async fn wait_for_the_end(stage: &Stage) {
+pub async fn wait_for_the_end(stage: &Stage) {
     let began = stage.log.now();
     while !checks::all_ended(stage) && stage.log.now() - began < PATIENCE && !stage.log.is_broken() {
         time::sleep(Duration::from_secs(1)).await;

@@ -95,7 +95,7 @@ impl Stage {
         let memory = Memory::new(setup(plan.seed, registry.clone()), Arc::new(move || clock.now()));
         let memory = match plan.removed {
             Some(Removed::Ledger(safeguard)) => memory.without(safeguard),
-            Some(Removed::LossDetection) | None => memory,
+            Some(Removed::LossDetection | Removed::StrayDetection) | None => memory,
         };
         Arc::new(Self {
             redis: Redis::new(&registry.queues(), plan.redis_tells_run_id),

@@ -20,8 +20,6 @@ use crate::{
     stage::{HOST, Stage},
 };
 
-/// How many attempts of each step a worker makes at once.
-const CONCURRENCY: usize = 2;
 /// How long a worker waits for the bell of its queue before it looks by itself.
 const POLL: Duration = Duration::from_secs(5);
 /// How long a worker may be silent before what it fetched is handed back.
@@ -64,7 +62,7 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     let mut tasks = vec![stage.spawn("renewals", renew(bench.clone(), process.clone()))];
     tasks.push(stage.spawn("the watch over the host", async move { watch.run().await }));
     for step in stage.registry.queues() {
-        for slot in 0..CONCURRENCY {
+        for slot in 0..stage.plan.slots {
             let chance = stage.chance(&format!("{} {step} {slot}", process.name));
             let consumer = consume(stage.clone(), process.clone(), bench.clone(), step.clone(), chance);
             tasks.push(stage.spawn("a consumer", consumer));

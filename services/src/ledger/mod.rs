@@ -231,6 +231,8 @@ pub struct HostGate {
     pub failing: bool,
     /// It is open, and somebody should ask the host now.
     pub probe_due: bool,
+    /// How long ago its breaker closed, or a person resumed it, if ever.
+    pub closed_for: Option<Duration>,
 }
 
 /// The right to probe a host, which one process of the fleet has at a time. Its number fences it.
@@ -271,9 +273,6 @@ pub trait Ledger: Clone + Send + Sync + 'static {
 
     /// Every step dispatched before this call becomes due: Redis lost what it held. How many there were.
     fn lose(&self) -> impl Future<Output = Result<usize>> + Send;
-
-    /// Steps dispatched longer than `after` ago and never claimed become due. How many there were.
-    fn lose_older(&self, after: Duration) -> impl Future<Output = Result<usize>> + Send;
 
     /// Up to `limit` steps that were dispatched longer than `after` ago and not claimed since, the oldest first.
     fn unclaimed(&self, after: Duration, limit: usize) -> impl Future<Output = Result<Vec<(StepName, Key)>>> + Send;

@@ -1,9 +1,10 @@
-//! What nobody holds any more: expired leases, hints that never came to a claim, runs past their deadline, public rows that
-//! could not be written; and what waits for the API without saying so.
+//! What nobody holds any more: expired leases, runs past their deadline, public rows that could not be written; and what waits
+//! for the API without saying so.
 
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::time::Instant;
 use tracing::Span;
 use workflows::{outcome::Class, state::RunState};
 
@@ -18,26 +19,19 @@ use crate::{
 /// The most that one round rescues.
 const BATCH: usize = 200;
 
-/// How long a dispatched step may wait in Redis before it is dispatched again under a new token. Redis' losses are noticed
-/// by other means within seconds: this is for what those do not see. A queue that is this long behind only repeats hints.
-const STRAY_AFTER: Duration = Duration::from_secs(120);
+/// A question that took longer than this was on its way while the network or Postgres stood still, and the workers' renewals
+/// with it: what it found expired may be renewed a moment later. The next round looks again.
+const PROMPT: Duration = Duration::from_secs(2);
 
 /// What one round found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rescued {
     pub crashed: usize,
-    pub stray: usize,
     pub exceeded: usize,
     /// Public rows that still wait to be written.
     pub projections_pending: usize,
     /// Steps that say since this round that they wait for the API.
     pub explained: usize,
-}
-
-impl Rescued {
-    pub fn due_again(&self) -> usize {
-        self.crashed + self.stray
-    }
 }
 
 /// `host` is the API's; `dice` draws shares between 0 and 1.
@@ -54,7 +48,6 @@ pub async fn rescue_once<L: Ledger>(
     };
     let rescued = Rescued {
         crashed: counted("crashed", rescue_expired(ledger, dice, metrics).await?),
-        stray: counted("stray", ledger.lose_older(STRAY_AFTER).await.context("find stray steps")?),
         exceeded: counted("exceeded", ledger.exceed(host, BATCH).await.context("end runs past their deadline")?),
         projections_pending: ledger.project_pending(BATCH).await.context("write public rows again")?,
         explained: match host {
@@ -62,9 +55,6 @@ pub async fn rescue_once<L: Ledger>(
             None => 0,
         },
     };
-    if rescued.stray > 0 {
-        tracing::warn!(stray = rescued.stray, "steps that nobody claimed are dispatched again");
-    }
     Ok(rescued)
 }
 
@@ -74,16 +64,24 @@ async fn rescue_expired<L: Ledger>(
     dice: &(dyn Fn() -> f64 + Sync),
     metrics: &Metrics,
 ) -> anyhow::Result<usize> {
+    let asked = Instant::now();
     let expired = ledger.expired(BATCH).await.context("find expired leases")?;
+    if asked.elapsed() > PROMPT {
+        return Ok(0);
+    }
     let mut settlements = Vec::with_capacity(expired.len());
     let mut spans = Vec::with_capacity(expired.len());
     for step in &expired {
         // A definition that this build does not know is left to a relay that knows it.
         let Some(workflow) = ledger.registry().find(&step.claim.workflow, step.claim.version) else { continue };
         let span = spans::rescue(&step.claim);
-        let settlement = Settlement::rescue(step, workflow, dice()).context("plan a rescue")?;
-        settlements.push(settlement.traced(trace::ids(&span)));
-        spans.push(span);
+        match Settlement::rescue(step, workflow, dice()) {
+            Ok(settlement) => {
+                settlements.push(settlement.traced(trace::ids(&span)));
+                spans.push(span);
+            }
+            Err(error) => tracing::error!(run = %step.claim.key.run, %error, "cannot rescue this step: mend its row"),
+        }
     }
     if settlements.is_empty() {
         return Ok(0);

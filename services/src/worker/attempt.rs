@@ -54,7 +54,7 @@ pub struct Bench<L, E> {
     ledger: L,
     signals: Arc<Signals>,
     rules: Rules,
-    blames: Batch<(), Blame>,
+    blames: Batch<Instant, Blame>,
     settings: provision::Settings,
     registry: Arc<Registry>,
     me: Worker,
@@ -72,10 +72,19 @@ const SETTLE_AGAIN: Duration = Duration::from_millis(250);
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     pub fn new<Q>(deps: Deps<L, E, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
         let api = Arc::new(deps.api);
-        let (asked, ledger, host) = (api.clone(), deps.ledger.clone(), me.host.clone());
-        let blames = Batch::new(move |questions: Vec<()>| {
-            let (api, ledger, host) = (asked.clone(), ledger.clone(), host.clone());
-            async move { Ok(vec![blame(&*api, &ledger, host.as_deref(), rules.patience).await; questions.len()]) }
+        let signals = Arc::<Signals>::default();
+        let watch = me.host.clone().map(|host| Watch {
+            host,
+            ledger: deps.ledger.clone(),
+            api: api.clone(),
+            signals: signals.clone(),
+            rules,
+            dice: dice.clone(),
+        });
+        let (asked, watch) = (api.clone(), Arc::new(watch));
+        let blames = Batch::new(move |began: Vec<Instant>| {
+            let (api, watch) = (asked.clone(), watch.clone());
+            async move { Ok(blame(&*api, Option::as_ref(&watch), rules.patience, &began).await) }
         });
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
         let claims = Batch::new(move |keys: Vec<Key>| {
@@ -90,7 +99,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         Self {
             api,
             ledger: deps.ledger,
-            signals: Arc::default(),
+            signals,
             rules,
             blames,
             settings: deps.settings,
@@ -158,7 +167,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         let (outcome, quiet) = self.outcome(&claim, step, &held).await;
         let (lost, took) = (held.is_lost(), began.elapsed());
         self.hear(key, &outcome);
-        let outcome = self.excuse(outcome).await;
+        let outcome = self.excuse(outcome, asked).await;
         let settling = self.settle(&claim, workflow, outcome, quiet, &span);
         let settled = settling.instrument(spans::settle(&claim.step)).await?;
         match &settled {
@@ -218,9 +227,9 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
 
     /// A failure that the host is to blame for is not counted. Asked at every such failure, and not only after some: then an
     /// hour's outage costs even a lone run nothing, whom no breaker protects, while a run that fails on its own still dies.
-    async fn excuse(&self, outcome: Outcome) -> Outcome {
+    async fn excuse(&self, outcome: Outcome, began: Instant) -> Outcome {
         let Outcome::Retry(mut failure) = outcome else { return outcome };
-        if failure.host != HostSignal::Failing || !matches!(self.blames.ask(()).await, Ok(Blame::Host)) {
+        if failure.host != HostSignal::Failing || !matches!(self.blames.ask(began).await, Ok(Blame::Host)) {
             return Outcome::Retry(failure);
         }
         failure = failure.and("not counted: the API as a whole does not work");

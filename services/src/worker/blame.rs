@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use workflows::{
     breaker::{Probed, State},
     evolution::Evolution,
 };
 
-use super::signals::ask;
-use crate::ledger::Ledger;
+use super::signals::{Watch, ask};
+use crate::ledger::{HostGate, Ledger};
 
 /// The longest that a failed attempt waits for the answer: its lease is still held.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -19,17 +20,63 @@ pub(super) enum Blame {
     Host,
 }
 
-/// The host is to blame where its breaker is not closed, or where it does not answer `POST /verify-creds` either.
-pub(super) async fn blame(api: &impl Evolution, ledger: &impl Ledger, host: Option<&str>, patience: Duration) -> Blame {
-    if let Some(host) = host {
-        match ledger.host_gate(host).await {
-            Ok(gate) if gate.breaker != State::Closed => return Blame::Host,
-            Ok(_) => {}
-            Err(error) => tracing::debug!(host, %error, "cannot ask the gate of the API's host"),
-        }
+/// The host is to blame where its breaker was not closed at some moment of the attempt, or where it does not answer
+/// `POST /verify-creds` either. `began` is when each attempt did: a call that an outage swallowed is given up only after its
+/// timeout, and the outage may be over by then.
+///
+/// Without a `watch` there is no gate to ask.
+pub(super) async fn blame<L, E>(
+    api: &E,
+    watch: Option<&Watch<L, E>>,
+    patience: Duration,
+    began: &[Instant],
+) -> Vec<Blame>
+where
+    L: Ledger,
+    E: Evolution + Send + Sync + 'static,
+{
+    let gate = match watch {
+        // Told before it is asked: where others failed at the same moment, this is what opens the breaker.
+        Some(watch) => watch.tell().await.unwrap_or_else(|error| {
+            tracing::debug!(host = watch.host, %error, "cannot ask the gate of the API's host");
+            HostGate::default()
+        }),
+        None => HostGate::default(),
+    };
+    let now = Instant::now();
+    let took = began.iter().map(|began| now.saturating_duration_since(*began));
+    let mut blames: Vec<Blame> = took.map(|took| by_the_gate(&gate, took)).collect();
+    if blames.contains(&Blame::Run) && !matches!(ask(api, patience.min(LONGEST)).await, (Probed::Answered, _)) {
+        blames.fill(Blame::Host);
     }
-    match ask(api, patience.min(LONGEST)).await {
-        (Probed::Answered, _) => Blame::Run,
-        (Probed::Failed | Probed::KeyRefused, _) => Blame::Host,
+    blames
+}
+
+fn by_the_gate(gate: &HostGate, took: Duration) -> Blame {
+    let closed_all_along = gate.breaker == State::Closed && gate.closed_for.is_none_or(|closed_for| closed_for > took);
+    if closed_all_along { Blame::Run } else { Blame::Host }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOK: Duration = Duration::from_secs(15);
+
+    fn gate(breaker: State, closed_for: Option<u64>) -> HostGate {
+        HostGate { breaker, closed_for: closed_for.map(Duration::from_secs), ..HostGate::default() }
+    }
+
+    #[test]
+    fn an_attempt_that_an_outage_swallowed_is_the_hosts_failure_though_the_outage_is_over_when_it_times_out() {
+        assert_eq!(by_the_gate(&gate(State::Open, None), TOOK), Blame::Host);
+        assert_eq!(by_the_gate(&gate(State::HalfOpen, Some(900)), TOOK), Blame::Host);
+        assert_eq!(by_the_gate(&gate(State::Closed, Some(3)), TOOK), Blame::Host);
+    }
+
+    #[test]
+    fn an_attempt_that_saw_the_breaker_closed_all_along_is_its_runs_own_failure() {
+        assert_eq!(by_the_gate(&gate(State::Closed, None), TOOK), Blame::Run);
+        assert_eq!(by_the_gate(&gate(State::Closed, Some(16)), TOOK), Blame::Run);
     }
 }

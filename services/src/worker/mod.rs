@@ -137,7 +137,7 @@ async fn let_go_after(shutdown: CancellationToken, grace: Duration, leases: Arc<
 
 /// What the last attempts heard is worth a moment, but not the grace period.
 async fn tell_the_last<L: Ledger, E: Evolution + Send + Sync + 'static>(watch: &Watch<L, E>) {
-    if !matches!(tokio::time::timeout(Duration::from_secs(1), watch.tell()).await, Ok(Ok(()))) {
+    if !matches!(tokio::time::timeout(Duration::from_secs(1), watch.tell()).await, Ok(Ok(_))) {
         tracing::debug!(host = %watch.host, "what the last attempts heard of the API was not told");
     }
 }

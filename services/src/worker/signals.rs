@@ -145,7 +145,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
     }
 
     /// One report where there is something to say, else one look.
-    pub async fn tell(&self) -> Result<()> {
+    pub async fn tell(&self) -> Result<HostGate> {
         let signals = self.signals.take();
         let gate = if signals.is_empty() {
             self.ledger.host_gate(&self.host).await?
@@ -159,7 +159,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
             }
         };
         self.signals.see(&self.host, gate);
-        Ok(())
+        Ok(gate)
     }
 }
 

@@ -79,18 +79,6 @@ pub async fn lost_steps_are_due_again(bench: &Bench<impl World>) {
     assert_eq!(bench.step(one, 0).await.spent, Default::default());
 }
 
-pub async fn only_steps_dispatched_long_enough_ago_are_lost(bench: &Bench<impl World>) {
-    runs(bench, 2).await;
-    let old = bench.dispatch(CREATE, 1).await;
-    bench.world.advance(Duration::from_secs(60)).await;
-    let new = bench.dispatch(CREATE, 1).await;
-
-    assert_eq!(bench.ledger().lose_older(Duration::from_secs(30)).await.unwrap(), 1);
-
-    assert_eq!(bench.state(old[0].run, 0).await, StepState::Due);
-    assert_eq!(bench.state(new[0].run, 0).await, StepState::Dispatched);
-}
-
 pub async fn a_paused_step_is_not_dispatched(bench: &Bench<impl World>) {
     runs(bench, 1).await;
     bench.world.set(Gate::Pause(Scope::Step, CREATE)).await;

@@ -68,7 +68,6 @@ conformance! {
         a_queue_is_due_as_long_as_a_step_of_it_is,
         a_push_that_failed_puts_back_only_its_own_token,
         lost_steps_are_due_again,
-        only_steps_dispatched_long_enough_ago_are_lost,
         a_paused_step_is_not_dispatched,
         a_paused_workflow_is_not_dispatched_and_others_are,
         a_held_host_is_not_dispatched_to_until_the_hold_is_over,

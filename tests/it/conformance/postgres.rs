@@ -150,25 +150,7 @@ impl World for InPostgres {
     }
 
     async fn advance(&self, by: Duration) {
-        let shift = format!(
-            "do $$
-             declare
-               shift record;
-             begin
-               for shift in
-                 select format('update sluice.%I set %s', table_name,
-                   string_agg(format('%1$I = %1$I - interval ''{} microseconds''', column_name), ', ')) as statement
-                 from information_schema.columns
-                 where table_schema = 'sluice'
-                   and data_type = 'timestamp with time zone'
-                 group by table_name
-               loop
-                 execute shift.statement;
-               end loop;
-             end
-             $$",
-            by.as_micros()
-        );
+        let shift = everything_is_older_by(by);
         sqlx::raw_sql(sqlx::AssertSqlSafe(shift)).execute(&self.pool).await.unwrap();
     }
 
@@ -200,4 +182,27 @@ impl World for InPostgres {
             sqlx::query_as(select).bind(user.uuid()).fetch_one(&self.pool).await.unwrap();
         RowSeen { status, retry_count: retry_count.try_into().unwrap(), has_error }
     }
+}
+
+/// The statement by which every moment in the ledger's tables moves back: time goes by.
+pub fn everything_is_older_by(by: Duration) -> String {
+    format!(
+        "do $$
+             declare
+               shift record;
+             begin
+               for shift in
+                 select format('update sluice.%I set %s', table_name,
+                   string_agg(format('%1$I = %1$I - interval ''{} microseconds''', column_name), ', ')) as statement
+                 from information_schema.columns
+                 where table_schema = 'sluice'
+                   and data_type = 'timestamp with time zone'
+                 group by table_name
+               loop
+                 execute shift.statement;
+               end loop;
+             end
+             $$",
+        by.as_micros()
+    )
 }

@@ -21,6 +21,7 @@ fn hasty() -> Options {
             qr_pause: ms(100),
             ..provision::Timings::default()
         },
+        qr_at_signup: provision::QrAtSignup::Fetch,
         rules: Rules {
             first: ms(100),
             longest: ms(500),

@@ -1,6 +1,9 @@
 //! The engine in one process: relay and worker over a real Postgres and Redis and the simulated Evolution API.
 
 mod gates;
+mod levels;
+mod networks;
+mod refusals;
 mod sign_ups;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
@@ -33,8 +36,9 @@ struct Engine {
     app: App,
     api: Server,
     ledger: Postgres,
-    queue: Queue,
+    prefix: queue::Prefix,
     options: Options,
+    wires: Wires,
     stop: CancellationToken,
     roles: Vec<JoinHandle<anyhow::Result<()>>>,
 }
@@ -45,7 +49,15 @@ struct Options {
     retry: Retry,
     timeouts: evolution::Timeouts,
     timings: provision::Timings,
+    qr_at_signup: provision::QrAtSignup,
     rules: Rules,
+}
+
+/// How a role reaches Postgres and Redis, where that is not straight.
+#[derive(Clone, Copy, Default)]
+struct Wires {
+    postgres: Option<u16>,
+    redis: Option<u16>,
 }
 
 impl Engine {
@@ -66,11 +78,15 @@ impl Engine {
     /// Without any role.
     async fn idle(app: App, options: Options) -> Self {
         let api = Server::start(Config::default()).await.unwrap();
-        let ledger = ledger_of(&app, &options, 8).await;
+        let ledger = ledger_of(&app, &options, Wires::default(), 8).await;
         let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
-        let url = Secret::new(servers::shared().await.redis.url());
-        let queue = Queue::connect(&queue::Config::new(url, prefix)).unwrap();
-        Self { app, api, ledger, queue, options, stop: CancellationToken::new(), roles: Vec::new() }
+        let (wires, stop) = (Wires::default(), CancellationToken::new());
+        Self { app, api, ledger, prefix, options, wires, stop, roles: Vec::new() }
+    }
+
+    /// The ledger as a role that starts now reaches it.
+    async fn wired_ledger(&self, connections: u32) -> Postgres {
+        ledger_of(&self.app, &self.options, self.wires, connections).await
     }
 
     fn host(&self) -> String {
@@ -106,9 +122,10 @@ impl Engine {
             retention: Duration::from_secs(86_400),
             host: Some(self.host()),
         };
-        let listen = Some(self.ledger.pool().clone());
-        let deps =
-            relay::Deps { ledger: self.ledger.clone(), queue: self.queue.clone(), listen, vitals: Default::default() };
+        let ledger = self.wired_ledger(8).await;
+        let listen = Some(ledger.pool().clone());
+        let queue = queue_of(&self.prefix, self.wires).await;
+        let deps = relay::Deps { ledger, queue, listen, vitals: Default::default() };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));
     }
 
@@ -121,9 +138,9 @@ impl Engine {
             rules: self.options.rules,
         };
         let deps = worker::Deps {
-            ledger: self.ledger.clone(),
-            leases: ledger_of(&self.app, &self.options, 1).await,
-            queue: self.queue.clone(),
+            ledger: self.wired_ledger(8).await,
+            leases: self.wired_ledger(1).await,
+            queue: queue_of(&self.prefix, self.wires).await,
             api: client(&self.api, key, &self.options),
             settings: provision_settings(&self.options),
             registry: registry(&self.options),
@@ -145,15 +162,33 @@ impl Engine {
     }
 }
 
-async fn ledger_of(app: &App, options: &Options, connections: u32) -> Postgres {
-    let pool = PgPoolOptions::new().max_connections(connections).connect_with(app.options()).await.unwrap();
-    let setup = ledger::Setup {
+async fn queue_of(prefix: &queue::Prefix, wires: Wires) -> Queue {
+    let mut url: url::Url = servers::shared().await.redis.url().parse().unwrap();
+    if let Some(port) = wires.redis {
+        url.set_port(Some(port)).unwrap();
+    }
+    Queue::connect(&queue::Config::new(Secret::new(url.to_string()), prefix.clone())).unwrap()
+}
+
+async fn ledger_of(app: &App, options: &Options, wires: Wires, connections: u32) -> Postgres {
+    let straight = app.options();
+    let through = wires.postgres.map_or_else(|| straight.clone(), |port| straight.clone().host("127.0.0.1").port(port));
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(through)
+        .await
+        .unwrap();
+    Postgres::new(pool, Pooling::Session, setup(options))
+}
+
+fn setup(options: &Options) -> ledger::Setup {
+    ledger::Setup {
         registry: registry(options),
         draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
         draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
         on_sign_up: "provision-instance".parse().unwrap(),
-    };
-    Postgres::new(pool, Pooling::Session, setup)
+    }
 }
 
 fn client(api: &Server, key: &str, options: &Options) -> evolution::Client {
@@ -167,7 +202,7 @@ fn provision_settings(options: &Options) -> provision::Settings {
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE", "MESSAGES_UPSERT"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options = provision::Options { webhook, qr_at_signup: provision::QrAtSignup::Fetch, timings: options.timings };
+    let options = provision::Options { webhook, qr_at_signup: options.qr_at_signup, timings: options.timings };
     provision::Settings::parse(options).unwrap()
 }
 

@@ -11,6 +11,7 @@ mod identity;
 mod port;
 pub mod postgres;
 mod process;
+mod proxy;
 pub mod redis;
 mod shared;
 mod tree;
@@ -24,6 +25,7 @@ pub use identity::{Authority, Certificates, Identity};
 pub use port::free_port;
 pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};
+pub use proxy::Proxy;
 pub use redis::Redis;
 pub use shared::{Servers, fresh_database, fresh_database_from, prefix, shared};
 

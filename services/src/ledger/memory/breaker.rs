@@ -33,6 +33,7 @@ impl Tx<'_> {
             breaker: gate.breaker.state,
             failing: !gate.breaker.failing.is_empty(),
             probe_due: gate.breaker.state == State::Open && gate.probe_at <= now,
+            closed_for: gate.reopened_at.map(|at| now.saturating_sub(at)),
         }
     }
 

@@ -92,17 +92,13 @@ impl Tx<'_> {
         self.held(key, StepState::Dispatched).is_some() && self.meet(key.run, key.position, Event::PutBack).is_some()
     }
 
-    pub(super) fn lose_older(&mut self, after: Duration) -> usize {
-        let before = self.now.saturating_sub(after);
-        let lost = |step: &super::Step| {
-            step.state == StepState::Dispatched && step.dispatched_at.is_some_and(|at| at <= before)
-        };
+    pub(super) fn lose(&mut self) -> usize {
         let keys: Vec<(RunId, i16)> = self
             .tables
             .active
             .iter()
             .flat_map(|(_, id)| self.tables.steps.range((*id, 0)..=(*id, i16::MAX)))
-            .filter(|(_, step)| lost(step))
+            .filter(|(_, step)| step.state == StepState::Dispatched)
             .map(|(key, _)| *key)
             .collect();
         keys.iter().filter(|(run, position)| self.meet(*run, *position, Event::Lose).is_some()).count()

@@ -163,11 +163,7 @@ impl Ledger for Memory {
     }
 
     async fn lose(&self) -> Result<usize> {
-        Ok(self.transact(|tx| tx.lose_older(Duration::ZERO)))
-    }
-
-    async fn lose_older(&self, after: Duration) -> Result<usize> {
-        Ok(self.transact(|tx| tx.lose_older(after)))
+        Ok(self.transact(|tx| tx.lose()))
     }
 
     async fn unclaimed(&self, after: Duration, limit: usize) -> Result<Vec<(StepName, Key)>> {

@@ -59,7 +59,7 @@ impl Marks for Memory {
             }
             let server = server.map(str::to_owned);
             *mark = RedisMark { epoch: Some(now.bits()), beat: 0, beat_at: at, server };
-            tx.lose_older(Duration::ZERO);
+            tx.lose();
             true
         }))
     }

@@ -159,9 +159,10 @@ async fn write(tx: &mut Tx, host: &str, before: &Breaker, after: &Breaker, pause
 }
 
 async fn read(tx: &mut Tx, host: &str) -> Result<HostGate> {
-    let row: Option<(String, bool, bool)> = tx
+    let row: Option<(String, bool, bool, Option<f64>)> = tx
         .query_as(
-            "select breaker, cardinality(failing_runs) > 0, breaker = 'open' and coalesce(probe_at, now()) <= now()
+            "select breaker, cardinality(failing_runs) > 0, breaker = 'open' and coalesce(probe_at, now()) <= now(),
+               extract(epoch from now() - reopened_at)::float8
              from sluice.gate
              where scope = 'host'
                and name = $1",
@@ -169,9 +170,10 @@ async fn read(tx: &mut Tx, host: &str) -> Result<HostGate> {
         .bind(host.to_owned())
         .fetch_optional(tx.connection())
         .await?;
-    let Some((breaker, failing, probe_due)) = row else { return Ok(HostGate::default()) };
+    let Some((breaker, failing, probe_due, closed_for)) = row else { return Ok(HostGate::default()) };
     let breaker = breaker.parse().map_err(|error: workflows::breaker::Unknown| Error::Unreadable(error.to_string()))?;
-    Ok(HostGate { breaker, failing, probe_due })
+    let closed_for = closed_for.map(|ago| Duration::try_from_secs_f64(ago).unwrap_or_default());
+    Ok(HostGate { breaker, failing, probe_due, closed_for })
 }
 
 /// A step that was never tried would say nothing: it takes over the gate's reason, and with it the user's row does. What

@@ -185,7 +185,7 @@ pub(super) async fn put_back(ledger: &Postgres, keys: &[Key]) -> Result<usize> {
 }
 
 /// Steps that are locked are being claimed this very moment: those are not lost.
-pub(super) async fn lose_older(ledger: &Postgres, after: Duration) -> Result<usize> {
+pub(super) async fn lose(ledger: &Postgres) -> Result<usize> {
     let mut tx = ledger.begin().await?;
     let done = tx
         .query(
@@ -193,9 +193,9 @@ pub(super) async fn lose_older(ledger: &Postgres, after: Duration) -> Result<usi
                select run_id, position
                from sluice.step
                where state = 'dispatched'
-                 and dispatched_at <= now() - make_interval(secs => $1)
+                 and dispatched_at <= now()
                order by run_id, position
-               limit $2
+               limit $1
                for no key update skip locked
              )
              update sluice.step as step
@@ -205,7 +205,6 @@ pub(super) async fn lose_older(ledger: &Postgres, after: Duration) -> Result<usi
                and step.position = lost.position
                and step.state = 'dispatched'",
         )
-        .bind(seconds(after))
         .bind(limit(10_000))
         .execute(tx.connection())
         .await?;
@@ -214,18 +213,21 @@ pub(super) async fn lose_older(ledger: &Postgres, after: Duration) -> Result<usi
 }
 
 pub(super) async fn unclaimed(ledger: &Postgres, after: Duration, most: usize) -> Result<Vec<(StepName, Key)>> {
+    let queues: Vec<String> = ledger.setup.registry.queues().iter().map(ToString::to_string).collect();
     let mut tx = ledger.begin().await?;
     let rows: Vec<(String, Uuid, i16, i64)> = tx
         .query_as(
             "select name, run_id, position, token
              from sluice.step
              where state = 'dispatched'
+               and name = any($3)
                and dispatched_at <= now() - make_interval(secs => $1)
              order by dispatched_at
              limit $2",
         )
         .bind(seconds(after))
         .bind(limit(most))
+        .bind(&queues)
         .fetch_all(tx.connection())
         .await?;
     tx.commit().await?;

@@ -172,11 +172,7 @@ impl Ledger for Postgres {
     }
 
     async fn lose(&self) -> Result<usize> {
-        within(dispatch::lose_older(self, Duration::ZERO)).await
-    }
-
-    async fn lose_older(&self, after: Duration) -> Result<usize> {
-        within(dispatch::lose_older(self, after)).await
+        within(dispatch::lose(self)).await
     }
 
     async fn unclaimed(&self, after: Duration, most: usize) -> Result<Vec<(StepName, Key)>> {
@@ -204,10 +200,13 @@ impl Ledger for Postgres {
     }
 
     async fn project_pending(&self, most: usize) -> Result<usize> {
-        let mut tx = self.begin().await?;
-        let pending = self.projection.write_pending(&mut tx, limit(most)).await?;
-        tx.commit().await?;
-        Ok(usize::try_from(pending).unwrap_or_default())
+        within(async {
+            let mut tx = self.begin().await?;
+            let pending = self.projection.write_pending(&mut tx, limit(most)).await?;
+            tx.commit().await?;
+            Ok(usize::try_from(pending).unwrap_or_default())
+        })
+        .await
     }
 
     async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {

@@ -6,13 +6,13 @@ use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
     definition::LEASE,
-    ids::{RunId, StepName},
+    ids::RunId,
     state::{DeathReason, RunState},
 };
 
 use super::{
     Expired, Postgres, Result, Tx,
-    claim::{ClaimRow, parse},
+    claim::ClaimRow,
     limit,
     run_end::{self, Death, Ended},
     seconds,
@@ -29,10 +29,39 @@ struct ExpiredRow {
     beat_after: Option<f64>,
 }
 
-/// No lease ends before Postgres has been up for one lease: its own outage is not a crash of its clients.
+/// A row that cannot be read harms only itself: it is said, passed over, and takes no place from one that can be.
 pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expired>> {
+    let mut passed_over = 0;
+    loop {
+        let rows = read_expired(ledger, most, passed_over).await?;
+        let (asked, mut expired) = (rows.len(), Vec::with_capacity(rows.len()));
+        for row in rows {
+            let (key, beat_after) = (row.claim.key(), row.beat_after);
+            match row.claim.claim() {
+                Ok(claim) => {
+                    let worker_lives =
+                        beat_after.is_some_and(|after| after > 0.001 - seconds(lease_of(ledger, &claim)));
+                    expired.push(Expired { claim, worker_lives });
+                }
+                Err(error) => {
+                    tracing::error!(run = %key.run, position = key.position, %error, "cannot rescue this step: mend its row");
+                    passed_over += 1;
+                }
+            }
+        }
+        if !expired.is_empty() || asked < most {
+            return Ok(expired);
+        }
+    }
+}
+
+/// No lease ends before Postgres has been up for one lease: its own outage is not a crash of its clients. What is of a
+/// definition that this build does not know is left to a relay that knows it.
+async fn read_expired(ledger: &Postgres, most: usize, passed_over: usize) -> Result<Vec<ExpiredRow>> {
+    let (workflows, versions): (Vec<String>, Vec<i16>) =
+        ledger.setup.registry.all().map(|known| (known.name.to_string(), known.version)).unzip();
     let mut tx = ledger.begin().await?;
-    let rows: Vec<ExpiredRow> = tx
+    let rows = tx
         .query_as(
             "select
                step.run_id, step.position, step.token, step.name as step, step.attempts,
@@ -46,26 +75,27 @@ pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expire
                extract(epoch from heartbeat.beat_at - step.lease_until)::float8 as beat_after
              from sluice.step
              join sluice.run on run.id = step.run_id
+             join unnest($3::text[], $4::smallint[]) as known (workflow, version)
+               on known.workflow = run.workflow
+               and known.version = run.version
              join sluice.instance on instance.subject = run.subject
              left join sluice.heartbeat on heartbeat.worker = step.worker
              where step.state = 'running'
                and step.lease_until < now()
                and now() > pg_postmaster_start_time() + make_interval(secs => $2)
-             order by step.lease_until
-             limit $1",
+             order by step.lease_until, step.run_id
+             limit $1
+             offset $5",
         )
         .bind(limit(most))
         .bind(seconds(LEASE))
+        .bind(&workflows)
+        .bind(&versions)
+        .bind(limit(passed_over))
         .fetch_all(tx.connection())
         .await?;
     tx.commit().await?;
-    rows.into_iter()
-        .map(|row| {
-            let (claim, beat_after) = (row.claim.claim()?, row.beat_after);
-            let worker_lives = beat_after.is_some_and(|after| after > 0.001 - seconds(lease_of(ledger, &claim)));
-            Ok(Expired { claim, worker_lives })
-        })
-        .collect()
+    Ok(rows)
 }
 
 /// A worker that was killed moved all its leases with its last beat; one that beat later than it moved this lease lives.
@@ -99,7 +129,6 @@ pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -
     for row in late {
         let LateRow { id, workflow, subject, traceparent, position, step, error, .. } = row;
         spans.push((id, spans::exceed(&workflow, id, traceparent.as_deref())));
-        let step = parse::<StepName>(&step)?;
         let death = Death { position, step, reason: DeathReason::DeadlineExceeded, class: None, error };
         ended.push(Ended { run: RunId::new(id), state: RunState::Dead, death: Some(death) });
         subjects.push(subject);

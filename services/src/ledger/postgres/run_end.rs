@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 use workflows::{
-    ids::{RunId, StepName},
+    ids::RunId,
     outcome::Class,
     state::{DeathReason, RunState},
 };
@@ -19,7 +19,7 @@ pub(super) struct Ended {
 /// Why it needs a person, and where a revival resumes.
 pub(super) struct Death {
     pub position: i16,
-    pub step: StepName,
+    pub step: String,
     pub reason: DeathReason,
     pub class: Option<Class>,
     pub error: Option<String>,
@@ -89,7 +89,7 @@ async fn bury(tx: &mut Tx, ended: &[Ended]) -> Result<()> {
         )
         .bind(end.run.uuid())
         .bind(death.position)
-        .bind(death.step.as_str().to_owned())
+        .bind(death.step.clone())
         .bind(death.reason.as_str())
         .bind(death.class.map(Class::as_str))
         .bind(death.error.clone())

@@ -313,7 +313,7 @@ fn ended(settlement: &Settlement) -> Option<Ended> {
         Then::Succeed | Then::Cancel => None,
         Then::Die { position, step, reason } => Some(Death {
             position: *position,
-            step: step.clone(),
+            step: step.to_string(),
             reason: *reason,
             class: settlement.attempt.class,
             error: settlement.attempt.error.clone(),

@@ -1,0 +1,109 @@
+//! Rows that this program cannot read, because another version wrote them or somebody's hand did: they harm only
+//! themselves, and take no place from those that it can.
+
+use std::{sync::Arc, time::Duration};
+
+use sluice::{
+    ledger::{
+        Ledger, Setup,
+        postgres::{Pooling, Postgres},
+    },
+    relay,
+};
+use sqlx::postgres::PgPoolOptions;
+use tests::servers;
+use uuid::Uuid;
+use workflows::{definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
+
+use crate::app::{App, Session};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn ledger_of(app: &App) -> Postgres {
+    let pool = PgPoolOptions::new().max_connections(2).connect_with(app.options()).await.unwrap();
+    let definition = provision::definition(Retry::default(), Duration::from_secs(30), Duration::from_secs(86_400));
+    let setup = Setup {
+        registry: Arc::new(Registry::new(vec![definition])),
+        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
+        draw_token: Arc::new(|| Secret::new("unused")),
+        on_sign_up: provision::PROVISION_INSTANCE.parse().unwrap(),
+    };
+    let ledger = Postgres::new(pool, Pooling::Session, setup);
+    ledger.ensure_gates(ledger.registry(), None).await.unwrap();
+    ledger
+}
+
+/// A run whose first step is this one, as of this moment, the older the smaller `number` is.
+async fn insert(session: &mut Session, number: u32, version: u16, name: &str, step: &str) {
+    let (run, user) = (Uuid::now_v7(), Uuid::new_v4());
+    session
+        .run(&format!(
+            "insert into sluice.instance (subject, name, token) values ('{user}', {name}, 'a-token');
+             insert into sluice.run (id, workflow, version, subject, resource, deadline_at)
+             values ('{run}', 'provision-instance', {version}, '{user}', {name}, now() - interval '1 hour');
+             insert into sluice.resource (name, run_id) values ({name}, '{run}');
+             insert into sluice.step (run_id, position, name, state, token, due_at, lease_until, worker, started_at)
+             select '{run}', 0, name, state, token, due_at, lease_until, worker, now() - interval '1 hour'
+             from (values {step}) as step (name, state, token, due_at, lease_until, worker);
+             update sluice.step set lease_until = lease_until + make_interval(secs => {number})
+             where lease_until is not null and run_id = '{run}'"
+        ))
+        .await;
+}
+
+const RUNNING: &str =
+    "('create-instance', 'running', 7::bigint, null::timestamptz, now() - interval '30 minutes', 'a-dead-worker')";
+const RUNNING_MISNAMED: &str =
+    "('Create Instance', 'running', 7::bigint, null::timestamptz, now() - interval '30 minutes', 'a-dead-worker')";
+const DUE: &str = "('create-instance', 'due', null::bigint, now(), null::timestamptz, null::text)";
+const DUE_MISNAMED: &str = "('Create Instance', 'due', null::bigint, now(), null::timestamptz, null::text)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_steps_that_cannot_be_read_keep_nobody_from_being_rescued() {
+    let app = App::migrated().await;
+    let ledger = ledger_of(&app).await;
+    let mut session = app.superuser().await;
+    insert(&mut session, 1, 99, "'of-a-newer-version'", RUNNING).await;
+    insert(&mut session, 2, 1, "'misnamed'", RUNNING_MISNAMED).await;
+    insert(&mut session, 3, 1, "E'no name\\nat all'", RUNNING).await;
+    insert(&mut session, 4, 1, "'good'", RUNNING).await;
+
+    // One at a time: those that cannot be read are older.
+    let one = servers::until(PATIENCE, async || ledger.expired(1).await.unwrap().into_iter().next()).await;
+    let rescued = relay::rescue_once(&ledger, None, &|| 0.5).await.unwrap();
+
+    assert_eq!(one.expect("one is found").claim.given.instance.as_str(), "good");
+    assert_eq!(rescued.crashed, 1);
+    let running: Vec<String> = session
+        .all("select resource from sluice.run join sluice.step on run_id = id where step.state = 'running' order by 1")
+        .await;
+    assert_eq!(running, ["misnamed", "no name\nat all", "of-a-newer-version"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_ends_runs_that_cannot_be_read_as_well_as_those_beside_them() {
+    let app = App::migrated().await;
+    let ledger = ledger_of(&app).await;
+    let mut session = app.superuser().await;
+    insert(&mut session, 1, 1, "'misnamed'", DUE_MISNAMED).await;
+    insert(&mut session, 2, 99, "'of-a-newer-version'", DUE).await;
+    insert(&mut session, 3, 1, "'good'", DUE).await;
+
+    let died = [ledger.exceed(None, 1).await.unwrap(), ledger.exceed(None, 10).await.unwrap()];
+
+    assert_eq!(died, [1, 2]);
+    let letters: Vec<String> = session
+        .all(
+            "select concat_ws(' ', resource, step, reason)
+             from sluice.dead_letter join sluice.run on run.id = run_id order by 1",
+        )
+        .await;
+    assert_eq!(
+        letters,
+        [
+            "good create-instance deadline_exceeded",
+            "misnamed Create Instance deadline_exceeded",
+            "of-a-newer-version create-instance deadline_exceeded",
+        ]
+    );
+}
