@@ -1,5 +1,5 @@
 //! A collector of traces on the wire: it takes OTLP over HTTP (protobuf), with or without TLS, and keeps every span. It can
-//! be told to hang.
+//! be told to hang, to refuse, to be busy.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use axum::{
     serve::Listener,
 };
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse},
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span as Sent, span::SpanKind, status::StatusCode as SentStatus},
 };
@@ -72,6 +72,9 @@ struct Store {
     taken: Mutex<Vec<Bytes>>,
     requests: AtomicUsize,
     hangs: AtomicBool,
+    refuses: AtomicBool,
+    /// How many requests more are answered 503.
+    busy: AtomicUsize,
 }
 
 impl Collector {
@@ -124,12 +127,33 @@ impl Collector {
     pub fn hang(&self) {
         self.store.hangs.store(true, Ordering::Relaxed);
     }
+
+    /// From now on requests are answered well, and say that none of their spans was taken.
+    pub fn refuse(&self) {
+        self.store.refuses.store(true, Ordering::Relaxed);
+    }
+
+    /// The next `requests` are answered 503.
+    pub fn be_busy_for(&self, requests: usize) {
+        self.store.busy.store(requests, Ordering::Relaxed);
+    }
 }
 
 async fn take(State(store): State<Arc<Store>>, body: Bytes) -> (StatusCode, Vec<u8>) {
     store.requests.fetch_add(1, Ordering::Relaxed);
     if store.hangs.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
+    }
+    let waits = |busy: usize| busy.checked_sub(1);
+    if store.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, waits).is_ok() {
+        return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
+    }
+    if store.refuses.load(Ordering::Relaxed) {
+        let refused = ExportTracePartialSuccess {
+            rejected_spans: spans_of(body).len().try_into().unwrap_or(i64::MAX),
+            error_message: "full".to_owned(),
+        };
+        return (StatusCode::OK, ExportTraceServiceResponse { partial_success: Some(refused) }.encode_to_vec());
     }
     store.taken.lock().unwrap_or_else(PoisonError::into_inner).push(body);
     (StatusCode::OK, ExportTraceServiceResponse::default().encode_to_vec())

@@ -67,6 +67,44 @@ async fn a_collector_that_hangs_costs_only_spans() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn spans_that_a_collector_refuses_are_counted_as_failed() {
+    let collector = Collector::start().await.unwrap();
+    collector.refuse();
+    let mut traced = Traced::prepare(&collector.url()).await;
+    traced.fleet.start("all", &["all"]).await.unwrap();
+
+    let user = traced.sign_up(None).await;
+    traced.wait_for(user, "completed").await;
+    let logs = traced.stop().await;
+
+    let last: Value = serde_json::from_str(logs[0].lines().find(|line| line.contains("\"dropped\"")).unwrap()).unwrap();
+    assert_eq!((last["exported"].as_u64(), last["dropped"].as_u64()), (Some(0), Some(0)), "{last}");
+    assert!(last["failed"].as_u64().unwrap() >= 16, "{last}");
+    traced.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_busy_for_a_moment_costs_nothing() {
+    let collector = Collector::start().await.unwrap();
+    collector.be_busy_for(2);
+    let mut traced = Traced::prepare(&collector.url()).await;
+    traced.fleet.start("relay", &["relay"]).await.unwrap();
+    let trace = AppTrace::new("01");
+
+    let user = traced.sign_up(Some(&trace)).await;
+    traced.wait_for(user, "processing").await;
+    let names = until(PATIENCE, async || {
+        let mut names: Vec<_> = trace.spans(&collector).into_iter().map(|span| span.name).collect();
+        names.sort();
+        (names.len() == 2).then_some(names)
+    });
+
+    assert_eq!(names.await.unwrap(), ["intake provision-instance", "send create-instance"]);
+    assert!(collector.requests() > 2);
+    traced.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_is_believed_only_with_a_certificate_of_a_trusted_ca() {
     let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
     let (trusted, strange) = (authority.file().unwrap(), stranger.file().unwrap());

@@ -100,6 +100,9 @@ async fn a_sign_up_is_one_trace_through_every_process_with_the_apps_span_above_i
     for span in &spans {
         assert_eq!(span.service, service_of(span), "{}", span.name);
         assert_eq!(span.events, 0, "{span:?}");
+        for known in ["service.version", "service.instance.id", "deployment.environment.name"] {
+            assert!(span.raw.contains(known), "{known} is not in {span:?}");
+        }
         assert!(span.start <= span.end && span.attribute("sluice.tentative").is_empty(), "{span:?}");
     }
     assert_attempts(&spans, &traced.attempts(user).await);
