@@ -142,12 +142,7 @@ async fn however_many_ask_they_are_taken_once() {
              create function public.note_taken() returns trigger language plpgsql as
                $$ begin insert into public.taken values (now()); return null; end $$;
              create trigger note_taken after update on sluice.gauges
-               for each statement execute function public.note_taken();
-             create function public.note_rows() returns trigger language plpgsql as
-               $$ begin insert into public.taken values (now()); return null; end $$;
-             drop trigger note_taken on sluice.gauges;
-             create trigger note_rows after update on sluice.gauges
-               for each row execute function public.note_rows()",
+               for each row execute function public.note_taken()",
         )
         .await;
     let ask = async || {

@@ -200,7 +200,7 @@ mod tests {
             r#"sluice_put_back_total{step="verify",reason="gate_closed"} 2"#,
             r#"sluice_sign_up_to_ready_seconds_bucket{le="1.0"} 0"#,
             r#"sluice_sign_up_to_ready_seconds_bucket{le="1.5"} 1"#,
-            r#"sluice_spans_total{result="exported"} 7"#,
+            r#"sluice_spans_total{result="exported"} 7.0"#,
             "# TYPE sluice_spans counter",
             "# TYPE sluice_put_back counter",
         ] {
@@ -224,7 +224,7 @@ mod tests {
         for line in [
             r#"sluice_runs_total{workflow="provision-instance",outcome="dead"} 0"#,
             r#"sluice_put_back_total{step="verify",reason="unknown_definition"} 0"#,
-            "sluice_leases_lost_total 0",
+            "sluice_leases_lost_total{} 0",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }
