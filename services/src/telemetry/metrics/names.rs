@@ -82,7 +82,7 @@ pub static QUEUE_DEPTH: Metric<2> = Metric::gauge(
     "sluice_queue_depth",
     ["step", "state"],
     "Steps by state: due, held (due behind a closed gate), scheduled (due later), dispatched, running; due, held and \
-     scheduled together are counted up to 100001",
+     scheduled together are counted up to 20001",
 );
 pub static DEAD_LETTERS: Metric<1> =
     Metric::gauge("sluice_dead_letters", ["reason"], "Dead letters that wait for a person, by why the run died");
