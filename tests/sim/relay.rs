@@ -133,7 +133,7 @@ async fn rescue(duties: Arc<Duties>) {
         duties.process.pass().await;
         pause = match relay::rescue_once(&duties.ledger, Some(HOST), &|| dice.share(), &metrics).await {
             Ok(rescued) => {
-                if rescued.due_again() > 0 {
+                if rescued.crashed > 0 {
                     duties.wake();
                 }
                 RESCUE

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use sluice::{
     ledger::{self, Key},
+    telemetry::health::Pulse,
     worker::{Attempted, Bench, Deps, Leases},
 };
 use tokio::{
@@ -58,9 +59,9 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     let me = ledger::Worker { name: process.name.clone(), host: Some(HOST.to_owned()) };
     let bench =
         Arc::new(Bench::new(deps, me, Arc::new(Leases::default()), Rules::default(), Arc::new(move || dice.share())));
-    let watch = bench.watch(HOST.to_owned());
+    let watch = bench.watch().expect("a worker with a host watches it");
     let mut tasks = vec![stage.spawn("renewals", renew(bench.clone(), process.clone()))];
-    tasks.push(stage.spawn("the watch over the host", async move { watch.run().await }));
+    tasks.push(stage.spawn("the watch over the host", async move { watch.run(Pulse::default()).await }));
     for step in stage.registry.queues() {
         for slot in 0..stage.plan.slots {
             let chance = stage.chance(&format!("{} {step} {slot}", process.name));

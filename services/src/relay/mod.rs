@@ -181,7 +181,7 @@ impl Relay {
             } else {
                 let host = self.settings.host.as_deref();
                 let rescued = rescue_once(&self.ledger, host, &rand::random::<f64>, &self.vitals.metrics).await?;
-                self.wake_if(rescued.due_again() > 0);
+                self.wake_if(rescued.crashed > 0);
             }
             in_touch.send_replace(Instant::now());
             Ok(Next::AtTick)

@@ -26,10 +26,7 @@ use super::{
 use crate::telemetry::{names, spans, trace};
 use crate::{
     ledger::{Claim, Claimed, Key, Lease, Ledger, PutBack, Result, Settled, Settlement, Worker, settlement::Quiet},
-    telemetry::{
-        health::Pulse,
-        metrics::{Ended, Metrics},
-    },
+    telemetry::metrics::{Ended, Metrics},
 };
 
 /// Draws shares between 0 and 1.
@@ -51,9 +48,8 @@ pub enum Attempted {
 /// Where attempts are made: the ledger, the API and the leases of one process.
 pub struct Bench<L, E> {
     api: Arc<E>,
-    ledger: L,
-    signals: Arc<Signals>,
-    rules: Rules,
+    /// What tells the host's gate what this bench hears.
+    watch: Option<Arc<Watch<L, E>>>,
     blames: Batch<Instant, Blame>,
     settings: provision::Settings,
     registry: Arc<Registry>,
@@ -72,19 +68,20 @@ const SETTLE_AGAIN: Duration = Duration::from_millis(250);
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     pub fn new<Q>(deps: Deps<L, E, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
         let api = Arc::new(deps.api);
-        let signals = Arc::<Signals>::default();
-        let watch = me.host.clone().map(|host| Watch {
-            host,
-            ledger: deps.ledger.clone(),
-            api: api.clone(),
-            signals: signals.clone(),
-            rules,
-            dice: dice.clone(),
+        let watch = me.host.clone().map(|host| {
+            Arc::new(Watch {
+                host,
+                ledger: deps.ledger.clone(),
+                api: api.clone(),
+                signals: Signals::default(),
+                rules,
+                dice: dice.clone(),
+            })
         });
-        let (asked, watch) = (api.clone(), Arc::new(watch));
+        let (asked, watching) = (api.clone(), watch.clone());
         let blames = Batch::new(move |began: Vec<Instant>| {
-            let (api, watch) = (asked.clone(), watch.clone());
-            async move { Ok(blame(&*api, Option::as_ref(&watch), rules.patience, &began).await) }
+            let (api, watch) = (asked.clone(), watching.clone());
+            async move { Ok(blame(&*api, watch.as_deref(), rules.patience, &began).await) }
         });
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
         let claims = Batch::new(move |keys: Vec<Key>| {
@@ -98,9 +95,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         });
         Self {
             api,
-            ledger: deps.ledger,
-            signals,
-            rules,
+            watch,
             blames,
             settings: deps.settings,
             registry: deps.registry,
@@ -114,17 +109,9 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         }
     }
 
-    /// What tells the host's gate what this bench hears.
-    pub fn watch(&self, host: String) -> Watch<L, E> {
-        Watch {
-            host,
-            ledger: self.ledger.clone(),
-            api: self.api.clone(),
-            signals: self.signals.clone(),
-            rules: self.rules,
-            dice: self.dice.clone(),
-            pulse: Pulse::default(),
-        }
+    /// The watch over the API's host, where it has one.
+    pub fn watch(&self) -> Option<Arc<Watch<L, E>>> {
+        self.watch.clone()
     }
 
     /// Moves every lease of this process on, once.
@@ -220,8 +207,8 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
             | Outcome::SendBack { failure, .. }
             | Outcome::Permanent(failure) => failure.host,
         };
-        if let (Some(_), Some(signal)) = (&self.me.host, Signal::of(key.run, heard)) {
-            self.signals.hear(signal);
+        if let (Some(watch), Some(signal)) = (&self.watch, Signal::of(key.run, heard)) {
+            watch.signals.hear(signal);
         }
     }
 

@@ -81,14 +81,13 @@ where
     let me = ledger::Worker { name: name(), host: settings.host.clone() };
     let (rules, dice): (_, Dice) = (settings.rules, Arc::new(rand::random::<f64>));
     let bench = Arc::new(Bench::new(deps, me.clone(), leases.clone(), rules, dice));
-    let watch = settings.host.clone().map(|host| {
-        let pulse = vitals.health.pulse("worker: watch the API's gate");
-        Arc::new(Watch { pulse, ..bench.watch(host) })
-    });
     tracing::info!(worker = %me.name, steps = ?settings.steps.iter().map(StepName::as_str).collect::<Vec<_>>(), "ready");
 
     let renewals = tokio::spawn(renew(bench.clone(), vitals.health.pulse("worker: renew leases")));
-    let watching = watch.clone().map(|watch| tokio::spawn(async move { watch.run().await }));
+    let watching = bench.watch().map(|watch| {
+        let pulse = vitals.health.pulse("worker: watch the API's gate");
+        tokio::spawn(async move { watch.run(pulse).await })
+    });
     let consumers: Vec<_> = settings
         .steps
         .iter()
@@ -118,7 +117,7 @@ where
     }
     letting_go.abort();
     renewals.abort();
-    if let (Some(watch), Some(watching)) = (watch, watching) {
+    if let (Some(watch), Some(watching)) = (bench.watch(), watching) {
         watching.abort();
         tell_the_last(&watch).await;
     }

@@ -106,17 +106,16 @@ pub struct Watch<L, E> {
     pub host: String,
     pub ledger: L,
     pub api: Arc<E>,
-    pub signals: Arc<Signals>,
+    pub signals: Signals,
     pub rules: Rules,
     pub dice: Dice,
-    pub pulse: Pulse,
 }
 
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
     /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never returns.
-    pub async fn run(&self) {
+    pub async fn run(&self, pulse: Pulse) {
         loop {
-            let said = self.pulse.waiting(timeout(self.rules.look, self.signals.said.notified())).await.is_ok();
+            let said = pulse.waiting(timeout(self.rules.look, self.signals.said.notified())).await.is_ok();
             if said && self.signals.gate().breaker == State::Closed {
                 sleep(BATCH.min(self.rules.look)).await;
             }
