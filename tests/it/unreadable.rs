@@ -70,7 +70,7 @@ async fn leases_of_steps_that_cannot_be_read_keep_nobody_from_being_rescued() {
 
     // One at a time: those that cannot be read are older.
     let one = servers::until(PATIENCE, async || ledger.expired(1).await.unwrap().into_iter().next()).await;
-    let rescued = relay::rescue_once(&ledger, None, &|| 0.5).await.unwrap();
+    let rescued = relay::rescue_once(&ledger, None, &|| 0.5, &Default::default()).await.unwrap();
 
     assert_eq!(one.expect("one is found").claim.given.instance.as_str(), "good");
     assert_eq!(rescued.crashed, 1);

@@ -95,8 +95,11 @@ where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
     let address = parsed.as_ref().ok().and_then(|config| config.http);
+    let traces = parsed.as_ref().ok().and_then(|config| config.traces.as_ref());
+    let exported = traces.map(|traces| traces.exported.clone()).unwrap_or_default();
     run(parsed, async |config, shutdown| {
         let (vitals, readiness) = (Vitals::new(name), Arc::new(Readiness::new(shutdown.clone())));
+        vitals.metrics.spans_from(exported);
         let _server = match address {
             Some(address) => Some(http::listen(address, vitals.clone(), readiness.clone()).await?),
             None => None,

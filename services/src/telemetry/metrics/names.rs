@@ -173,12 +173,10 @@ pub static CONSUMER_GARBLED: Metric<1> =
 pub static HINTS_HANDED_BACK: Metric<1> =
     Metric::counter("sluice_hints_handed_back_total", ["step"], "Hints taken from workers that had fallen silent");
 
-/// Not listed in `all` before a process exports spans.
-pub static SPANS: Metric<1> =
-    Metric::counter("sluice_spans_total", ["result"], "Spans by what became of them: exported, dropped, failed");
-
 // Every process.
 
+pub static SPANS: Metric<1> =
+    Metric::counter("sluice_spans_total", ["result"], "Spans by what became of them: exported, dropped, failed");
 pub static POOL_CONNECTIONS: Metric<2> =
     Metric::gauge("sluice_pool_connections", ["pool", "state"], "Connections to Postgres: busy, idle");
 pub static POOL_CONNECTIONS_MAX: Metric<1> =
@@ -216,6 +214,7 @@ pub fn all() -> Vec<Described> {
         CONSUMER_ABANDONED.described(),
         CONSUMER_GARBLED.described(),
         HINTS_HANDED_BACK.described(),
+        SPANS.described(),
         POOL_CONNECTIONS.described(),
         POOL_CONNECTIONS_MAX.described(),
         BUILD_INFO.described(),
