@@ -167,3 +167,39 @@ async fn a_question_to_a_postgres_that_says_nothing_any_more_is_given_up() {
     assert!(answers[1].is_err(), "{answers:?}");
     assert!(began.elapsed() < Duration::from_secs(41), "given up only after {:?}", began.elapsed());
 }
+
+/// The question was on its way while the network stood still, and so were the renewals that would have answered it.
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_leases_that_were_long_in_coming_are_looked_for_again_before_anybody_is_taken_for_dead() {
+    let engine = Engine::idle(App::migrated().await, Options::default()).await;
+    engine.ledger.ensure_gates(ledger::Ledger::registry(&engine.ledger), None).await.unwrap();
+    let proxy = proxy_to_postgres(&engine).await;
+    let through = engine.app.options().host("127.0.0.1").port(proxy.port());
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(through).await.unwrap();
+    let behind = Postgres::new(pool, Pooling::Session, setup(&engine.options));
+    engine.app.sign_up(Uuid::new_v4()).await.unwrap();
+    ledger::Ledger::intake(&engine.ledger, 10).await.unwrap();
+    let mut session = engine.app.superuser().await;
+    session
+        .run(
+            "update sluice.step
+             set state = 'running', token = 7, due_at = null, worker = 'w', started_at = now(),
+               lease_until = now() + interval '1 second'
+             where position = 0",
+        )
+        .await;
+
+    proxy.stall();
+    let asked = tokio::spawn(async move {
+        let first = relay::rescue_once(&behind, None, &|| 0.5).await;
+        (behind, first)
+    });
+    let over = "select lease_until < now() - interval '2 seconds' from sluice.step where position = 0";
+    engine.until("the lease is over", over).await;
+    proxy.mend();
+    let (behind, first) = asked.await.unwrap();
+    let crashed = async || relay::rescue_once(&behind, None, &|| 0.5).await.unwrap().crashed;
+    let later = servers::until(PATIENCE, async || Some(crashed().await).filter(|crashed| *crashed > 0)).await;
+
+    assert_eq!((first.unwrap().crashed, later), (0, Some(1)));
+}
