@@ -212,6 +212,22 @@ async fn a_role_refuses_a_redis_that_would_drop_hints() {
 }
 
 #[tokio::test]
+async fn a_role_that_began_without_redis_ends_when_one_comes_that_would_drop_hints() {
+    let app = App::migrated().await;
+    let mut redis = Redis::start(redis::Options::default().maxmemory_policy("allkeys-lru")).await.unwrap();
+    redis.stop().await.unwrap();
+    let url = redis.url();
+    let mut relay = start(&["relay"], &[("DATABASE_URL", &url_of(&app)), ("REDIS_URL", &url), NO_API]);
+    relay.wait_for_log("ready", PATIENCE).await.unwrap();
+
+    redis.restart().await.unwrap();
+
+    let status = relay.wait_for_exit(PATIENCE).await.unwrap();
+    assert_eq!(status.code(), Some(2), "{}", relay.log());
+    assert!(relay.log().contains("cannot start: maxmemory-policy is allkeys-lru"), "{}", relay.log());
+}
+
+#[tokio::test]
 async fn a_role_waits_for_postgres_and_says_so_and_ends_when_it_is_told_to() {
     let nowhere = format!("postgres://ada:hunter2@127.0.0.1:{}/app", servers::free_port().unwrap());
     let redis = servers::shared().await.redis.url();

@@ -35,6 +35,8 @@ pub enum Error {
     Unreadable(String),
     #[error("the ledger's database gave no answer within {0:?}")]
     Late(Duration),
+    #[error("the program panicked while it asked: see its log")]
+    Panicked,
     /// The fault of a batch that several callers shared.
     #[error(transparent)]
     Batch(Arc<Error>),

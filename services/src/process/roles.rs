@@ -1,6 +1,6 @@
 //! Each role with what it works with. What is wrong with Redis or Postgres is found here, before a role starts.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use futures::FutureExt;
 
@@ -8,7 +8,7 @@ use super::{Life, Named, Refused, database, supervise};
 use crate::{
     config,
     ledger::postgres::Postgres,
-    queue::{Queue, Severity},
+    queue::{Finding, Queue, Severity},
     relay as relay_role,
     telemetry::metrics::{Sample, names},
     worker as worker_role,
@@ -16,26 +16,26 @@ use crate::{
 
 /// Runs a relay until `shutdown`.
 pub async fn relay(config: config::Relay, life: Life) -> anyhow::Result<ExitCode> {
-    let queue = connect(&config.queue).await?;
-    run_relay(config, queue, &life).await?;
+    let (queue, known) = connect(&config.queue).await?;
+    run_on(&queue, known, run_relay(config, queue.clone(), &life)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a worker until `shutdown`.
 pub async fn worker(config: config::Worker, life: Life) -> anyhow::Result<ExitCode> {
-    let queue = connect(&config.queue).await?;
-    run_worker(config, queue, &life).await?;
+    let (queue, known) = connect(&config.queue).await?;
+    run_on(&queue, known, run_worker(config, queue.clone(), &life)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs every role until `shutdown`.
 pub async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
     life.readiness.await_roles(2);
-    let queue = connect(&config.relay.queue).await?;
+    let (queue, known) = connect(&config.relay.queue).await?;
     let relay = run_relay(config.relay, queue.clone(), &life).boxed_local();
-    let worker = run_worker(config.worker, queue, &life).boxed_local();
+    let worker = run_worker(config.worker, queue.clone(), &life).boxed_local();
     let roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
-    supervise(roles, life.shutdown.clone()).await?;
+    run_on(&queue, known, supervise(roles, life.shutdown.clone())).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,15 +111,52 @@ impl Life {
 }
 
 /// A handle on Redis, refused where Redis is not as it must be. One that is away is waited for by the roles themselves.
-async fn connect(config: &crate::queue::Config) -> anyhow::Result<Queue> {
+async fn connect(config: &crate::queue::Config) -> anyhow::Result<(Queue, Known)> {
     let queue = Queue::connect(config).map_err(|error| Refused(vec![format!("REDIS_URL: {error}")]))?;
-    let (refusals, warnings): (Vec<_>, Vec<_>) =
-        queue.check().await.into_iter().partition(|finding| finding.severity == Severity::Refuse);
-    for warning in warnings {
-        tracing::warn!("{}", warning.text);
+    let known = judge(queue.check().await)?;
+    Ok((queue, known))
+}
+
+/// Whether Redis has said how it is set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Yes,
+    NotYet,
+}
+
+fn judge(findings: Vec<Finding>) -> Result<Known, Refused> {
+    let (refusals, rest): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|finding| finding.severity == Severity::Refuse);
+    if !refusals.is_empty() {
+        return Err(Refused(refusals.into_iter().map(|finding| finding.text).collect()));
     }
-    match refusals.is_empty() {
-        true => Ok(queue),
-        false => Err(Refused(refusals.into_iter().map(|finding| finding.text).collect()).into()),
+    rest.iter().for_each(|finding| tracing::warn!("{}", finding.text));
+    let unknown = rest.iter().any(|finding| finding.severity == Severity::Unknown);
+    Ok(if unknown { Known::NotYet } else { Known::Yes })
+}
+
+/// Runs a role; one that began without Redis ends when Redis comes and is not as it must be.
+async fn run_on(queue: &Queue, known: Known, role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = role => ended,
+        refused = refusal(queue), if known == Known::NotYet => Err(refused.into()),
     }
 }
+
+/// Returns when Redis has answered and must not be used.
+async fn refusal(queue: &Queue) -> Refused {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        let findings = queue.check().await;
+        if findings.iter().any(|finding| finding.severity == Severity::Unknown) {
+            continue;
+        }
+        match judge(findings) {
+            Ok(_) => std::future::pending().await,
+            Err(refused) => return refused,
+        }
+    }
+}
+
+/// How often a Redis that was away at the start is asked how it is set.
+const ASK_AGAIN: Duration = Duration::from_secs(2);

@@ -1,16 +1,18 @@
-//! What is wrong with this Redis, asked once at start and by `doctor`.
+//! What is wrong with this Redis, asked at start, and by `doctor`.
 
 use redis::RedisError;
 
 use super::{Queue, single};
 
-/// Whether a fault forbids to start.
+/// What a finding means for the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// The process must not start on it.
     Refuse,
     /// It works, at a cost that the operator should know.
     Warn,
+    /// Redis did not answer: it must be asked again.
+    Unknown,
 }
 
 /// One fault, in words for the person who runs this Redis.
@@ -31,14 +33,16 @@ impl Finding {
 }
 
 impl Queue {
-    /// Looks for settings of Redis that would lose hints or cannot work. An unreachable Redis is a warning: a role
-    /// starts without it and dispatches nothing until it is there.
+    /// Looks for settings of Redis that would lose hints or cannot work. A role starts without a Redis that it cannot reach,
+    /// and dispatches nothing until it is there.
     pub async fn check(&self) -> Vec<Finding> {
         match self.ask("read the settings", self.facts()).await {
             Ok(facts) => judge(&facts),
-            Err(error) => vec![Finding::warn(format!(
-                "{error}; nothing is dispatched until Redis answers: check REDIS_URL and the network"
-            ))],
+            Err(error) => {
+                let text =
+                    format!("{error}; nothing is dispatched until Redis answers: check REDIS_URL and the network");
+                vec![Finding { severity: Severity::Unknown, text }]
+            }
         }
     }
 

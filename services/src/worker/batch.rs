@@ -1,8 +1,9 @@
 //! Attempts that ask the ledger at the same moment share one transaction: whoever comes while a batch is under way is in the
 //! next one. No timer is involved, so nobody waits for a batch to fill.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ledger::{Error, Result};
@@ -27,7 +28,9 @@ impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
             let mut batch = Vec::with_capacity(MOST);
             while received.recv_many(&mut batch, MOST).await > 0 {
                 let (asked, waiting): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-                answer(waiting, ask(asked).await);
+                // Whoever panics in a batch ends that one: without this task nothing of this process would be claimed again.
+                let asking = AssertUnwindSafe(async { ask(asked).await }).catch_unwind();
+                answer(waiting, asking.await.unwrap_or_else(|_| Err(Error::Panicked)));
             }
         });
         Self { questions }
@@ -55,5 +58,21 @@ fn answer<A>(waiting: Vec<oneshot::Sender<Result<A>>>, answers: Result<Vec<A>>) 
                 let _ = waiting.send(Err(Error::Batch(error.clone())));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_batch_and_no_other() {
+        let batch = Batch::new(async |asked: Vec<u32>| {
+            assert!(!asked.contains(&0), "a question that nobody expected");
+            Ok(asked)
+        });
+
+        assert!(matches!(batch.ask(0).await, Err(Error::Batch(_))));
+        assert_eq!(batch.ask(7).await.ok(), Some(7));
     }
 }

@@ -105,6 +105,24 @@ async fn one_lost_sign_up_that_the_app_refuses_does_not_keep_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_search_for_lost_sign_ups_holds_nothing_while_the_app_holds_one() {
+    let engine = idle().await;
+    let mut owner = engine.app.owner().await;
+    owner.run("alter table profiles disable trigger on_profile_created_create_evolution_instance").await;
+    let users = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
+    for user in users {
+        engine.app.sign_up(user).await.unwrap();
+    }
+    owner.run(&format!("begin; delete from profiles where id = '{}'", users[1])).await;
+
+    let found = relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
+
+    assert_eq!(found, 2);
+    owner.run("rollback").await;
+    assert_eq!(relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_count_that_is_null_is_a_fresh_budget() {
     let app = App::new().await;
     let mut owner = app.owner().await;

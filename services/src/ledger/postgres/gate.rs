@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use workflows::definition::Registry;
 
 use super::{By, Postgres, Result, Scope, Tx, seconds};
 
@@ -149,4 +150,22 @@ async fn finish(mut tx: Tx, changed: u64, action: &'static str, by: &By, mut det
         .await?;
     tx.commit().await?;
     Ok(true)
+}
+
+/// The rows of every queue and of the API's host.
+pub(super) async fn ensure_all(ledger: &Postgres, registry: &Registry, host: Option<&str>) -> Result<()> {
+    let steps: Vec<String> = registry.queues().iter().map(ToString::to_string).collect();
+    let mut tx = ledger.begin().await?;
+    tx.query(
+        "insert into sluice.gate (scope, name)
+         select 'step', name from unnest($1::text[]) as step (name)
+         union all
+         select 'host', $2 where $2 is not null
+         on conflict do nothing",
+    )
+    .bind(&steps)
+    .bind(host.map(str::to_owned))
+    .execute(tx.connection())
+    .await?;
+    tx.commit().await
 }

@@ -27,6 +27,7 @@ use sqlx::{
     postgres::PgArguments,
     query::{Query, QueryAs},
 };
+use tokio::time::Instant;
 use workflows::{
     breaker::{Probed, Rules, Signal},
     definition::Registry,
@@ -34,8 +35,8 @@ use workflows::{
 };
 
 use super::{
-    By, Changed, Claimed, Dispatched, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result, Scope,
-    Settled, Settlement, Setup, Started, Worker,
+    By, Changed, Claimed, Dispatched, Error, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result,
+    Scope, Settled, Settlement, Setup, Started, Worker,
 };
 use crate::supabase::{Projection, sign_ups};
 
@@ -73,26 +74,46 @@ impl Postgres {
         Ok(self.pool.acquire().await?.ping().await?)
     }
 
-    /// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were.
+    /// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were. A transaction
+    /// each, so that no row of the app's is locked while another is waited for; and for a while only.
     pub async fn queue_lost_sign_ups(&self, since: Duration) -> Result<u64> {
-        let queue = async {
-            let mut tx = self.begin().await?;
-            let queued = sign_ups::queue_lost(&mut tx, since).await?;
-            tx.commit().await?;
-            Ok(queued)
-        };
-        within(queue).await
+        let began = Instant::now();
+        let lost = within(async { sign_ups::lost(&mut self.begin().await?, since).await }).await?;
+        let mut queued = 0;
+        for user in lost {
+            if began.elapsed() > FINDS_FOR {
+                break;
+            }
+            let queue = async {
+                let mut tx = self.begin().await?;
+                let queued = sign_ups::queue(&mut tx, user).await?;
+                tx.commit().await?;
+                Ok(queued)
+            };
+            match within(queue).await {
+                Ok(rows) => queued += rows,
+                Err(Error::Database(sqlx::Error::Database(error))) => {
+                    tracing::warn!(%user, error = error.message(), "a lost sign-up's queue row cannot be made now");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(queued)
     }
 
     /// How many users from before the adoption have nothing of ours.
     pub async fn count_older_sign_ups(&self) -> Result<i64> {
-        let mut tx = self.begin().await?;
-        sign_ups::count_older(&mut tx).await
+        within(async { sign_ups::count_older(&mut self.begin().await?).await }).await
     }
 
     /// End a dead run for good. `No`: it is not dead, so that a run which somebody revived meanwhile goes on.
     pub async fn discard(&self, run: RunId, by: &By) -> Result<Changed> {
-        command::discard(self, run, by).await
+        within(command::discard(self, run, by)).await
+    }
+
+    /// Make the gate rows that a relay locks: one per queue, one per API host. Safe to repeat.
+    pub async fn ensure_gates(&self, registry: &Registry, host: Option<&str>) -> Result<()> {
+        within(gate::ensure_all(self, registry, host)).await
     }
 
     /// A transaction that nobody waits for long: not its own locks, not an idle client.
@@ -137,8 +158,11 @@ impl Tx {
 /// No verb waits for ever: a connection that died without a word would otherwise hold its caller for good. Longer than the
 /// server's own `statement_timeout`, which ends whatever merely takes long.
 async fn within<T>(verb: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(PATIENCE, verb).await.unwrap_or(Err(super::Error::Late(PATIENCE)))
+    tokio::time::timeout(PATIENCE, verb).await.unwrap_or(Err(Error::Late(PATIENCE)))
 }
+
+/// How long one round looks for lost sign-ups: the loop that does it has others to live up to.
+const FINDS_FOR: Duration = Duration::from_secs(5);
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -259,8 +283,8 @@ impl Ledger for Postgres {
 }
 
 /// Whether the database refused what one row holds: then its neighbours are tried without it.
-fn is_row_fault(error: &super::Error) -> bool {
-    let super::Error::Database(sqlx::Error::Database(error)) = error else { return false };
+fn is_row_fault(error: &Error) -> bool {
+    let Error::Database(sqlx::Error::Database(error)) = error else { return false };
     // 22: data exception, 23: integrity constraint violation.
     error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }

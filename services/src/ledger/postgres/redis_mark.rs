@@ -1,7 +1,5 @@
 //! The ledger's half of the watch over Redis: which epoch, beat and server it was last known by.
 
-use workflows::definition::Registry;
-
 use super::{Postgres, Result, within};
 use crate::queue::{
     self, Marks,
@@ -97,24 +95,4 @@ async fn take_epoch(ledger: &Postgres, was: Option<Epoch>, now: Epoch, server: O
     .await?;
     tx.commit().await?;
     Ok(true)
-}
-
-impl Postgres {
-    /// Make the gate rows that a relay locks: one per queue, one per API host. Safe to repeat.
-    pub async fn ensure_gates(&self, registry: &Registry, host: Option<&str>) -> Result<()> {
-        let steps: Vec<String> = registry.queues().iter().map(ToString::to_string).collect();
-        let mut tx = self.begin().await?;
-        tx.query(
-            "insert into sluice.gate (scope, name)
-             select 'step', name from unnest($1::text[]) as step (name)
-             union all
-             select 'host', $2 where $2 is not null
-             on conflict do nothing",
-        )
-        .bind(&steps)
-        .bind(host.map(str::to_owned))
-        .execute(tx.connection())
-        .await?;
-        tx.commit().await
-    }
 }
