@@ -208,7 +208,18 @@ create table if not exists sluice.closure (
   foreign key (scope, name) references sluice.gate on delete cascade
 );
 
--- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes.
+-- When a step waited for its turn behind a rate or concurrency limit: that time does not count either. One row per step and
+-- moment, written as the step is dispatched, or as the limit is taken away.
+create table if not exists sluice.wait (
+  run_id uuid not null references sluice.run (id) on delete cascade,
+  position smallint not null,
+  due_at timestamptz not null,
+  waited_until timestamptz not null,
+  primary key (run_id, position, due_at)
+);
+
+-- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes. A gate that was not there was
+-- open.
 create or replace function sluice.note_closure()
 returns trigger
 language plpgsql
@@ -222,7 +233,7 @@ begin
     from (
       values
         ('pause', old.paused_at is not null, new.paused_at is not null),
-        ('breaker', old.breaker <> 'closed', new.breaker <> 'closed')
+        ('breaker', coalesce(old.breaker <> 'closed', false), new.breaker <> 'closed')
     ) as causes (cause, was_closed, closed)
     where closed <> was_closed
   loop
@@ -275,6 +286,47 @@ create or replace trigger note_closure
     (old.paused_at, old.hold_until, old.breaker) is distinct from (new.paused_at, new.hold_until, new.breaker)
   )
   execute function sluice.note_closure();
+
+create or replace trigger note_closure_at_insert
+  after insert
+  on sluice.gate
+  for each row
+  when (new.paused_at is not null or new.hold_until is not null or new.breaker <> 'closed')
+  execute function sluice.note_closure();
+
+-- Who waited behind the last limit that is taken away: from now on nothing says that there was one.
+create or replace function sluice.note_waits()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  insert into sluice.wait (run_id, position, due_at, waited_until)
+  select run_id, position, due_at, now()
+  from sluice.step
+  where state = 'due'
+    and due_at < now()
+    and (new.scope = 'host' or name = new.name)
+  on conflict (run_id, position, due_at) do update
+  set waited_until = excluded.waited_until;
+  return null;
+end
+$$;
+revoke all
+  on function sluice.note_waits()
+  from public;
+
+create or replace trigger note_waits
+  after update of rate, concurrency
+  on sluice.gate
+  for each row
+  when (
+    new.scope <> 'workflow'
+    and (old.rate is not null or old.concurrency is not null)
+    and new.rate is null
+    and new.concurrency is null
+  )
+  execute function sluice.note_waits();
 
 -- Public rows that the user's schema refused or had locked: they are written again until they hold.
 create table if not exists sluice.projection_pending (

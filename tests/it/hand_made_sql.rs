@@ -1,5 +1,5 @@
 //! SQL that somebody writes on the queue table: it is kept who did it, a budget set to zero is passed on, intake wakes,
-//! and the statement itself neither fails nor waits because of that.
+//! and the statement itself neither fails nor waits because of that. And on a gate: it counts as closed from then on.
 
 use std::time::Duration;
 
@@ -171,4 +171,30 @@ async fn a_user_who_goes_takes_the_rows_along_and_it_is_kept_who_said_so() {
     assert_eq!(owner.one::<i64>(&left).await, 0);
     let kept: String = owner.one("select concat_ws(' ', actor, action, subject) from sluice.audit").await;
     assert_eq!(kept, format!("supabase_auth_admin queue.delete {user}"));
+}
+
+#[tokio::test]
+async fn a_gate_that_is_put_in_closed_counts_as_closed_until_it_is_opened() {
+    let app = App::adopted().await;
+    let mut owner = app.owner().await;
+
+    owner
+        .run(
+            "insert into sluice.gate (scope, name, paused_at, hold_until, breaker, breaker_cause) values
+               ('workflow', 'paused', now(), null, 'closed', null),
+               ('step', 'held', null, now() + interval '1 hour', 'closed', null),
+               ('host', 'broken', null, null, 'open', 'outage'),
+               ('host', 'open', null, null, 'closed', null)",
+        )
+        .await;
+
+    let closures =
+        "select name || ' ' || cause || ' ' || coalesce(opened_at > now(), true) from sluice.closure order by 1";
+    let closed: Vec<String> = owner.all(closures).await;
+    assert_eq!(closed, ["broken breaker true", "held hold true", "paused pause true"]);
+    owner
+        .run("update sluice.gate set paused_at = null, hold_until = null, breaker = 'closed', breaker_cause = null")
+        .await;
+    let closed: Vec<String> = owner.all(closures).await;
+    assert_eq!(closed, ["broken breaker false", "held hold false", "paused pause false"]);
 }

@@ -17,6 +17,7 @@ mod people;
 mod plan;
 mod process;
 mod queue;
+mod quiet;
 mod relay;
 mod report;
 mod scenarios;

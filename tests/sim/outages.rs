@@ -1,8 +1,8 @@
-//! An hour without the API, in each of four ways, while users sign up all along; and runs that fail whatever the API does.
+//! An hour without the API, in each of five ways, while users sign up all along; and runs that fail whatever the API does.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tests::evolution::{Fault, Outage, RetryAfter, Route, Rule, Stage as At, When};
+use tests::evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage as At, When};
 use tokio::{runtime::Builder, time};
 use workflows::{
     ids::{InstanceName, UserId},
@@ -18,7 +18,7 @@ use crate::{
     weather::Trouble,
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub const HOUR: Duration = Duration::from_secs(3600);
 /// The API works for so long before it goes away.
 const BEFORE: Duration = Duration::from_secs(60);
 /// One sign-up every half minute.
@@ -26,17 +26,19 @@ const USERS: u64 = 120;
 /// Failures that are counted before anybody can know that it is not the run's own.
 const FIRST_FEW: usize = 3;
 /// The longest pause between two probes, one run let through, and a backlog of an hour.
-const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
+pub const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
 /// Calls in one second. What a limit of 20 starts in the first second, doubled in each that follows, lets through; without
 /// it the whole backlog would come at once, as fast as workers can send.
 const PEAK: u32 = 250;
 
 #[derive(Debug, Clone, Copy)]
-enum Away {
+pub enum Away {
     Refuses,
     Hangs,
     Answers500,
     Answers503WithRetryAfter,
+    /// It takes the key, and fails where it needs its database.
+    WithoutDatabase,
 }
 
 /// What an hour's outage came to.
@@ -65,6 +67,23 @@ fn an_hour_of_an_api_that_answers_500_ends_with_every_run_ready() {
 #[test]
 fn an_hour_of_an_api_that_answers_503_with_retry_after_ends_with_every_run_ready() {
     an_hour_of(Away::Answers503WithRetryAfter);
+}
+
+#[test]
+fn an_hour_of_an_api_without_its_database_ends_with_every_run_ready() {
+    an_hour_of(Away::WithoutDatabase);
+}
+
+/// Their creates answer 500, whatever becomes of others.
+pub fn fail_creates_of(stage: &Stage, users: &[UserId]) {
+    let rules = users.iter().map(|user| Rule {
+        route: Some(Route::Create),
+        name_prefix: Some(InstanceName::of_user(*user).as_str().to_owned()),
+        when: When::Always,
+        fault: Fault::Error { status: 500, body: None, stage: At::BeforeWork },
+    });
+    let rules: Vec<Rule> = rules.collect();
+    stage.api.world(|world, _| world.faults_mut().rules = rules);
 }
 
 fn an_hour_of(away: Away) {
@@ -109,12 +128,15 @@ async fn outage(away: Away) -> Aftermath {
 }
 
 impl Away {
-    fn begin(self, stage: &Stage) {
+    pub fn begin(self, stage: &Stage) {
         let everything = |fault| Rule { route: None, name_prefix: None, when: When::Always, fault };
         let outage = |outage| stage.api.world(|world, _| world.faults_mut().outage = Some(outage));
         match self {
             Self::Refuses => stage.weather.begin(Trouble::NetworkBroken, stage.log.now()),
             Self::Hangs => outage(Outage::Hang),
+            Self::WithoutDatabase => {
+                stage.api.world(|world, _| world.faults_mut().database = Database::Down);
+            }
             Self::Answers500 => outage(Outage::Error(500)),
             Self::Answers503WithRetryAfter => {
                 let fault = Fault::Limited { status: 503, retry_after: RetryAfter::Seconds(10) };
@@ -125,7 +147,7 @@ impl Away {
 }
 
 /// Nothing happens but what a test does.
-fn plan(users: u64) -> Plan {
+pub fn plan(users: u64) -> Plan {
     Plan {
         users: (0..users).map(|number| crate::plan::user(0, number)).collect(),
         workers: 2,
@@ -141,7 +163,7 @@ fn plan(users: u64) -> Plan {
     }
 }
 
-fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
+pub fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime without I/O can be built").block_on(test)
 }
@@ -189,15 +211,7 @@ fn a_sign_up_passes_three_runs_that_look_like_an_outage_and_then_they_die() {
         let stage = Stage::new(Plan { users: Vec::new(), ..plan(0) }, Log::new(Keep::Counts));
         raise(&stage).await;
         let poison: Vec<UserId> = (1..=3).map(|number| crate::plan::user(0, number)).collect();
-        let fault = Fault::Error { status: 500, body: None, stage: At::BeforeWork };
-        let rules = poison.iter().map(|user| Rule {
-            route: Some(Route::Create),
-            name_prefix: Some(InstanceName::of_user(*user).as_str().to_owned()),
-            when: When::Always,
-            fault: fault.clone(),
-        });
-        let rules: Vec<Rule> = rules.collect();
-        stage.api.world(|world, _| world.faults_mut().rules = rules);
+        fail_creates_of(&stage, &poison);
         poison.iter().for_each(|user| stage.memory.sign_up(*user));
         time::sleep(HOUR).await;
         assert_eq!(run_states(&stage, &poison), [RunState::Active; 3]);
@@ -224,7 +238,7 @@ async fn ready_after(stage: &Arc<Stage>, user: UserId) -> Duration {
     stage.log.now() - began
 }
 
-fn run_states(stage: &Stage, users: &[UserId]) -> Vec<RunState> {
+pub fn run_states(stage: &Stage, users: &[UserId]) -> Vec<RunState> {
     let tables = stage.memory.tables();
     let of = |user: &UserId| tables.runs.values().find(|run| run.subject == user.subject()).map(|run| run.state);
     users.iter().filter_map(of).collect()

@@ -1,7 +1,7 @@
 //! The breaker of an API host, for the whole fleet: what the workers hear of the host, and what follows from it. Pure: the
 //! ledger brings the state and writes the next one, under the gate's lock.
 //! ```text
-//! closed ──failures of three runs, or the key refused──► open ──verify-creds answers──► half-open
+//! closed ──failures of three runs, or the key refused──► open ──the probe is answered──► half-open
 //!    ▲                                                    ▲  ◄──the run that was let through fails──┘ │
 //!    └────────────── the run that was let through gets an answer ────────────────────────────────────┘
 //! ```
@@ -44,7 +44,7 @@ pub enum Signal {
     Hold(Duration),
 }
 
-/// What `POST /verify-creds` came to.
+/// What the questions of a probe came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probed {
     Answered,
@@ -195,12 +195,16 @@ impl Breaker {
     }
 }
 
-/// What a probe's answer means: any answer below 500, other than 401, 408 and 429, shows that the host works.
-pub fn judge(answer: &Result<(), ApiError>) -> (Probed, Option<Duration>) {
-    // No answer to this call is about an instance: the name only fills the table's column.
-    let nobody = InstanceName::of_user(UserId::new(uuid::Uuid::nil()));
-    match answer.as_ref().map_err(|error| classify::host_signal(error, &nobody)) {
-        Ok(()) | Err(HostSignal::Healthy) => (Probed::Answered, None),
+/// A name that no instance has: the API does not find it in its memory, and must look into its database.
+pub fn nobody() -> InstanceName {
+    InstanceName::of_user(UserId::new(uuid::Uuid::nil()))
+}
+
+/// What the answer to a probe's question means: any below 500, other than 401, 408 and 429, shows that the host works. Where
+/// the question names an instance, it is `nobody`.
+pub fn judge<T>(answer: &Result<T, ApiError>) -> (Probed, Option<Duration>) {
+    match answer.as_ref().map_err(|error| classify::host_signal(error, &nobody())) {
+        Ok(_) | Err(HostSignal::Healthy) => (Probed::Answered, None),
         Err(HostSignal::KeyRefused) => (Probed::KeyRefused, None),
         Err(HostSignal::Hold(duration)) => (Probed::Failed, Some(duration)),
         Err(HostSignal::Failing | HostSignal::Silent) => (Probed::Failed, None),

@@ -216,7 +216,9 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     /// hour's outage costs even a lone run nothing, whom no breaker protects, while a run that fails on its own still dies.
     async fn excuse(&self, outcome: Outcome, began: Instant) -> Outcome {
         let Outcome::Retry(mut failure) = outcome else { return outcome };
-        if failure.host != HostSignal::Failing || !matches!(self.blames.ask(began).await, Ok(Blame::Host)) {
+        // The API's own trouble with its database comes as a 400 too, in the middle of a create.
+        let suspect = failure.host == HostSignal::Failing || failure.class == Class::ServerError;
+        if !suspect || !matches!(self.blames.ask(began).await, Ok(Blame::Host)) {
             return Outcome::Retry(failure);
         }
         failure = failure.and("not counted: the API as a whole does not work");

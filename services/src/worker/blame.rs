@@ -20,8 +20,8 @@ pub(super) enum Blame {
     Host,
 }
 
-/// The host is to blame where its breaker was not closed at some moment of the attempt, or where it does not answer
-/// `POST /verify-creds` either. `began` is when each attempt did: a call that an outage swallowed is given up only after its
+/// The host is to blame where its breaker was not closed at some moment of the attempt, or where it does not answer the
+/// questions of a probe either. `began` is when each attempt did: a call that an outage swallowed is given up only after its
 /// timeout, and the outage may be over by then.
 ///
 /// Without a `watch` there is no gate to ask.

@@ -162,12 +162,17 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
     }
 }
 
-/// Asks the host whether it answers and takes our key.
+/// Asks the host whether it answers and takes our key, and then whether its database does: without one the API still takes
+/// the key. The second question is about an instance that is not in the API's memory; the filtered list would answer that
+/// from memory alone.
 pub(super) async fn ask(api: &impl Evolution, patience: Duration) -> (Probed, Option<Duration>) {
-    match timeout(patience, api.verify_creds()).await {
-        Ok(answer) => breaker::judge(&answer),
-        Err(_) => (Probed::Failed, None),
-    }
+    let questions = async {
+        match breaker::judge(&api.verify_creds().await) {
+            (Probed::Answered, _) => breaker::judge(&api.connection_state(&breaker::nobody()).await),
+            not_well => not_well,
+        }
+    };
+    timeout(patience, questions).await.unwrap_or((Probed::Failed, None))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! A run's deadline: judged on due steps, and not while a gate holds them.
+//! A run's deadline: judged on due steps, and not while a gate holds them or a limit lets them wait.
 
 use std::time::Duration;
 
 use sluice::ledger::{Ledger, Settled};
 use workflows::{
     breaker::Signal,
+    outcome::{Class, Failure, Outcome},
     state::{DeathReason, RunState, StepState},
 };
 
@@ -110,4 +111,54 @@ pub async fn time_that_a_breaker_held_does_not_count(bench: &Bench<impl World>) 
     }
 
     assert_eq!(bench.world.run(run).await, RunState::Active);
+}
+
+pub async fn a_step_that_waits_for_its_turn_behind_a_limit_does_not_exceed(bench: &Bench<impl World>) {
+    let by_step = bench.start(PROVISION, user()).await;
+    let by_host = bench.start(DEPROVISION, user()).await;
+    bench.world.set(Gate::Rate(Scope::Step, CREATE, 0.5)).await;
+    bench.world.set(Gate::Concurrency(Scope::Host, super::gates::HOST, 1)).await;
+    bench.world.advance(PAST).await;
+
+    assert_eq!(bench.ledger().exceed(Some(super::gates::HOST), 10).await.unwrap(), 0);
+
+    for run in [by_step, by_host] {
+        assert_eq!(bench.world.run(run).await, RunState::Active);
+    }
+    // The host's limit is nothing to who goes to another host.
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
+    assert_eq!(bench.world.run(by_host).await, RunState::Dead);
+}
+
+pub async fn time_that_a_limit_held_does_not_count(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.world.set(Gate::Rate(Scope::Step, CREATE, 0.5)).await;
+    bench.world.advance(PAST).await;
+    let claim = bench.take(run, CREATE).await;
+    let failure = Failure::new(Class::Loading, "not yet");
+    bench.settle(&claim, Outcome::Defer { failure, after: Some(DEADLINE * 3) }).await;
+
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
+    bench.world.advance(DEADLINE - Duration::from_secs(60)).await;
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
+    bench.world.advance(Duration::from_secs(120)).await;
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
+
+    assert_eq!(bench.world.run(run).await, RunState::Dead);
+}
+
+pub async fn time_behind_a_limit_that_was_taken_away_does_not_count(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.world.set(Gate::Rate(Scope::Step, CREATE, 0.5)).await;
+    bench.world.advance(PAST).await;
+    bench.ledger().set_rate(Scope::Step, CREATE, None, &by("ana")).await.unwrap();
+
+    // What was given back once is not given back again, and was enough.
+    for _ in 0..2 {
+        assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 0);
+    }
+    bench.world.advance(PAST).await;
+    assert_eq!(bench.ledger().exceed(None, 10).await.unwrap(), 1);
+
+    assert_eq!(bench.world.run(run).await, RunState::Dead);
 }

@@ -138,6 +138,9 @@ conformance! {
         a_step_behind_a_closed_gate_does_not_exceed,
         time_that_a_gate_held_does_not_count,
         time_that_a_breaker_held_does_not_count,
+        a_step_that_waits_for_its_turn_behind_a_limit_does_not_exceed,
+        time_that_a_limit_held_does_not_count,
+        time_behind_a_limit_that_was_taken_away_does_not_count,
     ],
     gates: [
         a_gate_says_whether_a_change_changed_it,

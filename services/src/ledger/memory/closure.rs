@@ -47,8 +47,8 @@ impl Tx<'_> {
         self.tables.closures.iter_mut().rev().filter(is_open).find(of_this)
     }
 
-    /// How long a gate before any of the run's steps was closed since that was last accounted for. What overlaps counts
-    /// once.
+    /// How long a gate before any of the run's steps was closed, or a limit let one of them wait, since that was last
+    /// accounted for. What overlaps counts once.
     pub(super) fn time_held(&self, id: RunId, host: Option<&str>) -> Duration {
         let Some(run) = self.tables.runs.get(&id) else { return Duration::ZERO };
         let steps = || self.tables.steps.range((id, 0)..=(id, i16::MAX));
@@ -62,10 +62,9 @@ impl Tx<'_> {
             .closures
             .iter()
             .filter(before)
-            .map(|closure| {
-                let end = closure.opened_at.map_or(self.now, |at| at.min(self.now));
-                (closure.closed_at.max(run.deadline_from), end)
-            })
+            .map(|closure| (closure.closed_at, closure.opened_at.map_or(self.now, |at| at.min(self.now))))
+            .chain(steps().flat_map(|(_, step)| step.waits.iter().copied()))
+            .map(|(since, until)| (since.max(run.deadline_from), until))
             .collect();
         spans.sort_unstable();
         let (mut held, mut counted) = (Duration::ZERO, run.deadline_from);

@@ -67,11 +67,15 @@ impl Tx<'_> {
         let run = self.tables.runs.get(&key.run)?;
         let (workflow, traceparent) = (run.workflow.clone(), run.traceparent.clone());
         let linked = run.linked_traceparent.clone();
+        let name = self.tables.steps.get(&(key.run, key.position))?.name.clone();
+        let limited = self.is_limited(&name, host);
         let step = self.tables.steps.get_mut(&(key.run, key.position))?;
+        if limited && step.due_at.is_some_and(|at| at + Duration::from_secs(1) < now) {
+            step.note_wait(now);
+        }
         step.token = Some(key.token);
         step.dispatched_at = Some(now);
         step.host = host.map(str::to_owned);
-        let name = step.name.clone();
         self.spend(Scope::Step, name.as_str());
         self.spend(Scope::Workflow, workflow.as_str());
         if let Some(host) = host {

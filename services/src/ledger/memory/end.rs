@@ -96,10 +96,12 @@ impl Tx<'_> {
         died
     }
 
-    /// The due steps of runs whose deadline has come, but for those behind a closed gate.
+    /// The due steps of runs whose deadline has come, but for those behind a closed gate and those
+    /// that wait for their turn behind a limit.
     fn late(&self, host: Option<&str>, limit: usize) -> Vec<(RunId, i16)> {
         let held = |run: &Run, step: &Step| {
-            self.is_gate_closed(&step.name, &run.workflow, host) || self.half_open(host).is_some()
+            let waits = step.due_at.is_some_and(|at| at <= self.now) && self.is_limited(&step.name, host);
+            waits || self.is_gate_closed(&step.name, &run.workflow, host) || self.half_open(host).is_some()
         };
         self.tables
             .active

@@ -18,6 +18,10 @@ impl Gate {
         held || self.breaker.state == State::Open
     }
 
+    fn is_limited(&self) -> bool {
+        self.rate.is_some() || self.concurrency.is_some()
+    }
+
     /// The rate that holds now: a host that was closed starts slowly.
     pub(super) fn rate_now(&self, scope: Scope, now: Duration) -> Option<f64> {
         let opened_at = self.reopened_at.max(self.hold_until).filter(|_| scope == Scope::Host);
@@ -79,8 +83,12 @@ impl Tx<'_> {
         }
         let now = self.now;
         let gate = self.gate_mut(scope, name);
+        let limited = gate.is_limited();
         gate.rate = rate;
         (gate.allowance, gate.refilled_at) = (0.0, now);
+        if limited {
+            self.note_waits(scope, name);
+        }
         true
     }
 
@@ -88,8 +96,36 @@ impl Tx<'_> {
         if scope == Scope::Workflow || limit == Some(0) {
             return false;
         }
-        self.gate_mut(scope, name).concurrency = limit.and_then(|limit| usize::try_from(limit).ok());
+        let gate = self.gate_mut(scope, name);
+        let limited = gate.is_limited();
+        gate.concurrency = limit.and_then(|limit| usize::try_from(limit).ok());
+        if limited {
+            self.note_waits(scope, name);
+        }
         true
+    }
+
+    /// Who waited behind the last limit that is taken away: from now on nothing says that there was one.
+    fn note_waits(&mut self, scope: Scope, name: &str) {
+        if self.gate_mut(scope, name).is_limited() {
+            return;
+        }
+        let now = self.now;
+        for step in self.tables.steps.values_mut() {
+            let waits = step.state == StepState::Due && step.due_at.is_some_and(|at| at < now);
+            if waits && (scope == Scope::Host || step.name.as_str() == name) {
+                step.note_wait(now);
+            }
+        }
+    }
+
+    /// Whether a rate or a concurrency stands before a step.
+    pub(super) fn is_limited(&self, step: &StepName, host: Option<&str>) -> bool {
+        let names = [(Scope::Step, Some(step.as_str())), (Scope::Host, host)];
+        names.into_iter().any(|(scope, name)| {
+            let gate = name.and_then(|name| self.tables.gates.get(&(scope, name.to_owned())));
+            gate.is_some_and(Gate::is_limited)
+        })
     }
 
     /// Open the gate to what a person closed. Whether anything was.

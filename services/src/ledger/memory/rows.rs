@@ -74,6 +74,8 @@ pub struct Step {
     pub token: Option<Token>,
     /// `None` in state `due`: it waits for an earlier step, or for its run's turn on the resource.
     pub due_at: Option<Duration>,
+    /// When it waited for its turn behind a limit.
+    pub waits: Vec<(Duration, Duration)>,
     pub dispatched_at: Option<Duration>,
     pub started_at: Option<Duration>,
     /// When the lease was given or last renewed.
@@ -99,6 +101,7 @@ impl Step {
             priority,
             token: None,
             due_at,
+            waits: Vec::new(),
             dispatched_at: None,
             started_at: None,
             leased_at: None,
@@ -111,6 +114,10 @@ impl Step {
             output: None,
             error: None,
         }
+    }
+
+    pub(super) fn note_wait(&mut self, until: Duration) {
+        self.waits.extend(self.due_at.map(|since| (since, until)));
     }
 
     /// Change the state, and keep of the rest only what that state may have.

@@ -10,7 +10,7 @@ use super::{
     Dispatched, Key, Postgres, Result, Scope, Tx,
     claim::parse,
     columns, limit,
-    room::{let_through, lock_host_gate, lock_step_gate, room_behind, spend},
+    room::{GateRow, let_through, lock_host_gate, lock_step_gate, room_behind, spend},
     seconds,
 };
 
@@ -34,7 +34,11 @@ pub(super) async fn dispatch(
         return Ok(Vec::new());
     }
     let shunned = host_gate.as_ref().map(|gate| gate.shunned.as_slice()).unwrap_or_default();
+    let limited = std::iter::once(&gate).chain(&host_gate).any(GateRow::is_limited);
     let dispatched = take_due(&mut tx, queue, &tokens[..room], shunned).await?;
+    if limited {
+        note_waits(&mut tx, &dispatched).await?;
+    }
     spend(&mut tx, Scope::Step, queue.as_str(), &gate, dispatched.len()).await?;
     if let (Some(host), Some(gate)) = (host, &host_gate) {
         spend(&mut tx, Scope::Host, host, gate, dispatched.len()).await?;
@@ -108,6 +112,28 @@ async fn take_due(tx: &mut Tx, queue: &StepName, tokens: &[Token], shunned: &[Uu
             })
         })
         .collect()
+}
+
+/// Keep how long each waited for its turn behind a limit, for the run's deadline. A limit that has room delays nobody for a
+/// second. Safe with any number of callers: a step that is dispatched again for the same moment has waited until then.
+async fn note_waits(tx: &mut Tx, dispatched: &[Dispatched]) -> Result<()> {
+    let (runs, positions): (Vec<Uuid>, Vec<i16>) =
+        dispatched.iter().map(|step| (step.key.run.uuid(), step.key.position)).unzip();
+    tx.query(
+        "insert into sluice.wait (run_id, position, due_at, waited_until)
+         select step.run_id, step.position, step.due_at, now()
+         from unnest($1::uuid[], $2::smallint[]) as given (run_id, position)
+         join sluice.step on step.run_id = given.run_id
+           and step.position = given.position
+         where step.due_at < now() - interval '1 second'
+         on conflict (run_id, position, due_at) do update
+         set waited_until = excluded.waited_until",
+    )
+    .bind(&runs)
+    .bind(&positions)
+    .execute(tx.connection())
+    .await?;
+    Ok(())
 }
 
 /// Guarded by there being none: of two relays one wins, and the other one's context is nobody's.

@@ -116,7 +116,8 @@ struct LateRow {
     held: f64,
 }
 
-/// Judged on due steps only: what is dispatched or running has its chance, and what stands behind a closed gate is not late.
+/// Judged on due steps only: what is dispatched or running has its chance, and what stands behind a closed gate is not late,
+/// nor what waits for its turn behind a limit: it has its chance as soon as there is room.
 /// The time that gates held a run is added to its deadline here, once the deadline is reached: opening a gate writes no runs.
 pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -> Result<usize> {
     let mut tx = ledger.begin().await?;
@@ -143,8 +144,8 @@ pub(super) async fn exceed(ledger: &Postgres, host: Option<&str>, most: usize) -
     Ok(ended.len())
 }
 
-/// The runs whose deadline has come, locked, and for how many seconds a gate before any of their steps was closed since
-/// that was last accounted for. Closures that overlap count once.
+/// The runs whose deadline has come, locked, and for how many seconds a gate before any of their steps was closed, or a limit
+/// let one of them wait, since that was last accounted for. What overlaps counts once.
 async fn late(tx: &mut Tx, host: Option<&str>, most: usize) -> Result<Vec<LateRow>> {
     let rows = tx
         .query_as(
@@ -153,14 +154,19 @@ async fn late(tx: &mut Tx, host: Option<&str>, most: usize) -> Result<Vec<LateRo
                  select extract(epoch from sum(upper(span) - lower(span)))::float8
                  from (
                    select unnest(range_agg(tstzrange(
-                     greatest(closure.closed_at, run.deadline_from), least(closure.opened_at, now())))) as span
-                   from sluice.closure
-                   where (
-                       (closure.scope, closure.name) in (('workflow', run.workflow), ('host', $2::text))
+                     greatest(shut.since, run.deadline_from), least(shut.until, now())))) as span
+                   from (
+                     select closure.closed_at, closure.opened_at
+                     from sluice.closure
+                     where (closure.scope, closure.name) in (('workflow', run.workflow), ('host', $2::text))
                        or (closure.scope = 'step'
                          and closure.name in (select own.name from sluice.step as own where own.run_id = run.id))
-                     )
-                     and greatest(closure.closed_at, run.deadline_from) < least(closure.opened_at, now())
+                     union all
+                     select wait.due_at, wait.waited_until
+                     from sluice.wait
+                     where wait.run_id = run.id
+                   ) as shut (since, until)
+                   where greatest(shut.since, run.deadline_from) < least(shut.until, now())
                  ) as spans
                ), 0) as held
              from sluice.run
@@ -172,7 +178,8 @@ async fn late(tx: &mut Tx, host: Option<&str>, most: usize) -> Result<Vec<LateRo
                and not exists (
                  select from sluice.gate
                  where (gate.scope, gate.name) in (('workflow', run.workflow), ('step', step.name), ('host', $2::text))
-                   and (gate.paused_at is not null or gate.hold_until > now() or gate.breaker <> 'closed')
+                   and (gate.paused_at is not null or gate.hold_until > now() or gate.breaker <> 'closed'
+                     or (step.due_at <= now() and (gate.rate is not null or gate.concurrency is not null)))
                )
              order by run.id
              limit $1

@@ -26,6 +26,11 @@ pub(super) struct GateRow {
 }
 
 impl GateRow {
+    /// Whether a step may have to wait here for its turn.
+    pub fn is_limited(&self) -> bool {
+        self.rate.is_some() || self.concurrency.is_some()
+    }
+
     /// The rate that holds now, a host's slow start included, and the allowance by it: at most one second's worth.
     fn refilled(mut self) -> Self {
         let slow =
