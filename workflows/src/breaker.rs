@@ -409,11 +409,11 @@ mod tests {
             let answer = Answer { status, shape: Shape::Foreign, message: String::new(), retry_after };
             let error = ApiError { call: Call::VerifyCreds, kind: ErrorKind::Answer(answer) };
 
-            assert_eq!(judge(&Err(error)), (found, hold), "{status}");
+            assert_eq!(judge::<()>(&Err(error)), (found, hold), "{status}");
         }
         assert_eq!(judge(&Ok(())), (Probed::Answered, None));
         let away = ErrorKind::Unreachable("refused".to_owned());
-        assert_eq!(judge(&Err(ApiError { call: Call::VerifyCreds, kind: away })).0, Probed::Failed);
+        assert_eq!(judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind: away })).0, Probed::Failed);
     }
 
     #[test]
