@@ -293,8 +293,8 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
     fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;
 
-    /// Due steps of runs past their deadline die, unless they stand behind a closed gate (`host`'s, for all); time that a
-    /// gate held does not count. How many died.
+    /// Due steps of runs past their deadline die, unless they stand behind a closed gate (`host`'s, for all) or wait for their
+    /// turn behind a limit; time that either held does not count. How many died.
     fn exceed(&self, host: Option<&str>, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
     /// Write up to `limit` public rows again that could not be written. How many still wait.
