@@ -41,3 +41,23 @@ async fn wiping_redis_three_times_in_a_burst_loses_nothing_and_repeats_nothing()
     assert!(report.held(), "{report:#?}");
     assert_eq!(report.faults.get(&Fault::RedisWiped), Some(&3));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigkill_of_everybody_every_300_ms_loses_nothing_and_repeats_nothing() {
+    let _alone = ALONE.lock().await;
+
+    let report = Scenario::Killing.run(&options(60, 12)).await.unwrap();
+
+    assert!(report.held(), "{report:#?}");
+    assert!(report.faults.get(&Fault::WorkerKilled).is_some_and(|times| *times > 30), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_frozen_in_its_creates_meets_the_next_one_and_every_user_has_one_good_instance() {
+    let _alone = ALONE.lock().await;
+
+    let report = Scenario::Frozen.run(&options(8, 0)).await.unwrap();
+
+    assert!(report.held(), "{report:#?}");
+    assert!(report.overlaps_of_frozen > 0, "{report:#?}");
+}

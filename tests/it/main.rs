@@ -6,6 +6,7 @@
 mod access;
 mod app;
 mod cli;
+mod clocks;
 mod config;
 mod conformance;
 mod engine;
@@ -18,6 +19,7 @@ mod processes;
 mod program;
 mod queue;
 mod retention;
+mod secrets_in_logs;
 mod sign_up;
 mod tls;
 mod unreadable;

@@ -40,7 +40,7 @@ fn url_of(app: &App) -> String {
     url.to_string()
 }
 
-fn start(role: &[&str], variables: &[(&str, &str)]) -> Process {
+pub fn start(role: &[&str], variables: &[(&str, &str)]) -> Process {
     let program = Program::new(servers::binary("sluice").unwrap()).args(role);
     variables.iter().fold(program, |program, (name, value)| program.env(*name, *value)).start().unwrap()
 }

@@ -33,7 +33,7 @@ pub enum Action {
     Worker(usize, Worker),
     Api(usize, Api),
     LeaseEnds(Token),
-    /// A succeeded run's instance is missing: a new run.
+    /// A succeeded run's instance is missing: a new run. Assumed: no duty of the program does this yet.
     Reconcile,
     Fault(Fault),
 }

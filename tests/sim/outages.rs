@@ -6,7 +6,7 @@ use tests::evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage a
 use tokio::{runtime::Builder, time};
 use workflows::{
     ids::{InstanceName, UserId},
-    state::RunState,
+    state::{RunState, StepState},
 };
 
 use crate::{
@@ -166,6 +166,41 @@ pub fn plan(users: u64) -> Plan {
 pub fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime without I/O can be built").block_on(test)
+}
+
+/// In the middle of a burst: a lease that nobody could renew is no crash of its worker, who lives.
+#[test]
+fn two_minutes_without_a_ledger_count_no_crash_and_end_with_every_run_ready() {
+    in_virtual_time(async {
+        let stage = Stage::new(Plan { bad_times: Duration::from_secs(180), ..plan(60) }, Log::new(Keep::Counts));
+        raise(&stage).await;
+        time::sleep(Duration::from_secs(20)).await;
+        (1_000..1_030).for_each(|number| stage.memory.sign_up(crate::plan::user(0, number)));
+        let running = || stage.memory.tables().steps.values().filter(|step| step.state == StepState::Running).count();
+        while running() < 10 {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        stage.weather.begin(Trouble::LedgerAway, stage.log.now());
+        time::sleep(Duration::from_secs(120)).await;
+        mishaps::end(&stage);
+        let ended = stage.log.now();
+        wait_for_the_end(&stage).await;
+        let recovered = stage.log.now() - ended;
+
+        let tables = stage.memory.tables();
+        let outcomes = |outcome| tables.attempts.iter().filter(|attempt| attempt.ended.outcome == outcome).count();
+        let (crashed, failed) = (outcomes("crashed"), outcomes("failed"));
+        let ready = tables.runs.values().filter(|run| run.state == RunState::Succeeded).count();
+        settle_down(&stage).await;
+        let (hits, broken, _) = stage.log.take();
+        crate::say(&format!(
+            "two minutes without a ledger: {ready} ready {recovered:?} after its end, {crashed} crashes\n"
+        ));
+        assert_eq!(broken, Vec::<String>::new());
+        assert!(hits.get("ledger.away").is_some_and(|times| *times > 100), "{hits:?}");
+        assert_eq!((crashed, failed, ready, tables.runs.len()), (0, 0, 90, 90));
+        assert!(recovered < RECOVERED_WITHIN, "recovered after {recovered:?}");
+    });
 }
 
 /// The outage is over before the calls that it swallowed time out: by then the API answers whoever asks it.

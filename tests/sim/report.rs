@@ -127,12 +127,21 @@ impl Total {
         let _ = writeln!(
             text,
             "calls for one name that met: {} after a freeze between lease check and call, {} at a server slower than \
-             its quiet time; they destroyed {} good instances, and every run still ended with exactly one",
+             its quiet time; they destroyed {} good instances{}",
             of("overlap.frozen"),
             of("overlap.slow_server"),
             of("overlap.destroyed_a_good_one"),
+            self.in_the_end(),
         );
         text
+    }
+
+    /// Said of all seeds, so only where it holds in each.
+    fn in_the_end(&self) -> String {
+        match self.broken.len() {
+            0 => ", and every run still ended with exactly one".to_owned(),
+            broken => format!("; {broken} seeds broke"),
+        }
     }
 }
 
@@ -148,4 +157,17 @@ pub fn failure(seed: u64, broken: &[String], lines: &[String]) -> String {
     }
     let _ = writeln!(text, "replay it in full: SIM_SEED={seed} cargo test -p tests --test sim");
     text
+}
+
+#[test]
+fn the_last_line_promises_nothing_that_a_seed_broke() {
+    let mut total = Total::new();
+    let promise = "every run still ended with exactly one";
+
+    let held = total.text();
+    total.broken.insert(7, vec!["I3".to_owned()]);
+    let broken = total.text();
+
+    assert!(held.contains(promise), "{held}");
+    assert!(!broken.contains(promise) && broken.contains("1 seeds broke"), "{broken}");
 }

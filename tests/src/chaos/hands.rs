@@ -19,7 +19,7 @@ use crate::{
 pub(super) async fn carry_out(schedule: &Schedule, parts: Parts<'_>, url: &str, record: &Record) -> Result<()> {
     let Parts { processes, api, redis, postgres } = parts;
     let began = Instant::now();
-    let hit_processes = processes::Hand { processes, api, url, record, began, frozen: Vec::new() };
+    let hit_processes = processes::Hand { processes, api, url, record, began, still: Vec::new() };
     tokio::try_join!(
         hit_processes.carry_out(&schedule.processes),
         hit_redis(redis, &schedule.redis, began, record),

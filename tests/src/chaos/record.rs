@@ -1,4 +1,4 @@
-//! What was injected, and when: for the table, the time to recover, and the overlaps that only a frozen process explains.
+//! What was injected, and when: for the table, the time to recover, and the calls that only a frozen process explains.
 
 use std::{
     collections::BTreeMap,
@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::Fault;
+use crate::evolution::server::Server;
 
 #[derive(Default)]
 pub(super) struct Record {
@@ -17,12 +18,31 @@ pub(super) struct Record {
 struct Inner {
     injected: BTreeMap<Fault, u32>,
     last: Option<SystemTime>,
-    frozen: Vec<(Duration, Duration)>,
+    frozen: Vec<Frozen>,
     ended_by_themselves: u32,
 }
 
-/// What a process that was frozen had in hand goes out within this of its waking, also on a busy machine.
-const AFTER_WAKING: Duration = Duration::from_secs(2);
+/// A moment by the API's clock and by the machine's, which is the database's too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Moment {
+    pub api: Duration,
+    pub wall: SystemTime,
+}
+
+/// One worker stood still.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Frozen {
+    /// The process, which the names of its workers tell.
+    pub pid: u32,
+    pub from: Moment,
+    pub to: Moment,
+}
+
+impl Moment {
+    pub fn now(api: &Server) -> Self {
+        Self { api: api.with(|_, now| now), wall: SystemTime::now() }
+    }
+}
 
 impl Record {
     /// A fault was injected; where it lasted, it is over now.
@@ -32,9 +52,9 @@ impl Record {
         inner.last = Some(SystemTime::now());
     }
 
-    /// A worker stood still between these moments of the API's time.
-    pub fn frozen(&self, from: Duration, to: Duration) {
-        self.lock().frozen.push((from, to + AFTER_WAKING));
+    /// A worker stood still.
+    pub fn frozen(&self, frozen: Frozen) {
+        self.lock().frozen.push(frozen);
     }
 
     /// A process ended that nobody had killed; it was started again, as a supervisor does.
@@ -42,8 +62,8 @@ impl Record {
         self.lock().ended_by_themselves += 1;
     }
 
-    pub fn is_explained_by_a_frozen_worker(&self, at: Duration) -> bool {
-        self.lock().frozen.iter().any(|(from, to)| (*from..=*to).contains(&at))
+    pub fn freezes(&self) -> Vec<Frozen> {
+        self.lock().frozen.clone()
     }
 
     pub fn counts(&self) -> BTreeMap<Fault, u32> {

@@ -1,6 +1,7 @@
 //! The scenarios by name. Each file runs one; what all have in common is in `stage`.
 
 mod flushall;
+mod frozen;
 mod killing;
 mod mixed;
 mod one_kill;
@@ -28,6 +29,8 @@ pub enum Scenario {
     Poison,
     /// The API closes connections, hangs, and answers 500, one after another
     Outage,
+    /// A worker that stands still past its lease while the API holds its creates, and another one creates the same
+    Frozen,
     /// Everything at random, drawn from the seed
     Mixed,
 }
@@ -45,6 +48,7 @@ impl Scenario {
             Self::OneKill => one_kill::run(options).await,
             Self::Poison => poison::run(options).await,
             Self::Outage => outage::run(options).await,
+            Self::Frozen => frozen::run(options).await,
             Self::Mixed => mixed::run(options).await,
         };
         let report = report.with_context(|| format!("run the scenario {self}"))?;
@@ -65,6 +69,7 @@ impl fmt::Display for Scenario {
             Self::OneKill => "one-kill",
             Self::Poison => "poison",
             Self::Outage => "outage",
+            Self::Frozen => "frozen",
             Self::Mixed => "mixed",
         })
     }

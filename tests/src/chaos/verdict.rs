@@ -1,6 +1,7 @@
 //! Which invariants held, from the ledger's rows and the journal of the simulated API, and from nothing that the engine
 //! says about itself. I7 and I8 have tests of their own.
 
+mod excuse;
 #[cfg(test)]
 mod tests;
 
@@ -9,8 +10,8 @@ use std::{collections::BTreeMap, time::UNIX_EPOCH};
 use anyhow::{Context, Result};
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use self::excuse::{Excuses, Sorted};
 use super::stage::Stage;
-use crate::evolution::{LogEntry, Route};
 
 /// What each invariant says of the rows; a row that comes back is a violation, in words.
 const CHECKS: &[(&str, &str)] = &[
@@ -34,6 +35,7 @@ pub(super) struct Verdict {
     pub twice: usize,
     pub creates_of_existing: u64,
     pub overlaps_of_frozen: u64,
+    pub left_by_frozen: Vec<String>,
     pub leases_expired: i64,
     /// By outcome and class.
     pub attempts: BTreeMap<String, i64>,
@@ -57,8 +59,10 @@ impl Verdict {
             verdict.add(invariant, found);
         }
         verdict.read_counts(&mut session, stage).await?;
-        verdict.compare_with_api(&mut session, stage).await?;
-        verdict.read_journal(stage);
+        let excuses = Excuses::read(&mut session, &stage.record.freezes()).await?;
+        let calls = stage.fleet.api.with(|world, _| excuses.sort(world.journal().clashes()));
+        verdict.compare_with_api(&mut session, stage, &calls).await?;
+        verdict.read_journal(stage, &calls);
         Ok(verdict)
     }
 
@@ -97,8 +101,9 @@ impl Verdict {
         Ok(())
     }
 
-    /// Who is ready by the ledger has one instance at the API, with the ledger's token and an enabled webhook.
-    async fn compare_with_api(&mut self, session: &mut PgConnection, stage: &Stage) -> Result<()> {
+    /// Who is ready by the ledger has one instance at the API, with the ledger's token and an enabled webhook. What a frozen
+    /// worker's call left otherwise is counted apart: reconcile is to mend it.
+    async fn compare_with_api(&mut self, session: &mut PgConnection, stage: &Stage, calls: &Sorted) -> Result<()> {
         let succeeded: Vec<(String, String)> = sqlx::query_as(
             "select instance.name, instance.token
              from sluice.run
@@ -118,6 +123,9 @@ impl Verdict {
                 Some(_) => None,
             });
             match wrong {
+                Some(wrong) if calls.touched().contains(name.as_str()) => {
+                    self.left_by_frozen.push(format!("{name}, whose instance {wrong}"));
+                }
                 Some(wrong) => self.add("I1", vec![format!("{name} is ready, and its instance {wrong}")]),
                 None => self.ready += 1,
             }
@@ -125,51 +133,30 @@ impl Verdict {
         Ok(())
     }
 
-    fn read_journal(&mut self, stage: &Stage) {
-        let frozen = |at| stage.record.is_explained_by_a_frozen_worker(at);
-        let (overlaps, of_frozen, made, gone) = stage.fleet.api.with(|world, _| {
+    fn read_journal(&mut self, stage: &Stage, calls: &Sorted) {
+        let touched = calls.touched();
+        let is_violation = |(name, times): &(&String, &u32)| **times > 1 && !touched.contains(name.as_str());
+        let (made, gone) = stage.fleet.api.with(|world, _| {
             let journal = world.journal();
-            self.creates_of_existing = journal.duplicate_creates;
-            self.twice = journal.creates_ok().values().filter(|times| **times > 1).count();
-            let of_frozen = overlapping(journal.log()).into_iter().filter(|at| frozen(*at)).count() as u64;
-            let made: Vec<String> = world
-                .instances_made()
-                .iter()
-                .filter(|(_, times)| **times > 1)
-                .map(|(name, times)| format!("{name} was made {times} times"))
-                .collect();
-            let gone: Vec<String> = journal
-                .destroyed()
-                .filter(|destroyed| destroyed.answered_201 && !frozen(destroyed.at))
+            self.twice = journal.creates_ok().iter().filter(is_violation).count();
+            let made = world.instances_made().iter().filter(is_violation);
+            let made: Vec<String> = made.map(|(name, times)| format!("{name} was made {times} times")).collect();
+            let gone = journal.destroyed().filter(|destroyed| destroyed.answered_201 && !calls.took(destroyed));
+            let gone: Vec<String> = gone
                 .map(|destroyed| {
                     format!("{} was destroyed by {:?} at {:?}", destroyed.name, destroyed.by, destroyed.at)
                 })
                 .collect();
-            (journal.overlaps, of_frozen, made, gone)
+            (made, gone)
         });
-        self.overlaps_of_frozen = of_frozen.min(overlaps);
-        let unexplained = overlaps - self.overlaps_of_frozen;
-        self.add("I3", (0..unexplained).map(|_| "two creates of one name overlapped".to_owned()).collect());
-        if self.overlaps_of_frozen == 0 {
-            self.add("I3", made);
-        }
+        self.creates_of_existing = calls.unexplained.iter().filter(|clash| clash.duplicates).count() as u64;
+        self.overlaps_of_frozen = calls.explained.len() as u64;
+        let overlaps = calls.unexplained.iter().filter(|clash| clash.overlaps);
+        let overlaps = overlaps.map(|clash| format!("two calls for {} overlapped at {:?}", clash.name, clash.at));
+        self.add("I3", overlaps.collect());
+        self.add("I3", made);
         self.add("I4", gone);
     }
-}
-
-/// When creates and deletes began while another one of the same name was at work.
-fn overlapping<'a>(log: impl Iterator<Item = &'a LogEntry>) -> Vec<std::time::Duration> {
-    let mut ends = BTreeMap::new();
-    let mut found = Vec::new();
-    for entry in log.filter(|entry| matches!(entry.route, Route::Create | Route::Delete)) {
-        let Some(name) = entry.name.as_deref() else { continue };
-        let until = ends.entry(name).or_insert(std::time::Duration::ZERO);
-        if entry.began < *until {
-            found.push(entry.began);
-        }
-        *until = (*until).max(entry.ended.unwrap_or(std::time::Duration::MAX));
-    }
-    found
 }
 
 async fn one(session: &mut PgConnection, sql: &'static str) -> Result<i64> {

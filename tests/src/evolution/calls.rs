@@ -93,7 +93,7 @@ impl World {
         if works && matches!(call.parsed.route, Route::Create | Route::Delete) {
             if let Some(name) = &subject {
                 let exists = self.store.rows.contains_key(name);
-                self.journal.took_off(call.parsed.route, name, exists);
+                self.journal.took_off(self.now, call.parsed.route, name, exists);
             }
             call.flying = subject;
         }

@@ -57,6 +57,17 @@ pub struct Destroyed {
     pub answered_201: bool,
 }
 
+/// A call that creates or deletes, and met another one of its name or what it creates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clash {
+    pub name: String,
+    pub at: Duration,
+    /// Another one was at work.
+    pub overlaps: bool,
+    /// It creates what was there, or was being created.
+    pub duplicates: bool,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Flight {
     creates: u32,
@@ -74,6 +85,7 @@ pub struct Journal {
     log_first: u64,
     log_index: BTreeMap<Ticket, u64>,
     destroyed: VecDeque<Destroyed>,
+    clashes: VecDeque<Clash>,
     flights: BTreeMap<String, Flight>,
     creates_ok: BTreeMap<String, u32>,
     /// Creates for a name that existed, or that had another create in flight.
@@ -127,6 +139,11 @@ impl Journal {
         self.destroyed.iter()
     }
 
+    /// What `duplicate_creates` and `overlaps` count, oldest first.
+    pub fn clashes(&self) -> impl Iterator<Item = &Clash> {
+        self.clashes.iter()
+    }
+
     /// The calls, oldest first.
     pub fn log(&self) -> impl Iterator<Item = &LogEntry> {
         self.log.iter()
@@ -176,18 +193,22 @@ impl Journal {
     }
 
     /// A create or delete is now at work on a name.
-    pub(super) fn took_off(&mut self, route: Route, name: &str, exists: bool) {
+    pub(super) fn took_off(&mut self, at: Duration, route: Route, name: &str, exists: bool) {
         let flight = self.flights.entry(name.to_owned()).or_default();
-        if flight.creates + flight.deletes > 0 {
-            self.overlaps += 1;
-        }
+        let overlaps = flight.creates + flight.deletes > 0;
+        let duplicates = route == Route::Create && (exists || flight.creates > 0);
         if route == Route::Create {
-            if exists || flight.creates > 0 {
-                self.duplicate_creates += 1;
-            }
             flight.creates += 1;
         } else {
             flight.deletes += 1;
+        }
+        self.overlaps += u64::from(overlaps);
+        self.duplicate_creates += u64::from(duplicates);
+        if overlaps || duplicates {
+            if self.clashes.len() >= self.limit.max(1) {
+                self.clashes.pop_front();
+            }
+            self.clashes.push_back(Clash { name: name.to_owned(), at, overlaps, duplicates });
         }
     }
 

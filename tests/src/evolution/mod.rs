@@ -31,7 +31,7 @@ mod world;
 pub use config::{Config, Quirks, Span, Timings};
 pub use faults::{Database, Fault, Faults, Outage, RetryAfter, Rule, Stage, Whatsapp, When};
 pub use hit::Hit;
-pub use journal::{Destroyed, Destroyer, Journal, LogEntry, Outcome};
+pub use journal::{Clash, Destroyed, Destroyer, Journal, LogEntry, Outcome};
 pub use message::{Answer, Body, Key, Method, Request, Response, Ticket};
 pub use route::Route;
 pub use schema::EVENTS;

@@ -153,6 +153,15 @@ impl World {
         self.calls.values().filter(|call| call.is_at_work_on(name)).map(|call| call.ticket).collect()
     }
 
+    /// What still holds this call back is over now.
+    pub fn let_go(&mut self, ticket: Ticket) {
+        let is_held = |event: &Event| matches!(event, Event::Step(held) if *held == ticket);
+        let held: Vec<_> = self.agenda.extract_if(.., |_, event| is_held(event)).collect();
+        for (_, event) in held {
+            self.after(Duration::ZERO, event);
+        }
+    }
+
     /// Every stored instance, by name.
     pub fn instances(&self) -> Vec<Instance> {
         self.store.rows.iter().map(|(name, row)| self.describe(name, row)).collect()

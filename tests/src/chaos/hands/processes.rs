@@ -1,6 +1,6 @@
 //! The hand that kills and freezes relays and workers. What it killed it starts again at once, as a supervisor does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use tokio::time::{Instant, sleep_until};
@@ -10,7 +10,7 @@ use crate::{
         Fault,
         fault::Planned,
         hold::{Hold, Place},
-        record::Record,
+        record::{Frozen, Moment, Record},
     },
     evolution::server::Server,
     servers::Process,
@@ -22,15 +22,15 @@ pub(in crate::chaos) struct Hand<'a> {
     pub url: &'a str,
     pub record: &'a Record,
     pub began: Instant,
-    pub frozen: Vec<Frozen>,
+    pub still: Vec<Still>,
 }
 
 /// A process that stands still.
-pub(in crate::chaos) struct Frozen {
+pub(in crate::chaos) struct Still {
     name: String,
+    pid: u32,
+    since: Moment,
     until: Instant,
-    /// In the API's time.
-    since: Duration,
 }
 
 impl Hand<'_> {
@@ -42,7 +42,7 @@ impl Hand<'_> {
                 self.record.injected(planned.fault);
             }
         }
-        while let Some(last) = self.frozen.iter().map(|frozen| frozen.until).max() {
+        while let Some(last) = self.still.iter().map(|still| still.until).max() {
             self.wait_until(last).await?;
         }
         self.supervise()
@@ -50,12 +50,12 @@ impl Hand<'_> {
 
     /// Lets those go on whose time is over meanwhile.
     async fn wait_until(&mut self, moment: Instant) -> Result<()> {
-        while let Some(next) = self.frozen.iter().map(|frozen| frozen.until).min().filter(|next| *next <= moment) {
+        while let Some(next) = self.still.iter().map(|still| still.until).min().filter(|next| *next <= moment) {
             sleep_until(next).await;
-            let (over, still) = std::mem::take(&mut self.frozen).into_iter().partition(|frozen| frozen.until <= next);
-            self.frozen = still;
-            for frozen in over {
-                self.wake(frozen)?;
+            let (over, still) = std::mem::take(&mut self.still).into_iter().partition(|still| still.until <= next);
+            self.still = still;
+            for still in over {
+                self.wake(still)?;
             }
         }
         sleep_until(moment).await;
@@ -85,18 +85,18 @@ impl Hand<'_> {
         let running = self.awake("worker");
         let Some(name) = running.get(planned.target % running.len().max(1)) else { return Ok(false) };
         let Some(process) = self.processes.get_mut(name) else { return Ok(false) };
+        let (pid, since) = (process.pid(), Moment::now(self.api));
         process.pause()?;
-        let since = self.api.with(|_, now| now);
-        self.frozen.push(Frozen { name: name.clone(), until: Instant::now() + planned.lasts, since });
+        self.still.push(Still { name: name.clone(), pid, since, until: Instant::now() + planned.lasts });
         // Counted when it wakes.
         Ok(false)
     }
 
-    fn wake(&mut self, frozen: Frozen) -> Result<()> {
-        if let Some(process) = self.processes.get_mut(&frozen.name) {
+    fn wake(&mut self, still: Still) -> Result<()> {
+        if let Some(process) = self.processes.get_mut(&still.name) {
             process.resume()?;
         }
-        self.record.frozen(frozen.since, self.api.with(|_, now| now));
+        self.record.frozen(Frozen { pid: still.pid, from: still.since, to: Moment::now(self.api) });
         self.record.injected(Fault::WorkerFrozen);
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Hand<'_> {
 
     /// Who is frozen is left alone: it is to wake up and find that its step is another's.
     fn awake(&self, role: &str) -> Vec<String> {
-        let is_awake = |name: &&String| self.frozen.iter().all(|frozen| frozen.name != **name);
+        let is_awake = |name: &&String| self.still.iter().all(|still| still.name != **name);
         self.processes.keys().filter(|name| name.starts_with(role)).filter(is_awake).cloned().collect()
     }
 
