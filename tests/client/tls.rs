@@ -1,18 +1,13 @@
-//! Which certificates the client trusts. SSL_CERT_FILE is read from the environment, so each of these runs the test that
-//! it is about in a process of its own.
+//! Which certificates the client trusts. SSL_CERT_FILE is read from the environment, so each of these asks in a process of its
+//! own: the program `verify-creds`.
 
 use std::{path::Path, process::Command, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer};
-use sluice::evolution::{Client, OptionsError};
 use tokio_rustls::TlsAcceptor;
-use workflows::evolution::{ErrorKind, Evolution};
 
-use crate::{
-    options,
-    server::{Server, json},
-};
+use crate::server::{Server, json};
 
 const VALID: &str = r#"{"status":200,"message":"Credentials are valid"}"#;
 
@@ -33,19 +28,12 @@ async fn private_server() -> (Server, String) {
     (server, authority.pem())
 }
 
-/// Runs one of the ignored tests below in a process of its own and asserts that it passes.
-async fn run_alone(test: &str, url: &str, certificates: &Path) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let test = format!("tls::{test}");
-    command.args(["--exact", &test, "--ignored"]).env("URL_UNDER_TEST", url).env("SSL_CERT_FILE", certificates);
-    command.env_remove("SSL_CERT_DIR");
+/// What a process of its own, which trusts these certificates alone, says of the API there: whether it went well, and the text.
+async fn asked(url: &str, certificates: &Path) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verify-creds"));
+    command.arg(url).env("SSL_CERT_FILE", certificates).env_remove("SSL_CERT_DIR");
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 fn file(content: &str) -> std::path::PathBuf {
@@ -54,17 +42,14 @@ fn file(content: &str) -> std::path::PathBuf {
     path
 }
 
-fn client() -> Result<Client, OptionsError> {
-    Client::new(options(&std::env::var("URL_UNDER_TEST").unwrap()))
-}
-
 #[tokio::test]
 async fn a_private_ca_is_trusted_where_ssl_cert_file_names_it() {
     let (server, authority) = private_server().await;
     let authority = file(&authority);
 
-    run_alone("the_server_is_trusted", &format!("https://localhost:{}", server.address.port()), &authority).await;
+    let (well, said) = asked(&format!("https://localhost:{}", server.address.port()), &authority).await;
 
+    assert!(well, "{said}");
     assert_eq!(server.requests().len(), 1);
     std::fs::remove_file(authority).unwrap();
 }
@@ -75,8 +60,9 @@ async fn a_private_ca_is_not_trusted_unasked() {
     let (_, another) = private_server().await;
     let another = file(&another);
 
-    run_alone("the_server_is_not_trusted", &format!("https://localhost:{}", server.address.port()), &another).await;
+    let (well, said) = asked(&format!("https://localhost:{}", server.address.port()), &another).await;
 
+    assert!(!well && said.contains("could not be sent") && said.contains("certificate"), "{said}");
     assert_eq!(server.requests().len(), 0, "the key went to a server that is not trusted");
     std::fs::remove_file(another).unwrap();
 }
@@ -86,36 +72,10 @@ async fn without_any_certificates_http_works_and_https_says_what_to_do() {
     let server = Server::start([json(200, VALID)]).await;
     let none = file("");
 
-    run_alone("http_needs_no_certificates", &server.url(), &none).await;
-    run_alone("https_asks_for_certificates", "https://localhost:1", &none).await;
+    let (http_is_well, http) = asked(&server.url(), &none).await;
+    let (https_is_well, https) = asked("https://localhost:1", &none).await;
 
+    assert!(http_is_well, "{http}");
+    assert!(!https_is_well && https.contains("SSL_CERT_FILE"), "{https}");
     std::fs::remove_file(none).unwrap();
-}
-
-#[tokio::test]
-#[ignore = "needs an environment of its own: run by a_private_ca_is_trusted_where_ssl_cert_file_names_it"]
-async fn the_server_is_trusted() {
-    client().unwrap().verify_creds().await.unwrap();
-}
-
-#[tokio::test]
-#[ignore = "needs an environment of its own: run by a_private_ca_is_not_trusted_unasked"]
-async fn the_server_is_not_trusted() {
-    let error = client().unwrap().verify_creds().await.unwrap_err();
-
-    assert!(matches!(&error.kind, ErrorKind::Unreachable(why) if why.contains("certificate")), "{error}");
-}
-
-#[tokio::test]
-#[ignore = "needs an environment of its own: run by without_any_certificates_http_works_and_https_says_what_to_do"]
-async fn http_needs_no_certificates() {
-    client().unwrap().verify_creds().await.unwrap();
-}
-
-#[tokio::test]
-#[ignore = "needs an environment of its own: run by without_any_certificates_http_works_and_https_says_what_to_do"]
-async fn https_asks_for_certificates() {
-    let Err(error) = client() else { panic!("a client without certificates") };
-
-    assert!(error.to_string().contains("SSL_CERT_FILE"), "{error}");
 }
