@@ -128,9 +128,13 @@ async fn a_short_pause_of_redis_is_not_even_noticed() {
     let mut working = Working::start(&queue).await;
 
     redis.pause().unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    let step = step();
+    let mut asked = std::pin::pin!(queue.depth(&step));
+    let unanswered = tokio::time::timeout(Duration::from_millis(800), &mut asked).await;
     redis.resume().unwrap();
 
+    assert!(unanswered.is_err(), "Redis answered while it stood still");
+    asked.await.unwrap();
     working.still_delivers(&queue).await;
     assert_eq!(working.status.borrow().rebuilds, 0);
     working.ends_well().await;
