@@ -24,6 +24,7 @@ use super::{
     transport::{BODY_BYTES, Request, chain, error_kind, receive},
 };
 
+const ROUTE: &str = "/instance/fetchInstances";
 /// How long the whole list may take: tens of thousands of rows, from a slow server.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// How many rows are read ahead of who takes them.
@@ -35,8 +36,9 @@ impl Client {
     /// Every instance that the API knows, with its name, as they arrive. Nothing after an error.
     pub async fn instances(&self) -> Result<BoxStream<'static, Row>, ApiError> {
         let redaction = self.redaction(None, []);
-        let request = Request::new(Method::GET, "/instance/fetchInstances");
-        let response = self.open(request, TIMEOUT, &redaction).await.map_err(fault)?;
+        let opening = self.open(Request::new(Method::GET, ROUTE), TIMEOUT, &redaction);
+        let response = self.observed(Call::Fetch, ROUTE, opening, |response| response.status().as_u16()).await;
+        let response = response.map_err(fault)?;
         let status = response.status().as_u16();
         if status != 200 {
             let received = receive(response, |error| error_kind(error, TIMEOUT, &redaction)).await.map_err(fault)?;

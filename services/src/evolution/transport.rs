@@ -68,21 +68,39 @@ impl Received {
 }
 
 impl Client {
-    /// Sends once, in a span of its own.
+    /// Sends once and reads the whole answer.
     pub(super) async fn send(
         &self,
         call: Call,
         request: Request,
         redaction: &Redaction<'_>,
     ) -> Result<Received, ErrorKind> {
+        let path = request.path.clone();
+        self.observed(call, &path, self.exchange(request, redaction), |received| received.status).await
+    }
+
+    /// Asks in a span of its own, and measures it. `status` is that of what came.
+    pub(super) async fn observed<T>(
+        &self,
+        call: Call,
+        path: &str,
+        asking: impl Future<Output = Result<T, ErrorKind>>,
+        status: impl Fn(&T) -> u16,
+    ) -> Result<T, ErrorKind> {
         let Address { host, port, base } = &self.address;
-        let span = spans::call(call, host, *port, &format!("{base}{}", request.path));
+        let span = spans::call(call, host, *port, &format!("{base}{path}"));
         let sent = Instant::now();
-        let result = self.exchange(request, redaction).instrument(span.clone()).await;
-        record(&span, &result);
+        let result = asking.instrument(span.clone()).await;
+        let (status, error) = went(result.as_ref().map(status));
+        if let Some(status) = status {
+            span.record(names::STATUS, i64::from(status));
+        }
+        if let Some(error) = &error {
+            span.record(names::ERROR, error);
+            spans::failed(&span);
+        }
         if let Some(metrics) = &self.metrics {
-            let (status, error) = measured(&result);
-            metrics.called(call.route(), status, &error, sent.elapsed());
+            metrics.called(call.route(), status, error.as_deref().unwrap_or_default(), sent.elapsed());
         }
         result
     }
@@ -130,34 +148,19 @@ pub(super) async fn receive(
     Ok(Received { status, retry_after, date, body })
 }
 
-fn record(span: &Span, result: &Result<Received, ErrorKind>) {
-    let error = match result {
-        Ok(received) => {
-            span.record(names::STATUS, i64::from(received.status));
-            if received.status < 400 {
-                return;
-            }
-            span.record(names::ERROR, tracing::field::display(received.status));
-            return spans::failed(span);
-        }
+/// The status and the error of a call, for spans and metrics: closed lists, and never a text of the API.
+fn went(answer: Result<u16, &ErrorKind>) -> (Option<u16>, Option<String>) {
+    let error = match answer {
+        Ok(status) => return (Some(status), (status >= 400).then(|| status.to_string())),
         Err(ErrorKind::Unreachable(_)) => "unreachable",
         Err(ErrorKind::NoAnswer(_)) => "no_answer",
-        Err(_) => "unreadable",
+        Err(ErrorKind::Answer(_) | ErrorKind::Unreadable { .. } | ErrorKind::Withheld) => "unreadable",
     };
-    span.record(names::ERROR, error);
-    spans::failed(span);
-}
-
-/// The status and the error as labels: closed lists, and never a text of the API.
-fn measured(result: &Result<Received, ErrorKind>) -> (Option<u16>, String) {
-    match result {
-        Ok(received) if received.status >= 400 => (Some(received.status), received.status.to_string()),
-        Ok(received) => (Some(received.status), String::new()),
-        Err(ErrorKind::Unreachable(_)) => (None, "unreachable".to_owned()),
-        Err(ErrorKind::NoAnswer(_)) => (None, "no_answer".to_owned()),
-        Err(ErrorKind::Unreadable { status, .. }) => (Some(*status), "unreadable".to_owned()),
-        Err(_) => (None, "unreadable".to_owned()),
-    }
+    let status = answer.err().and_then(|kind| match kind {
+        ErrorKind::Unreadable { status, .. } => Some(*status),
+        _ => None,
+    });
+    (status, Some(error.to_owned()))
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
