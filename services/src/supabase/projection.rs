@@ -105,15 +105,11 @@ impl Projection {
     /// The rows are locked first, in a statement of their own: what the next one reads of the ledger is then newer than any
     /// change that was waited for.
     async fn write_queue(&self, tx: &mut Tx, subjects: &[String], rows: PendingRows) -> Result<()> {
-        tx.query(
-            "select from public.evolution_instance_creation_queue
+        let lock = "select from public.evolution_instance_creation_queue
              where user_id = any($1::text[]::uuid[])
              order by user_id
-             for no key update",
-        )
-        .bind(subjects.to_vec())
-        .execute(tx.connection())
-        .await?;
+             for no key update";
+        tx.query(lock).bind(subjects.to_vec()).execute(tx.connection()).await?;
         tx.query(
             "with latest as (
                select distinct on (run.subject) run.*
@@ -257,15 +253,11 @@ impl Refusal {
 }
 
 async fn write_instances(tx: &mut Tx, subjects: &[String]) -> Result<()> {
-    tx.query(
-        "select from public.evolution_instances
+    let lock = "select from public.evolution_instances
          where user_id = any($1::text[]::uuid[])
          order by user_id
-         for no key update",
-    )
-    .bind(subjects.to_vec())
-    .execute(tx.connection())
-    .await?;
+         for no key update";
+    tx.query(lock).bind(subjects.to_vec()).execute(tx.connection()).await?;
     tx.query(
         "insert into public.evolution_instances as shown
            (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)

@@ -86,15 +86,22 @@ async fn a_command_that_was_given_while_a_row_waited_to_be_written_is_not_writte
     assert_eq!(engine.ledger.intake(10).await.unwrap().started, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_lost_sign_up_that_the_app_refuses_does_not_keep_the_others() {
-    let engine = idle().await;
+/// Users whose sign-ups the trigger missed.
+async fn lose_three(engine: &Engine) -> [Uuid; 3] {
     let mut owner = engine.app.owner().await;
     owner.run("alter table profiles disable trigger on_profile_created_create_evolution_instance").await;
     let users = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
     for user in users {
         engine.app.sign_up(user).await.unwrap();
     }
+    users
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_lost_sign_up_that_the_app_refuses_does_not_keep_the_others() {
+    let engine = idle().await;
+    let mut owner = engine.app.owner().await;
+    let users = lose_three(&engine).await;
     owner.run(&format!("alter table {QUEUE} add constraint not_this_one check (user_id <> '{}')", users[1])).await;
 
     let found = relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
@@ -108,11 +115,7 @@ async fn one_lost_sign_up_that_the_app_refuses_does_not_keep_the_others() {
 async fn the_search_for_lost_sign_ups_holds_nothing_while_the_app_holds_one() {
     let engine = idle().await;
     let mut owner = engine.app.owner().await;
-    owner.run("alter table profiles disable trigger on_profile_created_create_evolution_instance").await;
-    let users = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
-    for user in users {
-        engine.app.sign_up(user).await.unwrap();
-    }
+    let users = lose_three(&engine).await;
     owner.run(&format!("begin; delete from profiles where id = '{}'", users[1])).await;
 
     let found = relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();

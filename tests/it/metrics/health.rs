@@ -104,13 +104,7 @@ async fn a_process_whose_servers_are_frozen_lives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_drains_lives_and_is_not_ready() {
-    let mut fleet = fleet().await;
-    let user = Uuid::new_v4();
-    arrange(&fleet, user, Route::WebhookSet, Fault::Latency { ms: 60_000, stage: Stage::BeforeWork });
-    sign_up(&fleet, user).await;
-    fleet.start_roles().await.unwrap();
-    let running = "select exists (select from sluice.step where name = 'configure-webhooks' and state = 'running')";
-    until_true(&fleet, "the step runs", running).await;
+    let mut fleet = fleet_in_a_long_call().await;
     let worker = fleet.process("worker-configure-webhooks-1").unwrap();
     let address = address(worker).await;
     until_answers(&address, "/readyz", 200, "ok").await;

@@ -165,6 +165,18 @@ async fn sign_up(fleet: &Fleet, user: Uuid) {
         .unwrap();
 }
 
+/// One whose worker waits in `configure-webhooks` for an answer of the API that takes a minute.
+async fn fleet_in_a_long_call() -> Fleet {
+    let mut fleet = fleet().await;
+    let user = Uuid::new_v4();
+    arrange(&fleet, user, Route::WebhookSet, Fault::Latency { ms: 60_000, stage: Stage::BeforeWork });
+    sign_up(&fleet, user).await;
+    fleet.start_roles().await.unwrap();
+    let running = "select exists (select from sluice.step where name = 'configure-webhooks' and state = 'running')";
+    until_true(&fleet, "the step runs", running).await;
+    fleet
+}
+
 /// A file of the repository.
 fn file(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).canonicalize().unwrap()

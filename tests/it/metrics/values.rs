@@ -131,13 +131,7 @@ async fn all_that_is_listed_is_shown_and_nothing_else_and_no_secret() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_is_counted_once_by_the_relay_that_takes_its_step_back() {
-    let mut fleet = fleet().await;
-    let user = Uuid::new_v4();
-    arrange(&fleet, user, Route::WebhookSet, Fault::Latency { ms: 60_000, stage: Stage::BeforeWork });
-    sign_up(&fleet, user).await;
-    fleet.start_roles().await.unwrap();
-    let running = "select exists (select from sluice.step where name = 'configure-webhooks' and state = 'running')";
-    until_true(&fleet, "the step runs", running).await;
+    let mut fleet = fleet_in_a_long_call().await;
 
     fleet.replace("worker-configure-webhooks-1").await.unwrap();
     until_true(
