@@ -59,5 +59,5 @@ async fn a_worker_frozen_in_its_creates_meets_the_next_one_and_every_user_has_on
     let report = Scenario::Frozen.run(&options(8, 0)).await.unwrap();
 
     assert!(report.held(), "{report:#?}");
-    assert!(report.overlaps_of_frozen > 0, "{report:#?}");
+    assert!(report.verdict.overlaps_of_frozen > 0, "{report:#?}");
 }

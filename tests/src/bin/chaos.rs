@@ -65,7 +65,7 @@ fn complain(report: &Report) {
     for broken in &report.broken {
         eprintln!("   BROKEN: {broken}");
     }
-    for (invariant, violations) in &report.violations {
+    for (invariant, violations) in &report.verdict.violations {
         for violation in violations.iter().take(10) {
             eprintln!("   {invariant} VIOLATED: {violation}");
         }

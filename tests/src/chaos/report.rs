@@ -11,31 +11,11 @@ pub struct Report {
     pub scenario: Scenario,
     pub seed: u64,
     pub users: u32,
-    pub ready: usize,
-    /// Dead letters by reason.
-    pub dead: BTreeMap<String, i64>,
+    #[serde(flatten)]
+    pub verdict: Verdict,
     pub faults: BTreeMap<Fault, u32>,
-    /// By invariant: what broke it.
-    pub violations: BTreeMap<&'static str, Vec<String>>,
-    /// Sign-ups that came to no end.
-    pub lost: i64,
-    /// Users with more than one 201 at the API.
-    pub twice: usize,
-    /// Calls that create a name which exists, but for those of the known hole.
-    pub creates_of_existing: u64,
-    /// The hole in I3 that no protocol closes: calls for a name whose create a frozen worker had in hand, that met another.
-    pub overlaps_of_frozen: u64,
-    /// What that hole left broken although the run had succeeded.
-    pub left_by_frozen: Vec<String>,
-    pub leases_expired: i64,
-    /// By outcome and class.
-    pub attempts: BTreeMap<String, i64>,
     /// Processes that ended without having been killed.
     pub ended_by_themselves: u32,
-    /// From the first sign-up to the last ready.
-    pub seconds: f64,
-    /// From the last fault to the last ready.
-    pub recovered_after: Option<f64>,
     pub notes: Vec<String>,
     /// What the scenario promises beside the invariants, and did not keep.
     pub broken: Vec<String>,
@@ -43,29 +23,17 @@ pub struct Report {
 
 impl Report {
     pub(super) async fn of(scenario: Scenario, seed: u64, users: u32, stage: &Stage) -> anyhow::Result<Self> {
-        let verdict = Verdict::read(stage).await?;
-        let Verdict { violations, ready, dead, lost, twice, .. } = verdict;
         let mut report = Self {
             scenario,
             seed,
             users,
-            ready,
-            dead,
+            verdict: Verdict::read(stage).await?,
             faults: stage.record.counts(),
-            violations,
-            lost,
-            twice,
-            creates_of_existing: verdict.creates_of_existing,
-            overlaps_of_frozen: verdict.overlaps_of_frozen,
-            left_by_frozen: verdict.left_by_frozen,
-            leases_expired: verdict.leases_expired,
-            attempts: verdict.attempts,
             ended_by_themselves: stage.record.processes_that_ended(),
-            seconds: verdict.seconds,
-            recovered_after: verdict.recovered_after,
             notes: Vec::new(),
             broken: Vec::new(),
         };
+        let twice = report.verdict.twice;
         report.expect(twice == 0, || format!("{twice} users have more than one 201"));
         Ok(report)
     }
@@ -78,22 +46,22 @@ impl Report {
     }
 
     pub(super) fn expect_all_ready(&mut self) {
-        let (ready, left, users) = (self.ready, self.left_by_frozen.len(), self.users);
-        self.expect(ready + left == users as usize, || format!("{ready} of {users} users are ready"));
+        let (ready, users) = (self.verdict.ready, self.users);
+        self.expect(ready == users as usize, || format!("{ready} of {users} users are ready"));
     }
 
     pub(super) fn expect_no_create_of_existing(&mut self) {
-        let unexplained = self.creates_of_existing;
+        let unexplained = self.verdict.creates_of_existing;
         self.expect(unexplained == 0, || format!("{unexplained} create calls for a name that existed"));
     }
 
     /// Attempts that counted as failures of their step.
     pub(super) fn failures(&self) -> i64 {
-        self.attempts.iter().filter(|(ended, _)| ended.starts_with("failed")).map(|(_, count)| count).sum()
+        self.verdict.attempts.iter().filter(|(ended, _)| ended.starts_with("failed")).map(|(_, count)| count).sum()
     }
 
     pub fn held(&self) -> bool {
-        self.broken.is_empty() && self.violations.values().all(Vec::is_empty)
+        self.broken.is_empty() && self.verdict.violations.values().all(Vec::is_empty)
     }
 }
 
@@ -108,20 +76,19 @@ pub fn markdown(reports: &[Report]) -> String {
             table.row(&fault.to_string(), |report| number(report.faults.get(&fault).copied().unwrap_or_default()));
         }
     }
-    table.row("leases that expired", |report| number(report.leases_expired));
+    table.row("leases that expired", |report| number(report.verdict.leases_expired));
     for name in super::verdict::INVARIANTS {
-        table.row(&format!("**{name}**"), |report| held(report.violations.get(name).map_or(0, Vec::len)));
+        table.row(&format!("**{name}**"), |report| held(report.verdict.violations.get(name).map_or(0, Vec::len)));
     }
-    table.row("ready", |report| report.ready.to_string());
-    table.row("dead letters", |report| dead(&report.dead));
-    table.row("lost", |report| report.lost.to_string());
-    table.row("twice (more than one 201)", |report| report.twice.to_string());
-    table.row("creates of a name that existed", |report| report.creates_of_existing.to_string());
-    table.row("overlaps of a frozen worker", |report| report.overlaps_of_frozen.to_string());
-    table.row("left broken by them", |report| report.left_by_frozen.len().to_string());
-    table.row("first sign-up to last ready", |report| format!("{:.1} s", report.seconds));
+    table.row("ready", |report| report.verdict.ready.to_string());
+    table.row("dead letters", |report| dead(&report.verdict.dead));
+    table.row("lost", |report| report.verdict.lost.to_string());
+    table.row("twice (more than one 201)", |report| report.verdict.twice.to_string());
+    table.row("creates of a name that existed", |report| report.verdict.creates_of_existing.to_string());
+    table.row("overlaps of a frozen worker", |report| report.verdict.overlaps_of_frozen.to_string());
+    table.row("first sign-up to last ready", |report| format!("{:.1} s", report.verdict.seconds));
     table.row("time to recover", |report| {
-        report.recovered_after.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.1} s"))
+        report.verdict.recovered_after.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.1} s"))
     });
     table.row("verdict", |report| if report.held() { "held" } else { "**broken**" }.to_owned());
     table.text

@@ -52,7 +52,8 @@ impl Scenario {
             Self::Mixed => mixed::run(options).await,
         };
         let report = report.with_context(|| format!("run the scenario {self}"))?;
-        let attempts: Vec<String> = report.attempts.iter().map(|(ended, count)| format!("{count} {ended}")).collect();
+        let attempts: Vec<String> =
+            report.verdict.attempts.iter().map(|(ended, count)| format!("{count} {ended}")).collect();
         (options.say)(&format!("   attempts: {}", attempts.join(", ")));
         for note in &report.notes {
             (options.say)(&format!("   {note}"));

@@ -100,7 +100,7 @@ impl Stage {
     /// Waits until as many users as signed up have come to an end, or nothing has moved for long. What did not end is the
     /// verdict's to say.
     pub async fn wait_for_all(&mut self, watch: &mut Watch) -> Result<Counts> {
-        self.wait_until(watch, |counts| counts.users == counts.ready + counts.failed).await
+        self.wait_until(watch, |counts| counts.users == counts.ready + counts.failed && counts.doubted == 0).await
     }
 
     pub async fn wait_until(&mut self, watch: &mut Watch, there: impl Fn(&Counts) -> bool) -> Result<Counts> {
@@ -133,12 +133,17 @@ pub(super) struct Counts {
     pub processing: i64,
     pub ready: i64,
     pub failed: i64,
+    /// Instances that are still to be looked at again.
+    pub doubted: i64,
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { users, pending, processing, ready, failed } = self;
-        write!(f, "{users} signed up, {pending} pending, {processing} processing, {ready} ready, {failed} failed")
+        let Self { users, pending, processing, ready, failed, doubted } = self;
+        write!(
+            f,
+            "{users} signed up, {pending} pending, {processing} processing, {ready} ready, {failed} failed, {doubted} in doubt"
+        )
     }
 }
 
@@ -177,7 +182,8 @@ impl Watch {
                count(*) filter (where queue.status is null or queue.status = 'pending') as pending,
                count(*) filter (where queue.status = 'processing') as processing,
                count(*) filter (where queue.status = 'completed') as ready,
-               count(*) filter (where queue.status = 'failed') as failed
+               count(*) filter (where queue.status = 'failed') as failed,
+               (select count(*) from sluice.resource where doubted_at is not null) as doubted
              from auth.users
              left join public.evolution_instance_creation_queue as queue on queue.user_id = users.id",
         );

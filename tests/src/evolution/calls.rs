@@ -57,6 +57,11 @@ impl Call {
         query.or(self.parsed.name.as_deref()).unwrap_or_default()
     }
 
+    /// Whether it is a create that has found its name free.
+    pub fn has_checked(&self) -> bool {
+        matches!(self.phase, Phase::Create(_))
+    }
+
     /// Whether it creates or deletes the instance of this name.
     pub fn is_at_work_on(&self, name: &str) -> bool {
         self.flying.as_deref() == Some(name)

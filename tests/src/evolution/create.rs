@@ -85,7 +85,7 @@ impl World {
             integration: String::new(),
             target: String::new(),
         };
-        let delay = self.draw(self.config.timings.query);
+        let delay = self.draw(self.config.timings.query) + Duration::from_millis(call.plan.delay_row_ms);
         Next::After(delay, Phase::Create(Box::new(progress)))
     }
 

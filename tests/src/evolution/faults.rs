@@ -90,6 +90,10 @@ pub enum Fault {
         ms: u64,
         stage: Stage,
     },
+    /// Between a create's look at the name and its row: the moment in which a second create destroys the first.
+    LateRow {
+        ms: u64,
+    },
     Error {
         status: u16,
         /// The server's own shape of an error when absent.
@@ -122,6 +126,7 @@ pub enum RetryAfter {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
     pub delay_before_ms: u64,
+    pub delay_row_ms: u64,
     pub delay_after_ms: u64,
     pub fault: Option<Fault>,
 }
@@ -136,7 +141,7 @@ impl Faults {
     ) -> Plan {
         let mut plan = Plan::default();
         for rule in &mut self.rules {
-            let terminal = !matches!(rule.fault, Fault::Latency { .. });
+            let terminal = !matches!(rule.fault, Fault::Latency { .. } | Fault::LateRow { .. });
             if (terminal && plan.fault.is_some()) || !rule.matches(route, name) || !rule.when.strikes(rng) {
                 continue;
             }
@@ -144,6 +149,7 @@ impl Faults {
             match &rule.fault {
                 Fault::Latency { ms, stage: Stage::BeforeWork } => plan.delay_before_ms += ms,
                 Fault::Latency { ms, stage: Stage::AfterWork } => plan.delay_after_ms += ms,
+                Fault::LateRow { ms } => plan.delay_row_ms += ms,
                 other => plan.fault = Some(other.clone()),
             }
         }
@@ -175,7 +181,7 @@ impl When {
 impl Fault {
     fn hit(&self) -> Hit {
         match self {
-            Self::Latency { .. } => Hit::FaultLatency,
+            Self::Latency { .. } | Self::LateRow { .. } => Hit::FaultLatency,
             Self::Error { .. } => Hit::FaultError,
             Self::Drop { stage: Stage::BeforeWork } => Hit::FaultDropBeforeWork,
             Self::Drop { stage: Stage::AfterWork } => Hit::FaultDropAfterWork,
@@ -188,7 +194,7 @@ impl Fault {
     /// The fault if it strikes at this stage.
     pub(super) fn at(&self, stage: Stage) -> bool {
         match self {
-            Self::Latency { .. } => false,
+            Self::Latency { .. } | Self::LateRow { .. } => false,
             Self::Error { stage: own, .. } | Self::Drop { stage: own } | Self::Hang { stage: own } => *own == stage,
             Self::Limited { .. } => stage == Stage::BeforeWork,
         }

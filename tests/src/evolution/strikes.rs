@@ -55,7 +55,7 @@ impl World {
                 response.headers.push(("retry-after", value));
                 self.deliver(call, response);
             }
-            Some(Fault::Hang { .. } | Fault::Latency { .. }) => self.hang(call.clone()),
+            Some(Fault::Hang { .. } | Fault::Latency { .. } | Fault::LateRow { .. }) => self.hang(call.clone()),
         }
         true
     }
@@ -65,7 +65,9 @@ impl World {
             Some(Fault::Drop { .. }) => self.drop_call(call.ticket, &call),
             Some(Fault::Hang { .. }) => self.hang(call),
             Some(Fault::Error { status, body, .. }) => self.deliver(&call, injected_error(status, body)),
-            Some(Fault::Latency { .. } | Fault::Limited { .. }) | None => self.deliver(&call, response),
+            Some(Fault::Latency { .. } | Fault::LateRow { .. } | Fault::Limited { .. }) | None => {
+                self.deliver(&call, response)
+            }
         }
     }
 }

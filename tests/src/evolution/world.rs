@@ -153,6 +153,11 @@ impl World {
         self.calls.values().filter(|call| call.is_at_work_on(name)).map(|call| call.ticket).collect()
     }
 
+    /// Whether this call is a create that has found its name free, and is still at work.
+    pub fn has_checked(&self, ticket: Ticket) -> bool {
+        self.calls.get(&ticket).is_some_and(Call::has_checked)
+    }
+
     /// What still holds this call back is over now.
     pub fn let_go(&mut self, ticket: Ticket) {
         let is_held = |event: &Event| matches!(event, Event::Step(held) if *held == ticket);

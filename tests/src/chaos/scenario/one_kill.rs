@@ -25,7 +25,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
         "undisturbed {undisturbed:.1} s, with one kill {disturbed:.1} s: {difference:.1} s more, {MAY_COST:.0} s allowed"
     ));
     // Most of what came after the kill was work that was left: what the kill cost is the difference.
-    report.recovered_after = Some(difference.max(0.0));
+    report.verdict.recovered_after = Some(difference.max(0.0));
     report.expect(difference <= MAY_COST, || format!("one kill costs {difference:.1} s"));
     report.expect_all_ready();
     report.expect_no_create_of_existing();
@@ -52,5 +52,5 @@ async fn serve(options: &Options, users: u32, kill: Kill) -> Result<(f64, Stage)
     signing.await??;
     stage.wait_for_all(&mut watch).await?;
     let report = Report::of(Scenario::OneKill, options.seed, users, &stage).await?;
-    Ok((report.seconds, stage))
+    Ok((report.verdict.seconds, stage))
 }

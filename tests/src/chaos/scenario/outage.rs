@@ -26,7 +26,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let mut report = Report::of(Scenario::Outage, options.seed, each * 3, &stage).await?;
     notes.push(format!("{} attempts counted as failures", report.failures()));
     report.notes = notes;
-    let dead = report.dead.clone();
+    let dead = report.verdict.dead.clone();
     report.expect(dead.is_empty(), || format!("an outage made dead letters: {dead:?}"));
     report.expect_all_ready();
     report.expect_no_create_of_existing();

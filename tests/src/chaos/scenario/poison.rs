@@ -39,9 +39,9 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     stage.wait_for_all(&mut watch).await?;
 
     let mut report = Report::of(Scenario::Poison, options.seed, good + 1, &stage).await?;
-    let ready = report.ready;
+    let ready = report.verdict.ready;
     report.expect(ready == good as usize, || format!("{ready} of {good} good users are ready"));
-    let dead = report.dead.clone();
+    let dead = report.verdict.dead.clone();
     let alone = dead.len() == 1 && dead.get("worker_lost") == Some(&1);
     report.expect(alone, || format!("the poison step alone should end as worker_lost, and these died: {dead:?}"));
     let mut session = stage.fleet.connect().await?;

@@ -1,7 +1,14 @@
 -- I2: at most one unfinished run per subject and workflow, one run at a time per resource; here nobody asked for a second
--- run, so there is none.
+-- run, so there is none but for second looks.
 select subject || ' has ' || count(*) || ' runs of ' || workflow
 from sluice.run
+where not input ? 'second_look'
+group by workflow, subject
+having count(*) > 1
+union all
+select subject || ' has ' || count(*) || ' unfinished runs of ' || workflow
+from sluice.run
+where state in ('active', 'dead')
 group by workflow, subject
 having count(*) > 1
 union all
