@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use sluice::ledger::Scope;
 use tests::evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage as At, When};
 use tokio::{runtime::Builder, time};
 use workflows::{
+    breaker::slow_start,
     ids::{InstanceName, UserId},
     state::{RunState, StepState},
 };
@@ -14,7 +16,7 @@ use crate::{
     mishaps,
     plan::Plan,
     simulate::{raise, settle_down, simulate, wait_for_the_end},
-    stage::Stage,
+    stage::{HOST, Stage},
     weather::Trouble,
 };
 
@@ -27,9 +29,6 @@ const USERS: u64 = 120;
 const FIRST_FEW: usize = 3;
 /// The longest pause between two probes, one run let through, and a backlog of an hour.
 pub const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
-/// Calls in one second. What a limit of 20 starts in the first second, doubled in each that follows, lets through; without
-/// it the whole backlog would come at once, as fast as workers can send.
-const PEAK: u32 = 250;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Away {
@@ -47,6 +46,8 @@ struct Aftermath {
     recovered: Duration,
     calls: BTreeMap<u64, u32>,
     ended: u64,
+    /// When each attempt since the last opening of the gate started, counted from there.
+    starts: Vec<Duration>,
 }
 
 #[test]
@@ -89,7 +90,7 @@ pub fn fail_creates_of(stage: &Stage, users: &[UserId]) {
 fn an_hour_of(away: Away) {
     let aftermath = in_virtual_time(outage(away));
 
-    let Aftermath { failures, recovered, calls, ended } = aftermath;
+    let Aftermath { failures, recovered, calls, ended, starts } = aftermath;
     let after = |second: u64| calls.get(&(ended + second)).copied().unwrap_or_default();
     let peak = calls.range(ended..).map(|(_, count)| *count).max().unwrap_or_default();
     let during: u32 = calls.range(BEFORE.as_secs()..ended).map(|(_, count)| *count).sum();
@@ -102,7 +103,23 @@ fn an_hour_of(away: Away) {
     crate::say(&line);
     assert!(failures <= FIRST_FEW, "{away:?}: {failures} failures counted");
     assert!(recovered < RECOVERED_WITHIN, "{away:?}: recovered after {recovered:?}");
-    assert!(peak <= PEAK, "{away:?}: {peak} calls in one second");
+    for second in 1..=SLOWLY {
+        let started = starts.iter().filter(|start| start.as_secs() < second).count();
+        let allowed = let_through(second);
+        assert!(started <= allowed, "{away:?}: {started} starts in the first {second} s, and {allowed} were allowed");
+    }
+    let all: usize = starts.len();
+    assert!(all > let_through(1), "{away:?}: {all} starts are no backlog");
+}
+
+/// For so many seconds an opened host is sent less than all. Without that the whole backlog would come at once, as fast as
+/// workers can send.
+const SLOWLY: u64 = 6;
+
+/// The starts of so many seconds, with what was in store: a second's worth of the first.
+fn let_through(seconds: u64) -> usize {
+    let first = slow_start(Duration::ZERO).expect("it begins slowly");
+    (first * ((seconds as f64).exp2() - 1.0) / std::f64::consts::LN_2 + first).ceil() as usize
 }
 
 async fn outage(away: Away) -> Aftermath {
@@ -121,10 +138,13 @@ async fn outage(away: Away) -> Aftermath {
     assert!(tables.runs.values().all(|run| run.state == RunState::Succeeded), "{away:?}: not every run is ready");
     assert_eq!(tables.queue.len() as u64, USERS);
     let failures = tables.attempts.iter().filter(|attempt| attempt.ended.outcome == "failed").count();
+    let gate = &tables.gates[&(Scope::Host, HOST.to_owned())];
+    let opened = gate.reopened_at.max(gate.hold_until).expect("the gate was closed");
+    let starts = tables.attempts.iter().filter_map(|attempt| attempt.started_at.checked_sub(opened)).collect();
     settle_down(&stage).await;
     let (_, broken, _) = stage.log.take();
     assert_eq!(broken, Vec::<String>::new(), "{away:?}");
-    Aftermath { failures, recovered, calls: stage.api.calls_per_second(), ended: ended.as_secs() }
+    Aftermath { failures, recovered, calls: stage.api.calls_per_second(), ended: ended.as_secs(), starts }
 }
 
 impl Away {
