@@ -137,15 +137,18 @@ create index if not exists dead_letter_of_run on sluice.dead_letter (run_id);
 create unique index if not exists dead_letter_open on sluice.dead_letter (run_id) where resolved_at is null;
 
 -- What runs work on, and which run's turn it is. `busy_until`: a call that creates or deletes may be under way at the
--- API until then; nobody else touches the name.
+-- API until then; nobody else touches the name. `doubted_at`: a call outlived its lease and may have met another one there;
+-- the instance is looked at again once its run has succeeded.
 create table if not exists sluice.resource (
   name text primary key,
   run_id uuid references sluice.run (id) on delete set null,
   busy_until timestamptz,
-  busy_token bigint
+  busy_token bigint,
+  doubted_at timestamptz
 );
 -- Whose turn ends when a run goes.
 create index if not exists resource_turn on sluice.resource (run_id) where run_id is not null;
+create index if not exists resource_doubted on sluice.resource (doubted_at) where doubted_at is not null;
 
 -- The name and token that are ours, per subject. The public row is a projection of this one and never an input.
 create table if not exists sluice.instance (

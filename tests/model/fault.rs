@@ -69,7 +69,7 @@ fn may_create(held: &Attempt) -> bool {
 pub fn apply(world: &mut World, what: Fault, without: Option<Guard>) {
     world.faults_left -= 1;
     match what {
-        Fault::WorkerDies(at) => world.workers[at] = None,
+        Fault::WorkerDies(at) => world.mute |= world.workers[at].take().is_some_and(|held| held.froze),
         Fault::RelayDies(at) => world.relays[at] = Duty::None,
         Fault::RedisLosesAll => {
             world.hints.clear();
@@ -86,6 +86,7 @@ pub fn apply(world: &mut World, what: Fault, without: Option<Guard>) {
         Fault::OtherCallFails(at) => becomes(world, at, Phase::Known(Outcome::Retry)),
         Fault::Freezes(at) => {
             becomes(world, at, Phase::Frozen);
+            world.workers[at].iter_mut().for_each(|held| held.froze = true);
             world.frozen = true;
         }
     }

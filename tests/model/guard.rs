@@ -23,6 +23,8 @@ pub enum Guard {
     Rescue,
     /// Dispatched steps that Redis has no hint of are looked for.
     StrayRecovery,
-    /// Instances that succeeded runs have lost are looked for.
+    /// Where a create outlived its lease, the instance is looked at again; nor does anybody else look for it.
+    SecondLook,
+    /// Instances that succeeded runs have lost are looked for. The program has no such duty yet.
     Reconcile,
 }

@@ -58,7 +58,10 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Quiet {
     Yes,
+    /// The quiet time begins anew.
     Unsure,
+    /// The worker was not asked: it was quiet as long as its lease.
+    AsTheLease,
 }
 
 /// What a claim came to.
@@ -75,15 +78,31 @@ pub struct Ledger {
     pub busy: Option<Busy>,
     /// A create was claimed for this instance, ever.
     pub create_claimed: bool,
+    /// A create outlived its lease.
+    pub doubted: bool,
 }
 
 impl Ledger {
     /// Right after intake: the first step is due.
     pub fn after_intake() -> Self {
-        Self { run: RunState::Active, rows: [Some(Row::due()), None, None], busy: None, create_claimed: false }
+        Self {
+            run: RunState::Active,
+            rows: [Some(Row::due()), None, None],
+            busy: None,
+            create_claimed: false,
+            doubted: false,
+        }
     }
 
-    /// A new run for the same instance: what reconcile starts where the instance is missing.
+    /// The run has ended: another one looks at a doubted instance, where the last one succeeded.
+    pub fn look_again(&mut self) {
+        self.doubted = false;
+        if self.run == RunState::Succeeded {
+            self.start_again();
+        }
+    }
+
+    /// A new run for the same instance.
     pub fn start_again(&mut self) {
         self.run = RunState::Active;
         self.rows = [Some(Row::due()), None, None];
@@ -182,7 +201,7 @@ impl Ledger {
     /// A relay's settle of a lease that ran out.
     pub fn rescue(&mut self, key: Key, outcome: Outcome, without: Option<Guard>) -> bool {
         let over = self.rows[key.position].as_ref().is_some_and(|row| row.lease_over);
-        (over || without == Some(Guard::RescueExpiry)) && self.settle(key, outcome, Quiet::Unsure, without)
+        (over || without == Some(Guard::RescueExpiry)) && self.settle(key, outcome, Quiet::AsTheLease, without)
     }
 
     /// How an attempt ended: the step, what follows it, and the resource.
@@ -207,8 +226,12 @@ impl Ledger {
         let Some(effects) = self.moved(key.position, event, &limits) else { return false };
         let row = self.row(key.position);
         (row.token, row.lease_over) = (None, false);
-        if quiet == Quiet::Yes {
-            self.busy = self.busy.filter(|busy| busy.token != key.token);
+        match quiet {
+            Quiet::Yes => self.busy = self.busy.filter(|busy| busy.token != key.token),
+            Quiet::Unsure => {
+                self.busy.iter_mut().filter(|busy| busy.token == key.token).for_each(|busy| busy.over = false);
+            }
+            Quiet::AsTheLease => {}
         }
         if effects.contains(&Effect::Advance) {
             self.advance(key.position + 1);

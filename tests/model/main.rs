@@ -67,10 +67,10 @@ fn from_every_state_an_end_can_be_reached_without_another_fault() {
     eprintln!("  from {stuck} no end can be reached, where a reconcile is assumed");
     assert_eq!(stuck, 0);
     let protocol = Protocol { without: Some(Guard::Reconcile), ..protocol() };
-    let without = Graph::explore(&protocol, &[|_| true, ended_well, |world| !world.frozen]);
+    let without = Graph::explore(&protocol, &[|_| true, ended_well, |world| !world.mute]);
     eprintln!(
-        "  assumed, because the program has no such duty yet, is a reconcile for the two known holes; without it from {} states \
-         no end can be reached, all by a process frozen in its call (a server slower than its quiet time is not modelled)",
+        "  assumed, because the program has no such duty yet; without it from {} states no end can be reached, all by a process \
+         frozen in its call and then killed before it could say so (a server slower than its quiet time is not modelled)",
         without.stuck(0, 1)
     );
     assert_eq!(without.stuck(2, 1), 0);
@@ -118,7 +118,7 @@ fn without_any_one_of_its_guards_the_protocol_breaks() {
 
 #[test]
 fn without_somebody_who_looks_for_what_is_lost_a_run_stands_still() {
-    for guard in [Guard::Rescue, Guard::StrayRecovery, Guard::Reconcile] {
+    for guard in [Guard::Rescue, Guard::StrayRecovery, Guard::SecondLook] {
         let protocol = Protocol { faults: 1, without: Some(guard), forgets: true };
 
         let graph = Graph::explore(&protocol, &[|_| true, ended_well]);

@@ -33,6 +33,8 @@ pub enum Action {
     Worker(usize, Worker),
     Api(usize, Api),
     LeaseEnds(Token),
+    /// A run has ended on a doubted instance.
+    LookAgain,
     /// A succeeded run's instance is missing: a new run. Assumed: no duty of the program does this yet.
     Reconcile,
     Fault(Fault),
@@ -60,8 +62,13 @@ impl Model for Protocol {
         if world.redis_lost {
             actions.push(Action::LossNoticed);
         }
+        // A lease after the doubt the server has finished what was sent before it.
+        let quiet = world.ledger.run != RunState::Active && world.calls.is_empty();
+        if quiet && world.ledger.doubted && self.without != Some(Guard::SecondLook) {
+            actions.push(Action::LookAgain);
+        }
         let lost = world.ledger.run == RunState::Succeeded && world.instance == Instance::Absent;
-        if lost && world.calls.is_empty() && self.without != Some(Guard::Reconcile) {
+        if quiet && lost && !matches!(self.without, Some(Guard::SecondLook | Guard::Reconcile)) {
             actions.push(Action::Reconcile);
         }
         fault::possible(world, &mut |what| actions.push(Action::Fault(what)));
@@ -78,6 +85,7 @@ impl Model for Protocol {
                 next.ledger.lose();
                 next.redis_lost = false;
             }
+            Action::LookAgain => next.ledger.look_again(),
             Action::Reconcile => next.ledger.start_again(),
             Action::Fault(what) => fault::apply(&mut next, what, self.without),
         }

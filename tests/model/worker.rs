@@ -3,7 +3,7 @@
 
 use crate::{
     guard::Guard,
-    ledger::{CONFIGURE, CREATE, Claimed, Key, Outcome},
+    ledger::{CONFIGURE, CREATE, Claimed, Key, Outcome, Quiet},
     world::{Attempt, Call, Instance, Phase, Stage, World},
 };
 
@@ -21,6 +21,8 @@ pub enum Worker {
     /// Sets the webhook, or reads everything back.
     Finishes,
     Renew,
+    /// Says that a create of its may have met another.
+    Doubts,
     Settle,
 }
 
@@ -43,6 +45,7 @@ pub fn possible(world: &World, at: usize, without: Option<Guard>, found: &mut im
         Phase::Claimed | Phase::ReadBack if may_send => found(Worker::Create),
         Phase::Taken | Phase::Unknown => found(Worker::Look),
         Phase::Frozen => found(Worker::Thaws),
+        Phase::Known(_) if held.owes_doubt => found(Worker::Doubts),
         Phase::Known(_) => found(Worker::Settle),
         Phase::Claimed | Phase::ReadBack | Phase::Waiting => {}
     }
@@ -66,6 +69,11 @@ pub fn apply(world: &mut World, at: usize, what: Worker, without: Option<Guard>)
         Worker::Create => return send(world, at, !held.lease_over && without != Some(Guard::LeaseCheck)),
         Worker::Thaws => return send(world, at, false),
         Worker::Settle => return settle(world, at, without),
+        Worker::Doubts => {
+            world.ledger.doubted = true;
+            world.workers[at] = None;
+            return;
+        }
         Worker::Renew => return renew(world, at),
         Worker::Look => look(world, held.phase),
         Worker::Finishes => Phase::Known(finish(world, held.key.position)),
@@ -80,13 +88,23 @@ pub fn claim(world: &mut World, key: Key, without: Option<Guard>) -> Option<Atte
     let Claimed::Yes { created_before } = world.ledger.claim(key, without) else { return None };
     // Only the step that creates asks for it: in the others it would tell states apart that are the same.
     let created_before = created_before && key.position == CREATE;
-    Some(Attempt { key, phase: Phase::Claimed, created_before, unsure: false, lease_over: false, ended: false })
+    Some(Attempt {
+        key,
+        phase: Phase::Claimed,
+        created_before,
+        unsure: false,
+        sent: false,
+        lease_over: false,
+        owes_doubt: false,
+        froze: false,
+        ended: false,
+    })
 }
 
 fn send(world: &mut World, at: usize, prompt: bool) {
     let Some(held) = &mut world.workers[at] else { return };
     held.created_before = false;
-    (held.phase, held.unsure) = (Phase::Waiting, true);
+    (held.phase, held.unsure, held.sent) = (Phase::Waiting, true, true);
     world.calls.push(Call { token: held.key.token, stage: Stage::Sent, prompt });
     world.seen.needless_create |= world.instance != Instance::Absent && !world.frozen;
 }
@@ -121,8 +139,10 @@ fn renew(world: &mut World, at: usize) {
 }
 
 fn settle(world: &mut World, at: usize, without: Option<Guard>) {
+    let Some(held) = world.workers[at] else { return };
+    let stale = !world.ledger.is_running(held.key);
     write_end(world, at, without);
-    world.workers[at] = None;
+    world.workers[at] = (stale && held.sent).then_some(Attempt { owes_doubt: true, ..held });
 }
 
 /// The settle itself. What the worker then learns of it is another matter.
@@ -133,6 +153,10 @@ pub fn write_end(world: &mut World, at: usize, without: Option<Guard>) {
     world.ledger.settle(held.key, outcome, held.quiet(), without);
     let changed = world.ledger != before;
     world.seen.stale_write |= held.ended && changed;
+    if changed && held.quiet() == Quiet::Unsure {
+        // The quiet time begins anew with the settle.
+        world.calls.iter_mut().filter(|call| call.token == held.key.token).for_each(|call| call.prompt = true);
+    }
     if changed {
         world.attempt_ended(held.key);
     }

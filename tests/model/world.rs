@@ -17,6 +17,8 @@ pub struct World {
     pub faults_left: u8,
     /// A process was frozen between its lease check and the end of its call.
     pub frozen: bool,
+    /// It died before it could say that its call had outlived its lease.
+    pub mute: bool,
     pub seen: Seen,
 }
 
@@ -37,8 +39,14 @@ pub struct Attempt {
     pub created_before: bool,
     /// A create of this attempt may be under way, for all that the worker knows.
     pub unsure: bool,
+    /// A create of this attempt has left.
+    pub sent: bool,
     /// By the worker's own clock, which errs towards stopping.
     pub lease_over: bool,
+    /// Its settle was late, and a create of it may have met another: it has still to say so.
+    pub owes_doubt: bool,
+    /// It stood still between its lease check and the call.
+    pub froze: bool,
     /// The ledger has its end already. The worker does not know; nothing of the protocol reads it.
     pub ended: bool,
 }
@@ -105,6 +113,10 @@ impl Attempt {
     }
 
     /// Whether an attempt that the ledger has closed may still do more than read and settle.
+    fn may_matter(&self) -> bool {
+        self.sent || self.may_touch_the_api()
+    }
+
     fn may_touch_the_api(&self) -> bool {
         match self.phase {
             Phase::Claimed | Phase::ReadBack if self.key.position == CREATE => !self.lease_over,
@@ -136,6 +148,7 @@ impl World {
             instance: Instance::Absent,
             faults_left: faults,
             frozen: false,
+            mute: false,
             seen: Seen::default(),
         }
     }
@@ -193,7 +206,7 @@ impl World {
             }
         }
         for worker in &mut self.workers {
-            *worker = worker.filter(|held| ledger.is_running(held.key) || held.may_touch_the_api());
+            *worker = worker.filter(|held| ledger.is_running(held.key) || held.may_matter());
         }
     }
 

@@ -157,6 +157,22 @@ impl Ledger for Connection {
         self.receive(answers).await
     }
 
+    async fn doubt(&self, run: RunId) -> Result<()> {
+        self.send().await?;
+        self.stage.memory.doubt(run).await?;
+        self.stage.log.hit("call.doubted");
+        self.receive(()).await
+    }
+
+    async fn look_again(&self, limit: usize) -> Result<usize> {
+        self.send().await?;
+        let started = self.stage.memory.look_again(limit).await?;
+        if started > 0 {
+            self.stage.log.hit("instance.looked_at_again");
+        }
+        self.receive(started).await
+    }
+
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
         self.send().await?;
         let expired = self.stage.memory.expired(limit).await?;

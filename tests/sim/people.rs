@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::{By, Changed, Ledger, Scope, sign_up};
+use sluice::ledger::{By, Changed, Ledger, NewRun, Scope, sign_up};
 use tokio::time;
 use uuid::Uuid;
 use workflows::{
@@ -57,7 +57,7 @@ async fn one(stage: &Arc<Stage>, user: UserId, chance: &Chance) {
                 (0xffff << 64) | (u128::from(user.uuid().as_u128() as u64) << 8) | u128::from(number),
             ));
             let token = Secret::new(format!("own-token-front-end-{number}"));
-            let new = sign_up(&setup(stage), user, id, token, None);
+            let new = NewRun { id, instance_token: token, ..sign_up(&setup(stage), user) };
             stage.log.hit("people.asked_through_the_front_end");
             let _ = stage.memory.start(&[new]).await;
             time::sleep(chance.millis(0, 300)).await;

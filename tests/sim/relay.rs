@@ -23,6 +23,7 @@ use crate::{
 const INTAKE: Duration = Duration::from_millis(500);
 const DISPATCH: Duration = Duration::from_millis(500);
 const RESCUE: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(2);
 const STRAY: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -49,6 +50,7 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         stage.spawn("intake", intake(duties.clone())),
         stage.spawn("dispatch", dispatch(duties.clone())),
         stage.spawn("rescue", rescue(duties.clone())),
+        stage.spawn("look again", look_again(duties.clone())),
     ];
     if stage.plan.removed != Some(Removed::StrayDetection) {
         tasks.push(stage.spawn("stray", recover_strays(duties.clone())));
@@ -137,6 +139,23 @@ async fn rescue(duties: Arc<Duties>) {
                     duties.wake();
                 }
                 RESCUE
+            }
+            Err(_) => failed(pause),
+        };
+    }
+}
+
+async fn look_again(duties: Arc<Duties>) {
+    let mut pause = LOOK;
+    loop {
+        time::sleep(pause).await;
+        duties.process.pass().await;
+        pause = match relay::look_again_once(&duties.ledger).await {
+            Ok(started) => {
+                if started > 0 {
+                    duties.wake();
+                }
+                LOOK
             }
             Err(_) => failed(pause),
         };

@@ -9,7 +9,7 @@ use std::{
 use crate::simulate::Report;
 
 /// All that can happen here and must, in enough seeds. What the API's own journal counts comes on top.
-const EXPECTED: [&str; 65] = [
+const EXPECTED: [&str; 67] = [
     "api.instance_removed",
     "api.refused",
     "api.restarted",
@@ -20,6 +20,7 @@ const EXPECTED: [&str; 65] = [
     "breaker.half_opened",
     "breaker.opened",
     "breaker.probed",
+    "call.doubted",
     "claim.failed",
     "claim.gate_closed",
     "claim.resource_busy",
@@ -29,6 +30,7 @@ const EXPECTED: [&str; 65] = [
     "end.dead",
     "end.ready",
     "end.removed_behind_our_back",
+    "instance.looked_at_again",
     "ledger.answer_lost",
     "ledger.away",
     "ledger.slow",

@@ -88,6 +88,7 @@ pub async fn settle_down(stage: &Arc<Stage>) {
     wait_for_the_end(stage).await;
     // Instances that a restart of the API has yet to load.
     time::sleep(Duration::from_secs(6)).await;
+    wait_for_the_end(stage).await;
     checks::end(stage);
 }
 

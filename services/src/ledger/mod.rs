@@ -14,7 +14,7 @@ pub mod settlement;
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use workflows::{
     breaker::{self, Probed, Rules, Signal},
     definition::Registry,
@@ -290,6 +290,15 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     /// per run. One answer per settlement, in order.
     fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Result<Vec<Settled>>> + Send;
 
+    /// A call of this run that creates or deletes had left, and somebody else had the step before its attempt settled: it may meet
+    /// the call of that one, even after that one has verified. Kept until `look_again`.
+    fn doubt(&self, run: RunId) -> impl Future<Output = Result<()>> + Send;
+
+    /// Whose instance was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
+    /// reads back what there is and mends it: up to `limit` of those whose last run has succeeded. A run that is under way is
+    /// waited for; where the last one is dead or cancelled a person decides. How many were started.
+    fn look_again(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
     fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;
 
@@ -377,15 +386,24 @@ pub struct Setup {
 }
 
 /// The run that a user's sign-up starts.
-pub fn sign_up(setup: &Setup, user: UserId, id: RunId, instance_token: Secret, traceparent: Option<String>) -> NewRun {
+pub fn sign_up(setup: &Setup, user: UserId) -> NewRun {
+    provision(setup, user.subject(), InstanceName::of_user(user))
+}
+
+/// A run that reads back what an earlier one made, and mends it.
+fn second_look(setup: &Setup, subject: Subject, resource: InstanceName) -> NewRun {
+    NewRun { input: json!({ "second_look": true }), ..provision(setup, subject, resource) }
+}
+
+fn provision(setup: &Setup, subject: Subject, resource: InstanceName) -> NewRun {
     NewRun {
-        id,
+        id: (setup.draw_run)(),
         workflow: setup.on_sign_up.clone(),
-        subject: user.subject(),
-        resource: InstanceName::of_user(user),
-        instance_token,
-        input: Value::Object(Default::default()),
-        traceparent,
+        subject,
+        resource,
+        instance_token: (setup.draw_token)(),
+        input: json!({}),
+        traceparent: None,
         age: Duration::ZERO,
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use workflows::{
     definition::Workflow,
+    evolution::Flight,
     ids::{StepName, WorkflowName},
     outcome::{Class, Facts, Failure, Outcome},
     state::{DeathReason, Effect, Event, Illegal, Spent, Step, StepState, transition},
@@ -80,7 +81,8 @@ pub enum Then {
 pub enum Quiet {
     /// It has: the resource is free.
     Yes,
-    /// Perhaps not: the resource stays busy until the lease would have ended.
+    /// Perhaps not: the resource stays busy for as long as the server may need for a call that has just left, and no shorter than
+    /// the lease. A rescue, which knows nothing of the worker, leaves it at the lease.
     Unsure,
 }
 
@@ -94,6 +96,15 @@ pub struct Attempt {
     pub note: Option<String>,
     pub trace_id: Option<String>,
     pub span_id: Option<String>,
+}
+
+impl From<Flight> for Quiet {
+    fn from(flight: Flight) -> Self {
+        match flight {
+            Flight::Unknown => Self::Unsure,
+            Flight::None | Flight::Landed => Self::Yes,
+        }
+    }
 }
 
 impl Settlement {

@@ -1,10 +1,11 @@
 //! The relay: moves what is pending into runs, what is due into Redis, and what nobody holds any more back to due.
 //!
 //! Each duty is a file with one function that does it once, and a loop here that calls it: `intake`, `dispatch`, `rescue`,
-//! `loss`, `finder`. Any number of relays run side by side; none is special, and none holds anything in memory that another
+//! `stray`, `doubt`, `loss`, `finder`. Any number of relays run side by side; none is special, and none holds anything in memory that another
 //! would miss.
 
 mod dispatch;
+mod doubt;
 mod duty;
 mod finder;
 mod gauges;
@@ -29,6 +30,7 @@ use workflows::{definition::LEASE, ids::Token};
 use self::duty::repeat;
 pub use self::{
     dispatch::dispatch_once,
+    doubt::look_again_once,
     duty::Next,
     finder::{find_once, report_older},
     intake::intake_once,
@@ -73,6 +75,7 @@ const DISPATCH_TICK: Duration = Duration::from_millis(250);
 const RESCUE_TICK: Duration = Duration::from_millis(500);
 const LOSS_TICK: Duration = Duration::from_millis(500);
 const STRAY_TICK: Duration = Duration::from_secs(1);
+const LOOK_TICK: Duration = Duration::from_secs(2);
 const FINDER_TICK: Duration = Duration::from_secs(30);
 const FINDER_FULL_TICK: Duration = Duration::from_secs(3600);
 const PRUNE_TICK: Duration = Duration::from_secs(600);
@@ -108,6 +111,7 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     duties.spawn(relay.clone().dispatch());
     duties.spawn(relay.clone().rescue());
     duties.spawn(relay.clone().recover_strays());
+    duties.spawn(relay.clone().look_again());
     duties.spawn(relay.clone().watch_redis());
     duties.spawn(relay.clone().find(FINDER_TICK, finder::RECENT));
     duties.spawn(relay.clone().find(FINDER_FULL_TICK, finder::ALL));
@@ -199,6 +203,17 @@ impl Relay {
         };
         let pulse = self.pulse("look for stray steps");
         repeat("look for stray steps", STRAY_TICK, &Notify::new(), self.shutdown.clone(), pulse, recover).await;
+    }
+
+    async fn look_again(self) {
+        let look = async || {
+            let started = look_again_once(&self.ledger).await?;
+            self.vitals.metrics.rescued("doubted", started);
+            self.wake_if(started > 0);
+            Ok(Next::AtTick)
+        };
+        let pulse = self.pulse("look again");
+        repeat("look again", LOOK_TICK, &Notify::new(), self.shutdown.clone(), pulse, look).await;
     }
 
     async fn watch_redis(self) {

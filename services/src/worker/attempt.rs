@@ -47,6 +47,7 @@ pub enum Attempted {
 
 /// Where attempts are made: the ledger, the API and the leases of one process.
 pub struct Bench<L, E> {
+    ledger: L,
     api: Arc<E>,
     /// What tells the host's gate what this bench hears.
     watch: Option<Arc<Watch<L, E>>>,
@@ -62,8 +63,8 @@ pub struct Bench<L, E> {
     metrics: Arc<Metrics>,
 }
 
-/// How long a settle is tried again after the ledger could not be asked, and how often.
-const SETTLE_AGAIN: Duration = Duration::from_millis(250);
+/// How long until the ledger is asked again that could not be asked.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     pub fn new<Q>(deps: Deps<L, E, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
@@ -94,6 +95,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
             async move { ledger.settle(&settlements).await }
         });
         Self {
+            ledger: deps.ledger,
             api,
             watch,
             blames,
@@ -151,11 +153,11 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
         let lease = Lease { key, length: step.lease };
         let held = self.leases.hold(lease, asked, step.timeout + step.lease);
         let began = Instant::now();
-        let (outcome, quiet) = self.outcome(&claim, step, &held).await;
+        let (outcome, flight) = self.outcome(&claim, step, &held).await;
         let (lost, took) = (held.is_lost(), began.elapsed());
         self.hear(key, &outcome);
         let outcome = self.excuse(outcome, asked).await;
-        let settling = self.settle(&claim, workflow, outcome, quiet, &span);
+        let settling = self.settle(&claim, workflow, outcome, flight.into(), &span);
         let settled = settling.instrument(spans::settle(&claim.step)).await?;
         match &settled {
             Attempted::Settled(run) => {
@@ -165,7 +167,12 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
                     self.metrics.ready_after(claim.age + asked.elapsed());
                 }
             }
-            Attempted::Overtaken => self.metrics.stale_settle(),
+            Attempted::Overtaken => {
+                self.metrics.stale_settle();
+                if flight != Flight::None {
+                    self.doubt(&claim).await;
+                }
+            }
             Attempted::PutBack(_) | Attempted::Stale => {}
         }
         Ok(settled)
@@ -177,7 +184,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
     }
 
     /// Runs the step, as long as the lease holds and no longer than its timeout.
-    async fn outcome(&self, claim: &Claim, step: &Step, held: &Held) -> (Outcome, Quiet) {
+    async fn outcome(&self, claim: &Claim, step: &Step, held: &Held) -> (Outcome, Flight) {
         let api = Guarded::new(&*self.api, || held.permission());
         let running = AssertUnwindSafe(provision::run(&step.name, &api, &claim.given, &self.settings)).catch_unwind();
         // A lease that is over goes first: after a freeze both may be ready, and then nothing more is to be sent.
@@ -192,11 +199,18 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
                 Err(_) => timed_out(step),
             },
         };
-        let quiet = match api.flight() {
-            Flight::Unknown => Quiet::Unsure,
-            Flight::None | Flight::Landed => Quiet::Yes,
-        };
-        (outcome, quiet)
+        (outcome, api.flight())
+    }
+
+    /// Somebody else had the step before this attempt settled, and a call of it that creates or deletes had left. If this
+    /// process stood still right before it left, nothing kept the two apart.
+    async fn doubt(&self, claim: &Claim) {
+        let run = claim.key.run;
+        while let Err(error) = self.ledger.doubt(run).await {
+            tracing::warn!(%run, %error, "cannot say yet that two calls may have met");
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        tracing::warn!(%run, step = %claim.step, "two calls may have met: the instance is looked at again when its run has ended");
     }
 
     fn hear(&self, key: Key, outcome: &Outcome) {
@@ -262,7 +276,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Bench<L, E> {
                 }
                 Err(error) => {
                     tracing::warn!(run = %claim.key.run, %error, "cannot settle yet");
-                    tokio::time::sleep(SETTLE_AGAIN).await;
+                    tokio::time::sleep(ASK_AGAIN).await;
                 }
             }
         }

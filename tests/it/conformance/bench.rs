@@ -202,10 +202,21 @@ impl<W: World> Bench<W> {
 
     pub async fn take_as(&self, worker_name: &str, run: RunId, queue: &str) -> Claim {
         let key = self.dispatch_of(run, queue).await;
+        self.hold(worker_name, key).await
+    }
+
+    async fn hold(&self, worker_name: &str, key: Key) -> Claim {
         match self.claim(worker_name, key).await {
             Claimed::Yes(claim) => *claim,
-            other => panic!("{queue} of {run} was not claimed: {other:?}"),
+            other => panic!("{key:?} was not claimed: {other:?}"),
         }
+    }
+
+    /// Dispatch and claim whichever step of that queue is due, as the worker `w`.
+    pub async fn take_any(&self, queue: &str) -> Claim {
+        let keys = self.dispatch(queue, 1).await;
+        let key = *keys.first().unwrap_or_else(|| panic!("nothing of {queue} is due"));
+        self.hold("w", key).await
     }
 
     pub fn plan(&self, claim: &Claim, outcome: Outcome, quiet: Quiet) -> Settlement {

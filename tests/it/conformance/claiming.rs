@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use sluice::ledger::{Claimed, Key, Lease, Ledger, PutBack, Settled, settlement::Quiet};
 use workflows::{
-    definition::{Reach, Registry},
+    definition::{EXCLUSIVE_CALL, Reach, Registry},
     ids::InstanceName,
     outcome::{Facts, Outcome},
     secret::Secret,
@@ -127,6 +127,29 @@ pub async fn a_renewal_keeps_the_resource_busy_longer(bench: &Bench<impl World>)
     bench.world.advance(LEASE * 7 / 10).await;
     assert!(bench.world.is_busy(&claim.given.instance).await);
     bench.world.advance(LEASE * 3 / 10).await;
+
+    assert!(!bench.world.is_busy(&claim.given.instance).await);
+}
+
+pub async fn a_call_without_an_answer_keeps_the_resource_busy_for_as_long_as_a_call_takes(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+    bench.world.advance(LEASE * 2).await;
+
+    bench.write(bench.plan(&claim, defer(), Quiet::Unsure)).await;
+
+    bench.world.advance(EXCLUSIVE_CALL / 2).await;
+    assert!(bench.world.is_busy(&claim.given.instance).await);
+    bench.world.advance(EXCLUSIVE_CALL / 2).await;
+    assert!(!bench.world.is_busy(&claim.given.instance).await);
+}
+
+pub async fn a_rescue_keeps_the_resource_busy_no_longer_than_the_lease(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+    bench.world.advance(LEASE * 2).await;
+
+    assert_eq!(bench.rescue().await, 1);
 
     assert!(!bench.world.is_busy(&claim.given.instance).await);
 }

@@ -8,6 +8,7 @@ mod comparison;
 mod crashing;
 mod deadlines;
 mod dispatching;
+mod doubting;
 mod gates;
 mod intake;
 mod memory;
@@ -83,6 +84,8 @@ conformance! {
         a_claim_at_a_closed_gate_goes_back_uncounted,
         an_exclusive_claim_keeps_the_resource_busy_until_its_lease_would_have_ended,
         a_renewal_keeps_the_resource_busy_longer,
+        a_call_without_an_answer_keeps_the_resource_busy_for_as_long_as_a_call_takes,
+        a_rescue_keeps_the_resource_busy_no_longer_than_the_lease,
         a_final_answer_frees_the_resource,
         a_late_final_answer_does_not_free_what_another_attempt_keeps_busy,
         a_create_counts_as_claimed_only_after_an_exclusive_claim,
@@ -110,6 +113,12 @@ conformance! {
         a_lease_that_was_renewed_is_not_rescued,
         a_lease_that_has_not_ended_is_not_expired,
         a_rescued_attempt_cannot_settle,
+    ],
+    doubting: [
+        a_doubted_instance_gets_another_run_when_the_first_has_succeeded,
+        an_instance_is_not_looked_at_while_a_call_may_be_under_way_there,
+        whoever_looks_first_starts_the_only_run,
+        after_a_dead_or_cancelled_run_nobody_looks,
     ],
     sending_back: [
         a_send_back_runs_the_earlier_step_and_those_between_again,

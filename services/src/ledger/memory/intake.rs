@@ -51,7 +51,9 @@ enum Taken {
 
 impl Tx<'_> {
     pub(super) fn is_idle(&self) -> bool {
-        self.tables.active.is_empty() && self.tables.queue.values().all(|row| row.status != QueueStatus::Pending)
+        self.tables.active.is_empty()
+            && self.tables.queue.values().all(|row| row.status != QueueStatus::Pending)
+            && self.tables.resources.values().all(|resource| resource.doubted_at.is_none())
     }
 
     pub(super) fn intake(&mut self, limit: usize) -> Intake {
@@ -72,7 +74,7 @@ impl Tx<'_> {
     }
 
     fn take(&mut self, user: UserId) -> Taken {
-        let mut new = sign_up(self.setup, user, (self.setup.draw_run)(), (self.setup.draw_token)(), None);
+        let mut new = sign_up(self.setup, user);
         new.age = self.tables.queue.get(&user).map_or(Duration::ZERO, |row| self.now.saturating_sub(row.created_at));
         let (run, taken) = match self.start(&new) {
             Started::New(run) => (run, Taken::Started),

@@ -7,6 +7,7 @@ mod claim;
 mod closure;
 mod command;
 mod dispatch;
+mod doubt;
 mod end;
 mod gate;
 mod intake;
@@ -84,7 +85,7 @@ impl Memory {
         self.transact(|tx| tx.tables.queue.get(&user).cloned())
     }
 
-    /// Whether no run is active and no queue row pending.
+    /// Whether no run is active, no queue row pending and no instance doubted.
     pub fn is_idle(&self) -> bool {
         self.transact(|tx| tx.is_idle())
     }
@@ -183,6 +184,15 @@ impl Ledger for Memory {
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
         Ok(self.transact(|tx| settlements.iter().map(|settlement| tx.settle(settlement)).collect()))
+    }
+
+    async fn doubt(&self, run: RunId) -> Result<()> {
+        self.transact(|tx| tx.doubt(run));
+        Ok(())
+    }
+
+    async fn look_again(&self, limit: usize) -> Result<usize> {
+        Ok(self.transact(|tx| tx.look_again(limit)))
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {

@@ -183,6 +183,7 @@ pub struct Resource {
     pub run: Option<RunId>,
     pub busy_until: Option<Duration>,
     pub busy_token: Option<Token>,
+    pub doubted_at: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use workflows::{
+    definition::EXCLUSIVE_CALL,
     ids::RunId,
     outcome::{ERROR_BYTES, Facts, InstanceStatus},
     state::{RunState, Spent, StepState},
@@ -91,13 +92,17 @@ impl Tx<'_> {
         }
     }
 
-    /// The API gave its final answer: the resource is free, unless somebody else marked it since.
+    /// The API gave its final answer: the resource is free, unless somebody else marked it since. Or it did not, and may be at
+    /// work for the time of one call from now on.
     fn quieten(&mut self, settlement: &Settlement) {
-        let token = Some(settlement.key.token);
-        let resource = self.resource_of(&settlement.key).filter(|resource| resource.busy_token == token);
-        if let (Quiet::Yes, Some(resource)) = (settlement.quiet, resource) {
-            resource.busy_until = None;
-            resource.busy_token = None;
+        let (token, quiet_at) = (Some(settlement.key.token), self.now + EXCLUSIVE_CALL);
+        let Some(resource) = self.resource_of(&settlement.key).filter(|resource| resource.busy_token == token) else {
+            return;
+        };
+        match (settlement.quiet, settlement.guard) {
+            (Quiet::Yes, _) => (resource.busy_until, resource.busy_token) = (None, None),
+            (Quiet::Unsure, Guard::Token) => resource.busy_until = resource.busy_until.max(Some(quiet_at)),
+            (Quiet::Unsure, Guard::Expiry) => {}
         }
     }
 

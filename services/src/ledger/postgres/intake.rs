@@ -123,9 +123,8 @@ async fn take(ledger: &Postgres, tx: &mut Tx, rows: &[Pending]) -> Result<Taken>
 
 /// The run that a row asks for. What is below it is in its span; without one it keeps what the app gave.
 fn new_run(ledger: &Postgres, row: &Pending) -> (NewRun, Span) {
-    let (id, token) = ((ledger.setup.draw_run)(), (ledger.setup.draw_token)());
-    let run = sign_up(&ledger.setup, UserId::new(row.user), id, token, row.traceparent.clone());
-    let mut run = NewRun { age: row.age(), ..run };
+    let run = sign_up(&ledger.setup, UserId::new(row.user));
+    let mut run = NewRun { age: row.age(), traceparent: row.traceparent.clone(), ..run };
     let span = spans::intake(&run);
     run.traceparent = trace::traceparent(&span).or(run.traceparent);
     (run, span)

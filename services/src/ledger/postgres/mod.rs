@@ -8,6 +8,7 @@ mod breaker;
 mod claim;
 mod command;
 mod dispatch;
+mod doubt;
 mod gate;
 mod intake;
 mod lease;
@@ -213,6 +214,14 @@ impl Ledger for Postgres {
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
         within(settle::settle(self, settlements)).await
+    }
+
+    async fn doubt(&self, run: RunId) -> Result<()> {
+        within(doubt::doubt(self, run)).await
+    }
+
+    async fn look_again(&self, limit: usize) -> Result<usize> {
+        within(doubt::look_again(self, limit)).await
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
+    definition::EXCLUSIVE_CALL,
     ids::RunId,
     state::{RunState, StepState},
 };
@@ -228,26 +229,34 @@ async fn write_facts(tx: &mut Tx, written: &[&Settlement], runs: &HashMap<RunId,
     Ok(())
 }
 
-/// The API has answered: the resources that these attempts kept busy are free. Where it may still be at work, they stay
-/// busy until the lease would have ended.
+/// Where the API has answered, the resource that an attempt kept busy is free. Where it may still be at work, it stays busy for
+/// the time of one call from now on: the worker knows only that it had left before.
 async fn free_resources(tx: &mut Tx, written: &[&Settlement], runs: &HashMap<RunId, RunRow>) -> Result<()> {
-    let mut quiet: Vec<_> = written
+    let mut told: Vec<_> = written
         .iter()
-        .filter(|settlement| settlement.quiet == Quiet::Yes)
-        .filter_map(|settlement| Some((runs.get(&settlement.key.run)?.resource.as_str(), settlement.key.token.bits())))
+        .filter(|settlement| settlement.quiet == Quiet::Yes || settlement.guard == Guard::Token)
+        .filter_map(|settlement| {
+            let name = runs.get(&settlement.key.run)?.resource.as_str();
+            Some((name, settlement.key.token.bits(), settlement.quiet == Quiet::Yes))
+        })
         .collect();
-    quiet.sort_unstable();
-    let names: Vec<_> = quiet.iter().map(|row| row.0).collect();
-    let tokens: Vec<_> = quiet.iter().map(|row| row.1).collect();
+    told.sort_unstable();
+    let names: Vec<_> = told.iter().map(|row| row.0).collect();
+    let tokens: Vec<_> = told.iter().map(|row| row.1).collect();
+    let quiet: Vec<_> = told.iter().map(|row| row.2).collect();
     tx.query(
         "update sluice.resource as resource
-         set busy_until = null, busy_token = null
-         from unnest($1::text[], $2::bigint[]) as quiet (name, token)
-         where resource.name = quiet.name
-           and resource.busy_token = quiet.token",
+         set busy_until = case when not told.quiet
+             then greatest(resource.busy_until, now() + make_interval(secs => $4)) end,
+           busy_token = case when not told.quiet then resource.busy_token end
+         from unnest($1::text[], $2::bigint[], $3::boolean[]) as told (name, token, quiet)
+         where resource.name = told.name
+           and resource.busy_token = told.token",
     )
     .bind(&names)
     .bind(&tokens)
+    .bind(&quiet)
+    .bind(seconds(EXCLUSIVE_CALL))
     .execute(tx.connection())
     .await?;
     Ok(())

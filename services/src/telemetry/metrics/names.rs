@@ -114,7 +114,7 @@ pub static PROJECTIONS_PENDING: Metric<0> = Metric::gauge(
 pub static RESCUED: Metric<1> = Metric::counter(
     "sluice_rescued_total",
     ["kind"],
-    "What a relay took back: crashed (the lease ran out), stray (Redis held no hint), exceeded (past the run's deadline: dead)",
+    "What a relay took back: crashed (the lease ran out), stray (Redis held no hint), exceeded (past the run's deadline: dead), doubted (a call outlived its lease: looked at again)",
 );
 pub static REDIS_LOSSES: Metric<0> = Metric::counter(
     "sluice_redis_losses_total",

@@ -62,7 +62,7 @@ impl Metrics {
 
     /// The same for a relay.
     pub fn expect_rescues(&self) {
-        for kind in ["crashed", "stray", "exceeded"] {
+        for kind in ["crashed", "stray", "exceeded", "doubted"] {
             drop(self.rescued.get_or_create(&names::RESCUED.labels([kind])));
         }
         drop(self.redis_losses.get_or_create(&names::REDIS_LOSSES.labels([])));

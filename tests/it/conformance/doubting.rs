@@ -1,0 +1,93 @@
+//! A call may have outlived its lease: the instance is looked at again.
+
+use sluice::ledger::{Changed, Ledger};
+use workflows::{definition, ids::RunId, state::RunState};
+
+use super::{
+    bench::{Bench, LONG, PROVISION, by, success, user},
+    world::{Moment, World},
+};
+
+const STEPS: [&str; 3] = ["create-instance", "configure-webhooks", "verify"];
+
+/// Long enough for whatever was under way.
+async fn be_quiet(bench: &Bench<impl World>) {
+    bench.world.advance(definition::LEASE * 2).await;
+}
+
+async fn look(bench: &Bench<impl World>) -> usize {
+    bench.ledger().look_again(10).await.unwrap()
+}
+
+pub async fn a_doubted_instance_gets_another_run_when_the_first_has_succeeded(bench: &Bench<impl World>) {
+    let user = user();
+    bench.world.sign_up(user).await;
+    bench.ledger().intake(10).await.unwrap();
+    let claim = bench.take_any("create-instance").await;
+    bench.ledger().doubt(claim.key.run).await.unwrap();
+    bench.world.advance(LONG).await;
+    assert_eq!(bench.rescue().await, 1);
+    bench.world.advance(LONG).await;
+    assert_eq!(look(bench).await, 0, "the run is still at work");
+    bench.succeed(claim.key.run, &STEPS).await;
+    assert_eq!(bench.world.queue_row(user).await.status, "completed");
+
+    assert_eq!(look(bench).await, 1);
+
+    assert_eq!(bench.world.queue_row(user).await.status, "processing");
+    let again = bench.take_any("create-instance").await;
+    assert!(again.given.created_before, "it would create without a look");
+    assert_eq!(again.given.token.expose(), claim.given.token.expose());
+    bench.settle(&again, success()).await;
+    bench.succeed(again.key.run, &STEPS[1..]).await;
+    assert_eq!(bench.world.queue_row(user).await.status, "completed");
+    assert_eq!(look(bench).await, 0, "one look is enough");
+}
+
+async fn doubted_run(bench: &Bench<impl World>) -> RunId {
+    let run = bench.start(PROVISION, user()).await;
+    bench.ledger().doubt(run).await.unwrap();
+    bench.succeed(run, &STEPS).await;
+    run
+}
+
+pub async fn an_instance_is_not_looked_at_while_a_call_may_be_under_way_there(bench: &Bench<impl World>) {
+    let run = doubted_run(bench).await;
+    assert_eq!(look(bench).await, 0);
+    bench.world.advance(definition::LEASE / 2).await;
+    bench.ledger().doubt(run).await.unwrap();
+    bench.world.advance(definition::LEASE * 3 / 4).await;
+    assert_eq!(look(bench).await, 0, "it was doubted anew");
+
+    be_quiet(bench).await;
+
+    assert_eq!(look(bench).await, 1);
+}
+
+pub async fn whoever_looks_first_starts_the_only_run(bench: &Bench<impl World>) {
+    doubted_run(bench).await;
+    be_quiet(bench).await;
+
+    let (ledger, another) = (bench.ledger(), bench.ledger().clone());
+    let (one, other) = tokio::join!(ledger.look_again(10), another.look_again(10));
+
+    assert_eq!(one.unwrap() + other.unwrap(), 1);
+}
+
+pub async fn after_a_dead_or_cancelled_run_nobody_looks(bench: &Bench<impl World>) {
+    let dead = bench.dead_run(user()).await;
+    let cancelled = bench.start(PROVISION, user()).await;
+    assert_eq!(bench.ledger().cancel(cancelled, &by("ana")).await.unwrap(), Changed::Yes);
+    for run in [dead, cancelled] {
+        bench.ledger().doubt(run).await.unwrap();
+    }
+    be_quiet(bench).await;
+
+    assert_eq!(look(bench).await, 0);
+
+    assert_eq!(bench.world.run(dead).await, RunState::Dead);
+    bench.ledger().revive(dead, &by("ana")).await.unwrap();
+    assert_eq!(bench.step(dead, 0).await.moment, Moment::Now);
+    bench.succeed(dead, &STEPS).await;
+    assert_eq!(look(bench).await, 0, "the revived run has looked at everything itself");
+}
