@@ -243,3 +243,15 @@ pub async fn only_a_running_step_is_renewed(bench: &Bench<impl World>) {
 
     assert_eq!(bench.state(run, 0).await, StepState::Dispatched);
 }
+
+pub async fn a_renewal_without_the_token_extends_nothing(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+    let forged = Lease { key: Key { token: token(), ..claim.key }, length: LEASE };
+    bench.world.advance(LEASE * 7 / 10).await;
+
+    assert_eq!(bench.ledger().renew(&worker("other"), &[forged]).await.unwrap(), [false]);
+
+    bench.world.advance(LEASE / 2).await;
+    assert_eq!(bench.rescue().await, 1);
+}

@@ -7,7 +7,7 @@ use sluice::{
     ledger::{Changed, Claimed, HostGate, Key, Ledger, PutBack},
     queue::{Marks, loss::Epoch},
 };
-use sqlx::{Postgres as Driver, Transaction};
+use sqlx::{PgPool, Postgres as Driver, Transaction};
 use tests::servers::until;
 use workflows::{
     breaker::{Rules, Signal, State},
@@ -26,33 +26,38 @@ const CREATE: &str = "create-instance";
 const CONFIGURE: &str = "configure-webhooks";
 
 /// Rows in the test's own hands, until it lets go of them.
-struct Held(Transaction<'static, Driver>);
+struct Held {
+    rows: Transaction<'static, Driver>,
+    /// Who looks is not the one who holds: a transaction sees `pg_stat_activity` as it was when it first looked.
+    pool: PgPool,
+}
 
 impl Held {
     async fn by(bench: &Bench<InPostgres>, select_for_update: &'static str) -> Self {
-        let mut held = bench.world.pool().begin().await.unwrap();
-        sqlx::query(select_for_update).execute(&mut *held).await.unwrap();
-        Self(held)
+        let pool = bench.world.pool().clone();
+        let mut rows = pool.begin().await.unwrap();
+        sqlx::query(select_for_update).execute(&mut *rows).await.unwrap();
+        Self { rows, pool }
     }
 
     /// Waits until so many sessions of this test's database wait for a lock.
-    async fn until_waited_for(&mut self, by: i64) {
+    async fn until_waited_for(&self, by: i64) {
         let select = "select count(*) = $1
              from pg_stat_activity
              where datname = current_database()
                and wait_event_type = 'Lock'";
         let enough =
-            async || sqlx::query_scalar(select).bind(by).fetch_one(&mut *self.0).await.unwrap_or(false).then_some(());
+            async || sqlx::query_scalar(select).bind(by).fetch_one(&self.pool).await.unwrap_or(false).then_some(());
         until(Duration::from_secs(4), enough).await.unwrap_or_else(|| panic!("{by} sessions do not wait for a lock"));
     }
 
     async fn let_go(self) {
-        self.0.commit().await.unwrap();
+        self.rows.commit().await.unwrap();
     }
 }
 
 async fn two_claims_at_once(bench: &Bench<InPostgres>, key: Key) -> [Claimed; 2] {
-    let mut held = Held::by(bench, "select from sluice.resource for update").await;
+    let held = Held::by(bench, "select from sluice.resource for update").await;
     let let_go = async {
         held.until_waited_for(2).await;
         held.let_go().await;
@@ -98,7 +103,7 @@ async fn overtake(bench: &Bench<InPostgres>, key: Key) -> (Claimed, Key) {
     let dispatched_again = async {
         held.until_waited_for(1).await;
         let update = "update sluice.step set token = $2, dispatched_at = now() where run_id = $1";
-        sqlx::query(update).bind(key.run.uuid()).bind(new.token.bits()).execute(&mut *held.0).await.unwrap();
+        sqlx::query(update).bind(key.run.uuid()).bind(new.token.bits()).execute(&mut *held.rows).await.unwrap();
         held.let_go().await;
     };
 
@@ -132,7 +137,7 @@ pub async fn a_claim_that_is_overtaken_puts_nothing_back(bench: &Bench<InPostgre
 
 pub async fn failures_reported_at_once_are_all_heard(bench: &Bench<InPostgres>) {
     bench.world.set(Gate::Rate(Scope::Host, HOST, 100.0)).await;
-    let mut held = Held::by(bench, "select from sluice.gate for update").await;
+    let held = Held::by(bench, "select from sluice.gate for update").await;
     let report = async |number| -> HostGate {
         let failing = [Signal::Failing(RunId::new(uuid::Uuid::from_u128(number)))];
         bench.ledger().report(HOST, &failing, &Rules::default(), 1.0).await.unwrap()
@@ -150,7 +155,7 @@ pub async fn failures_reported_at_once_are_all_heard(bench: &Bench<InPostgres>) 
 pub async fn of_a_revival_and_a_discard_at_once_one_is_done(bench: &Bench<InPostgres>) {
     let run = bench.dead_run(user()).await;
     let (ana, bob) = (by("ana"), by("bob"));
-    let mut held = Held::by(bench, "select from sluice.run for update").await;
+    let held = Held::by(bench, "select from sluice.run for update").await;
     let let_go = async {
         held.until_waited_for(2).await;
         held.let_go().await;

@@ -61,8 +61,8 @@ macro_rules! conformance {
         #[cfg(feature = "mutants")]
         pub async fn behave(name: &str, bench: &bench::Bench<postgres::InPostgres>) {
             match name {
-                $($(stringify!($behaviour) => $module::$behaviour(bench).await,)*)*
-                $($(stringify!($ours) => $own::$ours(bench).await,)*)*
+                $($(stringify!($behaviour) => Box::pin($module::$behaviour(bench)).await,)*)*
+                $($(stringify!($ours) => Box::pin($own::$ours(bench)).await,)*)*
                 _ => panic!("no behaviour is called {name}"),
             }
             bench.assert_sound().await;
@@ -114,6 +114,7 @@ conformance! {
         an_unknown_version_waits_longer_each_time,
         a_renewal_extends_the_lease_and_reports_a_lost_one,
         only_a_running_step_is_renewed,
+        a_renewal_without_the_token_extends_nothing,
     ],
     settling: [
         a_success_makes_the_next_step_due_with_its_output_and_facts,

@@ -43,30 +43,12 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
-        name: "turn: only what waits becomes due",
-        keeps: "I9 a stale move changes nothing",
-        statement: "with turn as",
-        clause: "and step.due_at is null",
-        instead: "",
-        missed_by: &["a_run_that_is_cancelled_while_it_waits_disturbs_nobody"],
-        ..NONE
-    },
-    Guard {
         name: "intake: rows in other hands",
-        keeps: "I1 nothing waits for ever",
+        keeps: "I1 every sign-up reaches an end",
         statement: "as seconds_old",
         clause: "skip locked",
         instead: "",
         missed_by: &["a_row_in_its_users_hands_is_passed_over"],
-        ..NONE
-    },
-    Guard {
-        name: "intake: only a waiting step is due now",
-        keeps: "I9 a stale move changes nothing",
-        statement: "asked.reset",
-        clause: "where step.state = 'due'",
-        instead: "where true",
-        missed_by: &["a_pending_row_of_a_step_in_hand_only_gets_its_status_back"],
         ..NONE
     },
     Guard {
@@ -89,7 +71,7 @@ pub const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "dispatch: one relay per queue",
-        keeps: "I1 nothing waits for ever",
+        keeps: "I1 every sign-up reaches an end",
         statement: "null::float8 as open_for",
         clause: "skip locked",
         instead: "",
@@ -98,7 +80,7 @@ pub const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "dispatch: steps in other hands",
-        keeps: "I1 nothing waits for ever",
+        keeps: "I1 every sign-up reaches an end",
         statement: "with picked as",
         clause: "skip locked",
         instead: "",
@@ -129,7 +111,7 @@ pub const GUARDS: &[Guard] = &[
         statement: "= gate.probe_run",
         clause: "coalesce(hold_until > now(), false)",
         instead: "false",
-        missed_by: &["a_held_host_is_not_dispatched_to_until_the_hold_is_over"],
+        missed_by: &["a_held_host_is_not_dispatched_to_until_the_hold_is_over", "what_the_host_asks_for_holds_it"],
         ..NONE
     },
     Guard {
@@ -142,7 +124,7 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
-        name: "dispatch: one run at a half-open breaker",
+        name: "dispatch: one run at a half-open one",
         keeps: "a closed gate lets nothing through",
         statement: "= gate.probe_run",
         clause: "breaker = 'half_open' and (",

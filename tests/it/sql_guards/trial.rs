@@ -1,6 +1,6 @@
 //! One behaviour on a ledger that lacks one guard, in a thread and a runtime of its own: what it does there is up to it.
 
-use std::{any::Any, sync::Arc, thread, time::Duration};
+use std::{any::Any, panic, sync::Arc, thread, time::Duration};
 
 use sluice::ledger::postgres::Removed;
 use tokio::{runtime, time::timeout};
@@ -13,6 +13,8 @@ use crate::conformance::{
 
 /// Longer than any behaviour takes, on a slow machine too.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+const TRIAL: &str = "trial";
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,15 +36,16 @@ pub fn try_out(guard: Option<&'static Guard>, behaviour: &'static str) -> Verdic
         None => by_all(),
     };
     let schema = guard.map_or("", |guard| guard.schema);
-    let trial = thread::spawn(move || {
+    let trial = thread::Builder::new().name(TRIAL.to_owned()).spawn(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(timeout(DEADLINE, async {
+        let behaves = async {
             let bench = bench_of(guarded).await;
             sqlx::raw_sql(schema).execute(bench.world.pool()).await.unwrap();
             behave(behaviour, &bench).await;
-        }))
+        };
+        runtime.block_on(async { timeout(DEADLINE, behaves).await })
     });
-    let ended = trial.join();
+    let ended = trial.unwrap().join();
     if removed.is_some_and(|removed| !removed.was_found()) {
         return Verdict::NotFound;
     }
@@ -56,7 +59,21 @@ pub fn try_out(guard: Option<&'static Guard>, behaviour: &'static str) -> Verdic
 /// What the ledger or the behaviour said, on one line. 42: Postgres could not make sense of the statement.
 fn judge(said: &str) -> Verdict {
     let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.contains("code: \"42") { Verdict::NoStatement(line) } else { Verdict::Breaks(line) }
+    if line.contains("code: \"42") {
+        return Verdict::NoStatement(line);
+    }
+    let database = line.split_once("message: \"").and_then(|(_, rest)| rest.split_once("\", "));
+    Verdict::Breaks(database.map_or(line.as_str(), |(message, _)| message).to_owned())
+}
+
+/// What a trial panics with is in the table.
+pub fn let_trials_be_quiet() {
+    let loud = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if thread::current().name() != Some(TRIAL) {
+            loud(info);
+        }
+    }));
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

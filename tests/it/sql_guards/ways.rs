@@ -126,7 +126,7 @@ pub const GUARDS: &[Guard] = &[
         statement: "with renewed as",
         clause: "step.token = held.token",
         instead: "true",
-        missed_by: &["a_renewal_extends_the_lease_and_reports_a_lost_one"],
+        missed_by: &["a_renewal_without_the_token_extends_nothing"],
         ..NONE
     },
     Guard {
@@ -185,7 +185,7 @@ pub const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "lose: steps in other hands",
-        keeps: "I9 a stale move changes nothing",
+        keeps: "I1 every sign-up reaches an end",
         statement: "and dispatched_at <= now()\n",
         clause: "skip locked",
         instead: "",
@@ -202,8 +202,8 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
-        name: "loss of Redis: what was dispatched is due",
-        keeps: "I1 nothing waits for ever",
+        name: "loss of Redis: all dispatched is due",
+        keeps: "I1 every sign-up reaches an end",
         statement: "with lost as (\n           select",
         clause: "where state = 'dispatched'",
         instead: "where false",
