@@ -21,5 +21,7 @@ mod queue;
 mod retention;
 mod secrets_in_logs;
 mod sign_up;
+#[cfg(feature = "mutants")]
+mod sql_guards;
 mod tls;
 mod unreadable;

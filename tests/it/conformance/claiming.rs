@@ -14,8 +14,8 @@ use workflows::{
 
 use super::{
     bench::{
-        Bench, LEASE, LIMITS, LONG, PROVISION, defer, registry, retry, success, success_with, token, user, worker,
-        workflow,
+        Bench, LEASE, LIMITS, LONG, PROVISION, defer, refusal, registry, retry, success, success_with, token, user,
+        worker, workflow,
     },
     world::{Gate, Moment, Scope, World},
 };
@@ -81,11 +81,19 @@ pub async fn a_claim_is_given_what_the_step_before_put_out(bench: &Bench<impl Wo
 }
 
 pub async fn a_claim_at_a_closed_gate_goes_back_uncounted(bench: &Bench<impl World>) {
+    goes_back_uncounted(bench, Gate::Pause).await;
+}
+
+pub async fn a_claim_at_a_held_gate_goes_back_uncounted(bench: &Bench<impl World>) {
+    goes_back_uncounted(bench, |scope, name| Gate::Hold(scope, name, LONG)).await;
+}
+
+async fn goes_back_uncounted(bench: &Bench<impl World>, close: impl Fn(Scope, &'static str) -> Gate<'static>) {
     let run = bench.start(PROVISION, user()).await;
     let gates = [(Scope::Step, CREATE), (Scope::Workflow, PROVISION), (Scope::Host, "api.example")];
     for (scope, name) in gates {
         let key = bench.dispatch_of(run, CREATE).await;
-        bench.world.set(Gate::Pause(scope, name)).await;
+        bench.world.set(close(scope, name)).await;
         let mut asking = worker("w");
         asking.host = Some("api.example".to_owned());
 
@@ -150,6 +158,20 @@ pub async fn a_rescue_keeps_the_resource_busy_no_longer_than_the_lease(bench: &B
     bench.world.advance(LEASE * 2).await;
 
     assert_eq!(bench.rescue().await, 1);
+
+    assert!(!bench.world.is_busy(&claim.given.instance).await);
+}
+
+pub async fn a_renewal_keeps_nothing_busy_that_another_attempt_made_busy(bench: &Bench<impl World>) {
+    let user = user();
+    let run = bench.start(PROVISION, user).await;
+    let gone = bench.take(run, CREATE).await;
+    bench.write(bench.plan(&gone, refusal(), Quiet::Unsure)).await;
+    bench.world.advance(LEASE).await;
+    let shared = bench.start("reconfigure-webhooks", user).await;
+    let claim = bench.take(shared, "configure-webhooks").await;
+
+    bench.ledger().renew(&worker("w"), &[Lease { key: claim.key, length: LEASE }]).await.unwrap();
 
     assert!(!bench.world.is_busy(&claim.given.instance).await);
 }
@@ -234,4 +256,25 @@ pub async fn a_renewal_extends_the_lease_and_reports_a_lost_one(bench: &Bench<im
     let late = Outcome::Success { output: json!({}), facts: adopted, note: None };
     assert_eq!(bench.settle(&claim, late).await, Settled::Stale);
     assert_ne!(bench.subject_token(&claim.given.subject).await, "theirs");
+}
+
+pub async fn only_a_running_step_is_renewed(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let lease = Lease { key: bench.dispatch_of(run, CREATE).await, length: LEASE };
+
+    assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [false]);
+
+    assert_eq!(bench.state(run, 0).await, StepState::Dispatched);
+}
+
+pub async fn a_renewal_without_the_token_extends_nothing(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+    let forged = Lease { key: Key { token: token(), ..claim.key }, length: LEASE };
+    bench.world.advance(LEASE * 7 / 10).await;
+
+    assert_eq!(bench.ledger().renew(&worker("other"), &[forged]).await.unwrap(), [false]);
+
+    bench.world.advance(LEASE / 2).await;
+    assert_eq!(bench.rescue().await, 1);
 }

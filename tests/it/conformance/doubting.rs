@@ -74,20 +74,25 @@ pub async fn whoever_looks_first_starts_the_only_run(bench: &Bench<impl World>) 
     assert_eq!(one.unwrap() + other.unwrap(), 1);
 }
 
-pub async fn after_a_dead_or_cancelled_run_nobody_looks(bench: &Bench<impl World>) {
-    let dead = bench.dead_run(user()).await;
-    let cancelled = bench.start(PROVISION, user()).await;
-    assert_eq!(bench.ledger().cancel(cancelled, &by("ana")).await.unwrap(), Changed::Yes);
-    for run in [dead, cancelled] {
-        bench.ledger().doubt(run).await.unwrap();
-    }
+pub async fn after_a_cancelled_run_nobody_looks(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    assert_eq!(bench.ledger().cancel(run, &by("ana")).await.unwrap(), Changed::Yes);
+    bench.ledger().doubt(run).await.unwrap();
+    be_quiet(bench).await;
+
+    assert_eq!(look(bench).await, 0);
+}
+
+pub async fn after_a_dead_run_nobody_looks_for_its_revival_does(bench: &Bench<impl World>) {
+    let run = bench.dead_run(user()).await;
+    bench.ledger().doubt(run).await.unwrap();
     be_quiet(bench).await;
 
     assert_eq!(look(bench).await, 0);
 
-    assert_eq!(bench.world.run(dead).await, RunState::Dead);
-    bench.ledger().revive(dead, &by("ana")).await.unwrap();
-    assert_eq!(bench.step(dead, 0).await.moment, Moment::Now);
-    bench.succeed(dead, &STEPS).await;
-    assert_eq!(look(bench).await, 0, "the revived run has looked at everything itself");
+    assert_eq!(bench.world.run(run).await, RunState::Dead);
+    bench.ledger().revive(run, &by("ana")).await.unwrap();
+    assert_eq!(bench.step(run, 0).await.moment, Moment::Now);
+    bench.succeed(run, &STEPS).await;
+    assert_eq!(look(bench).await, 0);
 }

@@ -11,7 +11,9 @@ mod dispatching;
 mod doubting;
 mod gates;
 mod intake;
+mod interleaving;
 mod memory;
+mod outage;
 pub mod postgres;
 mod retrying;
 mod reviving;
@@ -21,9 +23,10 @@ mod starting;
 mod taking_turns;
 pub mod world;
 
-/// Both ledgers run exactly the same list: a macro, so that none can be left out of one of them.
+/// Both ledgers run exactly the same list: a macro, so that none can be left out of one of them. After the semicolon, what
+/// only Postgres can meet: sessions that wait for each other's locks, and an outage.
 macro_rules! conformance {
-    ($($module:ident: [$($behaviour:ident),* $(,)?]),* $(,)?) => {
+    ($($module:ident: [$($behaviour:ident),* $(,)?]),*; $($own:ident: [$($ours:ident),* $(,)?]),* $(,)?) => {
         mod in_memory {
             $($(
                 #[tokio::test]
@@ -44,6 +47,26 @@ macro_rules! conformance {
                     bench.assert_sound().await;
                 }
             )*)*
+
+            $($(
+                #[tokio::test]
+                async fn $ours() {
+                    let bench = super::postgres::bench().await;
+                    super::$own::$ours(&bench).await;
+                    bench.assert_sound().await;
+                }
+            )*)*
+        }
+
+        /// A behaviour by its name, for a ledger in Postgres that may lack a guard.
+        #[cfg(feature = "mutants")]
+        pub async fn behave(name: &str, bench: &bench::Bench<postgres::InPostgres>) {
+            match name {
+                $($(stringify!($behaviour) => Box::pin($module::$behaviour(bench)).await,)*)*
+                $($(stringify!($ours) => Box::pin($own::$ours(bench)).await,)*)*
+                _ => panic!("no behaviour is called {name}"),
+            }
+            bench.assert_sound().await;
         }
     };
 }
@@ -82,15 +105,19 @@ conformance! {
         a_step_asked_for_twice_in_one_batch_is_claimed_once,
         a_claim_is_given_what_the_step_before_put_out,
         a_claim_at_a_closed_gate_goes_back_uncounted,
+        a_claim_at_a_held_gate_goes_back_uncounted,
         an_exclusive_claim_keeps_the_resource_busy_until_its_lease_would_have_ended,
         a_renewal_keeps_the_resource_busy_longer,
         a_call_without_an_answer_keeps_the_resource_busy_for_as_long_as_a_call_takes,
         a_rescue_keeps_the_resource_busy_no_longer_than_the_lease,
+        a_renewal_keeps_nothing_busy_that_another_attempt_made_busy,
         a_final_answer_frees_the_resource,
         a_late_final_answer_does_not_free_what_another_attempt_keeps_busy,
         a_create_counts_as_claimed_only_after_an_exclusive_claim,
         an_unknown_version_waits_longer_each_time,
         a_renewal_extends_the_lease_and_reports_a_lost_one,
+        only_a_running_step_is_renewed,
+        a_renewal_without_the_token_extends_nothing,
     ],
     settling: [
         a_success_makes_the_next_step_due_with_its_output_and_facts,
@@ -118,7 +145,8 @@ conformance! {
         a_doubted_instance_gets_another_run_when_the_first_has_succeeded,
         an_instance_is_not_looked_at_while_a_call_may_be_under_way_there,
         whoever_looks_first_starts_the_only_run,
-        after_a_dead_or_cancelled_run_nobody_looks,
+        after_a_cancelled_run_nobody_looks,
+        after_a_dead_run_nobody_looks_for_its_revival_does,
     ],
     sending_back: [
         a_send_back_runs_the_earlier_step_and_those_between_again,
@@ -180,5 +208,22 @@ conformance! {
         a_step_without_budget_moves_as_the_state_machine_says,
         the_last_step_moves_as_the_state_machine_says,
         an_only_step_moves_as_the_state_machine_says,
+    ];
+
+    interleaving: [
+        of_two_claims_at_once_one_wins,
+        of_two_claims_at_once_the_loser_puts_nothing_back,
+        a_claim_that_is_overtaken_takes_nothing,
+        a_claim_that_is_overtaken_puts_nothing_back,
+        failures_reported_at_once_are_all_heard,
+        of_a_revival_and_a_discard_at_once_one_is_done,
+        a_row_in_its_users_hands_is_passed_over,
+        a_queue_in_another_relays_hands_is_passed_over,
+        a_step_in_other_hands_is_not_dispatched,
+        a_step_that_is_being_claimed_is_not_lost,
+        of_two_relays_that_see_a_loss_one_handles_it,
+    ],
+    outage: [
+        an_outage_of_postgres_is_no_crash_of_its_clients,
     ],
 }

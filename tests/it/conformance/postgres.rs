@@ -1,12 +1,12 @@
 //! The ledger in Postgres as the suite sees it: a fresh database with the app's tables and ours, the ledger working as the
 //! services' own role. Time goes by in that every moment in the ledger's tables moves back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use sluice::ledger::postgres::{Pooling, Postgres};
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use tests::servers::{Database, fresh_database_from, until};
+use tests::servers::{self, Database, fresh_database_from, until};
 use workflows::{
     definition::{LEASE, Registry},
     ids::{InstanceName, RunId, Subject, UserId},
@@ -19,15 +19,28 @@ use super::{
 };
 use crate::app::App;
 
+/// How the suite's ledgers are guarded: by all, but where a test takes a guard away.
+pub type Guarded = Arc<dyn Fn(Postgres) -> Postgres + Send + Sync>;
+
+pub fn by_all() -> Guarded {
+    Arc::new(|ledger| ledger)
+}
+
 pub struct InPostgres {
     ledger: Postgres,
     /// As the superuser, for what the services may not do.
     pool: PgPool,
     services: PgPool,
-    database: Database,
+    url: String,
+    guarded: Guarded,
+    _database: Option<Database>,
 }
 
 pub async fn bench() -> Bench<InPostgres> {
+    bench_of(by_all()).await
+}
+
+pub async fn bench_of(guarded: Guarded) -> Bench<InPostgres> {
     let prepare = async |url: &str| {
         let app = App::at(url.parse()?);
         app.become_supabase().await;
@@ -35,23 +48,42 @@ pub async fn bench() -> Bench<InPostgres> {
         Ok(())
     };
     let database = fresh_database_from("conformance", prepare).await;
-    let pool = PgPoolOptions::new().max_connections(2).connect(database.url()).await.unwrap();
-    let services = PgPoolOptions::new()
-        .max_connections(4)
-        .after_connect(|connection, _| Box::pin(become_services(connection)))
-        .connect(database.url())
-        .await
-        .unwrap();
-    wait_until_leases_may_end(&pool).await;
-    let ledger = Postgres::new(services.clone(), Pooling::Session, setup(registry()));
-    ledger.ensure_gates(&registry(), None).await.unwrap();
-    Bench::new(InPostgres { ledger, pool, services, database })
+    let world = InPostgres::at(database.url(), guarded).await;
+    wait_until_leases_may_end(&world.pool).await;
+    Bench::new(InPostgres { _database: Some(database), ..world })
 }
 
 impl InPostgres {
+    async fn at(url: &str, guarded: Guarded) -> Self {
+        let pool = PgPoolOptions::new().max_connections(2).connect(url).await.unwrap();
+        let services = PgPoolOptions::new()
+            .max_connections(4)
+            .after_connect(|connection, _| Box::pin(become_services(connection)))
+            .connect(url)
+            .await
+            .unwrap();
+        let ledger = guarded(Postgres::new(services.clone(), Pooling::Session, setup(registry())));
+        ledger.ensure_gates(&registry(), None).await.unwrap();
+        Self { ledger, pool, services, url: url.to_owned(), guarded, _database: None }
+    }
+
+    /// The same suite on a server of the caller's own, which must outlive it.
+    pub async fn on(&self, server: &servers::Postgres) -> Bench<Self> {
+        let url = server.create_named_database("conformance").await.unwrap();
+        let app = App::at(url.parse().unwrap());
+        app.become_supabase().await;
+        app.migrate().await;
+        Bench::new(Self::at(&url, self.guarded.clone()).await)
+    }
+
     /// As the superuser.
     pub fn url(&self) -> &str {
-        self.database.url()
+        &self.url
+    }
+
+    /// As the superuser.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
     }
 }
 
@@ -77,7 +109,7 @@ impl World for InPostgres {
     }
 
     fn build(&self, registry: Registry) -> Postgres {
-        Postgres::new(self.services.clone(), Pooling::Transaction, setup(registry))
+        (self.guarded)(Postgres::new(self.services.clone(), Pooling::Transaction, setup(registry)))
     }
 
     async fn run(&self, run: RunId) -> RunState {

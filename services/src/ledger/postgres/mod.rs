@@ -18,6 +18,7 @@ mod redis_mark;
 mod rescue;
 mod room;
 mod run_end;
+mod safeguard;
 mod settle;
 mod start;
 
@@ -39,7 +40,11 @@ use super::{
     By, Changed, Claimed, Dispatched, Error, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result,
     Scope, Settled, Settlement, Setup, Started, Worker,
 };
+#[cfg(feature = "mutants")]
+pub use safeguard::Removed;
+
 use crate::supabase::{Projection, sign_ups};
+use safeguard::Guards;
 
 /// What stands between us and Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,12 +63,13 @@ pub struct Postgres {
     pooling: Pooling,
     setup: Setup,
     projection: Projection,
+    guards: Guards,
 }
 
 impl Postgres {
     pub fn new(pool: PgPool, pooling: Pooling, setup: Setup) -> Self {
         let projection = Projection::new(setup.on_sign_up.clone());
-        Self { pool, pooling, setup, projection }
+        Self { pool, pooling, setup, projection, guards: Guards::default() }
     }
 
     pub fn pool(&self) -> &PgPool {
@@ -125,7 +131,7 @@ impl Postgres {
             set local idle_in_transaction_session_timeout = '10s'; \
             set local sluice.projecting = 'on'";
         let inner = self.pool.begin_with(begin).await?;
-        Ok(Tx { inner, pooling: self.pooling })
+        Ok(Tx { inner, pooling: self.pooling, guards: self.guards.clone() })
     }
 }
 
@@ -133,18 +139,19 @@ impl Postgres {
 pub(crate) struct Tx {
     inner: Transaction<'static, Driver>,
     pooling: Pooling,
+    guards: Guards,
 }
 
 impl Tx {
     pub(crate) fn query(&self, sql: &'static str) -> Query<'static, Driver, PgArguments> {
-        sqlx::query(sql).persistent(self.pooling == Pooling::Session)
+        sqlx::query(self.guards.statement(sql)).persistent(self.pooling == Pooling::Session)
     }
 
     pub(crate) fn query_as<T>(&self, sql: &'static str) -> QueryAs<'static, Driver, T, PgArguments>
     where
         T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
     {
-        sqlx::query_as(sql).persistent(self.pooling == Pooling::Session)
+        sqlx::query_as(self.guards.statement(sql)).persistent(self.pooling == Pooling::Session)
     }
 
     pub(crate) fn connection(&mut self) -> &mut sqlx::PgConnection {

@@ -61,7 +61,8 @@ pub async fn gauges(ledger: &Postgres, host: Option<&str>, max_age: Duration) ->
         set local lock_timeout = '1s'; \
         set local statement_timeout = '2s'; \
         set local idle_in_transaction_session_timeout = '10s'";
-    let mut tx = Tx { inner: ledger.pool.begin_with(begin).await?, pooling: ledger.pooling };
+    let mut tx =
+        Tx { inner: ledger.pool.begin_with(begin).await?, pooling: ledger.pooling, guards: ledger.guards.clone() };
     let row = match take(&mut tx, host, max_age).await? {
         Some(fresh) => fresh,
         None => kept(&mut tx).await?,

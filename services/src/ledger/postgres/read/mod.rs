@@ -35,7 +35,7 @@ async fn begin(ledger: &Postgres) -> Result<Tx> {
         set local statement_timeout = '2s'; \
         set local idle_in_transaction_session_timeout = '10s'";
     let inner = ledger.pool.begin_with(begin).await?;
-    Ok(Tx { inner, pooling: ledger.pooling })
+    Ok(Tx { inner, pooling: ledger.pooling, guards: ledger.guards.clone() })
 }
 
 /// What must not be seen in a text about an instance.

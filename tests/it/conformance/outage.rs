@@ -1,0 +1,30 @@
+//! Postgres itself was away: nobody could renew a lease meanwhile.
+
+use std::time::Duration;
+
+use sluice::ledger::Ledger;
+use tests::servers::{Postgres, postgres::Options, until};
+use workflows::definition;
+
+use super::{
+    bench::{Bench, LEASE, PROVISION, user},
+    postgres::InPostgres,
+    world::World,
+};
+
+pub async fn an_outage_of_postgres_is_no_crash_of_its_clients(bench: &Bench<InPostgres>) {
+    let mut server = Postgres::start(Options::default()).await.unwrap();
+    let bench = bench.world.on(&server).await;
+    let run = bench.start(PROVISION, user()).await;
+    bench.take(run, "create-instance").await;
+    bench.world.advance(LEASE * 2).await;
+    server.restart().await.unwrap();
+
+    let expired = async || Some(bench.ledger().expired(10).await.unwrap()).filter(|expired| !expired.is_empty());
+    let expired = until(Duration::from_secs(60), expired).await.expect("the lease ends at last");
+
+    let up = "select extract(epoch from now() - pg_postmaster_start_time())::float8";
+    let up: f64 = sqlx::query_scalar(up).fetch_one(bench.world.pool()).await.unwrap();
+    assert_eq!(expired[0].claim.key.run, run);
+    assert!(up > definition::LEASE.as_secs_f64(), "rescued {up} s after the server's start");
+}
