@@ -58,14 +58,17 @@ macro_rules! conformance {
             )*)*
         }
 
-        /// A behaviour by its name, for a ledger in Postgres that may lack a guard.
+        /// A behaviour by its name, for a ledger in Postgres that may lack a guard. Each begins in a function of its own:
+        /// all of them in one would not fit on a stack.
         #[cfg(feature = "mutants")]
         pub async fn behave(name: &str, bench: &bench::Bench<postgres::InPostgres>) {
-            match name {
-                $($(stringify!($behaviour) => Box::pin($module::$behaviour(bench)).await,)*)*
-                $($(stringify!($ours) => Box::pin($own::$ours(bench)).await,)*)*
+            use futures::FutureExt;
+            let behaves = match name {
+                $($(stringify!($behaviour) => (|| $module::$behaviour(bench).boxed_local())(),)*)*
+                $($(stringify!($ours) => (|| $own::$ours(bench).boxed_local())(),)*)*
                 _ => panic!("no behaviour is called {name}"),
-            }
+            };
+            behaves.await;
             bench.assert_sound().await;
         }
     };
