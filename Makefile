@@ -35,7 +35,7 @@ full: check audit chaos ## check, audit, 50,000 seeds of the simulator, 100,000 
 	SIM_SEEDS=50000 cargo test -p tests --test sim
 	LEVEL_RUNS=100000 LEVEL_RESTARTS=1000 cargo test -p it levels -- --nocapture
 
-mutants: setup ## Takes each guard away, of the protocol and  of the SQL, and shows what then breaks
+mutants: setup ## Takes each guard away, of the protocol and of the SQL, and shows what then breaks
 	cargo test -p tests --test sim guard -- --nocapture
 	cargo test -p tests --test model guard -- --nocapture
 	cargo test -p it --features mutants sql_guards -- --nocapture

@@ -62,13 +62,14 @@ macro_rules! conformance {
         /// all of them in one would not fit on a stack.
         #[cfg(feature = "mutants")]
         pub async fn behave(name: &str, bench: &bench::Bench<postgres::InPostgres>) {
-            use futures::FutureExt;
-            let behaves = match name {
-                $($(stringify!($behaviour) => (|| $module::$behaviour(bench).boxed_local())(),)*)*
-                $($(stringify!($ours) => (|| $own::$ours(bench).boxed_local())(),)*)*
+            type Subject = bench::Bench<postgres::InPostgres>;
+            type Behaves<'a> = futures::future::LocalBoxFuture<'a, ()>;
+            let begin: fn(&Subject) -> Behaves<'_> = match name {
+                $($(stringify!($behaviour) => |bench| Box::pin($module::$behaviour(bench)),)*)*
+                $($(stringify!($ours) => |bench| Box::pin($own::$ours(bench)),)*)*
                 _ => panic!("no behaviour is called {name}"),
             };
-            behaves.await;
+            begin(bench).await;
             bench.assert_sound().await;
         }
     };
