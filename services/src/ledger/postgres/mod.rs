@@ -1,5 +1,6 @@
 //! The ledger in Postgres. Every statement of the engine is in this folder, one verb a file; every verb is one short
-//! transaction, whose locks are taken in one order: gate, run, step, resource, instance, public rows, each in key order.
+//! transaction, whose locks are taken in one order: gate, run, step, instance, resource, public rows, each in key order. Only a
+//! claim takes resources before steps: a cancellation of that very step may meet it, and one of the two has to try again.
 //!
 //! Statements work through a transaction pooler too: always inside an explicit transaction and, where `Pooling` says so,
 //! without a name.
