@@ -31,9 +31,10 @@ chaos: setup build ## Every way to break it, for about a quarter of an hour; CHA
 
 check: setup format lint build test ## All that a change must pass; what CI runs
 
-full: check audit chaos ## check, audit, 50,000 seeds of the simulator, 100,000 runs for what they leave, and chaos at its full length
+full: check audit chaos ## check, audit, 50,000 seeds of the simulator, 100,000 runs for what they leave, chaos at its full length, and more
 	SIM_SEEDS=50000 cargo test -p tests --test sim
 	LEVEL_RUNS=100000 LEVEL_RESTARTS=1000 cargo test -p it levels -- --nocapture
+	cargo test -p it all_through_a_pooler -- --ignored
 
 mutants: setup ## Takes each guard away and shows what then breaks
 	cargo test -p tests --test sim guard -- --nocapture

@@ -1,5 +1,6 @@
 //! One suite for both ledgers: what a ledger must do, whatever it is made of. Each behaviour is a function over a `Bench`;
-//! the list at the end runs it on the ledger in memory and on the one in Postgres. Time is set, never slept through.
+//! the list at the end runs it on the ledger in memory and on the one in Postgres, and through a transaction pooler a
+//! behaviour or two of each verb (`make full`: all of them). Time is set, never slept through.
 
 pub mod bench;
 mod cancelling;
@@ -44,7 +45,72 @@ macro_rules! conformance {
                 }
             )*)*
         }
+
+        mod all_through_a_pooler {
+            $($(
+                #[tokio::test]
+                #[ignore = "takes a minute: make full runs it"]
+                async fn $behaviour() {
+                    let bench = super::postgres::bench_through_a_pooler().await;
+                    super::$module::$behaviour(&bench).await;
+                    bench.assert_sound().await;
+                }
+            )*)*
+        }
     };
+}
+
+/// What runs through a pooler at every change: each verb, and what a transaction of several statements may do.
+macro_rules! through_a_pooler {
+    ($($module:ident: [$($behaviour:ident),* $(,)?]),* $(,)?) => {
+        mod through_a_pooler {
+            $($(
+                #[tokio::test]
+                async fn $behaviour() {
+                    let bench = super::postgres::bench_through_a_pooler().await;
+                    super::$module::$behaviour(&bench).await;
+                    bench.assert_sound().await;
+                }
+            )*)*
+        }
+    };
+}
+
+through_a_pooler! {
+    starting: [
+        starting_again_joins_the_run_that_is_there,
+        an_unknown_workflow_is_refused_and_harms_no_neighbour,
+    ],
+    taking_turns: [runs_on_one_resource_take_turns_in_order],
+    dispatching: [
+        a_queue_is_due_as_long_as_a_step_of_it_is,
+        a_push_that_failed_puts_back_only_its_own_token,
+        lost_steps_are_due_again,
+        a_paused_step_is_not_dispatched,
+        a_held_host_is_not_dispatched_to_until_the_hold_is_over,
+        a_rate_bounds_the_starts_per_second,
+        concurrency_counts_dispatched_and_running_steps,
+    ],
+    claiming: [of_two_claims_of_one_step_one_wins, a_renewal_extends_the_lease_and_reports_a_lost_one],
+    settling: [
+        the_last_success_ends_the_run,
+        a_late_settle_changes_nothing,
+        a_bad_settlement_harms_only_itself,
+    ],
+    crashing: [crashes_count_and_end_the_run_at_the_limit],
+    sending_back: [a_send_back_runs_the_earlier_step_and_those_between_again],
+    cancelling: [a_running_step_ends_its_cancelled_run_at_its_settle, a_dead_run_is_discarded],
+    reviving: [a_revived_run_leaves_its_trace_and_is_linked_to_it],
+    deadlines: [time_that_a_gate_held_does_not_count],
+    gates: [
+        one_process_at_a_time_may_probe,
+        only_the_answer_to_the_run_let_through_closes_it,
+        a_step_that_waits_for_the_api_says_why,
+    ],
+    intake: [
+        a_pending_row_starts_a_run_and_follows_it,
+        a_row_whose_name_is_taken_fails_and_harms_no_neighbour,
+    ],
 }
 
 conformance! {

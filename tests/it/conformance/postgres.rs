@@ -17,35 +17,55 @@ use super::{
     bench::{Bench, registry, setup},
     world::{AttemptSeen, Budget, InstanceSeen, LetterSeen, Moment, RowSeen, StepSeen, World},
 };
-use crate::app::App;
+use crate::{app::App, pooler};
 
 pub struct InPostgres {
     ledger: Postgres,
     /// As the superuser, for what the services may not do.
     pool: PgPool,
     services: PgPool,
+    pooling: Pooling,
     database: Database,
 }
 
 pub async fn bench() -> Bench<InPostgres> {
-    let prepare = async |url: &str| {
-        let app = App::at(url.parse()?);
-        app.become_supabase().await;
-        app.migrate().await;
-        Ok(())
-    };
-    let database = fresh_database_from("conformance", prepare).await;
-    let pool = PgPoolOptions::new().max_connections(2).connect(database.url()).await.unwrap();
+    let database = database().await;
     let services = PgPoolOptions::new()
         .max_connections(4)
         .after_connect(|connection, _| Box::pin(become_services(connection)))
         .connect(database.url())
         .await
         .unwrap();
+    bench_of(database, services, Pooling::Session).await
+}
+
+/// Each transaction on another backend than the one before.
+pub async fn bench_through_a_pooler() -> Bench<InPostgres> {
+    let database = database().await;
+    let options = pooler::options_of(database.name()).await;
+    let services = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    // The pooler takes in turns what it has, so it must have two.
+    let both = (services.begin().await.unwrap(), services.begin().await.unwrap());
+    drop(both);
+    bench_of(database, services, Pooling::Transaction).await
+}
+
+async fn database() -> Database {
+    let prepare = async |url: &str| {
+        let app = App::at(url.parse()?);
+        app.become_supabase().await;
+        app.migrate().await;
+        Ok(())
+    };
+    fresh_database_from("conformance", prepare).await
+}
+
+async fn bench_of(database: Database, services: PgPool, pooling: Pooling) -> Bench<InPostgres> {
+    let pool = PgPoolOptions::new().max_connections(2).connect(database.url()).await.unwrap();
     wait_until_leases_may_end(&pool).await;
-    let ledger = Postgres::new(services.clone(), Pooling::Session, setup(registry()));
+    let ledger = Postgres::new(services.clone(), pooling, setup(registry()));
     ledger.ensure_gates(&registry(), None).await.unwrap();
-    Bench::new(InPostgres { ledger, pool, services, database })
+    Bench::new(InPostgres { ledger, pool, services, pooling, database })
 }
 
 impl InPostgres {
@@ -77,7 +97,7 @@ impl World for InPostgres {
     }
 
     fn build(&self, registry: Registry) -> Postgres {
-        Postgres::new(self.services.clone(), Pooling::Transaction, setup(registry))
+        Postgres::new(self.services.clone(), self.pooling, setup(registry))
     }
 
     async fn run(&self, run: RunId) -> RunState {
