@@ -31,7 +31,7 @@ chaos: setup build ## Every way to break it, for about a quarter of an hour; CHA
 
 check: setup format lint build test ## All that a change must pass; what CI runs
 
-full: check audit chaos ## check, audit, 50,000 seeds of the simulator, 100,000 runs for what they leave, chaos at its full length, and more
+full: check audit chaos ## check, audit, 50,000 seeds of the simulator, 100,000 runs for what they leave, chaos at its full length, all of conformance through a pooler
 	SIM_SEEDS=50000 cargo test -p tests --test sim
 	LEVEL_RUNS=100000 LEVEL_RESTARTS=1000 cargo test -p it levels -- --nocapture
 	cargo test -p it all_through_a_pooler -- --ignored

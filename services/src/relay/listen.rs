@@ -6,7 +6,7 @@ use anyhow::Context;
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::{sync::Notify, time::timeout};
 
-use crate::telemetry::health::Pulse;
+use crate::{ledger::postgres::is_by_transaction, telemetry::health::Pulse};
 
 const CHANNEL: &str = "sluice_intake";
 /// To `CHANNEL`. In the simple protocol: a pooler must not lose it between its parse and its run.
@@ -17,7 +17,7 @@ const ANSWERS: Duration = Duration::from_secs(15);
 /// A listener that heard nothing for so long is asked to prove itself again: a dead connection is silent too.
 const QUIET: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
-/// What hears nothing will hardly learn to, and each try leaves a LISTEN on a connection that a pooler shares out.
+/// A pooler will hardly change its mode soon.
 const RETRY_DEAF: Duration = Duration::from_secs(60);
 
 /// Turns notifications into wakes, for ever. Where LISTEN does not work it is tried again, and said once until it does.
@@ -38,7 +38,7 @@ pub(super) async fn forward(pool: Option<PgPool>, signed_up: Arc<Notify>, pulse:
             }
             Err(error) => Err(error),
         };
-        let pause = if matches!(heard, Err(Error::Deaf)) { RETRY_DEAF } else { RETRY };
+        let pause = if matches!(heard, Err(Error::Shared | Error::Deaf)) { RETRY_DEAF } else { RETRY };
         if let Err(error) = heard
             && !std::mem::replace(&mut polls, true)
         {
@@ -51,8 +51,13 @@ pub(super) async fn forward(pool: Option<PgPool>, signed_up: Arc<Notify>, pulse:
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(
-        "my own notification did not arrive within {SELF_TEST:?}: where a transaction pooler stands, give \
-         LISTEN_DATABASE_URL the address of Postgres itself or of a pooler in session mode"
+        "a transaction pooler answers, through which LISTEN hears nothing: give LISTEN_DATABASE_URL the address of \
+         Postgres itself or of a pooler in session mode"
+    )]
+    Shared,
+    #[error(
+        "my own notification did not arrive within {SELF_TEST:?}: if a pooler stands in between, give \
+         LISTEN_DATABASE_URL the address of Postgres itself"
     )]
     Deaf,
     #[error("{0:#}")]
@@ -72,8 +77,14 @@ async fn within(listen: impl Future<Output = Result<PgListener, Error>>) -> Resu
     timeout(ANSWERS, listen).await.context("no answer in time")?
 }
 
-/// A listener that has heard itself: behind a transaction pooler LISTEN succeeds and hears nothing.
+/// A listener that has heard itself. Behind a transaction pooler LISTEN would succeed and hear nothing; it would stay on a
+/// backend that others are given, who would be handed notifications in the middle of their statements.
 async fn listen(pool: &PgPool) -> Result<PgListener, Error> {
+    let mut connection = pool.acquire().await.context("connect")?;
+    if is_by_transaction(&mut connection, &pool.connect_options()).await.context("ask for a session")? {
+        return Err(Error::Shared);
+    }
+    drop(connection);
     let mut listener = PgListener::connect_with(pool).await.context("connect a listener")?;
     listener.listen(CHANNEL).await.context("listen")?;
     sqlx::raw_sql(NOTIFY_MYSELF).execute(pool).await.context("notify myself")?;

@@ -26,7 +26,12 @@ async fn a_relay_that_is_told_to_listen_through_a_transaction_pooler_says_so_and
 
     fleet.until("it is found", "select status = 'processing' from evolution_instance_creation_queue").await;
     let log = fleet.processes[0].log();
-    assert!(log.contains("did not arrive") && log.contains("give LISTEN_DATABASE_URL the address"), "{log}");
+    assert!(
+        log.contains("a transaction pooler answers") && log.contains("give LISTEN_DATABASE_URL the address"),
+        "{log}"
+    );
+    // What a LISTEN that is left on a shared backend does to others.
+    assert_eq!(occurrences(&log, "NotificationResponse"), 0, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

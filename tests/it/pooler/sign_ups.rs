@@ -26,8 +26,8 @@ async fn until_all_are_ready(fleet: &Fleet, users: usize) {
     fleet.until("all are ready", &completed).await;
 }
 
-/// Each instance was made once, and no attempt was for nothing.
-async fn assert_nothing_was_done_twice(fleet: &Fleet, api: &Server, users: usize) {
+/// Each instance was made once, and nothing was counted against a run. A lease may have ended while nobody could renew it.
+async fn assert_nothing_was_lost_or_done_twice(fleet: &Fleet, api: &Server, users: usize) {
     let (made, duplicates, overlaps) = api.with(|world, _| {
         let journal = world.journal();
         let once = journal.creates_ok().values().filter(|count| **count == 1).count();
@@ -35,10 +35,14 @@ async fn assert_nothing_was_done_twice(fleet: &Fleet, api: &Server, users: usize
     });
     assert_eq!((made, duplicates, overlaps), (users, 0, 0));
     let mut session = fleet.app.superuser().await;
-    let others: Vec<String> = session
-        .all("select concat_ws(' ', position, outcome, error) from sluice.attempt where outcome <> 'succeeded'")
+    let counted: Vec<String> = session
+        .all(
+            "select concat_ws(' ', position, outcome, error)
+             from sluice.attempt
+             where outcome not in ('succeeded', 'deferred')",
+        )
         .await;
-    assert_eq!(others, <[&str; 0]>::default());
+    assert_eq!(counted, <[&str; 0]>::default());
     let letters: i64 = session.one("select count(*) from sluice.dead_letter").await;
     assert_eq!(letters, 0);
 }
@@ -56,7 +60,7 @@ async fn sign_ups_become_ready_through_a_pooler_with_fewer_connections_than_clie
 
     let (clients, connections) = pooler.clients_and_connections(&database(&fleet.app)).await.unwrap();
     assert!(clients > connections && (1..=4).contains(&connections), "{clients} clients on {connections} connections");
-    assert_nothing_was_done_twice(&fleet, &api, USERS).await;
+    assert_nothing_was_lost_or_done_twice(&fleet, &api, USERS).await;
     let relay = fleet.processes[0].log();
     assert_eq!(occurrences(&relay, NO_LISTEN), 1, "{relay}");
     for process in &fleet.processes {
@@ -89,7 +93,7 @@ async fn a_pooler_that_is_killed_while_steps_run_loses_nothing() {
     pooler.restart().await.unwrap();
 
     until_all_are_ready(&fleet, 3 * USERS).await;
-    assert_nothing_was_done_twice(&fleet, &api, 3 * USERS).await;
+    assert_nothing_was_lost_or_done_twice(&fleet, &api, 3 * USERS).await;
     for process in &mut fleet.processes {
         assert!(process.exited().unwrap().is_none(), "{}", process.log());
     }
