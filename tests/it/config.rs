@@ -29,7 +29,7 @@ struct Program {
 }
 
 /// The settings of `sluice all` from what it needs and `more`.
-fn parsed(more: &[(&str, &str)]) -> All {
+pub fn parsed(more: &[(&str, &str)]) -> All {
     configured(more).role
 }
 

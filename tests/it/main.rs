@@ -15,6 +15,7 @@ mod hand_made_sql;
 mod metrics;
 mod migrate;
 mod odd_databases;
+mod pooler;
 mod processes;
 mod program;
 mod queue;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tests::servers::{Postgres, postgres, until};
 use uuid::Uuid;
 
 use crate::app::{App, existing_user};
@@ -181,4 +182,41 @@ async fn sign_ups_go_on_while_foreign_keys_are_validated() {
     owner.run("commit").await;
     let whole = format!("select convalidated from pg_constraint where conname = '{key}'");
     assert!(owner.one::<bool>(&whole).await);
+}
+
+/// Roles belong to the cluster, grants to the database: who comes second to the role must still grant.
+#[tokio::test]
+async fn two_databases_of_a_cluster_that_are_migrated_at_the_same_moment_both_let_the_services_in() {
+    let server = Postgres::start(postgres::Options::default()).await.unwrap();
+    let [first, second] = ["first", "second"].map(|name| (name, server.url(name)));
+    for (name, url) in [&first, &second] {
+        server.create_named_database(name).await.unwrap();
+        App::at(url.parse().unwrap()).become_supabase().await;
+    }
+    let (first, second) = (App::at(first.1.parse().unwrap()), App::at(second.1.parse().unwrap()));
+    let (mut makes_the_role, mut session) = (first.owner().await, second.superuser().await);
+
+    // A machine that stands still meanwhile makes the migration give up on a lock: then it is tried again.
+    for left in (0..5).rev() {
+        makes_the_role.run("begin; create role sluice_runtime nologin").await;
+        let commit = async {
+            let waits = "select exists (select from pg_stat_activity where wait_event = 'transactionid')";
+            let waited = until(Duration::from_secs(20), async || session.one::<bool>(waits).await.then_some(())).await;
+            makes_the_role.run("commit").await;
+            waited.expect("the migration comes to the role");
+        };
+        match tokio::join!(second.try_migrate(), commit).0 {
+            Ok(()) => break,
+            Err(error) if left > 0 && error.to_string().contains("lock timeout") => {
+                makes_the_role.run("drop role sluice_runtime").await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    first.migrate().await;
+
+    for app in [first, second] {
+        let granted = "select has_schema_privilege('sluice_runtime', 'sluice', 'usage')";
+        assert!(app.superuser().await.one::<bool>(granted).await, "a database does not let the services in");
+    }
 }

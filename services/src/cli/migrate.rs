@@ -3,13 +3,12 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,7 +19,6 @@ use crate::{
 
 /// The code that says: pending.
 const PENDING: u8 = 3;
-const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub struct Options {
@@ -62,7 +60,7 @@ async fn migrate(
     check: bool,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let mut connection = connect(&config.database).await?;
+    let mut connection = process::open_session(&config.database, "migrate").await?;
     let mut report = Report::default();
     let standing = if check {
         migrations::standing(&mut connection).await?
@@ -77,13 +75,6 @@ async fn migrate(
     let code = if standing.pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(PENDING) };
     print(&standing, report, json).context("write the result")?;
     Ok(code)
-}
-
-async fn connect(database: &config::Database) -> anyhow::Result<PgConnection> {
-    let options = database.connect("sluice-migrate");
-    let connecting = tokio::time::timeout(CONNECTS_WITHIN, options.connect());
-    let connection = connecting.await.with_context(|| format!("connect to Postgres within {CONNECTS_WITHIN:?}"))?;
-    connection.context("connect to Postgres: check DATABASE_URL")
 }
 
 fn tell(progress: Progress<'_>, json: bool, report: &mut Report) {

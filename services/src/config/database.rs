@@ -65,7 +65,8 @@ impl fmt::Debug for Database {
 impl Database {
     /// What to connect with. Postgres shows `name` in `pg_stat_activity`.
     pub fn connect(&self, name: &str) -> PgConnectOptions {
-        let connect = self.connect.clone().application_name(name);
+        // PgBouncer refuses clients that ask for extra_float_digits; Postgres writes floats in full without it.
+        let connect = self.connect.clone().application_name(name).extra_float_digits(None);
         match self.pooling {
             Pooling::Session => connect,
             // A named statement would be left behind on a connection that the next transaction does not get.

@@ -1,11 +1,11 @@
 //! Pools, and the wait for Postgres at the start: without it a role can do nothing, and a start is often everything at
-//! once.
+//! once. Here is also seen what the settings cannot tell: whether an address leads where they say.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::{
-    ConnectOptions, Connection, PgPool,
+    ConnectOptions, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::timeout;
@@ -16,13 +16,17 @@ use workflows::{ids::RunId, provision::PROVISION_INSTANCE, secret::Secret};
 use super::Refused;
 use crate::{
     config::{self, Database},
-    ledger::{Setup, migrations, postgres::Postgres},
+    ledger::{
+        Setup, migrations,
+        postgres::{Pooling, Postgres, is_by_transaction},
+    },
 };
 
 /// How long a caller waits for a connection: longer waits hide that there are too few.
 const ACQUIRE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
+const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens no connection yet. `name` is what Postgres shows.
 pub(super) fn pool(database: &Database, name: &str, connections: u32) -> PgPool {
@@ -46,8 +50,7 @@ pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> a
 
 /// The ledger for one command of a person, who is told at once what a role would wait for.
 pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
-    let options = config.database.connect("sluice-cli");
-    match timeout(LOOK, look(&options)).await {
+    match timeout(LOOK, look(&config.database, "cli")).await {
         Ok(Look::Ledger) => ledger(config, "cli", config.max_connections),
         Ok(Look::Refused(reason)) => Err(Refused(vec![reason]).into()),
         Ok(Look::Away(reason)) => {
@@ -57,12 +60,12 @@ pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
     }
 }
 
-/// Waits until Postgres answers and refuses one without a ledger. `false`: shutdown came first.
+/// Waits until Postgres answers and refuses one without a ledger, or behind a pooler that we take for a session. `false`:
+/// shutdown came first.
 pub(super) async fn wait_for(database: &Database, name: &str, shutdown: &CancellationToken) -> anyhow::Result<bool> {
-    let options = database.connect(&format!("sluice-{name}"));
     let mut said = String::new();
     loop {
-        let looked = match shutdown.run_until_cancelled(timeout(LOOK, look(&options))).await {
+        let looked = match shutdown.run_until_cancelled(timeout(LOOK, look(database, name))).await {
             None => return Ok(false),
             Some(looked) => looked.unwrap_or_else(|_| Look::Away(format!("no answer within {LOOK:?}"))),
         };
@@ -81,6 +84,23 @@ pub(super) async fn wait_for(database: &Database, name: &str, shutdown: &Cancell
     }
 }
 
+/// A connection with a session of its own, for migrations: their lock is the session's.
+pub async fn open_session(database: &Database, name: &str) -> anyhow::Result<PgConnection> {
+    let options = database.connect(&format!("sluice-{name}"));
+    let connecting = timeout(CONNECTS_WITHIN, options.connect());
+    let connecting = connecting.await.with_context(|| format!("connect to Postgres within {CONNECTS_WITHIN:?}"))?;
+    let mut connection = connecting.context("connect to Postgres: check DATABASE_URL")?;
+    if is_by_transaction(&mut connection, &options).await.context("ask Postgres for a session")? {
+        let problem = format!(
+            "a transaction pooler answers at {}, and migrations need a session of their own: give DATABASE_URL the address \
+             of Postgres itself or of a pooler in session mode",
+            place(&options)
+        );
+        return Err(Refused(vec![problem]).into());
+    }
+    Ok(connection)
+}
+
 enum Look {
     Ledger,
     Away(String),
@@ -88,10 +108,17 @@ enum Look {
 }
 
 /// Over a connection of its own: a pool would keep the reason to itself.
-async fn look(options: &PgConnectOptions) -> Look {
-    match ask(options).await {
-        Ok(true) => Look::Ledger,
-        Ok(false) => Look::Refused("the database has no ledger: run `sluice migrate`".to_owned()),
+async fn look(database: &Database, name: &str) -> Look {
+    let options = database.connect(&format!("sluice-{name}"));
+    match ask(&options, database.pooling).await {
+        Ok(Found::Ledger) => Look::Ledger,
+        Ok(Found::Nothing) => Look::Refused("the database has no ledger: run `sluice migrate`".to_owned()),
+        Ok(Found::TransactionPooler) => Look::Refused(format!(
+            "a transaction pooler answers at {}, and DATABASE_POOLING takes it for a session (auto does so on every port \
+             but 6543): set DATABASE_POOLING=transaction, or give the address of Postgres itself or of a pooler in session \
+             mode",
+            place(&options)
+        )),
         Err(error) => {
             // 28: who we are; 3D: which database; 42501: what we may see.
             let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
@@ -103,9 +130,22 @@ async fn look(options: &PgConnectOptions) -> Look {
     }
 }
 
-async fn ask(options: &PgConnectOptions) -> sqlx::Result<bool> {
+enum Found {
+    Ledger,
+    Nothing,
+    TransactionPooler,
+}
+
+async fn ask(options: &PgConnectOptions, pooling: Pooling) -> sqlx::Result<Found> {
     let mut connection = options.connect().await?;
+    if pooling == Pooling::Session && is_by_transaction(&mut connection, options).await? {
+        return Ok(Found::TransactionPooler);
+    }
     let there = migrations::is_there(&mut connection).await?;
     connection.close().await?;
-    Ok(there)
+    Ok(if there { Found::Ledger } else { Found::Nothing })
+}
+
+fn place(options: &PgConnectOptions) -> String {
+    format!("{}:{}", options.get_host(), options.get_port())
 }

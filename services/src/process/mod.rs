@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::readiness::Readiness;
 pub use self::{
-    database::open,
+    database::{open, open_session},
     roles::{all, relay, worker},
     supervise::{Named, supervise},
 };

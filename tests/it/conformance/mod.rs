@@ -1,5 +1,6 @@
 //! One suite for both ledgers: what a ledger must do, whatever it is made of. Each behaviour is a function over a `Bench`;
-//! the list at the end runs it on the ledger in memory and on the one in Postgres. Time is set, never slept through.
+//! the list at the end runs it on the ledger in memory and on the one in Postgres, and through a transaction pooler a
+//! behaviour or two of each verb (`make full`: all of them). Time is set, never slept through.
 
 pub mod bench;
 mod cancelling;
@@ -23,7 +24,7 @@ mod starting;
 mod taking_turns;
 pub mod world;
 
-/// Both ledgers run exactly the same list: a macro, so that none can be left out of one of them. After the semicolon, what
+/// Both ledgers run exactly the same list, Postgres also behind a transaction pooler: a macro, so that none can be left out. After the semicolon, what
 /// only Postgres can meet: sessions that wait for each other's locks, and an outage.
 macro_rules! conformance {
     ($($module:ident: [$($behaviour:ident),* $(,)?]),*; $($own:ident: [$($ours:ident),* $(,)?]),* $(,)?) => {
@@ -71,6 +72,17 @@ macro_rules! conformance {
             };
             begin(bench).await;
             bench.assert_sound().await;
+        }
+
+        mod through_a_pooler {
+            $($(
+                #[tokio::test]
+                async fn $behaviour() {
+                    let bench = super::postgres::bench_through_a_pooler().await;
+                    super::$module::$behaviour(&bench).await;
+                    bench.assert_sound().await;
+                }
+            )*)*
         }
     };
 }

@@ -17,7 +17,7 @@ use super::{
     bench::{Bench, registry, setup},
     world::{AttemptSeen, Budget, InstanceSeen, LetterSeen, Moment, RowSeen, StepSeen, World},
 };
-use crate::app::App;
+use crate::{app::App, pooler};
 
 /// How the suite's ledgers are guarded: by all, but where a test takes a guard away.
 pub type Guarded = Arc<dyn Fn(Postgres) -> Postgres + Send + Sync>;
@@ -31,6 +31,7 @@ pub struct InPostgres {
     /// As the superuser, for what the services may not do.
     pool: PgPool,
     services: PgPool,
+    pooling: Pooling,
     url: String,
     guarded: Guarded,
     _database: Option<Database>,
@@ -41,30 +42,53 @@ pub async fn bench() -> Bench<InPostgres> {
 }
 
 pub async fn bench_of(guarded: Guarded) -> Bench<InPostgres> {
+    let database = database().await;
+    let services = services(database.url()).await;
+    bench_with(database, services, Pooling::Session, guarded).await
+}
+
+/// Each transaction on another backend than the one before.
+pub async fn bench_through_a_pooler() -> Bench<InPostgres> {
+    let database = database().await;
+    let options = pooler::options_of(database.name()).await;
+    let services = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    // The pooler takes in turns what it has, so it must have two.
+    let both = (services.begin().await.unwrap(), services.begin().await.unwrap());
+    drop(both);
+    bench_with(database, services, Pooling::Transaction, by_all()).await
+}
+
+async fn database() -> Database {
     let prepare = async |url: &str| {
         let app = App::at(url.parse()?);
         app.become_supabase().await;
         app.migrate().await;
         Ok(())
     };
-    let database = fresh_database_from("conformance", prepare).await;
-    let world = InPostgres::at(database.url(), guarded).await;
+    fresh_database_from("conformance", prepare).await
+}
+
+async fn services(url: &str) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(4)
+        .after_connect(|connection, _| Box::pin(become_services(connection)))
+        .connect(url)
+        .await
+        .unwrap()
+}
+
+async fn bench_with(database: Database, services: PgPool, pooling: Pooling, guarded: Guarded) -> Bench<InPostgres> {
+    let world = InPostgres::at(database.url(), services, pooling, guarded).await;
     wait_until_leases_may_end(&world.pool).await;
     Bench::new(InPostgres { _database: Some(database), ..world })
 }
 
 impl InPostgres {
-    async fn at(url: &str, guarded: Guarded) -> Self {
+    async fn at(url: &str, services: PgPool, pooling: Pooling, guarded: Guarded) -> Self {
         let pool = PgPoolOptions::new().max_connections(2).connect(url).await.unwrap();
-        let services = PgPoolOptions::new()
-            .max_connections(4)
-            .after_connect(|connection, _| Box::pin(become_services(connection)))
-            .connect(url)
-            .await
-            .unwrap();
-        let ledger = guarded(Postgres::new(services.clone(), Pooling::Session, setup(registry())));
+        let ledger = guarded(Postgres::new(services.clone(), pooling, setup(registry())));
         ledger.ensure_gates(&registry(), None).await.unwrap();
-        Self { ledger, pool, services, url: url.to_owned(), guarded, _database: None }
+        Self { ledger, pool, services, pooling, url: url.to_owned(), guarded, _database: None }
     }
 
     /// The same suite on a server of the caller's own, which must outlive it.
@@ -73,7 +97,7 @@ impl InPostgres {
         let app = App::at(url.parse().unwrap());
         app.become_supabase().await;
         app.migrate().await;
-        Bench::new(Self::at(&url, self.guarded.clone()).await)
+        Bench::new(Self::at(&url, services(&url).await, Pooling::Session, self.guarded.clone()).await)
     }
 
     /// As the superuser.
@@ -109,7 +133,7 @@ impl World for InPostgres {
     }
 
     fn build(&self, registry: Registry) -> Postgres {
-        (self.guarded)(Postgres::new(self.services.clone(), Pooling::Transaction, setup(registry)))
+        (self.guarded)(Postgres::new(self.services.clone(), self.pooling, setup(registry)))
     }
 
     async fn run(&self, run: RunId) -> RunState {

@@ -1,5 +1,5 @@
-//! Starters of private real servers: Postgres, Redis and our own programs, each in a temporary directory of its own,
-//! on a free port of the loopback address. Tests share one Postgres and one Redis per test binary (`shared`), each
+//! Starters of private real servers: Postgres, PgBouncer, Redis and our own programs, each in a temporary directory of its
+//! own, on a free port of the loopback address. Tests share one Postgres and one Redis per test binary (`shared`), each
 //! with a fresh database and a Redis prefix; a test that kills, pauses or wipes a server starts its own.
 //! Never leaves anything behind, not even when the process that started it is killed (see `guard`), and never touches
 //! a server that it did not start.
@@ -8,6 +8,7 @@ mod binary;
 mod directory;
 mod guard;
 mod identity;
+pub mod pgbouncer;
 mod port;
 pub mod postgres;
 mod process;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 pub use binary::binary;
 pub use identity::{Authority, Certificates, Identity};
+pub use pgbouncer::PgBouncer;
 pub use port::free_port;
 pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};

@@ -63,6 +63,11 @@ impl Postgres {
         format!("postgres://{role}:{password}@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// The superuser's.
+    pub(super) fn password(&self) -> &str {
+        &self.password
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

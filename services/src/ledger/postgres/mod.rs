@@ -13,6 +13,7 @@ mod doubt;
 mod gate;
 mod intake;
 mod lease;
+mod pooling;
 mod prune;
 pub mod read;
 mod redis_mark;
@@ -37,6 +38,7 @@ use workflows::{
     ids::{RunId, StepName, Token},
 };
 
+pub use self::pooling::{Pooling, is_by_transaction};
 use super::{
     By, Changed, Claimed, Dispatched, Error, Expired, HostGate, Intake, Key, Lease, Ledger, NewRun, Probe, Result,
     Scope, Settled, Settlement, Setup, Started, Worker,
@@ -46,16 +48,6 @@ pub use safeguard::Removed;
 
 use crate::supabase::{Projection, sign_ups};
 use safeguard::Guards;
-
-/// What stands between us and Postgres.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Pooling {
-    /// Nothing, or a pooler that gives each client a connection of its own.
-    #[default]
-    Session,
-    /// A pooler that gives a connection for one transaction: no prepared statements survive, no LISTEN.
-    Transaction,
-}
 
 /// The ledger that ships.
 #[derive(Clone)]
