@@ -295,8 +295,9 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn doubt(&self, run: RunId) -> impl Future<Output = Result<()>> + Send;
 
     /// Whose instance was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
-    /// reads back what there is and mends it: up to `limit` of those whose last run has succeeded. A run that is under way is
-    /// waited for; where the last one is dead or cancelled a person decides. How many were started.
+    /// reads back what there is and mends it: up to `limit` of those whose last run was a sign-up's and has succeeded. A run that is
+    /// under way is waited for; where the last one is dead or cancelled a person decides, and a run of another workflow has the
+    /// last word. How many were started.
     fn look_again(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.

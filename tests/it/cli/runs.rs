@@ -1,7 +1,10 @@
 //! `sluice runs`.
 
 use serde_json::json;
-use sluice::ledger::scenario::{FORMAT, Met, Scenario};
+use sluice::ledger::{
+    Ledger,
+    scenario::{FORMAT, Met, Scenario},
+};
 use workflows::{outcome::Class, state::RunState};
 
 use super::Cli;
@@ -70,6 +73,26 @@ async fn a_run_is_shown_with_its_steps_attempts_and_announcements() {
     assert_eq!(document["events"][0]["routing_key"], json!("provision-instance.succeeded"));
     assert_eq!(document["dead_letter"], json!(null));
     assert_eq!(document["steps"][0].get("output"), None);
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_asked_for_says_why_it_is_there() {
+    let cli = Cli::new().await;
+    let run = cli.bench.start(PROVISION, user()).await;
+    cli.bench.ledger().doubt(run).await.unwrap();
+    cli.bench.succeed(run, &["create-instance", "configure-webhooks", "verify"]).await;
+    cli.bench.world.advance(LONG).await;
+    assert_eq!(cli.bench.ledger().look_again(1).await.unwrap(), 1);
+
+    let listed = cli.run(&["runs", "list", "--json"]).await.expect(0).json();
+    let shown =
+        async |at: usize| cli.run(&["runs", "show", listed["runs"][at]["id"].as_str().unwrap()]).await.expect(0).out;
+    let looks: Vec<_> = (0..2).map(|at| listed["runs"][at]["second_look"].as_bool().unwrap()).collect();
+
+    let second = looks.iter().position(|look| *look).unwrap();
+    assert_eq!(looks.iter().filter(|look| **look).count(), 1);
+    assert!(shown(second).await.contains("a second look: two calls of an earlier run may have met"));
+    assert!(!shown(1 - second).await.contains("second look"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use sluice::ledger::{Changed, Ledger};
 use workflows::{definition, ids::RunId, state::RunState};
 
 use super::{
-    bench::{Bench, LONG, PROVISION, by, success, user},
+    bench::{Bench, DEPROVISION, LONG, PROVISION, by, success, user},
     world::{Moment, World},
 };
 
@@ -95,4 +95,16 @@ pub async fn after_a_dead_run_nobody_looks_for_its_revival_does(bench: &Bench<im
     assert_eq!(bench.step(run, 0).await.moment, Moment::Now);
     bench.succeed(run, &STEPS).await;
     assert_eq!(look(bench).await, 0);
+}
+
+pub async fn after_a_run_of_another_workflow_nobody_looks(bench: &Bench<impl World>) {
+    let user = user();
+    let run = bench.start(PROVISION, user).await;
+    let deprovision = bench.start(DEPROVISION, user).await;
+    bench.ledger().doubt(run).await.unwrap();
+    bench.succeed(run, &STEPS).await;
+    bench.succeed(deprovision, &["delete-instance"]).await;
+    be_quiet(bench).await;
+
+    assert_eq!(look(bench).await, 0, "it would make again what was just deleted");
 }

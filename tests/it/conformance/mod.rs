@@ -163,6 +163,7 @@ conformance! {
         whoever_looks_first_starts_the_only_run,
         after_a_cancelled_run_nobody_looks,
         after_a_dead_run_nobody_looks_for_its_revival_does,
+        after_a_run_of_another_workflow_nobody_looks,
     ],
     sending_back: [
         a_send_back_runs_the_earlier_step_and_those_between_again,

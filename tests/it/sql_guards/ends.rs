@@ -150,4 +150,13 @@ pub const GUARDS: &[Guard] = &[
         missed_by: &["after_a_cancelled_run_nobody_looks"],
         ..NONE
     },
+    Guard {
+        name: "second look: only after a sign-up's run",
+        keeps: "I4 no good instance is destroyed",
+        statement: "resource.doubted_at <",
+        clause: "last.workflow = $3",
+        instead: "$3::text is not null",
+        missed_by: &["after_a_run_of_another_workflow_nobody_looks"],
+        ..NONE
+    },
 ];

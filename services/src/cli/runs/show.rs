@@ -88,6 +88,8 @@ pub(in crate::cli) fn describe(detail: &RunDetail) -> String {
     parts.join("\n\n")
 }
 
+const SECOND_LOOK: &str = "a second look: two calls of an earlier run may have met";
+
 fn head(detail: &RunDetail) -> String {
     let run = &detail.run;
     let is_dead = run.state == "dead";
@@ -102,6 +104,7 @@ fn head(detail: &RunDetail) -> String {
         ("subject", Some(run.subject.clone())),
         ("resource", Some(run.resource.clone())),
         ("state", Some(run.state.clone())),
+        ("why", run.second_look.then(|| SECOND_LOOK.to_owned())),
         ("started", Some(relative(run.created_at))),
         ("ended", run.ended_at.map(relative)),
         ("deadline", run.ended_at.is_none().then(|| relative(run.deadline_at))),

@@ -23,18 +23,18 @@ impl Tx<'_> {
         let names: Vec<_> = doubted.map(|(name, _)| name.clone()).collect();
         let ended =
             |name: InstanceName| Some((self.last_of(&name).filter(|last| last.state != RunState::Active)?, name));
-        let ended: Vec<(Subject, RunState, InstanceName)> = names
+        let looks = |last: &Run| last.state == RunState::Succeeded && last.workflow == self.setup.on_sign_up;
+        let ended: Vec<(Subject, bool, InstanceName)> = names
             .into_iter()
             .filter_map(ended)
-            .map(|(last, name)| (last.subject.clone(), last.state, name))
+            .map(|(last, name)| (last.subject.clone(), looks(last), name))
             .take(limit)
             .collect();
-        ended.into_iter().filter(|(subject, state, name)| self.look_at(subject, *state, name)).count()
+        ended.into_iter().filter(|(subject, looks, name)| self.look_at(subject, *looks, name)).count()
     }
 
     /// Whether it needs a look, and gets one.
-    fn look_at(&mut self, subject: &Subject, last: RunState, name: &InstanceName) -> bool {
-        let looks = last == RunState::Succeeded;
+    fn look_at(&mut self, subject: &Subject, looks: bool, name: &InstanceName) -> bool {
         if looks && !matches!(self.start(&second_look(self.setup, subject.clone(), name.clone())), Started::New(_)) {
             return false;
         }

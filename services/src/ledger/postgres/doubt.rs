@@ -37,8 +37,8 @@ struct Doubted {
     name: String,
     subject: String,
     doubted_at: DateTime<Utc>,
-    /// Whether the last run there has.
-    succeeded: bool,
+    /// The last run there was a sign-up's, and has succeeded.
+    looks: bool,
 }
 
 /// Those that nothing can be under way at any more, and that no run is at work on.
@@ -46,11 +46,12 @@ async fn doubted(ledger: &Postgres, most: usize) -> Result<Vec<Doubted>> {
     let mut tx = ledger.begin().await?;
     let rows = tx
         .query_as(
-            "select resource.name, instance.subject, resource.doubted_at, last.state = 'succeeded' as succeeded
+            "select resource.name, instance.subject, resource.doubted_at,
+               last.state = 'succeeded' and last.workflow = $3 as looks
              from sluice.resource
              join sluice.instance on instance.name = resource.name
              cross join lateral (
-               select run.state
+               select run.workflow, run.state
                from sluice.run
                where run.subject = instance.subject
                  and run.resource = resource.name
@@ -64,6 +65,7 @@ async fn doubted(ledger: &Postgres, most: usize) -> Result<Vec<Doubted>> {
         )
         .bind(seconds(LEASE))
         .bind(limit(most))
+        .bind(ledger.setup.on_sign_up.to_string())
         .fetch_all(tx.connection())
         .await?;
     tx.commit().await?;
@@ -73,7 +75,7 @@ async fn doubted(ledger: &Postgres, most: usize) -> Result<Vec<Doubted>> {
 /// Whether it needs a look, and gets one. Where somebody has started a run meanwhile, or doubts it anew, a later round decides.
 async fn look_at(ledger: &Postgres, doubted: &Doubted) -> Result<bool> {
     let mut tx = ledger.begin().await?;
-    if doubted.succeeded {
+    if doubted.looks {
         let unreadable = |error| Error::Unreadable(format!("{error}"));
         let subject = doubted.subject.parse().map_err(unreadable)?;
         let name = doubted.name.parse().map_err(unreadable)?;
@@ -89,5 +91,5 @@ async fn look_at(ledger: &Postgres, doubted: &Doubted) -> Result<bool> {
         .await?;
     ledger.projection.write(&mut tx, std::slice::from_ref(&doubted.subject), PendingRows::Keep).await?;
     tx.commit().await?;
-    Ok(doubted.succeeded)
+    Ok(doubted.looks)
 }

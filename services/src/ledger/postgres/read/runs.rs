@@ -49,6 +49,8 @@ pub struct Run {
     pub cancel_reason: Option<String>,
     /// Of the trace that it is in, or was in before its revival.
     pub traceparent: Option<String>,
+    /// Nobody asked for it: two calls of an earlier run may have met.
+    pub second_look: bool,
 }
 
 #[derive(FromRow)]
@@ -81,6 +83,7 @@ pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Res
                step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
                step.due_at, step.error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
                run.cancel_reason, coalesce(run.traceparent, run.linked_traceparent) as traceparent,
+               run.input ? 'second_look' as second_look,
                instance.token as secret_token, instance.webhook_url as secret_url
              from sluice.run
              left join lateral (
