@@ -165,15 +165,17 @@ async fn sign_up(fleet: &Fleet, user: Uuid) {
         .unwrap();
 }
 
-/// One whose worker waits in `configure-webhooks` for an answer of the API that takes a minute.
+/// One whose worker waits in `configure-webhooks` for an answer of the API that takes a minute, and has just renewed its lease:
+/// whoever kills it now kills it between two beats. One that dies in a beat may count as one that lost its lease.
 async fn fleet_in_a_long_call() -> Fleet {
     let mut fleet = fleet().await;
     let user = Uuid::new_v4();
     arrange(&fleet, user, Route::WebhookSet, Fault::Latency { ms: 60_000, stage: Stage::BeforeWork });
     sign_up(&fleet, user).await;
     fleet.start_roles().await.unwrap();
-    let running = "select exists (select from sluice.step where name = 'configure-webhooks' and state = 'running')";
-    until_true(&fleet, "the step runs", running).await;
+    let renewed = "select exists (select from sluice.step where name = 'configure-webhooks' and state = 'running'
+        and lease_until > started_at + interval '4.5 seconds')";
+    until_true(&fleet, "the step runs, and its lease was renewed", renewed).await;
     fleet
 }
 
