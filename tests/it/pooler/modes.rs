@@ -1,7 +1,5 @@
 //! A pooler in another mode than the settings say: found before anything is done, and answered with the setting to change.
 
-use std::process::Output;
-
 use tests::servers::pgbouncer::Mode;
 
 use super::*;
@@ -16,9 +14,12 @@ async fn behind(pooler: &PgBouncer) -> Fleet {
     fleet
 }
 
-fn assert_refused(output: &Output, mend: &str) {
-    let said = said(output);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+/// Within a deadline: a role that is not refused runs on.
+async fn assert_refused(fleet: &Fleet, arguments: &[&str], mend: &str) {
+    let mut process = program::start(arguments, &fleet.variables());
+    let status = process.wait_for_exit(PATIENCE).await.unwrap();
+    let said = process.log();
+    assert_eq!(status.code(), Some(2), "{said}");
     assert_eq!(occurrences(&said, IN_BETWEEN), 1, "{said}");
     assert!(said.contains(mend), "{said}");
 }
@@ -32,10 +33,9 @@ async fn a_transaction_pooler_that_is_taken_for_a_session_is_refused_in_one_line
     for pooler in [shared().await, &newest] {
         fleet.set("DATABASE_URL", pooler.url(&database(&fleet.app)));
         for arguments in [["relay"].as_slice(), &["worker", "verify"], &["all"], &["queue", "stats"]] {
-            assert_refused(&run(arguments, &fleet.variables()).await, "set DATABASE_POOLING=transaction");
+            assert_refused(&fleet, arguments, "set DATABASE_POOLING=transaction").await;
         }
-        let migrated = run(&["migrate", "--check"], &fleet.variables()).await;
-        assert_refused(&migrated, "migrations need a session of their own");
+        assert_refused(&fleet, &["migrate", "--check"], "migrations need a session of their own").await;
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) async fn dispatch(
         room = room.min(room_behind(&mut tx, host_gate, None).await?);
     }
     if room == 0 {
+        // A transaction that is only dropped keeps its gate until the pool comes to it, and the next dispatch passes by.
+        tx.commit().await?;
         return Ok(Vec::new());
     }
     let shunned = host_gate.as_ref().map(|gate| gate.shunned.as_slice()).unwrap_or_default();
