@@ -39,7 +39,7 @@ pub use self::{
     stray::recover_once,
 };
 use crate::{
-    ledger::{Draw, Ledger, postgres::Postgres},
+    ledger::{Draw, Error, Ledger, postgres::Postgres},
     queue::{Queue, loss::Epoch},
     telemetry::{Vitals, health::Pulse},
 };
@@ -70,6 +70,7 @@ pub struct Deps {
     pub vitals: Vitals,
 }
 
+const GATES_AGAIN: Duration = Duration::from_secs(1);
 /// How often due steps are looked for without a wake: what became due by the clock waits no longer than this.
 const DISPATCH_TICK: Duration = Duration::from_millis(250);
 const RESCUE_TICK: Duration = Duration::from_millis(500);
@@ -85,7 +86,9 @@ const PRUNE_BATCH: usize = 500;
 /// Runs until `shutdown`, then ends each duty after the round it is in: there is nothing to hand back. A duty that panics
 /// ends the relay.
 pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    deps.ledger.ensure_gates(deps.ledger.registry(), settings.host.as_deref()).await.context("make the gates")?;
+    if !make_gates(&deps.ledger, settings.host.as_deref(), &shutdown).await? {
+        return Ok(());
+    }
     report_older(&deps.ledger).await;
     let relay = Relay {
         settings: Arc::new(settings),
@@ -121,6 +124,26 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
         ended.context("a duty of the relay ended")?;
     }
     Ok(())
+}
+
+/// Waits for a Postgres that does not answer, as the start does. `false`: shutdown came first.
+async fn make_gates(ledger: &Postgres, host: Option<&str>, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    loop {
+        match ledger.ensure_gates(ledger.registry(), host).await {
+            Ok(()) => return Ok(true),
+            Err(error) if passes(&error) => tracing::warn!(%error, "cannot make the gates; trying again"),
+            Err(error) => return Err(error).context("make the gates"),
+        }
+        if shutdown.run_until_cancelled(sleep(GATES_AGAIN)).await.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
+/// 08: connections, 40: a deadlock, 53: no room, 55: a lock, 57: a server that stops or starts.
+fn passes(error: &Error) -> bool {
+    let Error::Database(sqlx::Error::Database(said)) = error else { return true };
+    said.code().is_some_and(|code| ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)))
 }
 
 async fn forward_wakes(queue: Queue, due: Arc<Notify>, pulse: Pulse) {
