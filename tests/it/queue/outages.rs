@@ -147,11 +147,12 @@ async fn during_a_long_pause_of_redis_every_call_ends() {
     let mut working = Working::start(&queue).await;
 
     redis.pause().unwrap();
-    let asked = tokio::time::Instant::now();
-    assert!(queue.push(&step(), &hints(1)).await.is_err());
-    assert!(queue.depth(&step()).await.is_err());
-    assert!(asked.elapsed() < Duration::from_secs(5), "took {:?}", asked.elapsed());
-    tokio::time::sleep_until(asked + Duration::from_secs(5)).await;
+    for _ in 0..2 {
+        let (step, hints) = (step(), hints(1));
+        let calls = async { (queue.push(&step, &hints).await, queue.depth(&step).await) };
+        let ended = tokio::time::timeout(Duration::from_secs(5), calls).await;
+        assert!(matches!(ended, Ok((Err(_), Err(_)))), "{ended:?}");
+    }
     redis.resume().unwrap();
 
     working.still_delivers(&queue).await;
