@@ -1,13 +1,11 @@
 //! A test process that is killed cannot clean up, and nothing it started may outlive it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write, stdout};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tests::servers::{Postgres, Program, Redis, postgres, redis, until};
-
-const HELPER: &str = "SLUICE_SERVERS_HELPER";
+use tests::servers::until;
 
 /// Whether a process of this id is there and no zombie.
 pub fn is_running(pid: &str) -> bool {
@@ -15,36 +13,7 @@ pub fn is_running(pid: &str) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
 }
 
-/// The process that gets killed: this test binary, called to run only this. Says what it started, then waits.
-#[tokio::test]
-#[ignore = "the second half of the test below, which starts it"]
-async fn helper() {
-    let Ok(trouble) = std::env::var(HELPER) else { return };
-    let mut postgres = Postgres::start(postgres::Options::default()).await.unwrap();
-    let mut redis = Redis::start(redis::Options::default()).await.unwrap();
-    let script = "trap '' TERM; sleep 1000 & echo child $!; (sleep 1000 & echo grandchild $!; wait)";
-    let mut program = Program::new("/bin/sh").args(["-c", script]).start().unwrap();
-    program.wait_for_log("grandchild", Duration::from_secs(10)).await.unwrap();
-    let log = program.log();
-    let offspring: Vec<&str> = log.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
-    match trouble.as_str() {
-        "paused" => {
-            postgres.pause().unwrap();
-            redis.pause().unwrap();
-        }
-        "stopped" => {
-            postgres.stop().await.unwrap();
-            redis.kill().await.unwrap();
-        }
-        _ => {}
-    }
-
-    // To the real standard output: our parent reads it there.
-    let started = [postgres.pid(), redis.pid(), program.pid()].map(|pid| pid.to_string());
-    writeln!(stdout(), "\nstarted {} {}", started.join(" "), offspring.join(" ")).unwrap();
-    std::future::pending::<()>().await;
-}
-
+/// The process that gets killed: the program `start-servers`.
 struct Helper {
     process: Child,
     started: Vec<String>,
@@ -53,9 +22,8 @@ struct Helper {
 impl Helper {
     /// Runs it with a temporary directory of its own, in which nothing may be left.
     fn start(trouble: &str, temporary: &std::path::Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "orphans::helper", "--ignored", "--nocapture"])
-            .env(HELPER, trouble)
+        let mut process = Command::new(env!("CARGO_BIN_EXE_start-servers"))
+            .arg(trouble)
             .env("TMPDIR", temporary)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
