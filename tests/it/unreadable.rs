@@ -107,3 +107,27 @@ async fn a_deadline_ends_runs_that_cannot_be_read_as_well_as_those_beside_them()
         ]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_cannot_be_looked_at_again_keeps_nobody_else_from_it() {
+    let app = App::migrated().await;
+    let ledger = ledger_of(&app).await;
+    let mut session = app.superuser().await;
+    insert(&mut session, 1, 1, "E'no name\\nat all'", DUE).await;
+    insert(&mut session, 2, 1, "'good'", DUE).await;
+    session
+        .run(
+            "update sluice.step set state = 'succeeded', due_at = null;
+             update sluice.run set state = 'succeeded', ended_at = now();
+             update sluice.resource set run_id = null,
+               doubted_at = now() - case name when 'good' then interval '1 hour' else interval '2 hours' end",
+        )
+        .await;
+
+    // One at a time: the one that cannot be read is older.
+    let looks = [ledger.look_again(1).await.unwrap(), ledger.look_again(1).await.unwrap()];
+
+    assert_eq!(looks, [0, 1]);
+    let doubted: Vec<String> = session.all("select name from sluice.resource where doubted_at is not null").await;
+    assert_eq!(doubted, ["no name\nat all"]);
+}

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use workflows::{definition::LEASE, ids::RunId};
 
-use super::{Postgres, Result, Started, limit, seconds, start};
+use super::{Postgres, Result, Started, Tx, claim::parse, is_row_fault, limit, seconds, start};
 use crate::{
     ledger::{Error, second_look},
     supabase::PendingRows,
@@ -27,7 +27,16 @@ pub(super) async fn doubt(ledger: &Postgres, run: RunId) -> Result<()> {
 pub(super) async fn look_again(ledger: &Postgres, most: usize) -> Result<usize> {
     let mut started = 0;
     for doubted in doubted(ledger, most).await? {
-        started += usize::from(look_at(ledger, &doubted).await?);
+        match look_at(ledger, &doubted).await {
+            Ok(looks) => started += usize::from(looks),
+            Err(error) if matches!(error, Error::Unreadable(_)) || is_row_fault(&error) => {
+                tracing::error!(resource = doubted.name, %error, "cannot look at this instance again: mend its rows");
+                let mut tx = ledger.begin().await?;
+                decide(&mut tx, &doubted, Doubt::Stays).await?;
+                tx.commit().await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(started)
 }
@@ -76,20 +85,36 @@ async fn doubted(ledger: &Postgres, most: usize) -> Result<Vec<Doubted>> {
 async fn look_at(ledger: &Postgres, doubted: &Doubted) -> Result<bool> {
     let mut tx = ledger.begin().await?;
     if doubted.looks {
-        let unreadable = |error| Error::Unreadable(format!("{error}"));
-        let subject = doubted.subject.parse().map_err(unreadable)?;
-        let name = doubted.name.parse().map_err(unreadable)?;
-        let started = start::start_in(ledger, &mut tx, &[second_look(&ledger.setup, subject, name)]).await?;
+        let run = second_look(&ledger.setup, parse(&doubted.subject)?, parse(&doubted.name)?);
+        let started = start::start_in(ledger, &mut tx, &[run]).await?;
         if !matches!(started[..], [Started::New(_)]) {
             return Ok(false);
         }
     }
-    tx.query("update sluice.resource set doubted_at = null where name = $1 and doubted_at = $2")
-        .bind(doubted.name.clone())
-        .bind(doubted.doubted_at)
-        .execute(tx.connection())
-        .await?;
+    decide(&mut tx, doubted, Doubt::Ends).await?;
     ledger.projection.write(&mut tx, std::slice::from_ref(&doubted.subject), PendingRows::Keep).await?;
     tx.commit().await?;
     Ok(doubted.looks)
+}
+
+#[derive(PartialEq)]
+enum Doubt {
+    Ends,
+    /// And takes no place from those that can be looked at.
+    Stays,
+}
+
+async fn decide(tx: &mut Tx, doubted: &Doubted, doubt: Doubt) -> Result<()> {
+    tx.query(
+        "update sluice.resource
+         set doubted_at = case when $3 then now() end
+         where name = $1
+           and doubted_at = $2",
+    )
+    .bind(doubted.name.clone())
+    .bind(doubted.doubted_at)
+    .bind(doubt == Doubt::Stays)
+    .execute(tx.connection())
+    .await?;
+    Ok(())
 }
