@@ -131,8 +131,8 @@ async fn make_gates(ledger: &Postgres, host: Option<&str>, shutdown: &Cancellati
     loop {
         match ledger.ensure_gates(ledger.registry(), host).await {
             Ok(()) => return Ok(true),
-            Err(error) if passes(&error) => tracing::warn!(%error, "cannot make the gates; trying again"),
-            Err(error) => return Err(error).context("make the gates"),
+            Err(error) if is_refused(&error) => return Err(error).context("make the gates"),
+            Err(error) => tracing::warn!(%error, "cannot make the gates; trying again"),
         }
         if shutdown.run_until_cancelled(sleep(GATES_AGAIN)).await.is_none() {
             return Ok(false);
@@ -140,10 +140,10 @@ async fn make_gates(ledger: &Postgres, host: Option<&str>, shutdown: &Cancellati
     }
 }
 
-/// 08: connections, 40: a deadlock, 53: no room, 55: a lock, 57: a server that stops or starts.
-fn passes(error: &Error) -> bool {
-    let Error::Database(sqlx::Error::Database(said)) = error else { return true };
-    said.code().is_some_and(|code| ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class)))
+/// 42: what is there, or what we may do, is not as it must be; no waiting mends that.
+fn is_refused(error: &Error) -> bool {
+    let Error::Database(sqlx::Error::Database(said)) = error else { return false };
+    said.code().is_some_and(|code| code.starts_with("42"))
 }
 
 async fn forward_wakes(queue: Queue, due: Arc<Notify>, pulse: Pulse) {
