@@ -5,31 +5,33 @@ set local lock_timeout = '5s';
 
 -- Instances of the set-up before us keep their names and tokens. A create was claimed for each of them, so a run reads
 -- back before it creates. A row that carries another user's name is not believed.
-insert into sluice.instance
-  (subject, name, token, status, webhook_url, qr_code, qr_at, paired_at, phone_number, create_claimed_at, imported_at,
-   created_at)
+insert into sluice.resource (name, subject, secret, exclusive_at, created_at, memory)
 select
-  user_id::text,
   instance_name,
+  user_id::text,
   coalesce(instance_token, gen_random_uuid()::text),
-  case
-    when instance_status in ('creating', 'disconnected', 'connecting', 'connected', 'error') then instance_status
-    else 'creating'
-  end,
-  webhook_url,
-  qr_code,
-  last_qr_update,
-  case when instance_status in ('connected', 'disconnected') then now() end,
-  phone_number,
   now(),
-  now(),
-  coalesce(created_at, now())
+  coalesce(created_at, now()),
+  jsonb_strip_nulls(
+    jsonb_build_object(
+      'imported', true,
+      'status', case
+        when instance_status in ('creating', 'disconnected', 'connecting', 'connected', 'error') then instance_status
+        else 'creating'
+      end,
+      'webhook_url', webhook_url,
+      'qr_code', qr_code,
+      'phone_number', phone_number,
+      'paired', case when instance_status in ('connected', 'disconnected') then true end
+    )
+  )
 from public.evolution_instances
 where coalesce(created_at, '-infinity') <= (select value::timestamptz from sluice.setting where name = 'adopted_at')
   and user_id is not null
   and char_length(instance_name) between 1 and 255
   and instance_name !~ '[[:cntrl:]]'
   and (instance_name = 'user_' || user_id or instance_name !~ '^user_[0-9a-f]{8}-[0-9a-f]{4}-')
+  and not exists (select from sluice.resource as held where held.subject = user_id::text)
 on conflict do nothing;
 
 -- The users whose sign-up got lost: a profile since the adoption, and later than `since`, without queue row, instance row

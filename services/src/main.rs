@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sluice::{
-    cli,
+    Program, cli,
     config::{AllOptions, RelayOptions, WorkerOptions},
-    process,
+    process, whatsapp,
 };
 
 /// A durable workflow engine on Postgres and Redis: every user who signs up gets a ready WhatsApp instance.
@@ -23,11 +23,11 @@ enum Role {
     /// Bring the database's schema up to date; safe to run again, and beside `supabase db push`
     Migrate(cli::migrate::Options),
     /// Move sign-ups into runs, due steps into Redis, and what a dead worker held back; any number side by side
-    Relay(RelayOptions),
+    Relay(Relay),
     /// Run steps against the Evolution API; any number side by side
-    Worker(WorkerOptions),
+    Worker(Box<Worker>),
     /// Every role in one process
-    All(Box<AllOptions>),
+    All(Box<All>),
     /// What needs a person: list, show, retry, discard
     DeadLetters(cli::dead_letters::Options),
     /// Executions of workflows: list, show, cancel, export
@@ -36,14 +36,44 @@ enum Role {
     Queue(cli::queue::Options),
 }
 
+#[derive(clap::Args)]
+struct Relay {
+    #[command(flatten)]
+    product: whatsapp::DefinitionOptions,
+    #[command(flatten)]
+    engine: RelayOptions,
+}
+
+#[derive(clap::Args)]
+struct Worker {
+    #[command(flatten)]
+    product: whatsapp::WorkflowOptions,
+    #[command(flatten)]
+    engine: WorkerOptions,
+}
+
+#[derive(clap::Args)]
+struct All {
+    #[command(flatten)]
+    product: whatsapp::WorkflowOptions,
+    #[command(flatten)]
+    engine: AllOptions,
+}
+
 fn main() -> ExitCode {
     match cli::parse::<Cli>().role {
         Role::Migrate(options) => cli::migrate::run(options),
-        Role::Relay(options) => process::serve("relay", options.parse(), process::relay),
-        Role::Worker(options) => process::serve("worker", options.parse(), process::worker),
-        Role::All(options) => process::serve("all", options.parse(), process::all),
+        Role::Relay(Relay { product, engine }) => {
+            Program::default().adding(move |catalog, _, faults| product.add_to(catalog, faults)).relay(&engine)
+        }
+        Role::Worker(options) => provisioning(options.product).worker(&options.engine),
+        Role::All(options) => provisioning(options.product).all(&options.engine),
         Role::DeadLetters(options) => cli::dead_letters::run(options),
         Role::Runs(options) => cli::runs::run(options),
         Role::Queue(options) => cli::queue::run(options),
     }
+}
+
+fn provisioning(product: whatsapp::WorkflowOptions) -> Program {
+    Program::default().adding(move |catalog, vitals, faults| product.add_to(catalog, vitals, faults))
 }

@@ -189,7 +189,7 @@ async fn a_gate_that_is_put_in_closed_counts_as_closed_until_it_is_opened() {
         .await;
 
     let closures =
-        "select name || ' ' || cause || ' ' || coalesce(opened_at > now(), true) from sluice.closure order by 1";
+        "select name || ' ' || cause || ' ' || coalesce(passed_at > now(), true) from sluice.closed_time order by 1";
     let closed: Vec<String> = owner.all(closures).await;
     assert_eq!(closed, ["broken breaker true", "held hold true", "paused pause true"]);
     owner

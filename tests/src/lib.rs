@@ -1,7 +1,9 @@
-//! Servers to test against, the simulated Evolution API, whole fleets of our own processes, and the tests that need them.
+//! Servers to test against, the simulated Evolution API, the model ledger, whole fleets of our own
+//! processes, and the tests that need them.
 
 pub mod chaos;
 pub mod collector;
 pub mod evolution;
 pub mod fleet;
+pub mod ledger;
 pub mod servers;

@@ -9,7 +9,7 @@ use super::Faults;
 #[derive(Args)]
 #[command(next_help_heading = "Relay")]
 pub struct RelayTuning {
-    /// The most sign-ups or steps that one round takes
+    /// The most requests or steps that one round takes
     #[arg(long, env = "RELAY_BATCH", value_name = "NUMBER", default_value = "200")]
     relay_batch: String,
 
@@ -18,8 +18,8 @@ pub struct RelayTuning {
     #[arg(long, env = "RELAY_HIGH_WATER", value_name = "NUMBER", default_value = "1000")]
     relay_high_water: String,
 
-    /// How often sign-ups are looked for beside the notifications; where LISTEN does not work they wait so long. At most
-    /// every 100ms
+    /// How often requests are looked for where LISTEN does not work, at most every 100ms; where it does, they ring, and are
+    /// looked for once a second
     #[arg(long, env = "INTAKE_POLL", value_name = "DURATION", default_value = "100ms")]
     intake_poll: String,
 

@@ -1,7 +1,8 @@
 //! A process: what it does before a role starts, how it is told to stop, and what its exit code says.
 //!
 //! `roles` builds what each role works with and runs it; `database` opens pools and waits for Postgres; `http` answers for
-//! its health, which `readiness` asks after; `signals` turns SIGTERM and SIGINT into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
+//! its health, which `readiness` asks after; `signals` turns SIGTERM and SIGINT into a shutdown. A role that fails ends its
+//! process: whoever supervises it starts it again.
 
 mod database;
 mod http;
@@ -16,9 +17,9 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use self::readiness::Readiness;
+pub(crate) use self::roles::{all, relay, worker};
 pub use self::{
     database::{open, open_session},
-    roles::{all, relay, worker},
     supervise::{Named, supervise},
 };
 use crate::{
@@ -90,7 +91,11 @@ pub struct Life {
 
 /// Runs a role that serves until it is told to stop, and answers for its health from before it looks for Postgres until it
 /// has drained.
-pub fn serve<R, F>(name: &str, parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, Life) -> F) -> ExitCode
+pub(crate) fn serve<R, F>(
+    vitals: Vitals,
+    parsed: Result<Config<R>, Faults>,
+    role: impl FnOnce(R, Life) -> F,
+) -> ExitCode
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
@@ -98,7 +103,7 @@ where
     let traces = parsed.as_ref().ok().and_then(|config| config.traces.as_ref());
     let exported = traces.map(|traces| traces.exported.clone()).unwrap_or_default();
     run(parsed, async |config, shutdown| {
-        let (vitals, readiness) = (Vitals::new(name), Arc::new(Readiness::new(shutdown.clone())));
+        let readiness = Arc::new(Readiness::new(shutdown.clone()));
         vitals.metrics.spans_from(exported);
         let _server = match address {
             Some(address) => Some(http::listen(address, vitals.clone(), readiness.clone()).await?),

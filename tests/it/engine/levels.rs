@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _};
 
-use sluice::ledger::{By, Ledger, Scope};
+use sluice::ledger::{By, OperatorLedger, Scope};
 use sqlx::ConnectOptions;
 use tests::{
     evolution::{Fault, Route, Rule, Stage, When},
@@ -11,8 +11,8 @@ use tests::{
 };
 use workflows::{
     policy::Retry,
-    provision::{QrAtSignup, VERIFY},
     state::Limits,
+    whatsapp::provision::{QrAtSignup, VERIFY},
 };
 
 use super::*;
@@ -101,7 +101,7 @@ async fn start_one(engine: &mut Engine) -> CancellationToken {
 
 /// One user's webhook cannot be set, until the rule is taken away; and somebody pauses a step for a moment.
 async fn one_fails(engine: &Engine) {
-    let name: String = engine.app.superuser().await.one("select min(name) from sluice.instance").await;
+    let name: String = engine.app.superuser().await.one("select min(name) from sluice.resource").await;
     let fault = Fault::Error { status: 500, body: None, stage: Stage::BeforeWork };
     let rule = Rule { route: Some(Route::WebhookSet), name_prefix: Some(name), when: When::Always, fault };
     engine.api.with(|world, _| world.faults_mut().rules = vec![rule]);

@@ -144,6 +144,11 @@ pub struct Config {
     pub qr_limit: u32,
     /// Length of the QR image in `base64`. The real one has 15,000 characters, which a simulator need not carry.
     pub qr_image_length: usize,
+    /// `CACHE_REDIS_SAVE_INSTANCES`: the guard asks memory and cache for a name, never the database, so that until an instance
+    /// is loaded its name seems free and a create destroys it. Off in `.env.example`, on in `env.example`.
+    pub save_instances: bool,
+    /// What `GET /` calls itself. A 1.x server refuses every `webhook/set`.
+    pub version: String,
     /// `RABBITMQ_ENABLED`.
     pub rabbitmq: bool,
     /// `DEL_INSTANCE`: instances not `open` this long after their create are removed.
@@ -164,6 +169,8 @@ impl Default for Config {
             body_limit: 8 * 1024 * 1024,
             qr_limit: 30,
             qr_image_length: 64,
+            save_instances: false,
+            version: "2.3.6".to_owned(),
             rabbitmq: false,
             remove_unconnected_after: None,
             log_limit: 10_000,

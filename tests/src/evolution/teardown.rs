@@ -63,7 +63,9 @@ impl World {
     fn forget(&mut self, teardown: Teardown) {
         if self.database().is_err() {
             // The teardown gives up before its first deed, in silence.
-            self.journal.hit(Hit::DatabaseLeftRow);
+            let has_row = self.store.rows.contains_key(&teardown.name);
+            let phantom = !has_row && self.store.memory.contains_key(&teardown.name);
+            self.journal.hit(if phantom { Hit::PhantomLeft } else { Hit::DatabaseLeftRow });
             self.torn_down(teardown);
             return;
         }
@@ -72,6 +74,12 @@ impl World {
     }
 
     fn erase_torn_down(&mut self, teardown: Teardown) {
+        if self.store.rows.contains_key(&teardown.name) && self.database().is_err() {
+            // Nobody waits for this half: the row stays, and memory has let go of it.
+            self.journal.hit(Hit::DatabaseLeftRowUnloaded);
+            self.torn_down(teardown);
+            return;
+        }
         if let Some(row) = self.store.rows.get(&teardown.name) {
             let other = row.id != teardown.meant;
             let answered = row.answered_201;
