@@ -1,5 +1,6 @@
 //! Servers to test against, the simulated Evolution API, whole fleets of our own processes, and the tests that need them.
 
+pub mod bench;
 pub mod chaos;
 pub mod collector;
 pub mod evolution;
