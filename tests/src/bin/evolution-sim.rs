@@ -64,7 +64,8 @@ struct Arguments {
     json: bool,
 }
 
-#[tokio::main]
+// One thread serves thousands of calls a second, and costs less than several that wake each other.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut config = Config { key: Key::new(arguments.api_key), ..Config::default() };

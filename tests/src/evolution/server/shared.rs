@@ -22,13 +22,28 @@ pub(super) struct Shared {
 struct Waiting {
     world: World,
     callers: HashMap<Ticket, oneshot::Sender<Answer>>,
+    /// When the driver looks again by itself.
+    awaited: Option<Duration>,
+}
+
+impl Waiting {
+    /// Hands out the answers that are due; returns when the next thing is.
+    fn advance(&mut self, now: Duration) -> Option<Duration> {
+        for (ticket, answer) in self.world.advance(now) {
+            if let Some(caller) = self.callers.remove(&ticket) {
+                // A caller that just went away is told apart by its guard, not here.
+                drop(caller.send(answer));
+            }
+        }
+        self.world.next_wakeup()
+    }
 }
 
 impl Shared {
     pub fn new(config: Config, seed: u64) -> Self {
         let world = World::new(config.clone(), seed);
         Self {
-            state: Mutex::new(Waiting { world, callers: HashMap::new() }),
+            state: Mutex::new(Waiting { world, callers: HashMap::new(), awaited: None }),
             started: Instant::now(),
             changed: Notify::new(),
             initial: config,
@@ -60,26 +75,25 @@ impl Shared {
         self.changed.notify_one();
     }
 
+    /// What needs no time is answered at once, without the driver.
     pub fn begin(&self, request: Request) -> (Ticket, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         let ticket = state.world.begin(self.now(), request);
         state.callers.insert(ticket, sender);
+        let next = state.advance(self.now());
+        let is_sooner = next.is_some_and(|next| state.awaited.is_none_or(|awaited| next < awaited));
         drop(state);
-        self.changed.notify_one();
+        if is_sooner {
+            self.changed.notify_one();
+        }
         (ticket, receiver)
     }
 
-    /// Hands out the answers that are due; returns when the next thing is.
     fn advance(&self) -> Option<Duration> {
         let mut state = self.lock();
-        for (ticket, answer) in state.world.advance(self.now()) {
-            if let Some(caller) = state.callers.remove(&ticket) {
-                // A caller that just went away is told apart by its guard, not here.
-                drop(caller.send(answer));
-            }
-        }
-        state.world.next_wakeup()
+        state.awaited = state.advance(self.now());
+        state.awaited
     }
 }
 

@@ -1,0 +1,118 @@
+//! What the figures are to be, on two cores, and what makes them worthless.
+
+use serde::Serialize;
+
+use super::{burst::Burst, report::Report};
+
+/// The simulated API may take no more of the machine than this, in CPU-seconds per 1,000 sign-ups.
+const API_AT_MOST: f64 = 0.4;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Goal {
+    pub what: String,
+    pub wanted: String,
+    pub measured: String,
+    pub reached: bool,
+}
+
+struct Goals(Vec<Goal>);
+
+impl Goals {
+    fn at_most(&mut self, what: impl Into<String>, measured: Option<f64>, limit: f64, unit: &str) {
+        let Some(value) = measured else { return };
+        self.add(what.into(), format!("at most {limit}{unit}"), value, unit, value <= limit);
+    }
+
+    fn at_least(&mut self, what: impl Into<String>, measured: Option<f64>, limit: f64, unit: &str) {
+        let Some(value) = measured else { return };
+        self.add(what.into(), format!("at least {limit}{unit}"), value, unit, value >= limit);
+    }
+
+    fn add(&mut self, what: String, wanted: String, value: f64, unit: &str, reached: bool) {
+        let digits = if value >= 100.0 { 0 } else { 2 };
+        self.0.push(Goal { what, wanted, measured: format!("{value:.digits$}{unit}"), reached });
+    }
+}
+
+/// Those that the parts that ran say something of.
+pub fn reached(report: &Report) -> Vec<Goal> {
+    let mut goals = Goals(Vec::new());
+    of_bursts(report, &mut goals);
+    of_streams(report, &mut goals);
+    if let Some(single) = &report.single {
+        goals.at_most("one at a time, median", Some(single.latency.median), 10.0, " ms");
+        goals.at_most("one at a time, p99", Some(single.latency.p99), 25.0, " ms");
+    }
+    if let Some(idle) = &report.idle {
+        let both = idle.cpu.postgres.map(|postgres| postgres + idle.cpu.sluice);
+        goals.at_most("idle, all roles and Postgres", both, 1.0, " % of a core");
+    }
+    for (name, compared) in [("100,000 waiting", &report.waiting), ("a million finished runs", &report.history)] {
+        let ratio = compared.as_ref().map(|compared| compared.ratio);
+        goals.at_least(format!("the burst's rate left with {name}"), ratio, 0.9, "");
+    }
+    let drained = report.drain.as_ref().zip(usual(report));
+    let ratio = drained.map(|(drain, burst)| drain.per_second / burst.per_second);
+    goals.at_least("100,000 at once, of the burst's rate", ratio, 0.9, "");
+    let deadlocks = report.all_bursts().flat_map(|burst| &burst.rounds).filter_map(|round| round.sluice.as_ref());
+    let deadlocks = deadlocks.map(|inside| inside.deadlocks).chain(report.all_streams().map(|one| one.inside.deadlocks));
+    if report.all_bursts().next().is_some() || report.all_streams().next().is_some() {
+        goals.at_most("deadlocks", Some(deadlocks.sum::<i64>() as f64), 0.0, "");
+    }
+    goals.0
+}
+
+/// The burst of separate processes that the goals speak of.
+pub fn usual(report: &Report) -> Option<&Burst> {
+    report.burst.iter().find(|burst| burst.name.contains("a process per role"))
+}
+
+fn of_bursts(report: &Report, goals: &mut Goals) {
+    let Some(burst) = usual(report) else { return };
+    let inside = burst.rounds.iter().filter_map(|round| round.sluice.as_ref());
+    let most = |figure: &dyn Fn(&super::burst::Inside) -> Option<f64>| {
+        inside.clone().filter_map(figure).reduce(f64::max)
+    };
+    goals.at_least(format!("burst of {}", burst.users), Some(burst.per_second), 1000.0, "/s");
+    goals.at_least("of the engine-free loop's rate", burst.ratio, 0.5, "");
+    goals.at_most("its CPU per 1,000", burst.cpu.total(), 1.5, " CPU-s");
+    goals.at_most("its WAL records per sign-up", most(&|inside| inside.wal_records), 60.0, "");
+    let memory = most(&|inside| inside.memory.iter().map(|memory| memory.at_most).reduce(f64::max));
+    goals.at_most("the largest process", memory, 30.0, " MB");
+}
+
+fn of_streams(report: &Report, goals: &mut Goals) {
+    for stream in report.steady.iter().filter(|stream| stream.rate >= 100.0) {
+        let name = |figure: &str| format!("{:.0}/s: {figure}", stream.rate);
+        goals.at_most(name("CPU per 1,000"), stream.cpu.total(), 2.5, " CPU-s");
+        goals.at_most(name("median"), Some(stream.latency.median), 15.0, " ms");
+        goals.at_most(name("p99"), Some(stream.latency.p99), 50.0, " ms");
+        if stream.rate == 100.0 {
+            goals.at_most(name("statements per sign-up"), stream.inside.statements, 10.0, "");
+            goals.at_most(name("transactions per sign-up"), Some(stream.inside.transactions), 8.0, "");
+            goals.at_most(name("WAL records per sign-up"), stream.inside.wal_records, 60.0, "");
+        }
+    }
+}
+
+/// What lets the figures prove nothing.
+pub fn void(report: &Report) -> Vec<String> {
+    let mut void = Vec::new();
+    for burst in report.burst.iter().chain(&report.workers).filter(|burst| burst.cpu.api > API_AT_MOST) {
+        let (name, users, api) = (&burst.name, burst.users, burst.cpu.api);
+        void.push(format!(
+            "{name}, burst of {users}: the simulated API took {api:.2} CPU-s per 1,000, more than {API_AT_MOST}"
+        ));
+    }
+    for (setting, value) in
+        [("fsync", &report.machine.fsync), ("synchronous_commit", &report.machine.synchronous_commit)]
+    {
+        if value != "on" {
+            void.push(format!("Postgres runs with {setting} = {value}"));
+        }
+    }
+    if report.machine.build != "release" {
+        void.push("this is a build without optimisations".to_owned());
+    }
+    void
+}

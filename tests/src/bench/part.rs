@@ -1,0 +1,230 @@
+//! The parts of the bench, each a question with an answer of its own.
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use super::{
+    Say,
+    api::{Api, Times},
+    bare::Bare,
+    burst::{Burst, Contender, Runs, contest},
+    crowd::{self, Fill},
+    doorbell::doorbell,
+    goal,
+    idle::idle,
+    machine::Machine,
+    profile,
+    report::{Recorded, Report},
+    site::Given,
+    stage::{Roles, Setup, Stage},
+    steady, traced,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Part {
+    /// Many users at once, beside the engine-free loop
+    Burst,
+    /// Users who come one by one, 50 to 400 a second
+    Steady,
+    /// One user at a time: the latency
+    Single,
+    /// What it costs when nobody comes
+    Idle,
+    /// What Sluice's trigger costs the app's own transactions
+    Doorbell,
+    /// Other numbers of processes, attempts at once and connections
+    Workers,
+    /// The simulated API with the times that the real one was recorded with
+    Recorded,
+    /// Tracing on against tracing off
+    Tracing,
+    /// 100,000 who sign up at once, and 100,000 runs that wait for their time
+    Waiting,
+    /// A ledger with a million finished runs
+    History,
+    /// A flame graph of the burst (needs perf)
+    Profile,
+}
+
+/// How much of everything.
+#[derive(Clone, Debug)]
+pub struct Scale {
+    pub bursts: Vec<usize>,
+    pub rounds: usize,
+    pub rates: Vec<f64>,
+    /// Of a stream, and of each doorbell.
+    pub seconds: f64,
+    pub singles: usize,
+    pub idle_seconds: f64,
+    pub waiting: usize,
+    pub history: usize,
+}
+
+impl Scale {
+    /// For figures that are kept: some 25 minutes.
+    pub fn full() -> Self {
+        Self {
+            bursts: vec![2000, 10_000],
+            rounds: 3,
+            rates: vec![50.0, 100.0, 200.0, 400.0],
+            seconds: 20.0,
+            singles: 200,
+            idle_seconds: 30.0,
+            waiting: 100_000,
+            history: 1_000_000,
+        }
+    }
+
+    /// For whoever has just changed something: under two minutes.
+    pub fn quick() -> Self {
+        Self {
+            bursts: vec![2000],
+            rounds: 1,
+            rates: vec![100.0],
+            seconds: 8.0,
+            singles: 40,
+            idle_seconds: 8.0,
+            waiting: 20_000,
+            history: 50_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub parts: Vec<Part>,
+    pub scale: Scale,
+    /// Where a part does not choose by itself.
+    pub roles: Roles,
+    pub given: Given,
+    pub say: Say,
+}
+
+/// Runs the parts in their own order and evaluates the goals.
+pub async fn run(options: &Options) -> Result<Report> {
+    // reqwest asks for one, and takes the first that is there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut stage = Stage::open(&options.given, options.say).await?;
+    let mut report = Report::new(Machine::read(&mut stage.site).await?, options.roles);
+    for part in Part::value_variants() {
+        if !options.parts.contains(part) {
+            continue;
+        }
+        let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        (options.say)(&format!("== {name}"));
+        let began = tokio::time::Instant::now();
+        one(*part, &mut stage, options, &mut report).await.with_context(|| format!("the part {name}"))?;
+        (options.say)(&format!("== {name}: {:.0} s", began.elapsed().as_secs_f64()));
+    }
+    stage.site.leave().await?;
+    report.goals = goal::reached(&report);
+    report.void = goal::void(&report);
+    Ok(report)
+}
+
+async fn one(part: Part, stage: &mut Stage, options: &Options, report: &mut Report) -> Result<()> {
+    let Options { scale, roles, .. } = options;
+    match part {
+        Part::Burst => report.burst = bursts(stage, scale).await?,
+        Part::Steady => report.steady = streams(stage, *roles, scale).await?,
+        Part::Single => {
+            let setup = setup(stage, *roles).await?;
+            report.single = Some(steady::single(stage, &setup, scale.singles).await?);
+        }
+        Part::Idle => {
+            let setup = setup(stage, *roles).await?;
+            report.idle = Some(idle(stage, &setup, scale.idle_seconds).await?);
+        }
+        Part::Doorbell => report.doorbell = doorbell(stage, scale.seconds / 2.0).await?,
+        Part::Workers => report.workers = workers(stage, scale).await?,
+        Part::Recorded => report.recorded = Some(recorded(stage, *roles, scale).await?),
+        Part::Tracing => report.tracing = Some(traced::cost(stage, *roles, first(scale)?, scale.rounds).await?),
+        Part::Waiting => {
+            let (users, rounds) = (first(scale)?, scale.rounds);
+            report.drain = Some(crowd::drain(stage, *roles, scale.waiting).await?);
+            report.waiting = Some(crowd::compare(stage, *roles, Fill::Waiting, scale.waiting, users, rounds).await?);
+        }
+        Part::History => {
+            let (users, rounds) = (first(scale)?, scale.rounds);
+            report.history = Some(crowd::compare(stage, *roles, Fill::Finished, scale.history, users, rounds).await?);
+        }
+        Part::Profile => report.profile = Some(profile::burst(stage, *roles, first(scale)?).await?),
+    }
+    Ok(())
+}
+
+fn first(scale: &Scale) -> Result<usize> {
+    scale.bursts.first().copied().context("no size of a burst")
+}
+
+async fn setup(stage: &mut Stage, roles: Roles) -> Result<Setup> {
+    Ok(Setup::new(roles, &stage.new_database().await?))
+}
+
+async fn bursts(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
+    let mut all = Vec::new();
+    for users in &scale.bursts {
+        let (apart, together) = (setup(stage, Roles::USUAL).await?, setup(stage, Roles::All(1)).await?);
+        let database = stage.new_database().await?;
+        let contenders = [
+            Contender { name: "engine-free loop".to_owned(), runs: Runs::Loop(Bare::prepare(stage, &database).await?) },
+            Contender { name: "Sluice, a process per role".to_owned(), runs: Runs::Sluice(apart) },
+            Contender { name: "Sluice, all in one".to_owned(), runs: Runs::Sluice(together) },
+        ];
+        all.extend(contest(stage, &contenders, *users, scale.rounds).await?);
+    }
+    Ok(all)
+}
+
+async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<steady::Steady>> {
+    let setup = setup(stage, roles).await?;
+    let mut all = Vec::new();
+    for rate in &scale.rates {
+        let mut one = steady::stream(stage, &setup, *rate, scale.seconds).await?;
+        one.app = Some(steady::alone(stage, &setup, *rate, scale.seconds / 4.0).await?);
+        let (median, p99) = (one.latency.median, one.latency.p99);
+        let cpu = one.cpu.total().map_or(String::new(), |total| format!(", {total:.2} CPU-s per 1,000"));
+        (stage.say)(&format!("   {rate:.0}/s: {median:.0} ms, p99 {p99:.0} ms{cpu}"));
+        all.push(one);
+    }
+    Ok(all)
+}
+
+/// What a user can turn.
+async fn workers(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
+    let separate = |relays, workers| Roles::Separate { relays, workers };
+    let settings: [(&str, Roles, &[(&'static str, &str)]); 7] = [
+        ("1 relay, 1 worker a step", separate(1, 1), &[]),
+        ("10 attempts at once", separate(1, 1), &[("WORKER_CONCURRENCY", "10")]),
+        ("200 attempts at once", separate(1, 1), &[("WORKER_CONCURRENCY", "200")]),
+        ("8 connections", separate(1, 1), &[("DATABASE_MAX_CONNECTIONS", "8")]),
+        ("2 relays, 2 workers a step", separate(2, 2), &[]),
+        ("all in one", Roles::All(1), &[]),
+        ("two of all in one", Roles::All(2), &[]),
+    ];
+    let mut contenders = Vec::new();
+    for (name, roles, environment) in settings {
+        let setup = setup(stage, roles).await?;
+        let setup = environment.iter().fold(setup, |setup, (name, value)| setup.set(name, value));
+        contenders.push(Contender { name: name.to_owned(), runs: Runs::Sluice(setup) });
+    }
+    contest(stage, &contenders, first(scale)?, scale.rounds).await
+}
+
+/// The recorded server takes creates up one after another, some 9 ms apart: it serves 110 users a second at most.
+async fn recorded(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Recorded> {
+    stage.api = Api::start(Times::Recorded).await?;
+    let setup = setup(stage, roles).await?;
+    let database = stage.new_database().await?;
+    let contenders = [
+        Contender { name: "engine-free loop".to_owned(), runs: Runs::Loop(Bare::prepare(stage, &database).await?) },
+        Contender { name: "Sluice".to_owned(), runs: Runs::Sluice(setup.clone()) },
+    ];
+    let burst = contest(stage, &contenders, first(scale)? / 4, 1).await?;
+    let steady = steady::stream(stage, &setup, 50.0, scale.seconds / 2.0).await?;
+    stage.api = Api::start(Times::None).await?;
+    if burst.is_empty() {
+        bail!("no burst");
+    }
+    Ok(Recorded { burst, steady })
+}
