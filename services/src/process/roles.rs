@@ -4,7 +4,11 @@ use std::{process::ExitCode, time::Duration};
 
 use futures::FutureExt;
 
-use super::{Life, Named, Refused, database, supervise};
+use super::{
+    Life, Refused, database,
+    refusals::say_refusals,
+    supervise::{Named, supervise},
+};
 use crate::{
     config,
     ledger::postgres::Postgres,
@@ -49,10 +53,14 @@ async fn run_relay(config: config::Relay, queue: Queue, life: &Life) -> anyhow::
         return Ok(());
     }
     let listen = config.listen.map(|database| database.connect(&database::application("relay-listen")));
+    let pool = ledger.pool().clone();
     let deps = relay_role::Deps { ledger, queue, listen, vitals: life.vitals.clone() };
     tracing::info!("relay starts");
     life.readiness.begin();
-    relay_role::run(config.settings, deps, life.shutdown.clone()).await?;
+    tokio::select! {
+        ended = relay_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
+        () = say_refusals(pool) => {}
+    }
     tracing::info!("relay has stopped");
     Ok(())
 }
@@ -68,11 +76,14 @@ async fn run_worker(config: config::Worker, queue: Queue, life: &Life) -> anyhow
     {
         return Ok(());
     }
-    let (catalog, vitals) = (config.catalog, life.vitals.clone());
+    let (catalog, vitals, pool) = (config.catalog, life.vitals.clone(), ledger.pool().clone());
     let deps = worker_role::Deps { ledger, leases, queue, catalog, vitals };
     tracing::info!("worker starts");
     life.readiness.begin();
-    worker_role::run(config.settings, deps, life.shutdown.clone()).await?;
+    tokio::select! {
+        ended = worker_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
+        () = say_refusals(pool) => {}
+    }
     tracing::info!("worker has stopped");
     Ok(())
 }

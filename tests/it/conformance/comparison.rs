@@ -30,12 +30,7 @@ struct Subject {
     limits: Limits,
 }
 
-const INNER: Subject = Subject {
-    workflow: PROVISION,
-    steps: &STEPS,
-    position: 1,
-    limits: LIMITS,
-};
+const INNER: Subject = Subject { workflow: PROVISION, steps: &STEPS, position: 1, limits: LIMITS };
 const WITHOUT_BUDGET: Subject =
     Subject { workflow: BRITTLE, steps: &["first", "second", "third"], position: 1, limits: NO_BUDGET };
 const LAST: Subject = Subject { position: 2, ..INNER };

@@ -10,9 +10,7 @@ use workflows::{
 };
 
 use super::{
-    bench::{
-        BRITTLE, Bench, CREATE, DEADLINE, DEPROVISION, HOST, PROVISION, RECONFIGURE, by, retry, run_after, user,
-    },
+    bench::{BRITTLE, Bench, CREATE, DEADLINE, DEPROVISION, HOST, PROVISION, RECONFIGURE, by, retry, run_after, user},
     gates,
     world::{Gate, Scope, World},
 };

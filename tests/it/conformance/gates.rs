@@ -10,9 +10,7 @@ use workflows::{
 };
 
 use super::{
-    bench::{
-        BRITTLE, Bench, CONFIGURE, CREATE, HOST, PROVISION, by, due_after, retry, success, user,
-    },
+    bench::{BRITTLE, Bench, CONFIGURE, CREATE, HOST, PROVISION, by, due_after, retry, success, user},
     claiming::assert_refused,
     world::{Gate, Scope, World},
 };
@@ -286,4 +284,3 @@ pub async fn a_step_that_waits_for_the_api_says_why(bench: &Bench<impl World>) {
     let said = bench.world.queue_row(user).await.error.expect("a reason");
     assert!(said.contains(HOST) && said.contains(Rules::default().key_advice), "{said}");
 }
-

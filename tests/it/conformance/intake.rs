@@ -11,8 +11,8 @@ use workflows::{
 
 use super::{
     bench::{
-        Bench, CREATE, DEADLINE, DEPROVISION, LONG, PROVISION, STEPS, by, new_run, refusal, resource_of, retry, run_after,
-        success, user,
+        Bench, CREATE, DEADLINE, DEPROVISION, LONG, PROVISION, STEPS, by, new_run, refusal, resource_of, retry,
+        run_after, success, user,
     },
     world::{Budget, Gate, Moment, RowSeen, Scope, World},
 };

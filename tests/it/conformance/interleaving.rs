@@ -16,8 +16,8 @@ use workflows::{
 
 use super::{
     bench::{
-        Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LONG, PROVISION, RECONFIGURE, STEPS, VERIFY, by, new_run, run_after,
-        success, user,
+        Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LONG, PROVISION, RECONFIGURE, STEPS, VERIFY, by, new_run,
+        run_after, success, user,
     },
     claiming::{assert_one_won, assert_refused},
     gates,

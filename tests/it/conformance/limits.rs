@@ -7,8 +7,8 @@ use sluice::ledger::{Claim, Claimed, DueKey, OperatorLedger, Refusal, WorkerLedg
 
 use super::{
     bench::{
-        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LONG, PROVISION, RECONFIGURE, by, defer, due_after,
-        success, user, worker,
+        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LONG, PROVISION, RECONFIGURE, by, defer,
+        due_after, success, user, worker,
     },
     claiming::assert_refused,
     world::{Gate, Scope, World},

@@ -199,7 +199,8 @@ impl World for InPostgres {
 
     async fn rows(&self) -> String {
         // With the transaction that wrote each: a row that was written as it was is written all the same.
-        let tables = "select format('select %L || xmin || %L || row::text from %s as row', table_name || ' ', ' ', table_name)
+        let tables =
+            "select format('select %L || xmin || %L || row::text from %s as row', table_name || ' ', ' ', table_name)
              from (
                select format('%I.%I', table_schema, table_name) as table_name
                from information_schema.tables

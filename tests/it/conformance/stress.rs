@@ -24,8 +24,8 @@ use workflows::{
 
 use super::{
     bench::{
-        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, PROVISION, RECONFIGURE, by, new_run, refusal, retry,
-        send_back, user, worker,
+        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, PROVISION, RECONFIGURE, by, new_run, refusal,
+        retry, send_back, user, worker,
     },
     postgres::InPostgres,
     world::{Budget, Scope, World},
@@ -163,8 +163,7 @@ async fn relay(crowd: &Crowd<'_>) {
     while !crowd.is_over() {
         unless_it_waited(crowd.ledger.intake(10).await);
         let workflows = [PROVISION, RECONFIGURE, DEPROVISION, BRITTLE];
-        let runs: Vec<_> =
-            workflows.iter().map(|workflow| new_run(workflow, crowd.anybody(&mut random))).collect();
+        let runs: Vec<_> = workflows.iter().map(|workflow| new_run(workflow, crowd.anybody(&mut random))).collect();
         unless_it_waited(crowd.ledger.start(&runs).await);
         unless_it_waited(crowd.ledger.exceed(10).await);
         unless_it_waited(crowd.ledger.explain(10).await);

@@ -7,16 +7,17 @@ use sluice::ledger::{Claimed, RelayLedger};
 use workflows::ids::RunId;
 
 use super::{
-    bench::{
-        Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LONG, PROVISION, RECONFIGURE, retry, success, user,
-    },
+    bench::{Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LONG, PROVISION, RECONFIGURE, retry, success, user},
     world::{Gate, Scope, World},
 };
 
 async fn queues(bench: &Bench<impl World>) -> Vec<String> {
     let waiting = bench.ledger().waiting(10).await.unwrap();
-    let mut queues: Vec<_> =
-        waiting.into_iter().filter(|waiting| !waiting.due.is_empty()).map(|waiting| waiting.queue.to_string()).collect();
+    let mut queues: Vec<_> = waiting
+        .into_iter()
+        .filter(|waiting| !waiting.due.is_empty())
+        .map(|waiting| waiting.queue.to_string())
+        .collect();
     queues.sort();
     queues
 }

@@ -108,11 +108,8 @@ impl Engine {
     /// The product, over an API that is asked with this key.
     fn catalog(&self, key: &str) -> Catalog {
         let (api, host) = (client(&self.api, key, &self.options), self.host());
-        let workflow = provision::Provision::new(
-            api.clone(),
-            provision_settings(&self.options),
-            definition(&self.options, &host),
-        );
+        let workflow =
+            provision::Provision::new(api.clone(), provision_settings(&self.options), definition(&self.options, &host));
         Catalog::default().with(workflow).probing(HostProbe::new(host, api))
     }
 

@@ -117,17 +117,6 @@ impl Scrape {
     }
 }
 
-/// `name{label="value",…} 1.0`; none of our values holds a quote or a comma.
-fn series(line: &str) -> Series {
-    let (series, value) = line.rsplit_once(' ').unwrap();
-    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-    let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).map(|label| {
-        let (label, value) = label.split_once('=').unwrap();
-        (label.to_owned(), value.trim_matches('"').to_owned())
-    });
-    Series { name: name.to_owned(), labels: labels.collect(), value: value.parse().unwrap() }
-}
-
 /// The names of a metric's samples.
 fn samples(metric: &Described) -> Vec<String> {
     match metric.kind {

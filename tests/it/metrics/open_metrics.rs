@@ -97,7 +97,8 @@ impl Family {
         }
         // The samples of one metric (of a histogram: of one set of labels) stand together.
         let last = self.samples.last().map(metric);
-        if last.as_ref() != Some(&metric(&series)) && self.samples.iter().any(|there| metric(there) == metric(&series)) {
+        if last.as_ref() != Some(&metric(&series)) && self.samples.iter().any(|there| metric(there) == metric(&series))
+        {
             return Err("the samples of the metric do not stand together".to_owned());
         }
         self.samples.push(series);

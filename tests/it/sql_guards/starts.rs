@@ -129,7 +129,10 @@ pub const GUARDS: &[Guard] = &[
         keeps: CLOSED,
         within: "waiting",
         clause: "continue when not gates.passes;",
-        missed_by: &["a_paused_step_does_not_wait_to_be_pushed", "nothing_waits_for_a_held_host_until_the_hold_is_over"],
+        missed_by: &[
+            "a_paused_step_does_not_wait_to_be_pushed",
+            "nothing_waits_for_a_held_host_until_the_hold_is_over",
+        ],
         ..NONE
     },
     Guard {

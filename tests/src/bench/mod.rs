@@ -9,6 +9,7 @@ mod burst;
 mod cpu;
 mod crowd;
 mod doorbell;
+mod flame;
 mod goal;
 mod idle;
 mod machine;

@@ -157,6 +157,15 @@ pub struct Config {
     pub log_limit: usize,
 }
 
+impl Config {
+    /// Whether a restart connects only instances that are stored as open or connecting: 2.3.7 and later.
+    pub(super) fn connects_only_open(&self) -> bool {
+        let mut numbers = self.version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or_default());
+        let mut next = || numbers.next().unwrap_or_default();
+        (next(), next(), next()) >= (2, 3, 7)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

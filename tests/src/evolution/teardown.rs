@@ -123,13 +123,15 @@ impl World {
         }
     }
 
-    /// A stored instance is loaded and connected, whether it ever was before or not.
+    /// A stored instance is loaded and connected, whether it ever was before or not; from 2.3.7 on, only one that is not stored
+    /// as closed is connected.
     fn load(&mut self, name: &str) {
         let Some(row) = self.store.rows.get(name) else { return };
         if self.store.memory.contains_key(name) {
             return;
         }
         let paired = row.paired;
+        let stays_closed = row.status == LinkState::Close && self.config.connects_only_open();
         let loaded = Loaded::new(row.id.clone(), row.integration.clone());
         self.store.memory.insert(name.to_owned(), loaded);
         if paired {
@@ -137,7 +139,7 @@ impl World {
             if let Some(loaded) = self.store.memory.get_mut(name) {
                 loaded.link = Link::Reopening { at };
             }
-        } else {
+        } else if !stays_closed {
             self.open_socket(name, None);
         }
     }

@@ -24,7 +24,8 @@ pub struct Host(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     version: Option<Version>,
-    asked_at: Option<Duration>,
+    /// When the host did not tell it.
+    unsaid_at: Option<Duration>,
     /// Whether a run was told that the version is a newer one.
     warned: bool,
     roster: Option<Arc<Roster>>,
@@ -50,13 +51,12 @@ impl Host {
 
     /// An attempt ended so. Where the host did not answer, it may have restarted.
     pub fn heard(&self, now: Duration, outcome: &Outcome) {
-        let failing = outcome.failure().is_some_and(|failure| failure.host == HostSignal::Failing);
         let mut known = self.lock();
         known.notice_silence(now);
-        if failing {
-            known.forget();
-        } else {
-            known.heard_at = Some(now);
+        match outcome.failure().map(|failure| failure.host) {
+            None | Some(HostSignal::Healthy) => known.heard_at = Some(now),
+            Some(HostSignal::Failing) => known.forget(),
+            Some(HostSignal::Silent | HostSignal::Hold(_) | HostSignal::KeyRefused) => {}
         }
     }
 
@@ -81,21 +81,24 @@ impl Host {
     }
 
     /// Refuses a version that our calls do not fit, before anything is made. A host that does not tell its version is not held
-    /// up for that.
+    /// up for that. Nobody relies on a question that another attempt has under way.
     pub(super) async fn refuses(&self, api: &impl Evolution) -> Option<Outcome> {
-        let now = api.elapsed();
         let known = {
-            let mut known = self.lock();
-            let lately = known.asked_at.is_some_and(|at| now.saturating_sub(at) < ASK_AGAIN);
-            let version = known.version.clone().filter(|version| version.support() != Support::Older);
-            if version.is_some() || (lately && known.version.is_none()) {
-                return None;
+            let known = self.lock();
+            let asked_lately = known.unsaid_at.is_some_and(|at| api.elapsed().saturating_sub(at) < ASK_AGAIN);
+            match &known.version {
+                Some(version) if version.support() != Support::Older => return None,
+                None if asked_lately => return None,
+                other => other.clone(),
             }
-            known.asked_at = Some(now);
-            known.version.clone()
         };
-        let version = api.version().await.ok().or(known)?;
-        self.lock().version = Some(version.clone());
+        let said = api.version().await.ok();
+        let mut host = self.lock();
+        if said.is_none() {
+            host.unsaid_at = Some(api.elapsed());
+        }
+        let version = said.or(known)?;
+        host.version = Some(version.clone());
         (version.support() == Support::Older).then(|| refused(&version))
     }
 
@@ -133,7 +136,7 @@ impl Known {
         self.heard_at = None;
         // It may come back as another version.
         self.version = None;
-        self.asked_at = None;
+        self.unsaid_at = None;
     }
 
     fn newer(&self) -> Option<Version> {

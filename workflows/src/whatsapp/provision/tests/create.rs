@@ -1,4 +1,9 @@
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use super::{
     assert_no_secret, end, script,
@@ -426,6 +431,35 @@ fn an_older_version_is_refused_in_one_line_before_anything_is_made() {
             assert!(message.contains("1.8.6") && message.contains("2.3.7") && !message.contains('\n'), "{message}");
         }
     });
+}
+
+#[test]
+fn nobody_makes_anything_while_another_attempt_asks_for_the_version() {
+    let script = Script::new([(Version, Reply::Hangs), (Version, Reply::Version("1.8.6"))]);
+    let host = Host::default();
+    let (given, settings) = (given(), settings());
+
+    let second = script.play(async {
+        let mut first = pin!(create_instance(&script, &given, &settings, &host));
+        assert!(poll_fn(|context| Poll::Ready(first.as_mut().poll(context))).await.is_pending());
+        create_instance(&script, &given, &settings, &host).await
+    });
+
+    assert_eq!(end(&second), ("defer", Class::Rejected));
+}
+
+#[test]
+fn an_attempt_that_asked_the_host_nothing_does_not_hide_its_silence() {
+    let host = host();
+    let script = Script::new([(Roster, Reply::Roster(vec![])), (Create, Reply::Created("our-token-1"))]);
+    let withheld = ApiError { call: Create, kind: ErrorKind::Withheld };
+
+    success(script.play(async {
+        script.pause(Duration::from_secs(1)).await;
+        host.heard(script.elapsed(), &classify::outcome(&withheld, &given().instance));
+        script.pause(Duration::from_secs(1)).await;
+        create_instance(&script, &given(), &settings(), &host).await
+    }));
 }
 
 #[test]

@@ -183,6 +183,7 @@ impl Evolution for Script {
 
     async fn version(&self) -> Result<Version, ApiError> {
         match self.next(Call::Version)? {
+            Reply::Hangs => pending().await,
             Reply::Version(version) => Ok(version.parse().unwrap()),
             other => panic!("{other:?} is no version"),
         }
