@@ -23,7 +23,7 @@ enum Role {
     /// Bring the database's schema up to date; safe to run again, and beside `supabase db push`
     Migrate(cli::migrate::Options),
     /// Move sign-ups into runs, due steps into Redis, and what a dead worker held back; any number side by side
-    Relay(Relay),
+    Relay(Box<Relay>),
     /// Run steps against the Evolution API; any number side by side
     Worker(Box<Worker>),
     /// Every role in one process
@@ -39,41 +39,43 @@ enum Role {
 #[derive(clap::Args)]
 struct Relay {
     #[command(flatten)]
-    product: whatsapp::DefinitionOptions,
-    #[command(flatten)]
     engine: RelayOptions,
+    #[command(flatten)]
+    product: whatsapp::DefinitionOptions,
 }
 
 #[derive(clap::Args)]
 struct Worker {
     #[command(flatten)]
-    product: whatsapp::WorkflowOptions,
-    #[command(flatten)]
     engine: WorkerOptions,
+    #[command(flatten)]
+    product: whatsapp::WorkflowOptions,
 }
 
 #[derive(clap::Args)]
 struct All {
     #[command(flatten)]
-    product: whatsapp::WorkflowOptions,
-    #[command(flatten)]
     engine: AllOptions,
+    #[command(flatten)]
+    product: whatsapp::WorkflowOptions,
 }
 
 fn main() -> ExitCode {
     match cli::parse::<Cli>().role {
         Role::Migrate(options) => cli::migrate::run(options),
-        Role::Relay(Relay { product, engine }) => {
-            Program::default().adding(move |catalog, _, faults| product.add_to(catalog, faults)).relay(&engine)
-        }
-        Role::Worker(options) => provisioning(options.product).worker(&options.engine),
-        Role::All(options) => provisioning(options.product).all(&options.engine),
+        Role::Relay(options) => defining(options.product).relay(&options.engine),
+        Role::Worker(options) => running(options.product).worker(&options.engine),
+        Role::All(options) => running(options.product).all(&options.engine),
         Role::DeadLetters(options) => cli::dead_letters::run(options),
         Role::Runs(options) => cli::runs::run(options),
         Role::Queue(options) => cli::queue::run(options),
     }
 }
 
-fn provisioning(product: whatsapp::WorkflowOptions) -> Program {
+fn defining(product: whatsapp::DefinitionOptions) -> Program {
+    Program::default().adding(move |catalog, _, faults| product.add_to(catalog, faults))
+}
+
+fn running(product: whatsapp::WorkflowOptions) -> Program {
     Program::default().adding(move |catalog, vitals, faults| product.add_to(catalog, vitals, faults))
 }

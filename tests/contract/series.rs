@@ -322,7 +322,9 @@ fn a_database_that_restarts_in_a_create_leaves_phantoms_and_rows_without_memory(
             world.begin(Duration::ZERO, create(&format!("user_{number}"), "t"));
         }
         world.advance(Duration::from_millis(40));
-        world.faults_mut().database = Database::Restarting;
+        // All connections, or some of them.
+        let cut = if seed % 2 == 0 { Database::Restarting } else { Database::Flapping(0.4) };
+        world.faults_mut().database = cut;
         world.advance(Duration::from_millis(110));
         world.faults_mut().database = Database::Up;
         settle(&mut world);

@@ -63,7 +63,7 @@ async fn leases_of_steps_that_cannot_be_read_keep_nobody_from_being_rescued() {
 
     // One at a time: those that cannot be read are older.
     let one = servers::until(PATIENCE, async || ledger.expired(1).await.unwrap().into_iter().next()).await;
-    let rescued = relay::rescue_once(&ledger, None, &|| 0.5, &Default::default()).await.unwrap();
+    let rescued = relay::rescue_once(&ledger, &|| 0.5, &Default::default()).await.unwrap();
 
     // A resource is nothing that a rescue reads.
     assert_eq!(one.expect("one is found").key.run, nameless.run);

@@ -102,13 +102,7 @@ const NEEDED: [(Guard, u8, &str); 9] = [
 fn without_any_one_of_its_guards_the_protocol_breaks() {
     for (guard, faults, name) in NEEDED {
         // What is late counts where these are missing: nothing may be left out then.
-        let needs_all = [
-            Guard::Fencing,
-            Guard::FreshTokens,
-            Guard::ClaimState,
-            Guard::Generation,
-            Guard::LeaseCheck,
-        ];
+        let needs_all = [Guard::Fencing, Guard::FreshTokens, Guard::ClaimState, Guard::Generation, Guard::LeaseCheck];
         let forgets = !needs_all.contains(&guard);
         let protocol = Protocol { faults, without: Some(guard), forgets };
         let holds = protocol.property(name).condition;

@@ -39,8 +39,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(stage: Arc<Stage>, process: Arc<Process>) -> Self {
-        let chance = stage.chance(&format!("{} client", process.name));
+    pub fn new(stage: Arc<Stage>, process: Arc<Process>, what: &str) -> Self {
+        let chance = stage.chance(&format!("{} {what}", process.name));
         Self { stage, process, chance, timeouts: Timeouts::default(), key: Secret::new(KEY) }
     }
 

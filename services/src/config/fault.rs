@@ -35,6 +35,12 @@ impl Faults {
         self.0.iter()
     }
 
+    /// These, and those after them.
+    pub fn and(mut self, more: Self) -> Self {
+        self.0.extend(more.0);
+        self
+    }
+
     /// A setting that may be seen.
     pub fn add(&mut self, setting: &str, value: &str, problem: impl Into<String>) {
         self.push(setting, Some(shortened(value)), problem);

@@ -181,8 +181,9 @@ impl MigrateOptions {
 }
 
 impl RelayOptions {
-    /// `catalog` holds the workflows that the program runs, `faults` what was wrong with them.
-    pub fn parse(&self, catalog: &Catalog, mut faults: Faults) -> Result<Config<Relay>, Faults> {
+    /// `catalog` holds the workflows that the program runs, `theirs` what was wrong with their settings.
+    pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Relay>, Faults> {
+        let mut faults = Faults::default();
         let ledger = self.ledger.read(database::OF_A_RELAY, &catalog.registry(), &mut faults);
         let listen = self.listen.read(ledger.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
@@ -190,14 +191,14 @@ impl RelayOptions {
         let http = self.http.read(&mut faults);
         let traces = self.traces.read(vec![(Role::Relay, RELAY.to_owned())], &mut faults);
         let log = self.log.read(&mut faults);
-        finish_serving(log, http, traces, build_relay(ledger, listen, queue, tuned), faults)
+        finish_serving(log, http, traces, build_relay(ledger, listen, queue, tuned), faults.and(theirs))
     }
 }
 
 impl WorkerOptions {
     /// As `RelayOptions::parse`.
-    pub fn parse(&self, catalog: &Catalog, mut faults: Faults) -> Result<Config<Worker>, Faults> {
-        let registry = catalog.registry();
+    pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Worker>, Faults> {
+        let (registry, mut faults) = (catalog.registry(), Faults::default());
         let steps = worker::steps(&self.steps, &worker::known(&registry), &mut faults);
         let ledger = self.ledger.read(database::OF_A_WORKER, &registry, &mut faults);
         let queue = self.redis.read(&mut faults);
@@ -206,14 +207,14 @@ impl WorkerOptions {
         let services = vec![(Role::Worker, worker::service(steps.as_deref()))];
         let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
-        finish_serving(log, http, traces, build_worker(ledger, queue, catalog, steps.zip(tuned)), faults)
+        finish_serving(log, http, traces, build_worker(ledger, queue, catalog, steps.zip(tuned)), faults.and(theirs))
     }
 }
 
 impl AllOptions {
     /// As `RelayOptions::parse`.
-    pub fn parse(&self, catalog: &Catalog, mut faults: Faults) -> Result<Config<All>, Faults> {
-        let registry = catalog.registry();
+    pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<All>, Faults> {
+        let (registry, mut faults) = (catalog.registry(), Faults::default());
         let of_relay = self.ledger.read(database::OF_A_RELAY, &registry, &mut faults);
         let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, database::OF_A_WORKER));
         let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
@@ -228,7 +229,8 @@ impl AllOptions {
         let steps = worker.map(|worker| (registry.queues(), worker));
         let relay = build_relay(of_relay, listen, queue.clone(), relay);
         let worker = build_worker(of_worker, queue, catalog, steps);
-        finish_serving(log, http, traces, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
+        let all = relay.zip(worker).map(|(relay, worker)| All { relay, worker });
+        finish_serving(log, http, traces, all, faults.and(theirs))
     }
 }
 

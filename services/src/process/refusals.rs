@@ -20,15 +20,14 @@ pub(super) async fn say_refusals(pool: PgPool) {
         }
         let refusal = refusal(&pool).await;
         if let Some(reason) = refusal.as_ref().filter(|_| refusal != said) {
-            tracing::warn!(
-                reason,
-                "Postgres gives no more connections: give it room, or each role fewer (DATABASE_MAX_CONNECTIONS)"
-            );
+            let mend = "where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS";
+            tracing::warn!(reason, mend, "Postgres refuses connections");
         }
         said = refusal;
     }
 }
 
+/// What the server says. A server that is not there says nothing.
 async fn refusal(pool: &PgPool) -> Option<String> {
     match timeout(WAITS, pool.connect_options().connect()).await {
         Ok(Ok(connection)) => {
@@ -36,7 +35,6 @@ async fn refusal(pool: &PgPool) -> Option<String> {
             None
         }
         Ok(Err(sqlx::Error::Database(said))) => Some(said.message().to_owned()),
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some(format!("no answer within {WAITS:?}")),
+        Ok(Err(_)) | Err(_) => None,
     }
 }

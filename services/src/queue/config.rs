@@ -30,10 +30,10 @@ pub struct Config {
 /// How hints are kept in Redis. Every process of one Sluice must have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// Our own, made for hints.
+    /// Our own (`lists`).
     #[default]
-    SortedSets,
-    /// That of the crate apalis-redis.
+    Lists,
+    /// That of the crate apalis-redis (`apalis-redis`).
     ApalisRedis,
 }
 

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use workflows::ids::StepName;
 
-use super::{Delivery, Queue, Transport, apalis_redis, service::ConsumerState, sorted_sets};
+use super::{Delivery, Queue, Transport, apalis_redis, service::ConsumerState, lists};
 use crate::telemetry::health::Pulse;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -99,7 +99,7 @@ impl Consumer {
             drained = work => drained,
             never = self.keep_up() => match never {},
         };
-        sorted_sets::tell(&self.queue, &self.step, &self.state.acknowledged).await;
+        lists::tell(&self.queue, &self.step, &self.state.acknowledged).await;
         drained
     }
 
@@ -138,7 +138,7 @@ impl Consumer {
         Fut: Future<Output = ()> + Send + 'static,
     {
         match self.queue.shared.config.transport {
-            Transport::SortedSets => sorted_sets::work(self, name, handler, shutdown).await,
+            Transport::Lists => lists::work(self, name, handler, shutdown).await,
             Transport::ApalisRedis => apalis_redis::work(self, name, handler, shutdown).await,
         }
     }
@@ -154,8 +154,8 @@ impl Consumer {
         };
         let upkeep = async {
             match self.queue.shared.config.transport {
-                Transport::SortedSets => {
-                    sorted_sets::keep_acknowledging(&self.queue, &self.step, &self.state.acknowledged).await
+                Transport::Lists => {
+                    lists::keep_acknowledging(&self.queue, &self.step, &self.state.acknowledged).await
                 }
                 Transport::ApalisRedis => apalis_redis::keep_swept(&self.queue, &self.step, &self.state).await,
             }

@@ -4,7 +4,7 @@
 //! what is due stays due in Postgres until a worker has claimed it, a hint may be pushed twice, and a claim is won once. So
 //! wiping Redis at any moment costs a delay, no more.
 //!
-//! [`send`] pushes hints to a [`HintSink`], [`Consumer`] hands them to a handler. Two transports carry them: `sorted_sets` is our
+//! [`send`] pushes hints to a [`HintSink`], [`Consumer`] hands them to a handler. Two transports carry them: `lists` is our
 //! own, `apalis_redis` is that of the crate. [`wakes`] rings bells, `link` is the connection, [`check`] refuses a Redis that
 //! would drop hints.
 
@@ -18,7 +18,7 @@ mod link;
 mod send;
 mod service;
 mod sink;
-mod sorted_sets;
+mod lists;
 pub mod wakes;
 
 pub use check::{Finding, Severity};
@@ -61,6 +61,7 @@ struct Shared {
     link: Arc<Link>,
     config: Config,
     wakes: Wakes,
+    pushers: lists::Pushers,
 }
 
 impl Queue {
@@ -73,7 +74,7 @@ impl Queue {
         let link = Link::new(client, patience(config)).map_err(|source| config.refused(source))?;
         let link = Arc::new(link);
         let wakes = Wakes::start(link.clone(), &config.prefix);
-        Ok(Self { shared: Arc::new(Shared { link, config: config.clone(), wakes }) })
+        Ok(Self { shared: Arc::new(Shared { link, config: config.clone(), wakes, pushers: Default::default() }) })
     }
 
     /// Whether a hint could be written now: for readiness.
@@ -94,7 +95,15 @@ impl Queue {
     /// Bounds one question to Redis: also the wait for a connection, which the client's own timeout does not cover. A server
     /// that has not answered may be gone without a word, and its address may lead to another by now.
     async fn ask<T>(&self, what: &'static str, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
-        let after = self.shared.config.command_timeout;
+        self.ask_within(self.shared.config.command_timeout, what, call).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        after: Duration,
+        what: &'static str,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Error> {
         let seen = self.shared.link.renewals();
         match tokio::time::timeout(after, call).await {
             Ok(Ok(answer)) => Ok(answer),

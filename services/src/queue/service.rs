@@ -17,7 +17,10 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use super::{Hint, Status, sorted_sets::Acknowledged};
+use super::{
+    Hint, Status,
+    lists::{Acknowledged, Fetched},
+};
 
 /// A hint as the handler gets it.
 #[derive(Debug)]
@@ -96,13 +99,13 @@ impl ConsumerState {
     }
 }
 
-/// The service that an apalis worker calls for each task. It is ready only where a handler could start at once: what is fetched
-/// is started, nothing waits in memory.
+/// The service that an apalis worker calls for each task. What is fetched is started at once: nothing waits in memory.
 pub(super) struct HintService<H> {
     handler: H,
     worker: Arc<str>,
     state: ConsumerState,
     permits: PollSemaphore,
+    /// Taken before apalis-redis fetches.
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -111,26 +114,18 @@ impl<H> HintService<H> {
         Self { handler, worker, permits: PollSemaphore::new(state.permits.clone()), state, permit: None }
     }
 
-    fn poll_permit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
-        if self.permit.is_none() {
-            self.permit = ready!(self.permits.poll_acquire(cx));
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn start<Fut>(&mut self, hint: Hint, answer: Answer)
+    fn start<Fut>(&mut self, hint: Hint, permit: Option<OwnedSemaphorePermit>, answer: Answer)
     where
         H: FnMut(Delivery) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let permit = self.permit.take();
         let handling = (self.handler)(Delivery { hint, worker: self.worker.clone(), unanswered: Some(answer) });
         self.state.running.spawn(handle(handling, permit, self.state.clone()));
     }
 }
 
-/// A hint from our own backend: apalis is done with it at once.
-impl<H, Fut> Service<Task<Hint>> for HintService<H>
+/// A hint of our own transport, which comes with its permit. apalis is done with it at once.
+impl<H, Fut> Service<Task<Fetched>> for HintService<H>
 where
     H: FnMut(Delivery) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
@@ -139,13 +134,14 @@ where
     type Error = BoxDynError;
     type Future = Ready<Result<(), BoxDynError>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
-        self.poll_permit(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, task: Task<Hint>) -> Self::Future {
-        let answer = Answer::Gathered(self.state.acknowledged.clone(), task.args.id());
-        self.start(task.args, answer);
+    fn call(&mut self, task: Task<Fetched>) -> Self::Future {
+        let Fetched { hint, permit } = task.args;
+        let answer = Answer::Gathered(self.state.acknowledged.clone(), hint.id());
+        self.start(hint, Some(permit), answer);
         std::future::ready(Ok(()))
     }
 }
@@ -161,20 +157,23 @@ where
     type Future = BoxFuture<'static, Result<(), BoxDynError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
-        self.poll_permit(cx)
+        if self.permit.is_none() {
+            self.permit = ready!(self.permits.poll_acquire(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, task: Task<()>) -> Self::Future {
+        let permit = self.permit.take();
         let id = task.task_id().map(ToString::to_string).unwrap_or_default();
         match Hint::parse(&id, task.metadata().get("traceparent")) {
             Ok(hint) => {
                 let (awaited, answered) = oneshot::channel();
-                self.start(hint, Answer::Awaited(awaited));
+                self.start(hint, permit, Answer::Awaited(awaited));
                 // A task that ends in an error would be scheduled again by apalis: the ledger alone decides about that.
                 answered.map(|_| Ok(())).boxed()
             }
             Err(error) => {
-                self.permit = None;
                 self.state.garbled(error);
                 futures::future::ok(()).boxed()
             }

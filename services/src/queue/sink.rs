@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 use workflows::ids::StepName;
 
-use super::{Error, Hint, Queue, Transport, apalis_redis, sorted_sets};
+use super::{Error, Hint, Queue, Transport, apalis_redis, lists};
 
 /// How many hints go into one script: a script holds up everybody else's questions while it runs.
 const PUSH_BATCH: usize = 500;
@@ -62,7 +62,7 @@ impl HintSink for Queue {
         let mut outcomes = Vec::with_capacity(hints.len());
         for batch in hints.chunks(PUSH_BATCH) {
             let answers = match self.shared.config.transport {
-                Transport::SortedSets => sorted_sets::push(self, step, batch, most).await?,
+                Transport::Lists => lists::push(self, step, batch, most).await?,
                 Transport::ApalisRedis => apalis_redis::push(self, step, batch, most).await?,
             };
             outcomes.extend(answers.bytes().map(|answer| if answer == b'n' { Pushed::New } else { Pushed::Known }));
@@ -85,7 +85,7 @@ impl Queue {
     /// How many hints Redis holds: those that wait, and those that a worker has fetched and not acknowledged.
     pub async fn depth(&self, step: &StepName) -> Result<u64, Error> {
         match self.shared.config.transport {
-            Transport::SortedSets => sorted_sets::depth(self, step).await,
+            Transport::Lists => lists::depth(self, step).await,
             Transport::ApalisRedis => apalis_redis::depth(self, step).await,
         }
     }

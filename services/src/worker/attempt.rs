@@ -1,6 +1,9 @@
 //! One attempt in three phases: claim, run, settle. Whatever ends the run of a step is an outcome: its answer, a panic, a
 //! timeout, a lost lease, a process that stops.
 
+#[cfg(test)]
+mod tests;
+
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;

@@ -230,6 +230,43 @@ fn show(step: &StepName, status: watch::Receiver<Status>, vitals: &Vitals) {
 
 /// A name that is new at every start.
 fn name() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
-    format!("worker-{host}-{}-{:08x}", std::process::id(), rand::random::<u32>())
+    let host = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
+    let host = host.unwrap_or_else(|_| "localhost".to_owned());
+    format!("worker-{}-{}-{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use workflows::ids::RunId;
+
+    use super::*;
+    use crate::queue::{Error, Hint, Pushed};
+
+    /// A queue that answers every push so.
+    struct Answering(fn() -> Result<Pushed, Error>);
+
+    impl HintSink for Answering {
+        async fn push(&self, _: &StepName, hints: &[Hint], _: Option<usize>) -> Result<Vec<Pushed>, Error> {
+            hints.iter().map(|_| self.0()).collect()
+        }
+    }
+
+    fn due() -> Option<Due> {
+        let key = ledger::DueKey { run: RunId::new(uuid::Uuid::nil()), position: 1, generation: 1 };
+        let (step, workflow) = ("verify".parse().unwrap(), "greeting".parse().unwrap());
+        Some(Due { key, step, workflow, traceparent: None, linked: None })
+    }
+
+    #[tokio::test]
+    async fn a_relay_is_woken_only_for_what_could_not_be_pushed() {
+        let late = || Err(Error::Late { what: "push hints", after: Duration::from_secs(2) });
+        let (takes, is_full, fails) = (Answering(|| Ok(Pushed::New)), Answering(|| Ok(Pushed::Left)), Answering(late));
+
+        assert_eq!(hand_on(&takes, RunState::Active, due()).await, HandedOn::Yes);
+        assert_eq!(hand_on(&Answering(|| Ok(Pushed::Known)), RunState::Active, due()).await, HandedOn::Yes);
+        assert_eq!(hand_on(&is_full, RunState::Active, due()).await, HandedOn::No);
+        assert_eq!(hand_on(&fails, RunState::Active, due()).await, HandedOn::No);
+        assert_eq!(hand_on(&takes, RunState::Active, None).await, HandedOn::No);
+        assert_eq!(hand_on(&takes, RunState::Succeeded, None).await, HandedOn::Yes);
+    }
 }

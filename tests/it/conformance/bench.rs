@@ -51,11 +51,12 @@ pub const NO_BUDGET: Limits = Limits { failures: 1, crashes: 1, send_backs: 0 };
 
 pub fn registry() -> Registry {
     use Reach::{Exclusive, Shared};
+    let product = provision::definition(Retry::default(), DEADLINE, DEADLINE, HOST);
     let provision = workflow(PROVISION, LIMITS, &[(CREATE, Exclusive), (CONFIGURE, Shared), (VERIFY, Shared)]);
     let reconfigure = workflow(RECONFIGURE, LIMITS, &[(CONFIGURE, Shared), (VERIFY, Shared)]);
     let brittle = workflow(BRITTLE, NO_BUDGET, &[("first", Exclusive), ("second", Exclusive), ("third", Exclusive)]);
     Registry::new(vec![
-        Definition { projection: Some(provision::PROJECTION), source: Some(provision::SOURCE), ..provision },
+        Definition { projection: product.projection, source: product.source, ..provision },
         Definition { priority: -5, ..reconfigure },
         workflow(DEPROVISION, LIMITS, &[("delete-instance", Exclusive)]),
         without_host(brittle),

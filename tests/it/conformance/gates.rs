@@ -12,7 +12,7 @@ use workflows::{
 use super::{
     bench::{BRITTLE, Bench, CONFIGURE, CREATE, HOST, PROVISION, by, due_after, retry, success, user},
     claiming::assert_refused,
-    world::{Gate, Scope, World},
+    world::{Scope, World},
 };
 
 /// How long a process has to make its probe.

@@ -137,12 +137,11 @@ impl Engine {
     async fn start_relay(&mut self) {
         let settings = relay::Settings {
             batch: 200,
-            high_water: 1000,
             intake_poll: Duration::from_millis(100),
             retention: Duration::from_secs(86_400),
         };
         let ledger = self.wired_ledger(8).await;
-        let listen = Some(ledger.pool().clone());
+        let listen = Some(self.app.options());
         let queue = queue_of(&self.prefix, self.wires).await;
         let deps = relay::Deps { ledger, queue, listen, vitals: Default::default() };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));

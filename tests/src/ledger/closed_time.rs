@@ -59,12 +59,8 @@ impl Tx<'_> {
 
     /// The run's step waited since `since` for its turn behind a limit.
     pub(super) fn note_wait(&mut self, run: RunId, since: Duration) {
-        let time = ClosedTime {
-            behind: Behind::Run(run),
-            cause: Cause::Limit,
-            closed_at: since,
-            passed_at: Some(self.now),
-        };
+        let time =
+            ClosedTime { behind: Behind::Run(run), cause: Cause::Limit, closed_at: since, passed_at: Some(self.now) };
         self.tables.closed_times.push(time);
     }
 

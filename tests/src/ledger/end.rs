@@ -15,13 +15,7 @@ const TOO_LATE: &str = "the run's deadline has passed";
 
 impl Tx<'_> {
     /// The run needs a person: its step at `position` is dead already.
-    pub(super) fn bury(
-        &mut self,
-        run: RunId,
-        position: i16,
-        reason: DeathReason,
-        attempt: &settlement::Attempt,
-    ) {
+    pub(super) fn bury(&mut self, run: RunId, position: i16, reason: DeathReason, attempt: &settlement::Attempt) {
         let Some(step) = self.tables.steps.get(&(run, position)) else { return };
         self.tables.dead_letters.push(DeadLetter {
             run,

@@ -170,11 +170,9 @@ fn failures_that_no_attempt_shows_break_i5() {
 
 #[test]
 fn a_budget_that_is_overspent_breaks_i5() {
-    for overspend in [
-        (|spent| spent.failures = 30) as fn(&mut Spent),
-        |spent| spent.crashes = 10,
-        |spent| spent.send_backs = 4,
-    ] {
+    for overspend in
+        [(|spent| spent.failures = 30) as fn(&mut Spent), |spent| spent.crashes = 10, |spent| spent.send_backs = 4]
+    {
         let ledger = ledger();
         let run = start(&ledger, "provision-instance");
 

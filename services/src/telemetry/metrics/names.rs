@@ -1,4 +1,4 @@
-//! Every metric that a process of Sluice exposes: its name, what it is, its labels, and what it says. README's table is held
+//! Every metric that a process of Sluice exposes: its name, what it is, its labels, and what it says. docs/metrics.md's table is held
 //! to this one, and this one to what `/metrics` answers. No other module writes a metric's name or a label's.
 
 /// What kind of metric it is.
@@ -183,7 +183,7 @@ pub static BUILD_INFO: Metric<2> =
 pub static PROCESS_START: Metric<0> =
     Metric::gauge("process_start_time_seconds", [], "When the process started, in seconds since 1970");
 
-/// All of them, in the order of README's table.
+/// All of them, in the order of docs/metrics.md's table.
 pub fn all() -> Vec<Described> {
     vec![
         UNFINISHED.described(),

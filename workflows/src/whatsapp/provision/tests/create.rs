@@ -230,7 +230,7 @@ fn a_first_create_asks_the_list_again_after_a_break_or_a_silence() {
     let made = || (Create, Reply::Created("our-token-1"));
     for broken in [true, false] {
         let (host, list) = (host(), (Roster, Reply::Roster(vec![])));
-        let version = broken.then(|| (Version, Reply::Version("2.3.6")));
+        let version = broken.then_some((Version, Reply::Version("2.3.6")));
         let script = Script::new(version.into_iter().chain([list, made()]));
 
         let outcome = script.play(async {

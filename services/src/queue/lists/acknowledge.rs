@@ -1,19 +1,21 @@
-//! Acknowledgements are gathered: a worker's next fetch takes them along, or a call of their own where none comes soon.
+//! Acknowledgements are gathered and told to Redis together.
 
 use std::{
     convert::Infallible,
-    sync::{Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
+use redis::Script;
 use tokio::{sync::Notify, time};
 use workflows::ids::StepName;
 
-use super::fetch;
-use crate::queue::Queue;
+use crate::queue::{Queue, keys};
 
-/// How long an acknowledgement waits for a fetch.
-const WITHIN: Duration = Duration::from_millis(20);
+static ACKNOWLEDGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/acknowledge.lua")));
+
+/// How long an acknowledgement waits for company. Far below the second from one scan of a relay to the next.
+const WITHIN: Duration = Duration::from_millis(100);
 /// How many go into one script.
 const BATCH: usize = 1000;
 
@@ -33,15 +35,15 @@ impl Acknowledged {
         }
     }
 
-    /// Those that go into the next script. Where it fails they are forgotten, and Redis forgets them after 5 s.
-    pub(super) fn take(&self) -> Vec<String> {
+    /// Those that are told next. Where that fails a sweep forgets their hints.
+    fn take(&self) -> Vec<String> {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let some = ids.len().min(BATCH);
         ids.drain(..some).collect()
     }
 }
 
-/// Tells Redis what no fetch has taken along. Never ends.
+/// Tells Redis of acknowledgements as they come.
 pub(in crate::queue) async fn keep_acknowledging(
     queue: &Queue,
     step: &StepName,
@@ -58,8 +60,14 @@ pub(in crate::queue) async fn keep_acknowledging(
 pub(in crate::queue) async fn tell(queue: &Queue, step: &StepName, acknowledged: &Acknowledged) {
     loop {
         let ids = acknowledged.take();
-        // A fault is for the next fetch to find.
-        if ids.is_empty() || fetch(queue, step, 0, &ids).await.is_err() {
+        if ids.is_empty() {
+            return;
+        }
+        let keys = queue.keys(step);
+        let mut call = ACKNOWLEDGE.key(keys.key("waiting"));
+        call.key(keys.key("held")).key(keys.key("refill"));
+        call.arg(keys::wake_relay(&queue.shared.config.prefix)).arg(ids);
+        if queue.ask("acknowledge hints", call.invoke_async::<()>(&mut queue.connection())).await.is_err() {
             return;
         }
     }
