@@ -29,14 +29,29 @@ language sql
 stable
 security definer
 set search_path = ''
+set jit = off
 as $$
   select
-    wanted.item,
-    wanted.without,
-    case when wanted.change is null then wanted.mend else 'run `sluice migrate`' end
-  from sluice.wanted() as wanted
-  where not wanted.present
-  order by wanted.rank, wanted.item
+    lacking.item,
+    lacking.without,
+    lacking.mend
+  from (
+    select
+      0 as rank,
+      unfit.problem as item,
+      'Sluice cannot work with it' as without,
+      unfit.mend
+    from sluice.unfit() as unfit
+    union all
+    select
+      wanted.rank,
+      wanted.item,
+      wanted.without,
+      case when wanted.change is null then wanted.mend else 'run `sluice migrate`' end
+    from sluice.wanted() as wanted
+    where not wanted.present
+  ) as lacking
+  order by lacking.rank, lacking.item
 $$;
 
 -- For the owner only: brings everything to what it should be, as far as the caller may, and returns a line for each thing that it
@@ -46,30 +61,37 @@ create or replace function sluice.adapt()
 returns table (item text, done boolean, without text, mend text)
 language plpgsql
 set search_path = ''
+set jit = off
+set client_min_messages = warning
 as $$
 declare
   wish record;
   tried text[] := '{}';
   failed text[] := '{}';
+  missing jsonb;
   changed boolean;
 begin
   perform set_config('lock_timeout', '300ms', true);
   -- Reads much and locks nothing: before the first lock.
   perform sluice.note_adoption();
 
+  -- One thing may be wanted once another is there. The last round finds nothing left to do.
   loop
     changed := false;
+    missing := '[]';
     for wish in
       select *
       from sluice.wanted() as wanted
       where not wanted.present
-        and wanted.change is not null
-        and wanted.item <> all(tried)
+        and wanted.item <> all(failed)
       order by wanted.rank, wanted.item
     loop
+      if wish.change is null or wish.item = any(tried) then
+        missing := missing || to_jsonb(wish);
+        continue;
+      end if;
       tried := tried || wish.item;
       item := wish.item;
-      mend := wish.mend;
       begin
         execute wish.change;
         changed := true;
@@ -83,6 +105,7 @@ begin
           failed := failed || wish.item;
           done := false;
           without := format('%s (%s)', wish.without, sqlerrm);
+          mend := wish.mend;
       end;
       return next;
     end loop;
@@ -104,14 +127,11 @@ begin
 
   return query
   select
-    wanted.item,
+    left_over ->> 'item',
     false,
-    wanted.without,
-    wanted.mend
-  from sluice.wanted() as wanted
-  where not wanted.present
-    and wanted.item <> all(failed)
-  order by wanted.rank, wanted.item;
+    left_over ->> 'without',
+    left_over ->> 'mend'
+  from jsonb_array_elements(missing) as left_over;
 end
 $$;
 

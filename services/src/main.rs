@@ -28,6 +28,8 @@ enum Role {
     Worker(WorkerOptions),
     /// Every role in one process
     All(Box<AllOptions>),
+    /// What stood in the database before Sluice: status, start, leave, allow
+    Adopt(cli::adopt::Options),
     /// What needs a person: list, show, retry, discard
     DeadLetters(cli::dead_letters::Options),
     /// Executions of workflows: list, show, cancel, export
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Role::Relay(options) => process::serve("relay", options.parse(), process::relay),
         Role::Worker(options) => process::serve("worker", options.parse(), process::worker),
         Role::All(options) => process::serve("all", options.parse(), process::all),
+        Role::Adopt(options) => cli::adopt::run(options),
         Role::DeadLetters(options) => cli::dead_letters::run(options),
         Role::Runs(options) => cli::runs::run(options),
         Role::Queue(options) => cli::queue::run(options),

@@ -11,6 +11,8 @@ use crate::{ledger::postgres::is_by_transaction, telemetry::health::Pulse};
 const CHANNEL: &str = "sluice_intake";
 /// To `CHANNEL`. In the simple protocol: a pooler must not lose it between its parse and its run.
 const NOTIFY_MYSELF: &str = "select pg_notify('sluice_intake', 'self-test')";
+/// Sign-ups notify only where somebody holds this.
+const SLEEP: &str = "select pg_advisory_lock_shared(7318, 1)";
 const SELF_TEST: Duration = Duration::from_secs(5);
 /// How long Postgres may take until a listener has heard itself.
 const ANSWERS: Duration = Duration::from_secs(15);
@@ -87,6 +89,7 @@ async fn listen(pool: &PgPool) -> Result<PgListener, Error> {
     drop(connection);
     let mut listener = PgListener::connect_with(pool).await.context("connect a listener")?;
     listener.listen(CHANNEL).await.context("listen")?;
+    sqlx::raw_sql(SLEEP).execute(&mut listener).await.context("say that this relay sleeps")?;
     sqlx::raw_sql(NOTIFY_MYSELF).execute(pool).await.context("notify myself")?;
     match timeout(SELF_TEST, listener.recv()).await {
         Ok(Ok(_)) => Ok(listener),

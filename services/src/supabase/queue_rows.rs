@@ -40,6 +40,8 @@ pub(crate) async fn lock_pending(tx: &mut Tx, limit: usize, only: Option<Uuid>) 
                  where waiting.subject = queue.user_id::text
                    and waiting.taken
                )
+               -- Old rows wait for a person's word.
+               and not exists (select from sluice.held_back as adopted where adopted.subject = queue.user_id)
                and ($2::uuid is null or user_id = $2)
              order by created_at
              limit $1
