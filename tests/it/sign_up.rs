@@ -81,7 +81,8 @@ async fn a_sign_up_notifies_nobody_where_no_relay_sleeps() {
 
     app.owner().await.run("notify sluice_intake, 'the first'").await;
     assert_eq!(next(&mut listener).await, "the first");
-    let kept: i64 = auth.one("select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()").await;
+    let kept: i64 =
+        auth.one("select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()").await;
     assert_eq!(kept, 0, "the doorbell's lock was not given back");
 }
 

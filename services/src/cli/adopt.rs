@@ -98,9 +98,15 @@ pub fn run(options: Options) -> ExitCode {
         Verb::Status(status) => {
             process::run(status.config.parse(), async |config, _| show(&mut open(&config).await?, status.form).await)
         }
-        Verb::Start(word) => process::run(word.config.parse(), async |config, _| start(&config, word.class, &word.by).await),
-        Verb::Leave(word) => process::run(word.config.parse(), async |config, _| leave(&config, word.class, &word.by).await),
-        Verb::Allow(allow) => process::run(allow.config.parse(), async |config, _| take(&config, &allow.name, &allow.by).await),
+        Verb::Start(word) => {
+            process::run(word.config.parse(), async |config, _| start(&config, word.class, &word.by).await)
+        }
+        Verb::Leave(word) => {
+            process::run(word.config.parse(), async |config, _| leave(&config, word.class, &word.by).await)
+        }
+        Verb::Allow(allow) => {
+            process::run(allow.config.parse(), async |config, _| take(&config, &allow.name, &allow.by).await)
+        }
     }
 }
 
@@ -171,7 +177,8 @@ fn decided(users: i64, verb: &str) -> anyhow::Result<ExitCode> {
 async fn take(config: &config::Operator, name: &str, by: &ByOptions) -> anyhow::Result<ExitCode> {
     let by = by.by();
     let mut connection = open(config).await?;
-    let allowed = adoption::allow(&mut connection, name, &by.actor, by.note.as_deref()).await.context("allow the instance")?;
+    let allowed =
+        adoption::allow(&mut connection, name, &by.actor, by.note.as_deref()).await.context("allow the instance")?;
     match allowed {
         Allowed::Allowed => {
             line(format!("{name} is its user's own from now on"))?;

@@ -198,8 +198,10 @@ async fn apply_once(
         let decide = sqlx::query("select sluice.decide($1, $2)").bind(choice.name).bind(&choice.value);
         decide.execute(&mut *tx).await.map_err(|error| refusal(error, None))?;
     }
-    let lines: Vec<Line> =
-        sqlx::query_as("select * from sluice.adapt()").fetch_all(&mut *tx).await.map_err(|error| refusal(error, None))?;
+    let lines: Vec<Line> = sqlx::query_as("select * from sluice.adapt()")
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(|error| refusal(error, None))?;
     tx.commit().await?;
 
     applied.iter().for_each(|(migration, took)| tell(Progress::Applied { migration, took: *took }));
@@ -207,11 +209,9 @@ async fn apply_once(
     for Line { item, done, without, mend } in lines {
         match done {
             true => tell(Progress::Brought { item: &item }),
-            false => missing.push(Missing {
-                item,
-                without: without.unwrap_or_default(),
-                mend: mend.unwrap_or_default(),
-            }),
+            false => {
+                missing.push(Missing { item, without: without.unwrap_or_default(), mend: mend.unwrap_or_default() })
+            }
         }
     }
     Ok(missing)
@@ -244,9 +244,10 @@ async fn change_slowly(
     let mut failed: Vec<Missing> = Vec::new();
     let mut changed: Vec<String> = Vec::new();
     for _ in 0..ROUNDS {
-        let wanted: Vec<SlowChange> = sqlx::query_as("select item, change, before, without, mend from sluice.slow_changes()")
-            .fetch_all(&mut *connection)
-            .await?;
+        let wanted: Vec<SlowChange> =
+            sqlx::query_as("select item, change, before, without, mend from sluice.slow_changes()")
+                .fetch_all(&mut *connection)
+                .await?;
         let next = wanted.into_iter().find(|wish| failed.iter().all(|failed| failed.item != wish.item));
         let Some(SlowChange { item, change, before, without, mend }) = next else { break };
         let Some(change) = change else {
@@ -296,9 +297,7 @@ fn refusal(error: sqlx::Error, migration: Option<&Migration>) -> Error {
     match migration {
         _ if code == UNFIT => Error::Unfit(said(&error)),
         _ if met_a_lock(&error) => Error::LockedOut { said: said(&error) },
-        Some(Migration { version, name }) => {
-            Error::Apply { version: *version, name: name.clone(), said: said(&error) }
-        }
+        Some(Migration { version, name }) => Error::Apply { version: *version, name: name.clone(), said: said(&error) },
         None => Error::Database(error),
     }
 }

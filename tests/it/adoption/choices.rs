@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{TRIGGER, migrate, queued, sluice};
+use super::{NOBODY, TRIGGER, migrate, queued, sluice};
 use crate::{
     app::{App, Session},
     program::{printed, said},
@@ -46,13 +46,16 @@ async fn a_trigger_that_somebody_took_away_stays_away_and_nobody_is_queued_behin
         app.sign_up(Uuid::new_v4()).await.unwrap();
 
         assert_eq!(trigger(&mut owner).await, state);
-        assert!(said.contains(&format!("missing: trigger {TRIGGER}")) && said.contains("--sign-up-trigger on"), "{said}");
+        assert!(
+            said.contains(&format!("missing: trigger {TRIGGER}")) && said.contains("--sign-up-trigger on"),
+            "{said}"
+        );
         assert_eq!((queued(&mut owner).await, lost(&app).await), (vec![], vec![]), "{state}");
         // What is meant is said no more.
         assert!(!decide(&app, &["--sign-up-trigger", "off"]).await.contains("missing"), "{state}");
         decide(&app, &["--sign-up-trigger", "on"]).await;
         assert_eq!(trigger(&mut owner).await, "on", "{state}");
-        assert_eq!(lost(&app).await, [], "who signed up while it was off is an older user");
+        assert_eq!(lost(&app).await, NOBODY, "who signed up while it was off is an older user");
         assert_eq!(owner.one::<i64>("select sluice.older_sign_ups()").await, 1);
     }
 }
@@ -88,7 +91,10 @@ async fn sign_up(app: &App, anonymous: bool, confirmed: bool) -> Uuid {
     let user = Uuid::new_v4();
     let at = if confirmed { "now()" } else { "null" };
     let mut auth = app.login("supabase_auth_admin").await;
-    auth.run(&format!("insert into auth.users (id, is_anonymous, email_confirmed_at) values ('{user}', {anonymous}, {at})")).await;
+    auth.run(&format!(
+        "insert into auth.users (id, is_anonymous, email_confirmed_at) values ('{user}', {anonymous}, {at})"
+    ))
+    .await;
     user
 }
 
@@ -104,7 +110,9 @@ async fn only_whom_the_owner_wants_is_queued_at_the_sign_up_and_found_later() {
         decide(&app, &arguments).await;
         let mut owner = app.owner().await;
         let mut expected = Vec::new();
-        for (number, (anonymous, confirmed)) in [(false, true), (false, false), (true, true), (true, false)].into_iter().enumerate() {
+        for (number, (anonymous, confirmed)) in
+            [(false, true), (false, false), (true, true), (true, false)].into_iter().enumerate()
+        {
             let user = sign_up(&app, anonymous, confirmed).await;
             expected.extend(wanted[number].then_some(user));
         }
@@ -128,13 +136,14 @@ async fn who_confirms_later_is_queued_at_that_moment_and_found_where_the_trigger
         let said = decide(&app, &["--provision-when", "confirmed"]).await;
         let user = sign_up(&app, false, false).await;
         let mut auth = app.login("supabase_auth_admin").await;
-        auth.run(&format!("update auth.users set last_sign_in_at = now(), updated_at = now() where id = '{user}'")).await;
+        auth.run(&format!("update auth.users set last_sign_in_at = now(), updated_at = now() where id = '{user}'"))
+            .await;
         let before = queued(&mut app.owner().await).await;
 
         auth.run(&format!("update auth.users set email_confirmed_at = now() where id = '{user}'")).await;
 
         let now = queued(&mut app.owner().await).await;
-        assert_eq!(before, []);
+        assert_eq!(before, NOBODY);
         if allowed {
             assert_eq!(now, [user]);
         } else {
@@ -156,8 +165,9 @@ async fn a_choice_that_is_not_given_stays_and_one_that_is_taken_back_is_gone() {
     decide(&app, &["--provision-anonymous", "on"]).await;
     let user = sign_up(&app, true, true).await;
 
-    assert_eq!(kept, []);
+    assert_eq!(kept, NOBODY);
     assert_eq!(queued(&mut owner).await, [user]);
-    let arguments: String = owner.one(&format!("select pg_get_triggerdef(oid) from pg_trigger where tgname = '{TRIGGER}'")).await;
+    let arguments: String =
+        owner.one(&format!("select pg_get_triggerdef(oid) from pg_trigger where tgname = '{TRIGGER}'")).await;
     assert!(arguments.ends_with("handle_profile_evolution_instance()"), "the sign-up looks up nothing: {arguments}");
 }

@@ -19,6 +19,7 @@ use crate::{
 };
 
 const TRIGGER: &str = "on_profile_created_create_evolution_instance";
+const NOBODY: [uuid::Uuid; 0] = [];
 const QUEUE: &str = "public.evolution_instance_creation_queue";
 const INSTANCES: &str = "public.evolution_instances";
 

@@ -4,10 +4,7 @@
 use uuid::Uuid;
 
 use super::{INSTANCES, QUEUE, migrate, queued, sluice};
-use crate::{
-    app::App,
-    program::said,
-};
+use crate::{app::App, program::said};
 
 /// All of ours that could stand in the database or be at work there.
 const TRACES_OF_US: &str = "
@@ -38,7 +35,7 @@ async fn a_database_that_does_not_fit_is_refused_whole_and_sign_ups_go_on() {
             "public.profiles is no table",
         ),
         (
-            "create table public.profiles (id uuid primary key); alter table public.profiles owner to supabase_auth_admin",
+            "create table public.profiles (id uuid primary key); reset role; alter table public.profiles owner to supabase_auth_admin",
             "insert into public.profiles (id) values (gen_random_uuid())",
             "grant trigger, references, select on public.profiles to app_postgres",
         ),
@@ -101,8 +98,13 @@ async fn a_file_that_fails_in_the_middle_leaves_nothing_of_any_file() {
     let failed = sluice(&app, &["migrate"]).await;
 
     assert_eq!(failed.status.code(), Some(1));
-    assert!(said(&failed).contains("migration 20261122000004 hand made sql: the database answered"), "{}", said(&failed));
-    let left: Vec<String> = owner.all("select relname::text from pg_class where relnamespace = 'sluice'::regnamespace").await;
+    assert!(
+        said(&failed).contains("migration 20261122000004 hand made sql: the database answered"),
+        "{}",
+        said(&failed)
+    );
+    let left: Vec<String> =
+        owner.all("select relname::text from pg_class where relnamespace = 'sluice'::regnamespace").await;
     assert_eq!(left, ["audit"]);
     app.sign_up(Uuid::new_v4()).await.unwrap();
     owner.run("drop schema sluice cascade").await;
@@ -157,7 +159,9 @@ async fn no_trigger_of_ours_raises_whatever_was_renamed_since() {
         assert_eq!(superuser.one::<i64>(&there).await, rows, "after {rename}");
         owner.run(&format!("update {QUEUE} set error_message = 'by hand'")).await;
         owner.run(&format!("delete from {QUEUE}")).await;
-        owner.run(&format!("insert into {INSTANCES} (user_id, instance_name, webhook_url) values ('{user}', 'n', 'u')")).await;
+        owner
+            .run(&format!("insert into {INSTANCES} (user_id, instance_name, webhook_url) values ('{user}', 'n', 'u')"))
+            .await;
         owner.run(&format!("update {INSTANCES} set webhook_url = 'v'")).await;
     }
 }

@@ -14,7 +14,9 @@ async fn classes(app: &App) -> Vec<(String, i64, i64)> {
     let report = sluice(app, &["adopt", "status", "--json"]).await;
     assert_eq!(report.status.code(), Some(0), "{}", said(&report));
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
-    let class = |class: &Value| (class["class"].as_str().unwrap().to_owned(), class["users"].as_i64().unwrap(), class["open"].as_i64().unwrap());
+    let class = |class: &Value| {
+        (class["class"].as_str().unwrap().to_owned(), class["users"].as_i64().unwrap(), class["open"].as_i64().unwrap())
+    };
     report["classes"].as_array().unwrap().iter().map(class).collect()
 }
 
@@ -136,7 +138,11 @@ async fn the_services_role_gives_the_word_and_cannot_write_the_report() {
     let left = services.one::<i64>("select sluice.adopt_leave('failed', 'ana', null)").await;
 
     assert_eq!(left, 1);
-    for attempt in ["update sluice.adoption set held_back = false", "delete from sluice.adoption", "insert into sluice.adoption (subject, class, held_back) values (gen_random_uuid(), 'imported', false)"] {
+    for attempt in [
+        "update sluice.adoption set held_back = false",
+        "delete from sluice.adoption",
+        "insert into sluice.adoption (subject, class, held_back) values (gen_random_uuid(), 'imported', false)",
+    ] {
         assert_eq!(services.refusal(attempt).await, "42501", "{attempt}");
     }
 }
@@ -151,8 +157,12 @@ async fn a_relay_starts_no_old_row() {
     let redis = servers::shared().await.redis.url();
     let prefix = servers::prefix().replace(':', "");
     let url = url_of(&app);
-    let variables =
-        [("DATABASE_URL", url.as_str()), ("REDIS_URL", &redis), ("REDIS_PREFIX", &prefix), ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9")];
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("REDIS_URL", &redis),
+        ("REDIS_PREFIX", &prefix),
+        ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9"),
+    ];
     let _relay = start(&["relay"], &variables);
     let mut session = app.superuser().await;
     let subjects = "select subject from sluice.run order by created_at";

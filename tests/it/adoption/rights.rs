@@ -3,9 +3,7 @@
 use uuid::Uuid;
 
 use super::{INSTANCES, QUEUE};
-use crate::{
-    app::{App, Session, existing_user},
-};
+use crate::app::{App, Session, existing_user};
 
 const REFUSED: &str = "42501";
 
@@ -32,7 +30,10 @@ const SEVERAL_POLICIES: &str = "
 #[tokio::test]
 async fn the_services_cannot_write_what_decides_about_them() {
     for app in [App::migrated().await, App::adopted().await] {
-        app.owner().await.run("create table if not exists sluice._sqlx_migrations (version bigint); select sluice.adapt()").await;
+        app.owner()
+            .await
+            .run("create table if not exists sluice._sqlx_migrations (version bigint); select sluice.adapt()")
+            .await;
         let mut services = app.login("sluice_runtime").await;
         for table in ["sluice.setting", "sluice._sqlx_migrations", "sluice.adoption"] {
             services.run(&format!("select from {table}")).await;

@@ -37,11 +37,19 @@ async fn a_row_that_was_read_whole_is_written_back_whole_and_the_status_follows(
         } else {
             assert_eq!(session.run(&upsert).await, 1);
         }
-        let shown: String =
-            session.one(&format!("select concat_ws(' ', instance_status, status) from {INSTANCES} where user_id = '{}'", existing_user(1))).await;
+        let shown: String = session
+            .one(&format!(
+                "select concat_ws(' ', instance_status, status) from {INSTANCES} where user_id = '{}'",
+                existing_user(1)
+            ))
+            .await;
         assert_eq!(shown, if row == &changed { "error error" } else { "connected connected" });
     }
-    let kind: i64 = service.one(&format!("select count(*) from pg_attribute where attrelid = '{INSTANCES}'::regclass and attgenerated <> ''")).await;
+    let kind: i64 = service
+        .one(&format!(
+            "select count(*) from pg_attribute where attrelid = '{INSTANCES}'::regclass and attgenerated <> ''"
+        ))
+        .await;
     assert_eq!(kind, 0, "Realtime publishes no generated column");
 }
 

@@ -37,7 +37,9 @@ async fn with_instance(name: &str, user: Uuid) -> App {
 async fn a_name_that_is_not_its_users_own_is_neither_adopted_nor_started() {
     let eve = existing_user(4);
     let victim = existing_user(5);
-    for name in ["other-tenant".to_owned(), format!("user_{victim}"), format!("user_{victim}_v2"), format!("x_user_{eve}")] {
+    for name in
+        ["other-tenant".to_owned(), format!("user_{victim}"), format!("user_{victim}_v2"), format!("x_user_{eve}")]
+    {
         let app = with_instance(&name, eve).await;
 
         let printed = migrate(&app).await;
@@ -106,7 +108,9 @@ async fn a_person_may_say_that_an_instance_is_its_users_own() {
     let mut owner = app.owner().await;
     assert_eq!(owner.all::<String>(OWN).await, [format!("{user} the-shop forged")]);
     assert_eq!(owner.one::<i64>("select count(*) from sluice.held_back").await, 0);
-    let kept: String = owner.one("select concat_ws(' ', actor, action, subject, detail ->> 'note') from sluice.audit where actor = 'ana'").await;
+    let kept: String = owner
+        .one("select concat_ws(' ', actor, action, subject, detail ->> 'note') from sluice.audit where actor = 'ana'")
+        .await;
     assert_eq!(kept, format!("ana adopt.allow {user} asked them"));
 }
 
@@ -116,7 +120,11 @@ async fn nobodys_word_makes_one_instance_two_users() {
     let app = with_instance(&format!("user_{victim}"), eve).await;
     migrate(&app).await;
     let mut owner = app.owner().await;
-    owner.run(&format!("insert into sluice.instance (subject, name, token) values ('{victim}', 'user_{victim}', 'theirs')")).await;
+    owner
+        .run(&format!(
+            "insert into sluice.instance (subject, name, token) values ('{victim}', 'user_{victim}', 'theirs')"
+        ))
+        .await;
 
     let refused = sluice(&app, &["adopt", "allow", &format!("user_{victim}")]).await;
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{QUEUE, TRIGGER, queued};
+use super::{NOBODY, QUEUE, TRIGGER, queued};
 use crate::app::{App, existing_user};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -18,7 +18,7 @@ async fn sign_up_unseen(app: &App, user: Uuid, metadata: &str) {
     holder.run(&format!("begin; lock table {QUEUE} in access exclusive mode")).await;
     app.login("supabase_auth_admin").await.sign_up(user, metadata).await.unwrap();
     holder.run("rollback").await;
-    assert_eq!(queued(&mut app.owner().await).await, []);
+    assert_eq!(queued(&mut app.owner().await).await, NOBODY);
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_sign_up_that_the_finder_picks_up_keeps_its_trace() {
 
     assert_eq!((made, again), (1, 0));
     assert_eq!(services.one::<String>(&format!("select traceparent from {QUEUE}")).await, TRACE);
-    assert_eq!(lost(&app, "100 years").await, []);
+    assert_eq!(lost(&app, "100 years").await, NOBODY);
     assert_eq!(services.one::<i64>("select count(*) from sluice.audit").await, 0, "it is no hand-made SQL");
 }
 
@@ -47,7 +47,9 @@ async fn an_old_users_profile_that_is_made_now_is_found() {
     owner.run("alter table public.profiles drop column created_at").await;
     superuser.run("alter table auth.users disable trigger on_auth_user_created").await;
     let user = Uuid::new_v4();
-    superuser.run(&format!("insert into auth.users (id, created_at) values ('{user}', now() - interval '2 years')")).await;
+    superuser
+        .run(&format!("insert into auth.users (id, created_at) values ('{user}', now() - interval '2 years')"))
+        .await;
     app.migrate().await;
     let mut holder = app.owner().await;
     holder.run(&format!("begin; lock table {QUEUE} in access exclusive mode")).await;
@@ -81,10 +83,14 @@ async fn whom_the_first_migration_found_is_not_started_even_with_a_new_profile()
     let user = existing_user(1);
 
     owner.run(&format!("alter table public.profiles disable trigger {TRIGGER}")).await;
-    owner.run(&format!("delete from public.profiles where id = '{user}'; insert into public.profiles (id) values ('{user}')")).await;
+    owner
+        .run(&format!(
+            "delete from public.profiles where id = '{user}'; insert into public.profiles (id) values ('{user}')"
+        ))
+        .await;
     owner.run(&format!("alter table public.profiles enable trigger {TRIGGER}")).await;
 
-    assert_eq!(lost(&app, "15 minutes").await, []);
-    assert_eq!(lost(&app, "100 years").await, []);
+    assert_eq!(lost(&app, "15 minutes").await, NOBODY);
+    assert_eq!(lost(&app, "100 years").await, NOBODY);
     assert_eq!(owner.one::<i64>("select sluice.older_sign_ups()").await, 11);
 }
