@@ -92,7 +92,8 @@ revoke all
 -- Wakes a relay that sleeps when the calling transaction commits; where none does, nothing is sent: commits that notify take
 -- turns. Relays that sleep hold the advisory lock (7318, 1) shared. Before a relay goes to sleep it holds (7318, 2) for a
 -- moment alone: it waits for every transaction that found nobody asleep, and looks once more.
--- The setting intake_notify = off says that relays only poll. A notification queue that is half full is left alone: a full one
+-- The setting intake_notify = off says that relays only poll; an app that prepares its transactions (two-phase commit) needs it,
+-- for Postgres prepares none that notifies. A notification queue that is half full is left alone: a full one
 -- would fail the commit, and the poll is enough. The caller catches.
 create or replace function sluice.wake_intake()
 returns void
@@ -478,6 +479,34 @@ $$;
 
 revoke all
   on function sluice.lost_sign_ups(interval)
+  from public;
+
+-- Whether this user is gone: there is no profile of theirs any more (no row in auth.users, where there is no profiles table). For
+-- whoever is about to make something for them.
+create or replace function sluice.is_gone(user_id uuid)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+declare
+  there boolean := true;
+begin
+  if sluice.profiles_key() is not null then
+    execute format('select exists (select from public.profiles where %I = $1)', sluice.profiles_key())
+    into there
+    using is_gone.user_id;
+  elsif to_regclass('auth.users') is not null then
+    select exists (select from auth.users where users.id = is_gone.user_id)
+    into there;
+  end if;
+  return not there;
+end
+$$;
+
+revoke all
+  on function sluice.is_gone(uuid)
   from public;
 
 -- What happens at a sign-up, and whether it is set up so. The foreign keys are added unchecked, so that the lock on the app's
