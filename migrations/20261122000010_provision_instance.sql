@@ -134,6 +134,8 @@ begin
                 and pending.subject = queue.user_id::text
                 and pending.taken
             )
+            -- Old rows wait for a person's word.
+            and not exists (select from sluice.held_back as adopted where adopted.subject = queue.user_id)
           order by queue.created_at
           limit most
           for no key update skip locked

@@ -28,6 +28,8 @@ enum Role {
     Worker(Box<Worker>),
     /// Every role in one process
     All(Box<All>),
+    /// What stood in the database before Sluice: status, start, leave, allow
+    Adopt(cli::adopt::Options),
     /// What needs a person: list, show, retry, discard
     DeadLetters(cli::dead_letters::Options),
     /// Executions of workflows: list, show, cancel, export
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Role::Relay(options) => defining(options.product).relay(&options.engine),
         Role::Worker(options) => running(options.product).worker(&options.engine),
         Role::All(options) => running(options.product).all(&options.engine),
+        Role::Adopt(options) => cli::adopt::run(options),
         Role::DeadLetters(options) => cli::dead_letters::run(options),
         Role::Runs(options) => cli::runs::run(options),
         Role::Queue(options) => cli::queue::run(options),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod adoption;
 mod app;
 mod cli;
 mod clocks;

@@ -64,10 +64,10 @@ async fn lost(tx: &mut Tx, since: Duration) -> Result<Vec<Uuid>> {
     Ok(lost.into_iter().map(|(user,)| user).collect())
 }
 
-/// Give a lost sign-up its queue row, as the trigger would have. Safe with any number of callers: one row per user. Waits for
-/// no lock of the app's for longer than the app would notice. How many rows were made.
+/// Give a lost sign-up its queue row, as the trigger would have, with the trace that the user brought. Safe with any number of
+/// callers: one row per user. Waits for no lock of the app's for longer than the app would notice. How many rows were made.
 async fn queue(tx: &mut Tx, user: Uuid) -> Result<u64> {
-    tx.query("set local lock_timeout = '400ms'").execute(tx.connection()).await?;
-    let row = "insert into public.evolution_instance_creation_queue (user_id) values ($1) on conflict do nothing";
-    Ok(tx.query(row).bind(user).execute(tx.connection()).await?.rows_affected())
+    let (queued,): (i64,) =
+        tx.query_as("select sluice.queue_sign_up($1)").bind(user).fetch_one(tx.connection()).await?;
+    Ok(u64::try_from(queued).unwrap_or_default())
 }

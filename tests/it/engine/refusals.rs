@@ -92,6 +92,7 @@ async fn lose_three(engine: &Engine) -> [Uuid; 3] {
     for user in users {
         engine.app.sign_up(user).await.unwrap();
     }
+    owner.run("alter table profiles enable trigger on_profile_created_create_evolution_instance").await;
     users
 }
 

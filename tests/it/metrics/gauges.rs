@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::postgres::{
-    Pooling, Postgres,
-    read::{COUNTED, Gauges, STEPS, Steps, gauges},
+use sluice::{
+    database::Pooling,
+    ledger::postgres::{
+        Postgres,
+        read::{COUNTED, Gauges, STEPS, Steps, gauges},
+    },
 };
 use sqlx::postgres::PgPoolOptions;
 use workflows::{
