@@ -19,6 +19,7 @@ mod odd_databases;
 mod pooler;
 mod processes;
 mod program;
+mod promises;
 mod queue;
 mod retention;
 mod secrets_in_logs;

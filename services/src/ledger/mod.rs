@@ -3,7 +3,7 @@
 //! happened. "Somebody else did it" is an ordinary answer, never an error, and a bad row harms only itself.
 //!
 //! `postgres` is the ledger that ships; the tests have a model of it in memory, and one conformance suite holds both. No other
-//! module but `supabase` holds SQL, and no ledger transaction is open across a network call.
+//! module of the engine holds SQL, and no ledger transaction is open across a network call.
 
 pub mod migrations;
 pub mod postgres;

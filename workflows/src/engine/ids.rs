@@ -131,11 +131,11 @@ fn in_a_slug(c: char) -> bool {
 }
 
 name!(
-    /// A workflow's name, e.g. `provision-instance`.
+    /// A workflow's name, e.g. `welcome`.
     WorkflowName, "workflow name", 60, "lower-case letters, digits and hyphens, at most 60", in_a_slug
 );
 name!(
-    /// A step's name, e.g. `create-instance`. Its queue has the same name.
+    /// A step's name, e.g. `create-contact`. Its queue has the same name.
     StepName, "step name", 60, "lower-case letters, digits and hyphens, at most 60", in_a_slug
 );
 name!(
@@ -143,7 +143,7 @@ name!(
     Subject, "subject", 200, "1 to 200 characters, none of them a control character", |c| !c.is_control()
 );
 name!(
-    /// What a run works on, e.g. an instance's name.
+    /// What a run works on, e.g. the name of an account at an API.
     ResourceName, "resource name", 255, "1 to 255 characters, none of them a control character", |c| !c.is_control()
 );
 
@@ -153,11 +153,11 @@ mod tests {
 
     #[test]
     fn a_name_is_parsed_once_and_says_what_it_expects() {
-        let error = "Create Instance".parse::<StepName>().unwrap_err();
+        let error = "Create Contact".parse::<StepName>().unwrap_err();
 
         assert_eq!(
             error.to_string(),
-            r#"step name "Create Instance" is not valid: lower-case letters, digits and hyphens, at most 60"#
+            r#"step name "Create Contact" is not valid: lower-case letters, digits and hyphens, at most 60"#
         );
         assert!("".parse::<ResourceName>().is_err());
         assert!("a\nb".parse::<ResourceName>().is_err());

@@ -28,7 +28,7 @@ impl Default for Retry {
     }
 }
 
-/// The longest delay between two defers. Short, since what defers is often over at once: a gate, a loading instance.
+/// The longest delay between two defers. Short, since what defers is often over at once: a gate, an API that is loading.
 const DEFER_CAP: Duration = Duration::from_secs(30);
 
 impl Retry {
