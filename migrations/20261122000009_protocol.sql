@@ -1594,33 +1594,3 @@ begin
   return total + sluice.prune_audit(older_than, most);
 end
 $$;
-
--- Rights ----------------------------------------------------------------------------------------------------------------
-
--- The functions run with the caller's own rights, but for sluice.start, and nobody reaches them over the Data API.
-do $$
-declare
-  ours record;
-begin
-  for ours in
-    select oid::regprocedure as function
-    from pg_catalog.pg_proc
-    where pronamespace = 'sluice'::regnamespace
-      and proname in (
-        'new_id', 'gate_state', 'rate_now', 'allowance_now', 'running_behind', 'admit', 'project', 'project_pending',
-        'start_run', 'give_turn', 'end_run', 'revive_run', 'revive', 'cancel', 'start', 'take_requests', 'intake', 'waiting',
-        'claim', 'why_not', 'renew', 'settle', 'expired', 'exceed', 'explain', 'doubt', 'look_again', 'prune'
-      )
-  loop
-    execute format('revoke all on function %s from public', ours.function);
-    if to_regrole('sluice_runtime') is not null then
-      execute format('grant execute on function %s to sluice_runtime', ours.function);
-    end if;
-  end loop;
-  if to_regrole('sluice_runtime') is not null then
-    grant select
-      on sluice.gate_now
-      to sluice_runtime;
-  end if;
-end
-$$;

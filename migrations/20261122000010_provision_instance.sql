@@ -316,20 +316,11 @@ begin
 end
 $$;
 
+-- The functions of this file and the one before it are the services', too: `sluice migrate` gives them their rights at its end.
 do $$
-declare
-  ours record;
 begin
-  for ours in
-    select oid::regprocedure as function
-    from pg_catalog.pg_proc
-    where pronamespace = 'sluice'::regnamespace
-      and proname in ('reset_budgets', 'take_sign_up', 'take_sign_ups', 'project_instances', 'show_instance')
-  loop
-    execute format('revoke all on function %s from public', ours.function);
-    if to_regrole('sluice_runtime') is not null then
-      execute format('grant execute on function %s to sluice_runtime', ours.function);
-    end if;
-  end loop;
+  if coalesce(current_setting('sluice.migrating', true), '') <> 'on' then
+    perform sluice.adapt_and_tell();
+  end if;
 end
 $$;
