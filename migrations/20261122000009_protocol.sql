@@ -98,6 +98,7 @@ as $$
     greatest(rate, 1)
   )
   from (select sluice.rate_now(gate) as rate) as moment
+  where rate is not null
 $$;
 
 -- How many steps behind a gate are running.
@@ -192,10 +193,11 @@ returns void
 language plpgsql
 set search_path = ''
 set lock_timeout = '400ms'
-set sluice.projecting = 'on'
 as $$
 #variable_conflict use_column
 declare
+  -- No setting of the function's own: an owner who is no superuser may not give it one of ours.
+  projecting_before constant text := coalesce(current_setting('sluice.projecting', true), '');
   target text;
   one uuid;
   refusal text;
@@ -209,8 +211,10 @@ begin
   end if;
 
   perform set_config('sluice.taking', case when taken then 'on' else '' end, true);
+  perform set_config('sluice.projecting', 'on', true);
   begin
     execute format('select %s($1)', target) using runs;
+    perform set_config('sluice.projecting', projecting_before, true);
     return;
   exception
     when others then
@@ -235,6 +239,7 @@ begin
           taken = pending.taken or excluded.taken;
     end;
   end loop;
+  perform set_config('sluice.projecting', projecting_before, true);
 end
 $$;
 
@@ -740,19 +745,32 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
+  plain constant boolean := not exists (
+    select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
+  );
   source text;
+  taken sluice.taken;
 begin
   for source in
     select known.source
     from sluice.workflow as known
     where known.source is not null
-    order by known.name
+    union all
+    select 'sluice.take_requests'
+    where exists (select from sluice.request where refused_at is null)
   loop
-    return query execute format('select * from %s($1)', source) using most;
+    if plain then
+      return query execute format('select * from %s($1)', source) using most;
+      continue;
+    end if;
+    for taken in execute format('select * from %s($1)', source) using most loop
+      -- What a gate holds, or lets through one after another, is the scan's to push.
+      if taken.step is not null and not sluice.is_plain(taken.workflow, taken.step) then
+        taken.step := null;
+      end if;
+      return next taken;
+    end loop;
   end loop;
-  if exists (select from sluice.request where refused_at is null) then
-    return query select * from sluice.take_requests(most);
-  end if;
 end
 $$;
 

@@ -101,16 +101,18 @@ create or replace function sluice.take_sign_ups(most integer)
 returns setof sluice.taken
 language plpgsql
 set search_path = ''
-set sluice.projecting = 'on'
 as $$
 #variable_conflict use_column
 declare
+  projecting_before constant text := coalesce(current_setting('sluice.projecting', true), '');
   asked record;
   one sluice.taken;
   all_taken sluice.taken[] := '{}';
   runs uuid[] := '{}';
   together boolean := true;
 begin
+  -- What intake writes to the app's rows is nobody's command.
+  perform set_config('sluice.projecting', 'on', true);
   if exists (select from sluice.budget_reset) then
     perform sluice.reset_budgets();
   end if;
@@ -171,6 +173,7 @@ begin
   end loop;
 
   perform sluice.project('provision-instance', runs, true);
+  perform set_config('sluice.projecting', projecting_before, true);
   return query select * from unnest(all_taken);
 end
 $$;

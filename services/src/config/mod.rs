@@ -256,10 +256,9 @@ fn build_relay(
     queue: Read<queue::Config>,
     tuned: Read<relay::Tuned>,
 ) -> Read<Relay> {
-    let relay::Tuned { batch, high_water, intake_poll, retention } = tuned?;
+    let relay::Tuned { batch, intake_poll, retention } = tuned?;
     let settings = relay_role::Settings { batch, intake_poll, retention };
-    let queue = queue::Config { high_water, ..queue? };
-    Some(Relay { ledger: ledger?, listen: listen?, queue, settings })
+    Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings })
 }
 
 fn build_worker(

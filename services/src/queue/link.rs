@@ -81,3 +81,40 @@ fn is_elsewhere(error: &RedisError) -> bool {
         _ => error.code().is_some_and(|code| ELSEWHERE.contains(&code)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(line: &str) -> RedisError {
+        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        answer.extract_error().expect_err("it is an error")
+    }
+
+    #[test]
+    fn a_server_that_takes_no_hints_is_told_from_one_that_refuses_a_question() {
+        for line in [
+            "READONLY You can't write against a read only replica.",
+            "READONLY You can't write against a read only replica. script: 2f1, on @user_script:6.",
+            // Redis 6.
+            "ERR Error running script (call to f_2f1): @user_script:6: @user_script: 6: -READONLY You can't write against a \
+             read only replica.",
+            "LOADING Redis is loading the dataset in memory",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "NOREPLICAS Not enough good replicas to write.",
+            "CLUSTERDOWN The cluster is down",
+            "MOVED 3999 127.0.0.1:6381",
+        ] {
+            assert!(is_elsewhere(&answered(line)), "{line}");
+        }
+        for line in [
+            "ERR unknown command 'BLPOP'",
+            "NOSCRIPT No matching script. Please use EVAL.",
+            "NOPERM this user has no permissions to run the 'set' command",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+        ] {
+            assert!(!is_elsewhere(&answered(line)), "{line}");
+        }
+    }
+}

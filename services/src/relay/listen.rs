@@ -123,7 +123,11 @@ impl Listening {
     async fn prove(&self, listener: &mut PgListener) -> Result<(), Error> {
         sqlx::raw_sql(NOTIFY_MYSELF).execute(&self.notifies).await.context("notify myself")?;
         match timeout(SELF_TEST, listener.try_recv()).await {
-            Ok(Ok(Some(_))) => Ok(()),
+            Ok(Ok(Some(_))) => {
+                // It may have been a request's.
+                self.doorbell.rung.notify_one();
+                Ok(())
+            }
             Ok(Ok(None)) => Err(Error::Lost),
             Ok(Err(error)) => Err(error).context("hear my own notification")?,
             Err(_) => Err(Error::Deaf),

@@ -123,7 +123,7 @@ async fn a_step_whose_resource_is_busy_says_until_when() {
     let cli = Cli::new().await;
     let run = cli.bench.start(PROVISION, user()).await;
     let claim = cli.bench.take(run, "create-instance").await;
-    cli.bench.write(cli.bench.plan(&claim, retry(), Quiet::No)).await;
+    cli.bench.write(cli.bench.plan(&claim, retry(), Quiet::Unsure)).await;
     let due = format!("update sluice.step set due_at = now() - interval '1 second' where run_id = '{run}'");
     cli.superuser().await.run(&due).await;
 

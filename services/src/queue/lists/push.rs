@@ -27,6 +27,21 @@ struct Pusher {
     full: Option<Instant>,
 }
 
+impl Pusher {
+    /// Whether it is time to sweep; then it is not for a while.
+    fn sweeps(&mut self) -> bool {
+        let due = !is_recent(self.swept);
+        if due {
+            self.swept = Some(Instant::now());
+        }
+        due
+    }
+
+    fn is_full(&mut self) {
+        self.full = Some(Instant::now());
+    }
+}
+
 impl Pushers {
     fn with<T>(&self, step: &StepName, look: impl FnOnce(&mut Pusher) -> T) -> T {
         let mut pushers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,24 +63,24 @@ pub(in crate::queue) async fn push(
     hints: &[Hint],
     most: Option<usize>,
 ) -> Result<String, Error> {
-    let (must_sweep, is_full) = queue.shared.pushers.with(step, |pusher| {
-        let must_sweep = !is_recent(pusher.swept);
-        if must_sweep {
-            pusher.swept = Some(Instant::now());
-        }
-        (must_sweep, is_recent(pusher.full))
-    });
-    if must_sweep {
+    let (sweeps, full) = queue.shared.pushers.with(step, |pusher| (pusher.sweeps(), is_recent(pusher.full)));
+    if sweeps {
         sweep(queue, step).await?;
     }
     let keys = queue.keys(step);
     match hints {
-        [hint] if most.is_none() && !is_full => push_one(queue, step, &keys, hint).await,
-        _ => push_many(queue, &keys, hints, most).await,
+        [hint] if most.is_none() && !full => push_one(queue, step, &keys, hint).await,
+        _ => push_many(queue, step, &keys, hints, most).await,
     }
 }
 
-async fn push_many(queue: &Queue, keys: &Keys, hints: &[Hint], most: Option<usize>) -> Result<String, Error> {
+async fn push_many(
+    queue: &Queue,
+    step: &StepName,
+    keys: &Keys,
+    hints: &[Hint],
+    most: Option<usize>,
+) -> Result<String, Error> {
     let (capacity, high_water) = (queue.capacity(most), queue.shared.config.high_water);
     // What a smaller limit keeps out is not let in because workers fetch.
     let refill_at = if capacity == high_water { high_water / 2 } else { 0 };
@@ -74,7 +89,11 @@ async fn push_many(queue: &Queue, keys: &Keys, hints: &[Hint], most: Option<usiz
     for hint in hints {
         call.arg(hint.id()).arg(hint.trace.as_deref().unwrap_or(""));
     }
-    queue.ask("push hints", call.invoke_async(&mut queue.connection())).await
+    let answers: String = queue.ask("push hints", call.invoke_async(&mut queue.connection())).await?;
+    if answers.len() < hints.len() && capacity == high_water {
+        queue.shared.pushers.with(step, Pusher::is_full);
+    }
+    Ok(answers)
 }
 
 /// As `push_many`, which looks before it adds; this looks afterwards. Hardly ever is a hint held that became due just now: then
@@ -93,7 +112,7 @@ async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> R
     let (added, outstanding): (u64, u64) =
         queue.ask("push a hint", call.query_async(&mut queue.connection())).await?;
     if outstanding >= queue.shared.config.high_water {
-        queue.shared.pushers.with(step, |pusher| pusher.full = Some(Instant::now()));
+        queue.shared.pushers.with(step, Pusher::is_full);
     }
     if added == 1 {
         return Ok("n".to_owned());
