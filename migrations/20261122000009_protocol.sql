@@ -72,6 +72,29 @@ as $$
     or (gate.scope = 'host' and gate.name = gate_state.host)
 $$;
 
+-- Whether a step of that workflow that became due may be pushed at once. Where a gate before it is closed, or lets steps through
+-- one after another, the scan pushes it when its turn has come.
+create or replace function sluice.may_push(workflow text, step text)
+returns boolean
+language sql
+stable
+set search_path = ''
+as $$
+  select gates.passes and not gates.half_open and not gates.limited
+  from sluice.gate_state(
+    may_push.workflow,
+    may_push.step,
+    (
+      select definition.host
+      from sluice.definition
+      where definition.step = may_push.step
+        and definition.workflow = may_push.workflow
+      order by definition.version desc
+      limit 1
+    )
+  ) as gates
+$$;
+
 -- The rate that holds now: its own, or, of a host that was closed until lately, the slow start's (20 a second, doubling each
 -- second for six). Null: none.
 create or replace function sluice.rate_now(gate sluice.gate)
@@ -752,12 +775,16 @@ declare
   taken sluice.taken;
 begin
   for source in
-    select known.source
-    from sluice.workflow as known
-    where known.source is not null
-    union all
-    select 'sluice.take_requests'
-    where exists (select from sluice.request where refused_at is null)
+    select asked.source
+    from (
+      select known.source, known.name
+      from sluice.workflow as known
+      where known.source is not null
+      union all
+      select 'sluice.take_requests', null
+      where exists (select from sluice.request where refused_at is null)
+    ) as asked
+    order by asked.name nulls last
   loop
     if plain then
       return query execute format('select * from %s($1)', source) using most;
@@ -765,7 +792,7 @@ begin
     end if;
     for taken in execute format('select * from %s($1)', source) using most loop
       -- What a gate holds, or lets through one after another, is the scan's to push.
-      if taken.step is not null and not sluice.is_plain(taken.workflow, taken.step) then
+      if taken.step is not null and not sluice.may_push(taken.workflow, taken.step) then
         taken.step := null;
       end if;
       return next taken;
@@ -831,7 +858,9 @@ begin
           sluice.allowance_now(gate),
           gate.concurrency - sluice.running_behind(gate.scope, gate.name)
         );
-        capacity := least(capacity, greatest(floor(room), 0)::integer);
+        if room is not null then
+          capacity := least(capacity, greatest(floor(room), 0)::integer);
+        end if;
       end loop;
       continue when capacity = 0;
     end if;
@@ -1136,7 +1165,6 @@ declare
   free_at timestamptz;
   due_moment timestamptz;
   changed jsonb := '{}';
-  gates record;
 begin
   for ended in
     select *
@@ -1285,15 +1313,7 @@ begin
       due_step := null;
     end if;
     if due_step is not null and not plain then
-      gates := sluice.gate_state(moved.workflow, due_step, (
-        select definition.host
-        from sluice.definition
-        where definition.step = due_step
-          and definition.workflow = moved.workflow
-        order by definition.version desc
-        limit 1
-      ));
-      if not gates.passes or gates.half_open or gates.limited then
+      if not sluice.may_push(moved.workflow, due_step) then
         due_step := null;
       end if;
     end if;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use clap::{Args, CommandFactory, Parser};
+use clap::{CommandFactory, Parser};
 use sluice::{
     config::{All, AllOptions, Config, Faults},
     database::Pooling,

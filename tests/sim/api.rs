@@ -18,6 +18,7 @@ use workflows::{definition::EXCLUSIVE_CALL, whatsapp::names::InstanceName};
 
 use crate::{
     log::Log,
+    plan::Plan,
     process::{Process, State},
     stage::KEY,
 };
@@ -84,9 +85,10 @@ pub struct Pending {
 }
 
 impl Api {
-    pub fn new(seed: u64, log: Arc<Log>) -> Arc<Self> {
-        let config = Config { key: Key::new(KEY), log_limit: 256, ..Config::default() };
-        let world = World::new(config, seed);
+    pub fn new(plan: &Plan, log: Arc<Log>) -> Arc<Self> {
+        let save_instances = plan.save_instances;
+        let config = Config { key: Key::new(KEY), log_limit: 256, save_instances, ..Config::default() };
+        let world = World::new(config, plan.seed);
         let inner =
             Inner { world, waiting: BTreeMap::new(), exclusive: BTreeMap::new(), calls_per_second: BTreeMap::new() };
         Arc::new(Self { inner: Mutex::new(inner), bell: Notify::new(), broken: Notify::new(), log })

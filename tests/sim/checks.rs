@@ -35,14 +35,15 @@ fn rows(stage: &Stage) {
     }
 }
 
-/// The queue lost what it held just now: where nothing else goes wrong, what is due is soon there again, or claimed.
+/// The queue lost what it held just now: where nothing else goes wrong, what is due is soon there again, or asked for.
 pub async fn what_is_due_is_pushed_again(stage: &Arc<Stage>) {
     let mut lost = pushable(stage).await;
-    let mut since = stage.log.now();
+    let began = stage.log.now();
+    let mut since = began;
     while !lost.is_empty() {
         time::sleep(Duration::from_millis(100)).await;
         let due = pushable(stage).await;
-        lost.retain(|lost| due.contains(lost) && !stage.redis.holds(&lost.key));
+        lost.retain(|lost| due.contains(lost) && !stage.redis.holds(&lost.key) && !was_asked_for(stage, lost, began));
         if calm_for(stage) < CALM {
             since = stage.log.now();
         } else if stage.log.now() - since > PUSHED_WITHIN {
@@ -53,6 +54,11 @@ pub async fn what_is_due_is_pushed_again(stage: &Arc<Stage>) {
         }
     }
     stage.log.hit("queue.pushed_again");
+}
+
+/// Whether a worker had a hint of it since then.
+fn was_asked_for(stage: &Stage, due: &Due, since: Duration) -> bool {
+    stage.facts().asked_at.get(&due.key).is_some_and(|at| *at > since)
 }
 
 /// What is due, with nothing before it and room for it in the queue: the first of each step.

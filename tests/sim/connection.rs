@@ -60,6 +60,12 @@ impl Connection {
         Ok(answer)
     }
 
+    /// Whether the ledger answers.
+    pub async fn ping(&self) -> Result<()> {
+        self.send().await?;
+        self.receive(()).await
+    }
+
     /// One by one, so that each is seen with the rows right before and after it.
     async fn settle_watched(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
         self.send().await?;

@@ -179,7 +179,15 @@ fn restart(stage: &Stage, chance: &Chance) {
 }
 
 async fn outage(stage: &Stage, chance: &Chance) {
-    let kinds = [Outage::Refuse, Outage::Hang, Outage::Error(500), Outage::Error(503), Outage::Error(401)];
+    let kinds = [
+        Outage::Refuse,
+        Outage::Hang,
+        Outage::Error(500),
+        Outage::Error(503),
+        Outage::Error(401),
+        Outage::Page(404),
+        Outage::Unlicensed,
+    ];
     let outage = chance.pick(&kinds);
     stage.log.note(|| format!("outage: {outage:?}"));
     stage.api.world(|world, _| world.faults_mut().outage = outage);
@@ -188,7 +196,7 @@ async fn outage(stage: &Stage, chance: &Chance) {
 }
 
 async fn database(stage: &Stage, chance: &Chance) {
-    let kinds = [Database::Down, Database::Flapping(0.1), Database::Flapping(0.4)];
+    let kinds = [Database::Down, Database::Restarting, Database::Flapping(0.1), Database::Flapping(0.4)];
     let database = chance.pick(&kinds).unwrap_or_default();
     stage.log.note(|| format!("the API's database: {database:?}"));
     stage.api.world(|world, _| world.faults_mut().database = database);

@@ -177,6 +177,7 @@ pub fn plan(users: u64) -> Plan {
         high_water: 1_000,
         // Users sign up in the first two thirds of it.
         bad_times: (BEFORE + HOUR).mul_f64(1.5),
+        save_instances: false,
         mishaps: Vec::new(),
         poison: Vec::new(),
         ..Plan::of(0)

@@ -28,6 +28,8 @@ pub struct Plan {
     pub slots: usize,
     pub batch: usize,
     pub high_water: usize,
+    /// Whether the API asks memory and cache for a name, and never its database.
+    pub save_instances: bool,
     /// For how long things go wrong.
     pub bad_times: Duration,
     /// Milliseconds between two mishaps, at most.
@@ -57,6 +59,7 @@ impl Plan {
             slots: 2,
             batch: chance.between(1, 20) as usize,
             high_water: chance.between(1, 20) as usize,
+            save_instances: chance.percent(50),
             bad_times: chance.millis(10_000, 60_000),
             pace: chance.pick(&[800, 2_000, 5_000, 10_000]).unwrap_or(2_000),
             mishaps,
@@ -78,6 +81,7 @@ impl Plan {
             bad_times: Duration::from_millis(last * 4 + 60_000),
             batch: 20,
             high_water: 20,
+            save_instances: false,
             script: scenario.attempts,
             ..Self::of(0)
         }

@@ -7,7 +7,11 @@ use sluice::{
     relay::{self, Next, Settings},
     telemetry::metrics::Metrics,
 };
-use tokio::{task::AbortHandle, time};
+use tokio::{
+    task::AbortHandle,
+    time::{self, Instant},
+};
+use workflows::definition::LEASE;
 
 use crate::{connection::Connection, plan::Removed, process::Process, queue::Line, stage::Stage};
 
@@ -123,11 +127,25 @@ async fn rescue(duties: Arc<Duties>) {
     let dice = duties.stage.chance(&format!("{} dice", duties.process.name));
     let metrics = Metrics::default();
     let mut pause = RESCUE;
+    // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
+    let mut in_touch = Instant::now();
     loop {
         time::sleep(pause).await;
         duties.process.pass().await;
+        if in_touch.elapsed() > LEASE {
+            pause = match duties.ledger.ping().await {
+                Ok(()) => {
+                    time::sleep(LEASE).await;
+                    in_touch = Instant::now();
+                    RESCUE
+                }
+                Err(_) => failed(pause),
+            };
+            continue;
+        }
         pause = match relay::rescue_once(&duties.ledger, &|| dice.share(), &metrics).await {
             Ok(rescued) => {
+                in_touch = Instant::now();
                 duties.push(rescued.due).await;
                 RESCUE
             }

@@ -67,6 +67,8 @@ pub struct Facts {
     pub workers: Vec<Arc<Process>>,
     /// Every claim that was won.
     pub claims: BTreeSet<DueKey>,
+    /// When a step was last asked for.
+    pub asked_at: BTreeMap<DueKey, Duration>,
     /// How often a step that may create was claimed, by name.
     pub exclusive_claims: BTreeMap<InstanceName, u32>,
     /// Names at which two calls met that the protocol cannot keep apart: an instance may have been destroyed there.
@@ -103,7 +105,7 @@ impl Stage {
         };
         Arc::new(Self {
             redis: Redis::new(&registry.queues(), plan.high_water),
-            api: Api::new(plan.seed, log.clone()),
+            api: Api::new(&plan, log.clone()),
             script: Script::new(&plan),
             ledger,
             registry,

@@ -83,11 +83,10 @@ impl Queue {
     /// One of each kind of thing that is done later: a key, a channel, a script.
     async fn try_rights(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let prefix = &self.shared.config.prefix;
-        let mut tries = redis::pipe();
-        tries.cmd("SET").arg(keys::ping(prefix)).arg(1).arg("PX").arg(10_000);
-        tries.cmd("PUBLISH").arg(keys::wake_relay(prefix)).arg(1);
-        tries.cmd("EVAL").arg("return 1").arg(0);
-        tries.exec_async(connection).await
+        let ping = keys::ping(prefix);
+        redis::cmd("SET").arg(ping).arg(1).arg("PX").arg(10_000).exec_async(connection).await?;
+        redis::cmd("PUBLISH").arg(keys::wake_relay(prefix)).arg(1).exec_async(connection).await?;
+        redis::cmd("EVAL").arg("return 1").arg(0).exec_async(connection).await
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redis::{
-    Client, ErrorKind, RedisError, ServerErrorKind,
+    Client, ErrorKind, RedisError,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::sync::watch;
@@ -71,15 +71,16 @@ impl Link {
 }
 
 fn is_elsewhere(error: &RedisError) -> bool {
-    match error.kind() {
-        // The manager keeps a connection that failed so, and never tries again.
-        ErrorKind::AuthenticationFailed => true,
-        // Redis 6 wraps what a script was answered.
-        ErrorKind::Server(ServerErrorKind::ResponseError) => {
-            error.detail().is_some_and(|detail| ELSEWHERE.iter().any(|code| detail.contains(&format!("-{code} "))))
-        }
-        _ => error.code().is_some_and(|code| ELSEWHERE.contains(&code)),
+    // The manager keeps a connection that failed so, and never tries again.
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return true;
     }
+    // One for each command that failed. Redis 6 wraps what a script was answered.
+    let answers = error.clone().into_server_errors();
+    answers.iter().flat_map(|answers| answers.iter()).any(|(_, answer)| {
+        let wrapped = |code: &&str| answer.details().is_some_and(|details| details.contains(&format!("-{code} ")));
+        ELSEWHERE.contains(&answer.code()) || ELSEWHERE.iter().any(wrapped)
+    })
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use workflows::{calls::Permission, definition::EXCLUSIVE_CALL};
 
 use crate::ledger::{Key, Lease};
 
-/// How old a lease, or the heartbeat, is when it is renewed: the lease of a short attempt never is. With `RENEWAL_TICK` a
-/// lease is renewed by the age of 1.4 s, so that enough is always left for a call that creates or deletes.
-pub(super) const RENEWED_AT: Duration = Duration::from_millis(900);
+/// How old a lease, or the heartbeat, is when it is renewed: the lease of a short attempt never is. `RENEWAL_TICK` makes that
+/// once a second, and a lease no older than 1.1 s: enough is left for a call that creates or deletes, and for a slow answer.
+pub(super) const RENEWED_AT: Duration = Duration::from_millis(600);
 
 /// How often a process looks for leases to renew.
 pub const RENEWAL_TICK: Duration = Duration::from_millis(500);

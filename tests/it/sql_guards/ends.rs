@@ -109,19 +109,22 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
-        name: "settle: names nothing behind a gate",
+        name: "push: nothing behind a closed gate",
         keeps: CLOSED,
-        within: "settle",
-        clause: "not gates.passes or",
-        missed_by: &["a_step_behind_a_closed_gate_is_named_by_no_settle"],
+        within: "may_push",
+        clause: "gates.passes and",
+        missed_by: &[
+            "a_step_behind_a_closed_gate_is_named_by_no_settle",
+            "what_a_closed_gate_holds_is_named_by_no_intake",
+        ],
         ..NONE
     },
     Guard {
-        name: "settle: names nothing behind a limit",
+        name: "push: nothing behind a limit",
         keeps: "limits hold exactly",
-        within: "settle",
-        clause: "or gates.limited",
-        missed_by: &["a_limited_queue_is_named_by_no_settle"],
+        within: "may_push",
+        clause: "and not gates.limited",
+        missed_by: &["a_limited_queue_is_named_by_no_settle", "a_limited_queue_is_named_by_no_intake"],
         ..NONE
     },
     Guard {

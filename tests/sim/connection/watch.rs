@@ -14,6 +14,7 @@ impl Connection {
             let DueKey { run, position, generation } = key;
             format!("{} claims {run} {position} {generation}: {}", self.process.name, said(claimed))
         });
+        self.stage.facts().asked_at.insert(*key, log.now());
         match claimed {
             Claimed::Yes(claim) => {
                 self.stage.play(&self.process, claim);

@@ -91,8 +91,10 @@ impl Gate {
     /// How many starts its rate has in store now: at most one second's worth.
     pub(super) fn allowance_now(&self, scope: Scope, now: Duration) -> Option<f64> {
         let rate = self.rate_now(scope, now)?;
-        let since = now.saturating_sub(self.refilled_at).as_secs_f64();
-        Some((self.allowance + rate * since).min(rate.max(1.0)))
+        let since = now.saturating_sub(self.refilled_at);
+        // A slow start's rate grows meanwhile: what holds half-way gives no more than that.
+        let meanwhile = self.rate_now(scope, now - since / 2).unwrap_or(rate).min(rate);
+        Some((self.allowance + meanwhile * since.as_secs_f64()).min(rate.max(1.0)))
     }
 
     /// Whether a half-open breaker shuns this run, which has failed: one that has not goes first, for a while.

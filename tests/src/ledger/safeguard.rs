@@ -7,7 +7,7 @@ use super::ModelLedger;
 pub enum Safeguard {
     /// A claim needs the step's generation, a renewal and a settle its token.
     Fencing,
-    /// A claim waits while a call that creates or deletes may be under way on its resource.
+    /// A step waits while a call that creates or deletes may be under way on its resource.
     SingleFlight,
     /// A crash is counted.
     CrashCount,

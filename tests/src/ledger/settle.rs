@@ -158,6 +158,9 @@ impl Tx<'_> {
 
     /// A step that is due again is so only when nothing can be under way on its resource any more.
     fn wait_for_quiet(&mut self, run: RunId, position: i16, free_at: Option<Duration>) {
+        if !self.guards(Safeguard::SingleFlight) {
+            return;
+        }
         if let Some(step) = self.tables.steps.get_mut(&(run, position)) {
             step.due_at = step.due_at.map(|due_at| due_at.max(free_at.unwrap_or_default()));
         }

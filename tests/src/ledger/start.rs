@@ -10,7 +10,7 @@ use workflows::{
     state::{RunState, StepState},
 };
 
-use super::{Resource, Run, Step, Tx};
+use super::{Resource, Run, Safeguard, Step, Tx};
 
 /// Who wants a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +118,9 @@ impl Tx<'_> {
 
     /// Now, or when nothing can be under way any more on the run's resource.
     pub(super) fn free_at(&self, run: RunId) -> Duration {
+        if !self.guards(Safeguard::SingleFlight) {
+            return self.now;
+        }
         let resource = self.tables.runs.get(&run).and_then(|run| self.tables.resources.get(&run.resource));
         resource.and_then(|resource| resource.busy_until).map_or(self.now, |until| until.max(self.now))
     }

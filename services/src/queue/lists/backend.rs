@@ -12,7 +12,7 @@ use std::{
 use apalis_core::{
     backend::{Backend, BackendConfig, finalize::Ephemeral},
     layers::Identity,
-    task::{Task, builder::TaskBuilder},
+    task::{Task, builder::TaskBuilder, task_id::TaskId},
     worker::{builder::WorkerBuilder, context::WorkerContext},
 };
 use futures::{
@@ -52,12 +52,13 @@ where
     H: FnMut(Delivery) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
+    let connection = connect(&consumer.queue).await.map_err(|error| error.to_string())?;
+    consumer.state.connected(name);
     let fetching = Fetching {
         queue: consumer.queue.clone(),
         step: consumer.step.clone(),
-        worker: name.clone(),
         state: consumer.state.clone(),
-        connection: connect(&consumer.queue).await.map_err(|error| error.to_string())?,
+        connection,
         asked: FuturesOrdered::new(),
         permits: VecDeque::new(),
         shutdown: shutdown.clone(),
@@ -98,7 +99,6 @@ type Answer = RedisResult<Option<(String, String)>>;
 struct Fetching {
     queue: Queue,
     step: StepName,
-    worker: Arc<str>,
     state: ConsumerState,
     connection: MultiplexedConnection,
     /// One for each hint that Redis has not handed out yet. It answers them in order.
@@ -116,7 +116,6 @@ impl Fetching {
                 answer = self.ask() => answer?,
                 () = shutdown.cancelled() => break,
             };
-            self.state.connected(&self.worker);
             match answer {
                 Some(hint) => return Ok(Some(hint)),
                 None => sweep(&self.queue, &self.step).await?,
@@ -179,14 +178,18 @@ impl Fetching {
     }
 }
 
-struct Lists(BoxStream<'static, Result<Fetched, Error>>);
+struct Lists {
+    hints: BoxStream<'static, Result<Fetched, Error>>,
+    /// How many were handed to apalis.
+    tasks: u64,
+}
 
 impl Lists {
     fn new(fetching: Fetching) -> Self {
         let hints = stream::try_unfold(fetching, async |mut fetching: Fetching| {
             Ok(fetching.next().await?.map(|hint| (hint, fetching)))
         });
-        Self(hints.boxed())
+        Self { hints: hints.boxed(), tasks: 0 }
     }
 }
 
@@ -199,8 +202,13 @@ impl Backend for Lists {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Option<Result<Task<Fetched>, Error>>> {
-        Poll::Ready(match ready!(self.0.poll_next_unpin(cx)) {
-            Some(fetched) => Some(fetched.map(|hint| TaskBuilder::new(hint).build())),
+        Poll::Ready(match ready!(self.hints.poll_next_unpin(cx)) {
+            Some(fetched) => {
+                // An id that no other task of this worker has: with some features apalis insists on it.
+                self.tasks += 1;
+                let id = TaskId::from_int(self.tasks);
+                Some(fetched.map(|hint| TaskBuilder::new(hint).task_id(id).build()))
+            }
             None => {
                 // apalis waits for a stop even where its backend has ended.
                 let _ = worker.stop();
