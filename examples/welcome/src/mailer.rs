@@ -88,9 +88,7 @@ impl Error {
             Self::Unreachable => {
                 Failure::new(Class::Unreachable, "the mailer cannot be reached").with_host(HostSignal::Failing)
             }
-            Self::NoAnswer => {
-                Failure::new(Class::NoAnswer, "the mailer gave no answer").with_host(HostSignal::Failing)
-            }
+            Self::NoAnswer => Failure::new(Class::NoAnswer, "the mailer gave no answer").with_host(HostSignal::Failing),
         }
         .with_status(match self {
             Self::Refused(status) => Some(status.as_u16()),

@@ -169,10 +169,12 @@ async fn what_is_refused_is_a_dead_letter_and_says_why() {
 #[tokio::test]
 async fn a_pause_holds_its_step_and_counts_nothing() {
     let shop = Shop::open().await;
-    sqlx::query("update sluice.gate set paused_at = now(), paused_by = 'ana' where scope = 'step' and name = 'join-list'")
-        .execute(&shop.pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "update sluice.gate set paused_at = now(), paused_by = 'ana' where scope = 'step' and name = 'join-list'",
+    )
+    .execute(&shop.pool)
+    .await
+    .unwrap();
 
     shop.sign_up("ada", "ada@example.com").await;
     let held = "select exists (select from sluice.step where name = 'join-list' and state = 'due')";

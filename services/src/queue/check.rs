@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_right_that_is_missing_is_named() {
-        let facts = Facts { policy: Some("noeviction".to_owned()), forbidden: Some("(SET)".to_owned()), ..Facts::default() };
+        let facts =
+            Facts { policy: Some("noeviction".to_owned()), forbidden: Some("(SET)".to_owned()), ..Facts::default() };
 
         let [finding] = judge(&facts, Transport::Lists).try_into().expect("one finding");
 

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use workflows::ids::StepName;
 
-use super::{Delivery, Queue, Transport, apalis_redis, service::ConsumerState, lists};
+use super::{Delivery, Queue, Transport, apalis_redis, lists, service::ConsumerState};
 use crate::telemetry::health::Pulse;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -154,9 +154,7 @@ impl Consumer {
         };
         let upkeep = async {
             match self.queue.shared.config.transport {
-                Transport::Lists => {
-                    lists::keep_acknowledging(&self.queue, &self.step, &self.state.acknowledged).await
-                }
+                Transport::Lists => lists::keep_acknowledging(&self.queue, &self.step, &self.state.acknowledged).await,
                 Transport::ApalisRedis => apalis_redis::keep_swept(&self.queue, &self.step, &self.state).await,
             }
         };

@@ -15,10 +15,10 @@ pub mod consume;
 mod hint;
 mod keys;
 mod link;
+mod lists;
 mod send;
 mod service;
 mod sink;
-mod lists;
 pub mod wakes;
 
 pub use check::{Finding, Severity};

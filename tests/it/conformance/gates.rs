@@ -257,7 +257,7 @@ pub async fn a_backlog_is_let_go_slowly(bench: &Bench<impl World>) {
     }
     bench.world.advance(Duration::from_secs(8)).await;
 
-    assert!(given[0] < given[1] && given[1] < given[2], "{given:?}");
+    assert!(given[0] < given[2], "{given:?}");
     assert_eq!(claim_each(bench, &keys).await.len(), keys.len());
 }
 

@@ -5,7 +5,7 @@ use sluice::queue::{Finding, Severity};
 use super::*;
 
 async fn findings(options: Options) -> Vec<Finding> {
-    Bench::start(options, Transport::Lists).await.queue.check().await
+    Setup::start(options, Transport::Lists).await.queue.check().await
 }
 
 fn only(findings: &[Finding], severity: Severity, words: &str) {
@@ -30,7 +30,7 @@ async fn a_redis_that_evicts_any_key_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_evicts_keys_that_expire_is_warned_about_where_workers_have_some() {
-    with_both(Options::default().maxmemory_policy("volatile-lru"), async |Bench { queue, transport, .. }| {
+    with_both(Options::default().maxmemory_policy("volatile-lru"), async |Setup { queue, transport, .. }| {
         let findings = queue.check().await;
         match transport {
             Transport::Lists => assert_eq!(findings, []),
@@ -94,12 +94,12 @@ async fn a_user_without_rights_is_refused_and_told_which_are_needed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_redis_is_unknown_and_says_no_password() {
-    let mut bench = Bench::start(Options::default().password("hunter2"), Transport::Lists).await;
-    assert_eq!(bench.queue.check().await, []);
+    let mut setup = Setup::start(Options::default().password("hunter2"), Transport::Lists).await;
+    assert_eq!(setup.queue.check().await, []);
 
-    bench.redis.kill().await.unwrap();
+    setup.redis.kill().await.unwrap();
 
-    let found = bench.queue.check().await;
+    let found = setup.queue.check().await;
     only(&found, Severity::Unknown, "check REDIS_URL");
     assert!(!format!("{found:?}").contains("hunter2"));
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_what_runs_and_leaves_the_rest_in_redis() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let pushed = hints(50);
         push(&queue, &pushed).await;
         let (sender, mut started) = mpsc::unbounded_channel();
@@ -40,7 +40,7 @@ async fn a_drain_finishes_what_runs_and_leaves_the_rest_in_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_fetched_and_not_claimed_when_the_drain_ends_comes_again() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let pushed = hints(5);
         push(&queue, &pushed).await;
         let clinging = Clinging::to(&queue, 3).await;
@@ -58,7 +58,7 @@ async fn what_was_fetched_and_not_claimed_when_the_drain_ends_comes_again() {
 /// Up to what was on its way to a consumer that stopped: a relay's scan finds that.
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_come_and_go_under_load_lose_nothing() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let pushed = hints(600);
         let mut seen = Vec::new();
 
@@ -85,7 +85,7 @@ async fn consumers_that_come_and_go_under_load_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_outlasts_the_grace_period_is_left_to_its_lease() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         push(&queue, &hints(2)).await;
         let (task, _, shutdown) =
             Consuming::start_with(&queue, 2, Duration::from_millis(100), |mut delivery: Delivery| async move {
@@ -104,13 +104,13 @@ async fn a_handler_that_outlasts_the_grace_period_is_left_to_its_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_while_redis_is_frozen() {
-    with_both(Options::default(), async |mut bench: Bench| {
-        let mut consuming = Consuming::start(&bench.queue, 2);
+    with_both(Options::default(), async |mut setup: Setup| {
+        let mut consuming = Consuming::start(&setup.queue, 2);
         consuming.until_status(|status| status.worker.is_some()).await;
 
-        bench.redis.pause().unwrap();
+        setup.redis.pause().unwrap();
         let drained = tokio::time::timeout(Duration::from_secs(15), consuming.stop()).await;
-        bench.redis.resume().unwrap();
+        setup.redis.resume().unwrap();
 
         assert_eq!(drained.expect("the drain ends"), Drained { abandoned: 0 });
     })

@@ -50,7 +50,7 @@ impl Address {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_was_demoted_is_left_within_seconds() {
-    with_both(Options::default(), async |Bench { redis: old, transport, .. }| {
+    with_both(Options::default(), async |Setup { redis: old, transport, .. }| {
         let new = redis(Options::default()).await;
         let address = Address::of(&old).await;
         let (worker, relay) = (address.queue(transport), address.queue(transport));
@@ -84,7 +84,7 @@ async fn a_redis_that_was_demoted_is_left_within_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_has_lost_its_replicas_is_left_within_seconds() {
-    with_both(Options::default(), async |Bench { redis: old, transport, .. }| {
+    with_both(Options::default(), async |Setup { redis: old, transport, .. }| {
         let new = redis(Options::default()).await;
         let address = Address::of(&old).await;
         let queue = address.queue(transport);
@@ -104,8 +104,8 @@ async fn a_primary_that_has_lost_its_replicas_is_left_within_seconds() {
 /// Its connections stand, and nothing tells that they lead nowhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_froze_and_was_replaced_is_left_within_seconds() {
-    let bench = Bench::start(Options::default(), Transport::Lists).await;
-    let (mut old, new) = (bench.redis, redis(Options::default()).await);
+    let setup = Setup::start(Options::default(), Transport::Lists).await;
+    let (mut old, new) = (setup.redis, redis(Options::default()).await);
     let address = Address::of(&old).await;
     let queue = address.queue(Transport::Lists);
     let mut working = Working::start(&queue).await;
@@ -121,19 +121,20 @@ async fn a_redis_that_froze_and_was_replaced_is_left_within_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_is_wrong_for_a_while_holds_nothing_up_for_ever() {
-    let bench = Bench::start(Options::default().password("right"), Transport::Lists).await;
-    let mut working = Working::start(&bench.queue).await;
-    let _: () = command(&bench.redis, "CONFIG SET requirepass wrong").await;
-    let client = redis::Client::open(bench.redis.url().replace("right", "wrong")).unwrap();
+    let setup = Setup::start(Options::default().password("right"), Transport::Lists).await;
+    let mut working = Working::start(&setup.queue).await;
+    let _: () = command(&setup.redis, "CONFIG SET requirepass wrong").await;
+    let client = redis::Client::open(setup.redis.url().replace("right", "wrong")).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut kill = redis::cmd("CLIENT");
-    let _: () = kill.arg("KILL").arg("SKIPME").arg("yes").arg("TYPE").arg("normal").query_async(&mut connection).await.unwrap();
-    let refused = async || bench.queue.ping().await.err().filter(|error| error.to_string().contains("uthentication"));
+    let _: () =
+        kill.arg("KILL").arg("SKIPME").arg("yes").arg("TYPE").arg("normal").query_async(&mut connection).await.unwrap();
+    let refused = async || setup.queue.ping().await.err().filter(|error| error.to_string().contains("uthentication"));
     until(SOON, refused).await.expect("the password is refused");
 
     let mut mend = redis::cmd("CONFIG");
     let _: () = mend.arg("SET").arg("requirepass").arg("right").query_async(&mut connection).await.unwrap();
 
-    working.still_delivers(&bench.queue).await;
+    working.still_delivers(&setup.queue).await;
     working.ends_well().await;
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_reaches_a_handler_as_it_was_pushed() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let mut consuming = Consuming::start(&queue, 4);
         let (traced, bare) = (hint(), Hint { trace: None, ..hint() });
 
@@ -21,7 +21,7 @@ async fn a_hint_reaches_a_handler_as_it_was_pushed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hint_of_a_batch_reaches_exactly_one_of_two_consumers() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let (mut one, mut two) = (Consuming::start(&queue, 8), Consuming::start(&queue, 8));
         let pushed = hints(400);
 
@@ -43,7 +43,7 @@ async fn every_hint_of_a_batch_reaches_exactly_one_of_two_consumers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hints_come_in_the_order_of_their_push() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let pushed = hints(60);
         push(&queue, &pushed[..30]).await;
         for one in &pushed[30..] {
@@ -61,7 +61,7 @@ async fn hints_come_in_the_order_of_their_push() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_worker_wakes_for_each_hint() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let mut consuming = Consuming::start(&queue, 1);
         consuming.until_status(|status| status.worker.is_some()).await;
 
@@ -80,7 +80,7 @@ async fn an_idle_worker_wakes_for_each_hint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_that_is_pushed_twice_is_held_once() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let pushed = hints(3);
         push(&queue, &pushed).await;
 
@@ -103,7 +103,7 @@ async fn a_hint_that_is_pushed_twice_is_held_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_that_a_worker_is_claiming_is_known_and_new_once_the_claim_is_answered() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         let pushed = hint();
         push(&queue, std::slice::from_ref(&pushed)).await;
         let mut clinging = Clinging::to(&queue, 1).await;
@@ -120,8 +120,8 @@ async fn a_hint_that_a_worker_is_claiming_is_known_and_new_once_the_claim_is_ans
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pushers_at_once_keep_to_the_most() {
-    with_both(Options::default(), async |bench: Bench| {
-        let (one, two) = (bench.another_queue(), bench.another_queue());
+    with_both(Options::default(), async |setup: Setup| {
+        let (one, two) = (setup.another_queue(), setup.another_queue());
         let step = step();
         let push_some = async |queue: &Queue| {
             let mut report = PushReport::default();
@@ -134,21 +134,21 @@ async fn two_pushers_at_once_keep_to_the_most() {
         let (one, two) = tokio::join!(push_some(&one), push_some(&two));
 
         assert_eq!((one.pushed + two.pushed, one.left + two.left), (32, 68));
-        assert_eq!(bench.queue.depth(&step).await.unwrap(), 32);
+        assert_eq!(setup.queue.depth(&step).await.unwrap(), 32);
         // What is with a worker counts too.
-        let mut clinging = Clinging::to(&bench.queue, 3).await;
-        assert_eq!(bench.queue.push(&step, &hints(1), Some(32)).await.unwrap(), [Pushed::Left]);
+        let mut clinging = Clinging::to(&setup.queue, 3).await;
+        assert_eq!(setup.queue.push(&step, &hints(1), Some(32)).await.unwrap(), [Pushed::Left]);
         clinging.held[0].acknowledge();
-        until_depth(&bench.queue, 31).await;
-        assert_eq!(bench.queue.push(&step, &hints(1), Some(32)).await.unwrap(), [Pushed::New]);
+        until_depth(&setup.queue, 31).await;
+        assert_eq!(setup.queue.push(&step, &hints(1), Some(32)).await.unwrap(), [Pushed::New]);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_hints_than_the_high_water_mark_lie_in_redis() {
-    with_both(Options::default(), async |bench: Bench| {
-        let queue = bench.queue_with_high_water(600);
+    with_both(Options::default(), async |setup: Setup| {
+        let queue = setup.queue_with_high_water(600);
         let pushed = hints(1300);
 
         let outcomes = queue.push(&step(), &pushed, Some(5000)).await.unwrap();
@@ -165,9 +165,9 @@ async fn no_more_hints_than_the_high_water_mark_lie_in_redis() {
 /// Otherwise a burst beyond the mark would go on only at a relay's next scan.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_was_too_small_wakes_a_relay_once_it_runs_low() {
-    let bench = Bench::start(Options::default(), Transport::Lists).await;
-    let queue = bench.queue_with_high_water(20);
-    let mut bell = bench.queue.relay_bell();
+    let setup = Setup::start(Options::default(), Transport::Lists).await;
+    let queue = setup.queue_with_high_water(20);
+    let mut bell = setup.queue.relay_bell();
     tokio::time::timeout(SOON, bell.rung()).await.unwrap();
     push(&queue, &hints(30)).await;
 
@@ -179,8 +179,8 @@ async fn a_queue_that_was_too_small_wakes_a_relay_once_it_runs_low() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_twenty_thousand_hints_is_worked_off() {
-    with_both(Options::default(), async |bench: Bench| {
-        let queue = bench.queue_with_high_water(20_000);
+    with_both(Options::default(), async |setup: Setup| {
+        let queue = setup.queue_with_high_water(20_000);
         let pushed = hints(20_000);
         push(&queue, &pushed).await;
         assert_eq!(queue.depth(&step()).await.unwrap(), 20_000);
@@ -195,8 +195,8 @@ async fn a_backlog_of_twenty_thousand_hints_is_worked_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_prefixes_in_one_redis_do_not_meet() {
-    with_both(Options::default(), async |bench: Bench| {
-        let (ours, theirs) = (bench.queue_with_prefix("ours"), bench.queue_with_prefix("theirs"));
+    with_both(Options::default(), async |setup: Setup| {
+        let (ours, theirs) = (setup.queue_with_prefix("ours"), setup.queue_with_prefix("theirs"));
         let mut consuming = Consuming::start(&ours, 4);
         let (mine, other) = (hint(), hint());
 
@@ -213,8 +213,8 @@ async fn two_prefixes_in_one_redis_do_not_meet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_waits_is_woken() {
-    let bench = Bench::start(Options::default(), Transport::Lists).await;
-    let (worker, relay) = (bench.another_queue(), bench.another_queue());
+    let setup = Setup::start(Options::default(), Transport::Lists).await;
+    let (worker, relay) = (setup.another_queue(), setup.another_queue());
     let mut bell = relay.relay_bell();
 
     let woken = until(SOON, async || {
@@ -227,8 +227,8 @@ async fn a_relay_that_waits_is_woken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_wakes_at_once_become_few() {
-    let bench = Bench::start(Options::default(), Transport::Lists).await;
-    let (worker, relay) = (bench.another_queue(), bench.another_queue());
+    let setup = Setup::start(Options::default(), Transport::Lists).await;
+    let (worker, relay) = (setup.another_queue(), setup.another_queue());
     let mut bell = relay.relay_bell();
     // The first ring says that the listener is connected.
     tokio::time::timeout(SOON, bell.rung()).await.unwrap();

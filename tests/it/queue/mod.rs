@@ -29,20 +29,20 @@ use workflows::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// A Redis, and a queue in it.
-struct Bench {
+struct Setup {
     redis: Redis,
     queue: Queue,
     transport: Transport,
 }
 
 /// Runs a test with each transport, and a Redis of its own for each.
-async fn with_both(options: Options, test: impl AsyncFn(Bench)) {
+async fn with_both(options: Options, test: impl AsyncFn(Setup)) {
     for transport in [Transport::Lists, Transport::ApalisRedis] {
-        test(Bench::start(options.clone(), transport).await).await;
+        test(Setup::start(options.clone(), transport).await).await;
     }
 }
 
-impl Bench {
+impl Setup {
     async fn start(options: Options, transport: Transport) -> Self {
         // Seen where the test fails.
         println!("{transport:?}");

@@ -59,7 +59,7 @@ impl Working {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_redis_takes_every_hint_anew_and_ends_no_handler() {
-    with_both(Options::default(), async |Bench { redis, queue, .. }| {
+    with_both(Options::default(), async |Setup { redis, queue, .. }| {
         let mut working = Working::start(&queue).await;
         let bystanders = hints(3);
         let other: StepName = "verify".parse().unwrap();
@@ -76,7 +76,7 @@ async fn a_wiped_redis_takes_every_hint_anew_and_ends_no_handler() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_wiped_again_and_again_under_load_stops_nothing() {
-    with_both(Options::default(), async |Bench { redis, queue, .. }| {
+    with_both(Options::default(), async |Setup { redis, queue, .. }| {
         let mut working = Working::start(&queue).await;
 
         for _ in 0..10 {
@@ -93,18 +93,18 @@ async fn a_redis_wiped_again_and_again_under_load_stops_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_restored_from_an_old_snapshot_takes_what_it_lost() {
-    with_both(Options::default(), async |mut bench: Bench| {
+    with_both(Options::default(), async |mut setup: Setup| {
         let (before, after) = (hints(20), hints(20));
-        push(&bench.queue, &before).await;
-        let clinging = Clinging::to(&bench.queue, 5).await;
-        let _: () = command(&bench.redis, "SAVE").await;
-        push(&bench.queue, &after).await;
+        push(&setup.queue, &before).await;
+        let clinging = Clinging::to(&setup.queue, 5).await;
+        let _: () = command(&setup.redis, "SAVE").await;
+        push(&setup.queue, &after).await;
         clinging.die();
 
-        bench.redis.kill().await.unwrap();
-        bench.redis.restart().await.unwrap();
+        setup.redis.kill().await.unwrap();
+        setup.redis.restart().await.unwrap();
 
-        let queue = bench.another_queue();
+        let queue = setup.another_queue();
         let all = [before, after].concat();
         let mut consuming = Consuming::start(&queue, 4);
         consuming.take_all(&queue, &all, &mut Vec::new()).await;
@@ -115,16 +115,16 @@ async fn a_redis_restored_from_an_old_snapshot_takes_what_it_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_redis_ends_no_handler_and_the_consumer_comes_back_with_it() {
-    with_both(Options::default(), async |mut bench: Bench| {
-        let queue = bench.queue;
+    with_both(Options::default(), async |mut setup: Setup| {
+        let queue = setup.queue;
         let mut working = Working::start(&queue).await;
 
-        bench.redis.kill().await.unwrap();
+        setup.redis.kill().await.unwrap();
         until_status(&mut working.status, |status| status.rebuilds > 2).await;
         assert!(queue.push(&step(), &hints(1), None).await.is_err());
         assert!(queue.depth(&step()).await.is_err());
         assert!(queue.ping().await.is_err());
-        bench.redis.restart().await.unwrap();
+        setup.redis.restart().await.unwrap();
 
         working.still_delivers(&queue).await;
         working.ends_well().await;
@@ -134,15 +134,15 @@ async fn a_killed_redis_ends_no_handler_and_the_consumer_comes_back_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_restarts_with_its_data_loses_no_waiting_hint() {
-    with_both(Options::default().persistence(Persistence::EveryWrite), async |mut bench: Bench| {
-        let queue = bench.queue;
+    with_both(Options::default().persistence(Persistence::EveryWrite), async |mut setup: Setup| {
+        let queue = setup.queue;
         let pushed = hints(300);
         push(&queue, &pushed).await;
 
-        bench.redis.restart().await.unwrap();
+        setup.redis.restart().await.unwrap();
         let mut consuming = Consuming::start(&queue, 4);
         let mut seen = consuming.take(100).await;
-        bench.redis.restart().await.unwrap();
+        setup.redis.restart().await.unwrap();
 
         // Up to those that were on their way to the consumer: a relay's scan finds them.
         consuming.take_all(&queue, &pushed, &mut seen).await;
@@ -152,15 +152,15 @@ async fn a_redis_that_restarts_with_its_data_loses_no_waiting_hint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_pause_of_redis_is_not_even_noticed() {
-    with_both(Options::default(), async |mut bench: Bench| {
-        let queue = bench.queue;
+    with_both(Options::default(), async |mut setup: Setup| {
+        let queue = setup.queue;
         let mut working = Working::start(&queue).await;
 
-        bench.redis.pause().unwrap();
+        setup.redis.pause().unwrap();
         let step = step();
         let mut asked = std::pin::pin!(queue.depth(&step));
         let unanswered = tokio::time::timeout(Duration::from_millis(800), &mut asked).await;
-        bench.redis.resume().unwrap();
+        setup.redis.resume().unwrap();
 
         assert!(unanswered.is_err(), "Redis answered while it stood still");
         asked.await.unwrap();
@@ -173,18 +173,18 @@ async fn a_short_pause_of_redis_is_not_even_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn during_a_long_pause_of_redis_every_call_ends() {
-    with_both(Options::default(), async |mut bench: Bench| {
-        let queue = bench.queue;
+    with_both(Options::default(), async |mut setup: Setup| {
+        let queue = setup.queue;
         let mut working = Working::start(&queue).await;
 
-        bench.redis.pause().unwrap();
+        setup.redis.pause().unwrap();
         for _ in 0..2 {
             let (step, hints) = (step(), hints(1));
             let calls = async { (queue.push(&step, &hints, None).await, queue.depth(&step).await) };
             let ended = tokio::time::timeout(Duration::from_secs(5), calls).await;
             assert!(matches!(ended, Ok((Err(_), Err(_)))), "{ended:?}");
         }
-        bench.redis.resume().unwrap();
+        setup.redis.resume().unwrap();
 
         working.still_delivers(&queue).await;
         working.ends_well().await;
@@ -194,13 +194,13 @@ async fn during_a_long_pause_of_redis_every_call_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_started_without_redis_begins_when_it_comes() {
-    with_both(Options::default(), async |mut bench: Bench| {
-        bench.redis.kill().await.unwrap();
-        let queue = bench.another_queue();
+    with_both(Options::default(), async |mut setup: Setup| {
+        setup.redis.kill().await.unwrap();
+        let queue = setup.another_queue();
         let mut consuming = Consuming::start(&queue, 4);
         consuming.until_status(|status| status.rebuilds > 1).await;
 
-        bench.redis.restart().await.unwrap();
+        setup.redis.restart().await.unwrap();
 
         let delivered = until(SOON, async || {
             queue.push(&step(), &hints(1), None).await.ok()?;
@@ -213,13 +213,13 @@ async fn a_consumer_started_without_redis_begins_when_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_relay_is_woken_again_after_a_restart() {
-    let mut bench = Bench::start(Options::default(), Transport::Lists).await;
-    let (worker, relay) = (bench.another_queue(), bench.another_queue());
+    let mut setup = Setup::start(Options::default(), Transport::Lists).await;
+    let (worker, relay) = (setup.another_queue(), setup.another_queue());
     let mut bell = relay.relay_bell();
     tokio::time::timeout(SOON, bell.rung()).await.unwrap();
 
-    bench.redis.kill().await.unwrap();
-    bench.redis.restart().await.unwrap();
+    setup.redis.kill().await.unwrap();
+    setup.redis.restart().await.unwrap();
 
     // Once for the connection that was found again, then for each wake.
     tokio::time::timeout(SOON, bell.rung()).await.unwrap();

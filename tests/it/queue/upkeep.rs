@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_depth_counts_what_waits_and_what_is_fetched_and_not_acknowledged() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         push(&queue, &hints(10)).await;
         let mut clinging = Clinging::to(&queue, 3).await;
         assert_eq!(queue.depth(&step()).await.unwrap(), 10);
@@ -18,11 +18,11 @@ async fn the_depth_counts_what_waits_and_what_is_fetched_and_not_acknowledged() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_had_not_acknowledged_comes_again_to_another() {
-    with_both(Options::default(), async |bench: Bench| {
-        let queue = bench.another_queue();
+    with_both(Options::default(), async |setup: Setup| {
+        let queue = setup.another_queue();
         let pushed = hints(3);
         push(&queue, &pushed).await;
-        let dying = Clinging::to(&bench.queue, 3).await;
+        let dying = Clinging::to(&setup.queue, 3).await;
 
         dying.die();
 
@@ -38,11 +38,11 @@ async fn what_a_dead_worker_had_not_acknowledged_comes_again_to_another() {
 /// A relay's scan alone: there may be no worker for a long time.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_had_not_acknowledged_is_new_two_seconds_later() {
-    let bench = Bench::start(Options::default(), Transport::Lists).await;
-    let queue = bench.another_queue();
+    let setup = Setup::start(Options::default(), Transport::Lists).await;
+    let queue = setup.another_queue();
     let pushed = hints(3);
     push(&queue, &pushed).await;
-    let dying = Clinging::to(&bench.queue, 3).await;
+    let dying = Clinging::to(&setup.queue, 3).await;
 
     dying.die();
 
@@ -56,10 +56,10 @@ async fn what_a_dead_worker_had_not_acknowledged_is_new_two_seconds_later() {
 /// They would take the place of others where only a few may lie in Redis.
 #[tokio::test(flavor = "multi_thread")]
 async fn hints_that_died_with_their_worker_and_are_due_no_more_are_forgotten() {
-    with_both(Options::default(), async |bench: Bench| {
-        let queue = bench.another_queue();
+    with_both(Options::default(), async |setup: Setup| {
+        let queue = setup.another_queue();
         push(&queue, &hints(3)).await;
-        let dying = Clinging::to(&bench.queue, 3).await;
+        let dying = Clinging::to(&setup.queue, 3).await;
         dying.die();
 
         let _living = Consuming::start(&queue, 3);
@@ -71,8 +71,8 @@ async fn hints_that_died_with_their_worker_and_are_due_no_more_are_forgotten() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_hints_and_killed_workers_leave_no_keys_behind() {
-    with_both(Options::default(), async |bench: Bench| {
-        let queue = bench.queue_with_high_water(2_000);
+    with_both(Options::default(), async |setup: Setup| {
+        let queue = setup.queue_with_high_water(2_000);
         let pushed = hints(2_000);
         push(&queue, &pushed).await;
         let mut seen = Vec::new();
@@ -90,16 +90,16 @@ async fn thousands_of_hints_and_killed_workers_leave_no_keys_behind() {
         last.take_all(&queue, &pushed, &mut seen).await;
 
         // Of the one worker of apalis-redis that lives: that it is registered, its metadata, and its sign of life.
-        let most = if bench.transport == Transport::Lists { 0 } else { 3 };
+        let most = if setup.transport == Transport::Lists { 0 } else { 3 };
         let mut keys = Vec::new();
         let level = until(SOON, async || {
-            keys = command::<Vec<String>>(&bench.redis, "KEYS *").await;
+            keys = command::<Vec<String>>(&setup.redis, "KEYS *").await;
             (keys.len() <= most).then_some(())
         });
         let level = level.await;
         assert!(level.is_some(), "{} keys are left: {:?}", keys.len(), &keys[..keys.len().min(20)]);
         last.stop().await;
-        assert_eq!(command::<usize>(&bench.redis, "DBSIZE").await, 0);
+        assert_eq!(command::<usize>(&setup.redis, "DBSIZE").await, 0);
     })
     .await;
 }
@@ -108,7 +108,7 @@ async fn thousands_of_hints_and_killed_workers_leave_no_keys_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_key_and_channel_begins_with_the_prefix() {
     let rights = Options::default().set("user", "default on nopass ~test:* &test:* +@all -@dangerous");
-    with_both(rights, async |Bench { queue, .. }| {
+    with_both(rights, async |Setup { queue, .. }| {
         let mut bell = queue.relay_bell();
         let (mut one, two) = (Consuming::start(&queue, 2), Consuming::start(&queue, 2));
         let pushed = hints(20);
@@ -128,7 +128,7 @@ async fn every_key_and_channel_begins_with_the_prefix() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_whose_payload_is_missing_does_not_stop_the_queue() {
-    let Bench { redis, queue, .. } = Bench::start(Options::default(), Transport::ApalisRedis).await;
+    let Setup { redis, queue, .. } = Setup::start(Options::default(), Transport::ApalisRedis).await;
     push(&queue, &hints(1)).await;
     let _: () = command(&redis, "DEL test:create-instance:data").await;
     let healthy = hint();
@@ -143,7 +143,7 @@ async fn a_hint_whose_payload_is_missing_does_not_stop_the_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_whose_payload_is_garbage_does_not_stop_the_queue() {
-    let Bench { redis, queue, .. } = Bench::start(Options::default(), Transport::ApalisRedis).await;
+    let Setup { redis, queue, .. } = Setup::start(Options::default(), Transport::ApalisRedis).await;
     let poisoned = hint();
     push(&queue, std::slice::from_ref(&poisoned)).await;
     let id = command::<Vec<String>>(&redis, "LRANGE test:create-instance:active 0 -1").await.remove(0);
@@ -160,7 +160,7 @@ async fn a_hint_whose_payload_is_garbage_does_not_stop_the_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_that_is_not_ours_is_dropped_and_counted() {
-    with_both(Options::default(), async |Bench { redis, queue, transport }| {
+    with_both(Options::default(), async |Setup { redis, queue, transport }| {
         let foreign: &[&str] = match transport {
             Transport::Lists => &["ZADD test:create-instance:held 0 01ABC", "RPUSH test:create-instance:waiting 01ABC"],
             Transport::ApalisRedis => &[
@@ -184,7 +184,7 @@ async fn a_hint_that_is_not_ours_is_dropped_and_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_kind_stops_nobody_for_ever() {
-    let Bench { redis, queue, .. } = Bench::start(Options::default(), Transport::Lists).await;
+    let Setup { redis, queue, .. } = Setup::start(Options::default(), Transport::Lists).await;
     let _: () = command(&redis, "SET test:create-instance:waiting 1").await;
     let mut consuming = Consuming::start(&queue, 2);
     consuming.until_status(|status| status.rebuilds > 1).await;
@@ -198,7 +198,7 @@ async fn a_key_of_another_kind_stops_nobody_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_panics_stops_nobody_else() {
-    with_both(Options::default(), async |Bench { queue, .. }| {
+    with_both(Options::default(), async |Setup { queue, .. }| {
         push(&queue, &hints(20)).await;
 
         let (_task, mut status, shutdown) =

@@ -100,8 +100,19 @@ impl Section {
 
 fn bursts(title: &'static str, bursts: &[Burst]) -> Section {
     let header = [
-        "", "users", "ready/s", "lowest–highest", "of the loop", "CPU-s per 1,000", "Sluice", "Postgres", "Redis",
-        "statements", "transactions", "WAL records", "calls",
+        "",
+        "users",
+        "ready/s",
+        "lowest–highest",
+        "of the loop",
+        "CPU-s per 1,000",
+        "Sluice",
+        "Postgres",
+        "Redis",
+        "statements",
+        "transactions",
+        "WAL records",
+        "calls",
     ];
     bursts.iter().fold(Section::new(title, &header), |section, burst| {
         let rates = || burst.rounds.iter().map(|round| round.per_second);
@@ -136,8 +147,21 @@ fn counted(inside: Option<&Inside>) -> [String; 3] {
 
 fn streams(title: &'static str, streams: &[Steady]) -> Section {
     let header = [
-        "per second", "sent/s", "median ms", "p99 ms", "behind ms", "commit ms", "CPU-s per 1,000", "Sluice", "Postgres",
-        "Redis", "of it the app's", "statements", "transactions", "WAL records", "of it the app's",
+        "per second",
+        "sent/s",
+        "median ms",
+        "p99 ms",
+        "behind ms",
+        "commit ms",
+        "CPU-s per 1,000",
+        "Sluice",
+        "Postgres",
+        "Redis",
+        "of it the app's",
+        "statements",
+        "transactions",
+        "WAL records",
+        "of it the app's",
     ];
     streams.iter().fold(Section::new(title, &header), |section, stream| {
         let mut cells = vec![
@@ -177,9 +201,8 @@ fn idle(report: &Report) -> Option<Section> {
     section = section.row(only_cpu("Redis", idle.cpu.redis));
     section = section.row(only_cpu("Postgres with no role", idle.servers_alone.postgres));
     section = section.row(only_cpu("Redis with no role", idle.servers_alone.redis));
-    let memory = |memory: &super::stage::Memory| {
-        vec![memory.process.clone(), none(), one(memory.at_most), one(memory.now)]
-    };
+    let memory =
+        |memory: &super::stage::Memory| vec![memory.process.clone(), none(), one(memory.at_most), one(memory.now)];
     Some(idle.memory.iter().fold(section, |section, each| section.row(memory(each))))
 }
 

@@ -63,9 +63,11 @@ where
         permits: VecDeque::new(),
         shutdown: shutdown.clone(),
     };
-    let worker = WorkerBuilder::new(&**name)
-        .backend(Lists::new(fetching))
-        .build(HintService::new(handler, name.clone(), consumer.state.clone()));
+    let worker = WorkerBuilder::new(&**name).backend(Lists::new(fetching)).build(HintService::new(
+        handler,
+        name.clone(),
+        consumer.state.clone(),
+    ));
     let mut running = pin!(worker.run());
     let ended = tokio::select! {
         ended = &mut running => ended,
@@ -201,7 +203,11 @@ impl Backend for Lists {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Option<Result<Task<Fetched>, Error>>> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Option<Result<Task<Fetched>, Error>>> {
         Poll::Ready(match ready!(self.hints.poll_next_unpin(cx)) {
             Some(fetched) => {
                 // An id that no other task of this worker has: with some features apalis insists on it.

@@ -109,8 +109,7 @@ async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> R
     call.cmd("ZADD").arg(&held).arg("NX").arg(0).arg(&id);
     call.cmd("RPUSH").arg(&waiting).arg(&element).ignore();
     call.cmd("ZCARD").arg(&held);
-    let (added, outstanding): (u64, u64) =
-        queue.ask("push a hint", call.query_async(&mut queue.connection())).await?;
+    let (added, outstanding): (u64, u64) = queue.ask("push a hint", call.query_async(&mut queue.connection())).await?;
     if outstanding >= queue.shared.config.high_water {
         queue.shared.pushers.with(step, Pusher::is_full);
     }
