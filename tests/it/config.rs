@@ -89,24 +89,24 @@ async fn every_fault_is_said_at_once_in_one_line_and_without_its_secret() {
     assert_eq!(refused.status.code(), Some(2));
     let expected = "\
 sluice cannot start, for these settings are not right:
+STEP=create-instnce: is no step of this build: expected create-instance, configure-webhooks, verify
 DATABASE_POOLING=sess: expected auto, session or transaction
 DATABASE_URL=postgres://***@db.example.com:5432/app: is no URL (invalid port number): expected \
 postgres://user:password@host:5432/database, with %40 for an @ in the password, %2F for a /, %3A for a :
 DATABASE_MAX_CONNECTIONS=0: expected a number from 1 to 100
-RETRY_BASE=soon: is no duration: write a number and its unit, e.g. 500ms, 25s or 24h
-RETRY_LIMIT=-1: expected a number from 1 to 10000
-STEP_TIMEOUT=10s: is not longer than one call that creates (15s), so every slow one would be cut
-STEP=create-instnce: is no step of this build: expected create-instance, configure-webhooks, verify
 REDIS_URL=***: expected redis:// or rediss:// and a host
 REDIS_PREFIX=a b: expected 1 to 40 letters, digits, hyphens or underscores
+DRAIN_GRACE=25: is no duration: write a number and its unit, e.g. 500ms, 25s or 24h
+LOG_FORMAT=xml: expected pretty or json
 EVOLUTION_API_BASE_URL=https://evolution.example.com/?***: has a query or a fragment: expected scheme, host and at most \
 a path
 EVOLUTION_API_KEY=***: is empty or holds characters that no header can carry
 WEBHOOK_URL: is not set: give where the API shall send events, or SUPABASE_URL for the app's evolution-webhook-handler
 WEBHOOK_HEADERS=***: is no JSON object of texts (line 1, column 19): expected {\"name\": \"value\"}
 QR_AT_SIGNUP=perhaps: expected true or false
-DRAIN_GRACE=25: is no duration: write a number and its unit, e.g. 500ms, 25s or 24h
-LOG_FORMAT=xml: expected pretty or json
+RETRY_BASE=soon: is no duration: write a number and its unit, e.g. 500ms, 25s or 24h
+RETRY_LIMIT=-1: expected a number from 1 to 10000
+STEP_TIMEOUT=10s: is not longer than one call that creates (15s), so every slow one would be cut
 Every setting is a variable and a flag: see --help and .env.example.
 ";
     assert_eq!(said(&refused), expected);

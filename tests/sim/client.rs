@@ -214,6 +214,7 @@ impl Evolution for Client {
         let redaction = Redaction::new(Some(name), [&self.key]);
         let request = Request::delete(format!("/instance/delete/{}", encoded(name))).key(KEY);
         let read = |response: &Response<'_>| answer::done(response, &redaction);
+        self.stage.facts().discarded.insert(name.clone());
         self.ask_exclusive(Call::Discard, request, name, self.timeouts.other, read).await
     }
 

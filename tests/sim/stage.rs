@@ -73,6 +73,8 @@ pub struct Facts {
     pub exclusive_claims: BTreeMap<InstanceName, u32>,
     /// Names at which two calls met that the protocol cannot keep apart: an instance may have been destroyed there.
     pub unprotected: BTreeMap<InstanceName, &'static str>,
+    /// Names at which what a failed create left was asked to be deleted.
+    pub discarded: BTreeSet<InstanceName>,
     /// When an instance was last taken away by a hand from outside.
     pub removed_at: BTreeMap<InstanceName, Duration>,
     /// Steps behind a gate that a person closed.

@@ -78,7 +78,10 @@ fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
 /// Whose span it must be.
 fn service_of(span: &Span) -> String {
     match span.name.split(' ').collect::<Vec<_>>()[..] {
-        ["intake" | "start" | "revive" | "send" | "rescue", ..] => "sluice-relay".to_owned(),
+        ["intake" | "start" | "revive" | "rescue", ..] | ["send", "create-instance"] => "sluice-relay".to_owned(),
+        // The worker whose attempt made the step due.
+        ["send", "configure-webhooks"] => "sluice-worker-create-instance".to_owned(),
+        ["send", "verify"] => "sluice-worker-configure-webhooks".to_owned(),
         ["process" | "settle", step] => format!("sluice-worker-{step}"),
         _ => span.service.clone(),
     }
@@ -245,7 +248,7 @@ async fn an_attempt_whose_worker_died_is_in_the_trace_as_rescued() {
     traced.fleet.replace("worker-create-instance-1").await.unwrap();
     traced.wait_for(user, "completed").await;
 
-    let spans = complete(&collector, &trace.id, "verify", &["claim"]).await;
+    let spans = complete(&collector, &trace.id, "verify", &["claim", "GET /", "GET /instance/fetchInstances"]).await;
     let attempts = traced.attempts(user).await;
     let rescued = named(&spans, "rescue create-instance")[0];
     assert_eq!((rescued.service.as_str(), rescued.attribute("sluice.outcome")), ("sluice-relay", "crashed"));

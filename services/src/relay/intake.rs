@@ -30,15 +30,17 @@ pub async fn intake_once<L: RelayLedger>(ledger: &L, batch: usize) -> anyhow::Re
             tracing::warn!(failed, "requests that cannot become runs: what asked says why");
         }
     }
-    keep_traces(ledger, &mut intake).await;
+    log_and_trace(ledger, &mut intake).await;
     Ok(intake)
 }
 
-/// Where somebody traces, a run is in the trace of its intake, below what its request named.
-async fn keep_traces<L: RelayLedger>(ledger: &L, intake: &mut Intake) {
+/// Says what started. Where somebody traces, a run is in the trace of its intake, below what its request named.
+async fn log_and_trace<L: RelayLedger>(ledger: &L, intake: &mut Intake) {
     let mut begun = Vec::new();
     for taken in &intake.started {
         let span = spans::intake(taken);
+        let (run, workflow, subject, trace_id) = (taken.run, &taken.workflow, &taken.subject, trace::id(&span));
+        tracing::info!(%run, %workflow, %subject, trace_id, "run started");
         if let Some(now) = trace::traceparent(&span) {
             begun.push((span, Traced { run: taken.run, was: taken.traceparent.clone(), now }));
         }

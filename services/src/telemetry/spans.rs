@@ -67,7 +67,12 @@ pub fn send(step: &StepName, hint: &Hint) -> Span {
         { names::IN_ATTEMPT } = in_attempt,
         { names::TENTATIVE } = true,
     );
-    trace::adopt(&span, hint.trace.as_deref());
+    // A relay may find a new step before its intake has kept the trace: then the context is still the request's.
+    if in_attempt {
+        trace::adopt(&span, hint.trace.as_deref());
+    } else {
+        trace::adopt_claim(&span, hint.trace.as_deref());
+    }
     span
 }
 

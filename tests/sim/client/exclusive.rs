@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::evolution::Request;
+use tests::evolution::{Instance, Request};
 use tokio::{sync::oneshot, time};
 use workflows::whatsapp::{
     evolution::{ApiError, Call, ErrorKind, answer::Response},
@@ -122,9 +122,12 @@ impl Client {
 impl Stage {
     /// A create is about to be sent.
     pub(super) fn creates(&self, name: &InstanceName) {
-        let there = self.api.world(|world, _| world.instance(name.as_str()).is_some());
+        let instance = self.api.world(|world, _| world.instance(name.as_str()));
         let slow = self.api.had_a_slow_call(name);
         let mut facts = self.facts();
+        // A stored row that is not loaded cannot be deleted: a create that fails clears it away.
+        let clears = |it: &Instance| it.state.is_none() && facts.discarded.contains(name);
+        let there = instance.is_some_and(|it| !clears(&it));
         let claimed_before = facts.exclusive_claims.get(name).copied().unwrap_or_default() > 1;
         let unprotected = facts.unprotected.contains_key(name);
         if there && claimed_before && !unprotected && slow {
