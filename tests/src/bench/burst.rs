@@ -69,12 +69,7 @@ pub struct Burst {
 }
 
 /// The first contender that is a loop is what the others are measured against.
-pub async fn contest(
-    stage: &mut Stage,
-    contenders: &[Contender],
-    users: usize,
-    rounds: usize,
-) -> Result<Vec<Burst>> {
+pub async fn contest(stage: &mut Stage, contenders: &[Contender], users: usize, rounds: usize) -> Result<Vec<Burst>> {
     let mut all = vec![Vec::new(); contenders.len()];
     for round in 0..rounds {
         for step in 0..contenders.len() {

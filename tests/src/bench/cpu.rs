@@ -86,6 +86,14 @@ impl Meter {
             bench: processes.own(std::process::id()),
         }
     }
+
+    /// Every process of Sluice, Postgres and Redis that lives now.
+    pub fn pids(&self) -> Vec<u32> {
+        let processes = Processes::read();
+        let roots = self.sluice.iter().copied().chain(self.postgres).chain(self.redis);
+        let family = roots.flat_map(|root| processes.family(root));
+        family.filter(|pid| !self.excluded.contains(pid)).collect()
+    }
 }
 
 /// One line of `/proc/<pid>/stat`, in ticks.
@@ -103,20 +111,27 @@ impl Processes {
     fn read() -> Self {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        Self(pids.filter_map(|pid| Some((pid, stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect())
+        Self(
+            pids.filter_map(|pid| Some((pid, stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect(),
+        )
     }
 
     fn own(&self, pid: u32) -> f64 {
         self.0.get(&pid).map_or(0.0, |stat| stat.own as f64 / TICKS_PER_SECOND)
     }
 
-    fn tree(&self, root: u32, excluded: &[u32]) -> f64 {
+    fn family(&self, root: u32) -> Vec<u32> {
         let mut family = vec![root];
         let mut next = 0;
         while let Some(parent) = family.get(next).copied() {
             family.extend(self.0.iter().filter(|(_, stat)| stat.parent == parent).map(|(pid, _)| *pid));
             next += 1;
         }
+        family
+    }
+
+    fn tree(&self, root: u32, excluded: &[u32]) -> f64 {
+        let family = self.family(root);
         let counted = family.iter().filter(|pid| !excluded.contains(pid)).filter_map(|pid| self.0.get(pid));
         counted.map(|stat| (stat.own + stat.children) as f64).sum::<f64>() / TICKS_PER_SECOND
     }

@@ -36,7 +36,14 @@ pub struct Compared {
     pub steady: Option<Steady>,
 }
 
-pub async fn compare(stage: &mut Stage, roles: Roles, fill: Fill, rows: usize, users: usize, rounds: usize) -> Result<Compared> {
+pub async fn compare(
+    stage: &mut Stage,
+    roles: Roles,
+    fill: Fill,
+    rows: usize,
+    users: usize,
+    rounds: usize,
+) -> Result<Compared> {
     let empty = stage.new_database().await?;
     let full = stage.new_database().await?;
     filled(stage, &full, fill, rows).await?;
@@ -44,7 +51,8 @@ pub async fn compare(stage: &mut Stage, roles: Roles, fill: Fill, rows: usize, u
         Fill::Finished => format!("{rows} finished runs"),
         Fill::Waiting => format!("{rows} waiting runs"),
     };
-    let contender = |name: &str, database| Contender { name: name.to_owned(), runs: Runs::Sluice(Setup::new(roles, database)) };
+    let contender =
+        |name: &str, database| Contender { name: name.to_owned(), runs: Runs::Sluice(Setup::new(roles, database)) };
     let contenders = [contender("empty ledger", &empty), contender(&name, &full)];
     let mut bursts = contest(stage, &contenders, users, rounds).await?.into_iter();
     let (on_empty, on_full) = (bursts.next().context("no burst")?, bursts.next().context("no burst")?);

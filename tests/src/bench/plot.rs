@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::report::Report;
 
-const WIDTH: f64 = 720.0;
-const LEFT: f64 = 210.0;
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 260.0;
 const RIGHT: f64 = 90.0;
 const BAR: f64 = 22.0;
 const GAP: f64 = 12.0;
@@ -16,7 +16,8 @@ const COLOURS: [&str; 4] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"];
 pub fn plots(report: &Report) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     if !report.burst.is_empty() {
-        let rows = report.burst.iter().map(|burst| (format!("{}, {}", burst.name, burst.users), vec![burst.per_second]));
+        let rows =
+            report.burst.iter().map(|burst| (format!("{}, {}", burst.name, burst.users), vec![burst.per_second]));
         all.push(("burst.svg", bars("Burst: users ready per second", &["users per second"], rows.collect())));
     }
     if !report.workers.is_empty() {
@@ -47,7 +48,8 @@ pub fn plots(report: &Report) -> Vec<(&'static str, String)> {
 fn costs(report: &Report) -> Vec<(String, Vec<f64>)> {
     let shares = |cpu: &super::cpu::Cpu| Some(vec![cpu.sluice, cpu.postgres?, cpu.redis?]);
     let bursts = report.burst.iter().filter(|burst| burst.ratio.is_some());
-    let bursts = bursts.filter_map(|burst| Some((format!("burst of {}, {}", burst.users, short(&burst.name)), shares(&burst.cpu)?)));
+    let bursts = bursts
+        .filter_map(|burst| Some((format!("burst of {}, {}", burst.users, short(&burst.name)), shares(&burst.cpu)?)));
     let steady = report.steady.iter().filter_map(|one| Some((format!("{:.0} a second", one.rate), shares(&one.cpu)?)));
     bursts.chain(steady).collect()
 }
@@ -126,7 +128,8 @@ fn lines(title: &str, below: &str, series: &[(&str, Vec<(f64, f64)>)]) -> String
     }
     text(&mut svg, WIDTH / 2.0, HEIGHT - 8.0, "middle", below);
     for ((_, points), colour) in series.iter().zip(COLOURS) {
-        let path: Vec<String> = points.iter().map(|point| place(*point)).map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
+        let path: Vec<String> =
+            points.iter().map(|point| place(*point)).map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
         let path = path.join("L");
         let _ = writeln!(svg, r#"<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>"#);
         if points.len() <= 20 {
@@ -167,7 +170,7 @@ pub fn escaped(text: &str) -> String {
 }
 
 fn number(value: f64) -> String {
-    if value >= 100.0 || value == value.round() { format!("{value:.0}") } else { format!("{value:.2}") }
+    if value >= 50.0 || value == value.round() { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 /// To one, two or five of the largest power of ten below.

@@ -179,7 +179,8 @@ impl Site {
 
 /// The process that serves a connection.
 pub async fn backend(connection: &mut PgConnection) -> Result<u32> {
-    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await.context("ask for a pid")?;
+    let pid: i32 =
+        sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await.context("ask for a pid")?;
     u32::try_from(pid).context("read a pid")
 }
 

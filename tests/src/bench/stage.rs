@@ -154,9 +154,9 @@ impl Stage {
         self.roles.iter().filter_map(of).collect()
     }
 
-    /// The roles' logs, where one of them says that it lost spans.
-    pub fn logs(&self) -> impl Iterator<Item = (&str, String)> {
-        self.roles.iter().map(|(name, process)| (name.as_str(), process.log()))
+    /// The roles' processes by name.
+    pub fn pids(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.roles.iter().map(|(name, process)| (name.as_str(), process.pid()))
     }
 }
 

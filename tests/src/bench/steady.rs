@@ -111,6 +111,9 @@ pub struct Single {
     pub latency: Latency,
     /// By the app's clock: from before the insert until another connection sees the row `completed`. In milliseconds.
     pub seen: Latency,
+    /// Where nothing can be batched; with what Sluice does by the clock in that time.
+    #[serde(flatten)]
+    pub inside: Inside,
 }
 
 pub async fn single(stage: &mut Stage, setup: &Setup, users: usize) -> Result<Single> {
@@ -119,6 +122,7 @@ pub async fn single(stage: &mut Stage, setup: &Setup, users: usize) -> Result<Si
     let mut app = App::connect(&setup.database, 2).await?;
     warm_up(&mut app).await?;
 
+    let tally = Tally::begin(&mut stage.site, &setup.database, app.transactions).await?;
     let mut served = Vec::new();
     for _ in 0..users {
         let user = app.one().await?;
@@ -134,7 +138,10 @@ pub async fn single(stage: &mut Stage, setup: &Setup, users: usize) -> Result<Si
         seen.push(app.watch_one(first_look).await?);
         tokio::time::sleep(Duration::from_millis(rand::random_range(5..60))).await;
     }
-    app.close().await?;
+    let memory = stage.memory();
     stage.stop().await?;
-    Ok(Single { users, latency: Latency::of(&ways), seen: Latency::of(&seen) })
+    let counted = tally.end(&mut stage.site, app.transactions).await?;
+    app.close().await?;
+    let inside = Inside::new(&counted, users + seen.len(), memory);
+    Ok(Single { users, latency: Latency::of(&ways), seen: Latency::of(&seen), inside })
 }
