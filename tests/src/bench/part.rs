@@ -102,8 +102,6 @@ pub struct Options {
 
 /// Runs the parts in their own order and evaluates the goals.
 pub async fn run(options: &Options) -> Result<Report> {
-    // reqwest asks for one, and takes the first that is there.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut stage = Stage::open(&options.given, options.say).await?;
     let mut report = Report::new(Machine::read(&mut stage.site).await?, options.roles);
     for part in Part::value_variants() {
@@ -192,20 +190,20 @@ async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<s
 
 /// What a user can turn.
 async fn workers(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
-    let separate = |relays, workers| Roles::Separate { relays, workers };
-    let settings: [(&str, Roles, &[(&'static str, &str)]); 7] = [
-        ("1 relay, 1 worker a step", separate(1, 1), &[]),
-        ("10 attempts at once", separate(1, 1), &[("WORKER_CONCURRENCY", "10")]),
-        ("200 attempts at once", separate(1, 1), &[("WORKER_CONCURRENCY", "200")]),
-        ("8 connections", separate(1, 1), &[("DATABASE_MAX_CONNECTIONS", "8")]),
-        ("2 relays, 2 workers a step", separate(2, 2), &[]),
-        ("all in one", Roles::All(1), &[]),
-        ("two of all in one", Roles::All(2), &[]),
+    let (usual, doubled) = (Roles::USUAL, Roles::Separate { relays: 2, workers: 2 });
+    let settings = [
+        ("1 relay, 1 worker a step", usual, None),
+        ("10 attempts at once", usual, Some(("WORKER_CONCURRENCY", 10))),
+        ("200 attempts at once", usual, Some(("WORKER_CONCURRENCY", 200))),
+        ("8 connections", usual, Some(("DATABASE_MAX_CONNECTIONS", 8))),
+        ("2 relays, 2 workers a step", doubled, None),
+        ("all in one", Roles::All(1), None),
+        ("two of all in one", Roles::All(2), None),
     ];
     let mut contenders = Vec::new();
-    for (name, roles, environment) in settings {
+    for (name, roles, variable) in settings {
         let setup = setup(stage, roles).await?;
-        let setup = environment.iter().fold(setup, |setup, (name, value)| setup.set(name, value));
+        let setup = variable.into_iter().fold(setup, |setup, (name, value)| setup.set(name, value));
         contenders.push(Contender { name: name.to_owned(), runs: Runs::Sluice(setup) });
     }
     contest(stage, &contenders, first(scale)?, scale.rounds).await

@@ -125,8 +125,12 @@ fn costs(stacks: &BTreeMap<Stack, usize>, samples: usize) -> Vec<Cost> {
         let known = stack.iter().rev().find_map(|function| {
             KINDS.iter().find(|(part, _)| function.contains(part)).map(|(_, kind)| (*kind).to_owned())
         });
-        let process = stack.first().map_or("", String::as_str);
-        let kind = known.unwrap_or_else(|| format!("{}: other", process.split(' ').next().unwrap_or_default()));
+        let process = match stack.first().map_or("", String::as_str) {
+            name if name.starts_with("sluice") => "Sluice",
+            "redis" => "Redis",
+            _ => "Postgres",
+        };
+        let kind = known.unwrap_or_else(|| format!("{process}: the rest"));
         *by_kind.entry(kind).or_default() += count;
     }
     let cost = |(what, count)| Cost { what, percent: count as f64 * 100.0 / samples as f64 };
