@@ -112,6 +112,7 @@ pub async fn run(options: &Options) -> Result<Report> {
         (options.say)(&format!("== {name}"));
         let began = tokio::time::Instant::now();
         one(*part, &mut stage, options, &mut report).await.with_context(|| format!("the part {name}"))?;
+        stage.site.clear().await?;
         (options.say)(&format!("== {name}: {:.0} s", began.elapsed().as_secs_f64()));
     }
     stage.site.leave().await?;
@@ -140,6 +141,7 @@ async fn one(part: Part, stage: &mut Stage, options: &Options, report: &mut Repo
         Part::Waiting => {
             let (users, rounds) = (first(scale)?, scale.rounds);
             report.drain = Some(crowd::drain(stage, *roles, scale.waiting).await?);
+            stage.site.clear().await?;
             report.waiting = Some(crowd::compare(stage, *roles, Fill::Waiting, scale.waiting, users, rounds).await?);
         }
         Part::History => {
@@ -176,10 +178,12 @@ async fn bursts(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
 
 async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<steady::Steady>> {
     let setup = setup(stage, roles).await?;
+    // Elsewhere: who signs up without the trigger is a lost sign-up, which a relay would find and serve.
+    let elsewhere = stage.new_database().await?;
     let mut all = Vec::new();
     for rate in &scale.rates {
         let mut one = steady::stream(stage, &setup, *rate, scale.seconds).await?;
-        one.app = Some(steady::alone(stage, &setup, *rate, scale.seconds / 4.0).await?);
+        one.app = Some(steady::alone(stage, &elsewhere, *rate, scale.seconds / 4.0).await?);
         let (median, p99) = (one.latency.median, one.latency.p99);
         let cpu = one.cpu.total().map_or(String::new(), |total| format!(", {total:.2} CPU-s per 1,000"));
         (stage.say)(&format!("   {rate:.0}/s: {median:.0} ms, p99 {p99:.0} ms{cpu}"));

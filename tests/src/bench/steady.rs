@@ -9,6 +9,7 @@ use super::{
     app::{App, Way},
     burst::{Inside, warm_up},
     cpu::Cpu,
+    site::Database,
     stage::{Setup, Stage},
     stats::{Latency, median},
     tally::{Counted, Tally},
@@ -85,19 +86,18 @@ pub async fn stream(stage: &mut Stage, setup: &Setup, rate: f64, seconds: f64) -
     })
 }
 
-/// The app's own inserts, nobody served. The users are not Sluice's: they have no queue row.
-pub async fn alone(stage: &mut Stage, setup: &Setup, rate: f64, seconds: f64) -> Result<Alone> {
-    let mut app = App::connect(&setup.database, CLIENTS).await?;
+/// The app's own inserts, nobody served.
+pub async fn alone(stage: &mut Stage, database: &Database, rate: f64, seconds: f64) -> Result<Alone> {
+    let mut app = App::connect(database, CLIENTS).await?;
     app.run("alter table public.profiles disable trigger user").await?;
     app.warm().await?;
-    let tally = Tally::begin(&mut stage.site, &setup.database, app.transactions).await?;
+    let tally = Tally::begin(&mut stage.site, database, app.transactions).await?;
     let mut meter = stage.meter();
     meter.excluded.push(app.look_pid());
     let before = meter.read();
     let stream = app.stream(rate, seconds).await?;
     let cpu = (meter.read() - before).per_thousand(stream.users.len());
     let counted: Counted = tally.end(&mut stage.site, app.transactions).await?;
-    app.run("alter table public.profiles enable trigger user").await?;
     app.close().await?;
     let wal_records = counted.wal_records.map(|records| records as f64 / stream.users.len() as f64);
     Ok(Alone { postgres: cpu.postgres, commit: Latency::of(&stream.commits), wal_records })
