@@ -6,7 +6,37 @@ set local lock_timeout = '5s';
 create schema if not exists sluice;
 comment on schema sluice is 'Sluice''s ledger. Private: reach it through the services, or as the owner.';
 
--- One execution of a workflow for one subject.
+-- The workflows that deployed builds have registered: what a run is started by, and which functions of its own a workflow has.
+create table if not exists sluice.workflow (
+  name text primary key,
+  -- The newest version: what a new run gets.
+  version smallint not null,
+  first_step text not null,
+  priority smallint not null default 0,
+  deadline interval not null,
+  -- Writes the app's own tables when runs change: schema.function(uuid[]), told of run ids.
+  projection text,
+  -- Turns the app's own rows into runs: schema.function(integer), told how many at most.
+  source text,
+  registered_at timestamptz not null default now()
+);
+
+-- The steps of every registered version.
+create table if not exists sluice.definition (
+  workflow text not null,
+  version smallint not null,
+  position smallint not null,
+  step text not null,
+  -- The API host whose gate the step stands behind.
+  host text,
+  lease interval not null,
+  -- It may create or delete: nobody else may touch the resource meanwhile.
+  exclusive boolean not null,
+  deadline interval not null,
+  primary key (workflow, version, position)
+);
+
+-- One execution of a workflow for one subject. Ids are uuid v7: later runs have greater ones.
 create table if not exists sluice.run (
   id uuid primary key,
   workflow text not null,
@@ -25,35 +55,44 @@ create table if not exists sluice.run (
   -- A cancellation is asked for here and happens at once, or at the settle of the step that is running.
   cancel_by text,
   cancel_reason text,
+  -- Sluice started it for itself: nobody is told of its success.
+  internal boolean not null default false,
+  -- It waits for its turn on the resource.
+  waits boolean not null default false,
+  -- How many events it has announced.
+  events integer not null default 0,
   -- When somebody asked for it: the sign-up's own moment.
   requested_at timestamptz not null default now(),
   created_at timestamptz not null default now(),
   ended_at timestamptz,
   constraint run_ended check ((state = 'active') = (ended_at is null)),
   constraint run_cancelled_by check (state <> 'cancelled' or cancel_by is not null)
-);
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- At most one unfinished run per subject and workflow: starting again joins it.
 create unique index if not exists run_one_unfinished
   on sluice.run (workflow, subject)
   where state in ('active', 'dead');
-create index if not exists run_by_subject on sluice.run (subject, created_at desc);
-create index if not exists run_by_resource on sluice.run (resource, created_at) where state = 'active';
+create index if not exists run_by_subject on sluice.run (subject, id);
 create index if not exists run_deadline on sluice.run (deadline_at) where state = 'active';
-create index if not exists run_ended_at on sluice.run (ended_at) where state in ('succeeded', 'cancelled');
+-- What retention looks for; it costs next to nothing to keep.
+create index if not exists run_ended on sluice.run using brin (ended_at) with (pages_per_range = 32, autosummarize = on);
+-- Empty but where runs share a resource.
+create index if not exists run_waits on sluice.run (resource, id) where waits;
 
--- One step of a run. In state `due` the row is the outbox entry that the relay moves to Redis. Without a moment
--- (due_at is null) it waits: for an earlier step, or for its run's turn on the resource.
+-- One step of a run. A `due` row is the outbox entry that is pushed to Redis: whether Redis holds it is no state of the
+-- ledger. Without a moment (due_at is null) it waits: for an earlier step, or for its run's turn on the resource.
 create table if not exists sluice.step (
-  run_id uuid not null references sluice.run (id) on delete cascade,
+  run_id uuid not null,
   position smallint not null,
   name text not null,
   state text not null default 'due'
-    check (state in ('due', 'dispatched', 'running', 'succeeded', 'dead', 'cancelled')),
+    check (state in ('due', 'running', 'succeeded', 'dead', 'cancelled')),
   priority smallint not null default 0,
+  -- Which time it is due: a hint of an earlier one claims nothing.
+  generation integer not null default 1,
   token bigint,
   due_at timestamptz,
-  dispatched_at timestamptz,
   started_at timestamptz,
   lease_until timestamptz,
   worker text,
@@ -62,24 +101,24 @@ create table if not exists sluice.step (
   send_backs integer not null default 0 check (send_backs >= 0),
   defers integer not null default 0 check (defers >= 0),
   attempts integer not null default 0 check (attempts >= 0),
+  -- The run's end was asked for while this step ran: its settle ends the run.
+  cancel_asked boolean not null default false,
   output jsonb,
   error text,
   primary key (run_id, position),
-  constraint step_token check ((state in ('dispatched', 'running')) = (token is not null)),
+  constraint step_token check ((state = 'running') = (token is not null)),
   constraint step_lease check ((state = 'running') = (lease_until is not null)),
   constraint step_worker check (state <> 'running' or worker is not null)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
 
--- One index per question that the relay asks all the time; each holds live rows only.
+-- One index per question that is asked all the time, each of live rows only. A renewal changes no indexed column.
 create index if not exists step_due on sluice.step (name, priority, due_at) where state = 'due';
-create index if not exists step_dispatched on sluice.step (dispatched_at) where state = 'dispatched';
-create index if not exists step_running on sluice.step (lease_until) where state = 'running';
-create index if not exists step_outstanding on sluice.step (name) where state in ('dispatched', 'running');
+create index if not exists step_running on sluice.step (name) where state = 'running';
 
--- Every attempt that ended, and how.
+-- Every attempt that ended, and how. The same attempt cannot end twice.
 create table if not exists sluice.attempt (
-  id bigint generated always as identity primary key,
-  run_id uuid not null references sluice.run (id) on delete cascade,
+  id bigint generated always as identity,
+  run_id uuid not null,
   position smallint not null,
   step text not null,
   token bigint not null,
@@ -93,11 +132,9 @@ create table if not exists sluice.attempt (
   error text check (octet_length(error) <= 4096),
   note text,
   trace_id text,
-  span_id text
+  span_id text,
+  primary key (run_id, position, token)
 );
-create index if not exists attempt_of_run on sluice.attempt (run_id, id);
--- The same attempt cannot end twice.
-create unique index if not exists attempt_once on sluice.attempt (run_id, position, token);
 
 -- Announcements, published at least once and in order within a run. One that is not published outlives its run.
 create table if not exists sluice.event (
@@ -110,8 +147,7 @@ create table if not exists sluice.event (
   created_at timestamptz not null default now(),
   claimed_by text,
   claimed_until timestamptz,
-  published_at timestamptz,
-  unique (run_id, sequence)
+  published_at timestamptz
 );
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
 create index if not exists event_published on sluice.event (published_at) where published_at is not null;
@@ -119,7 +155,7 @@ create index if not exists event_published on sluice.event (published_at) where 
 -- A run that needs a person.
 create table if not exists sluice.dead_letter (
   id bigint generated always as identity primary key,
-  run_id uuid not null references sluice.run (id) on delete cascade,
+  run_id uuid not null,
   position smallint not null,
   step text not null,
   reason text not null
@@ -136,41 +172,29 @@ create table if not exists sluice.dead_letter (
 create index if not exists dead_letter_of_run on sluice.dead_letter (run_id);
 create unique index if not exists dead_letter_open on sluice.dead_letter (run_id) where resolved_at is null;
 
--- What runs work on, and which run's turn it is. `busy_until`: a call that creates or deletes may be under way at the
--- API until then; nobody else touches the name. `doubted_at`: a call outlived its lease and may have met another one there;
--- the instance is looked at again once its run has succeeded.
+-- What runs work on, one row per name: whose turn it is, until when a call that creates or deletes may be under way (nobody
+-- else touches the name until then), and what its workflow keeps of it. The engine never looks into `memory`.
 create table if not exists sluice.resource (
   name text primary key,
-  run_id uuid references sluice.run (id) on delete set null,
+  subject text not null,
+  run_id uuid,
   busy_until timestamptz,
   busy_token bigint,
-  doubted_at timestamptz
-);
--- Whose turn ends when a run goes.
-create index if not exists resource_turn on sluice.resource (run_id) where run_id is not null;
+  -- A call of this workflow outlived its lease and may have met another one: the resource is looked at again once the run
+  -- there has succeeded.
+  doubted_at timestamptz,
+  doubted_workflow text,
+  -- When a step that may create or delete was first claimed: from then on a worker reads back before it acts.
+  exclusive_at timestamptz,
+  -- Drawn by us and stored before the first call.
+  secret text not null,
+  memory jsonb not null default '{}',
+  created_at timestamptz not null default now()
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+create index if not exists resource_by_subject on sluice.resource (subject);
 create index if not exists resource_doubted on sluice.resource (doubted_at) where doubted_at is not null;
 
--- The name and token that are ours, per subject. The public row is a projection of this one and never an input.
-create table if not exists sluice.instance (
-  subject text primary key,
-  name text not null unique,
-  token text not null,
-  status text not null default 'creating'
-    check (status in ('creating', 'disconnected', 'connecting', 'connected', 'error')),
-  webhook_url text,
-  qr_code text,
-  qr_at timestamptz,
-  paired_at timestamptz,
-  phone_number text,
-  -- When a create was first claimed: from then on a worker reads back before it creates.
-  create_claimed_at timestamptz,
-  -- When it was taken over from the set-up before us: then its name is its subject's own, whatever it is.
-  imported_at timestamptz,
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
-);
-
--- What may be dispatched. Scope `step`: one row per queue, and the lock that serialises its dispatch.
+-- What may be tried. A gate passes or is closed; only a breaker is open.
 create table if not exists sluice.gate (
   scope text not null check (scope in ('workflow', 'step', 'host')),
   name text not null,
@@ -200,30 +224,20 @@ create table if not exists sluice.gate (
   constraint gate_breaker check ((breaker = 'closed') = (breaker_cause is null))
 );
 
--- When a gate was closed, and why: that time does not count towards the deadlines of the runs behind it.
-create table if not exists sluice.closure (
-  scope text not null,
+-- Time that does not count towards the deadlines of runs, whatever caused it: when a gate was closed (scope and name are the
+-- gate's), and when a step waited for its turn behind a limit (scope `run`, name is the run's id).
+create table if not exists sluice.closed_time (
+  scope text not null check (scope in ('workflow', 'step', 'host', 'run')),
   name text not null,
-  cause text not null check (cause in ('pause', 'hold', 'breaker')),
+  cause text not null check (cause in ('pause', 'hold', 'breaker', 'limit')),
   closed_at timestamptz not null,
-  opened_at timestamptz,
-  primary key (scope, name, cause, closed_at),
-  foreign key (scope, name) references sluice.gate on delete cascade
-);
-
--- When a step waited for its turn behind a rate or concurrency limit: that time does not count either. One row per step and
--- moment, written as the step is dispatched, or as the limit is taken away.
-create table if not exists sluice.wait (
-  run_id uuid not null references sluice.run (id) on delete cascade,
-  position smallint not null,
-  due_at timestamptz not null,
-  waited_until timestamptz not null,
-  primary key (run_id, position, due_at)
+  passed_at timestamptz,
+  primary key (scope, name, cause, closed_at)
 );
 
 -- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes. A gate that was not there was
 -- open.
-create or replace function sluice.note_closure()
+create or replace function sluice.note_closed_time()
 returns trigger
 language plpgsql
 set search_path = ''
@@ -241,61 +255,61 @@ begin
     where closed <> was_closed
   loop
     if changed.closed then
-      insert into sluice.closure (scope, name, cause, closed_at)
+      insert into sluice.closed_time (scope, name, cause, closed_at)
       values (new.scope, new.name, changed.cause, now())
       on conflict (scope, name, cause, closed_at) do update
-      set opened_at = null;
+      set passed_at = null;
     else
-      update sluice.closure
-      set opened_at = now()
+      update sluice.closed_time
+      set passed_at = now()
       where scope = new.scope
         and name = new.name
         and cause = changed.cause
-        and opened_at is null;
+        and passed_at is null;
     end if;
   end loop;
 
   if new.hold_until is null or new.hold_until > coalesce(old.hold_until, '-infinity') then
-    update sluice.closure
-    set opened_at = coalesce(new.hold_until, now())
+    update sluice.closed_time
+    set passed_at = coalesce(new.hold_until, now())
     where scope = new.scope
       and name = new.name
       and cause = 'hold'
-      and opened_at > now();
+      and passed_at > now();
     if not found and new.hold_until > now() then
-      insert into sluice.closure (scope, name, cause, closed_at, opened_at)
+      insert into sluice.closed_time (scope, name, cause, closed_at, passed_at)
       values (new.scope, new.name, 'hold', now(), new.hold_until)
       on conflict (scope, name, cause, closed_at) do update
-      set opened_at = excluded.opened_at;
+      set passed_at = excluded.passed_at;
     end if;
   end if;
 
-  delete from sluice.closure
+  delete from sluice.closed_time
   where scope = new.scope
     and name = new.name
-    and opened_at < now() - interval '90 days';
+    and passed_at < now() - interval '90 days';
   return null;
 end
 $$;
 revoke all
-  on function sluice.note_closure()
+  on function sluice.note_closed_time()
   from public;
 
-create or replace trigger note_closure
+create or replace trigger note_closed_time
   after update of paused_at, hold_until, breaker
   on sluice.gate
   for each row
   when (
     (old.paused_at, old.hold_until, old.breaker) is distinct from (new.paused_at, new.hold_until, new.breaker)
   )
-  execute function sluice.note_closure();
+  execute function sluice.note_closed_time();
 
-create or replace trigger note_closure_at_insert
+create or replace trigger note_closed_time_at_insert
   after insert
   on sluice.gate
   for each row
   when (new.paused_at is not null or new.hold_until is not null or new.breaker <> 'closed')
-  execute function sluice.note_closure();
+  execute function sluice.note_closed_time();
 
 -- Who waited behind the last limit that is taken away: from now on nothing says that there was one.
 create or replace function sluice.note_waits()
@@ -304,14 +318,14 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-  insert into sluice.wait (run_id, position, due_at, waited_until)
-  select run_id, position, due_at, now()
+  insert into sluice.closed_time (scope, name, cause, closed_at, passed_at)
+  select 'run', run_id, 'limit', due_at, now()
   from sluice.step
   where state = 'due'
     and due_at < now()
     and (new.scope = 'host' or name = new.name)
-  on conflict (run_id, position, due_at) do update
-  set waited_until = excluded.waited_until;
+  on conflict (scope, name, cause, closed_at) do update
+  set passed_at = excluded.passed_at;
   return null;
 end
 $$;
@@ -331,16 +345,34 @@ create or replace trigger note_waits
   )
   execute function sluice.note_waits();
 
--- Public rows that the user's schema refused or had locked: they are written again until they hold.
+-- Rows of the app that its schema refused or had locked: they are written again until they hold.
 create table if not exists sluice.projection_pending (
-  subject text primary key,
+  workflow text not null,
+  subject text not null,
+  run_id uuid not null,
   since timestamptz not null default now(),
   tried_at timestamptz not null default now(),
   tries integer not null default 1,
-  -- Intake took the pending queue row and could not write it: it is not taken again, and may be written over.
+  -- A source took the app's row and could not write it: it is not taken again, and may be written over.
   taken boolean not null default false,
-  error text not null
+  error text not null,
+  primary key (workflow, subject)
 );
+
+-- The inbox of sluice.start: somebody asks for a run. A row goes when it is taken; one that cannot be taken says why.
+create table if not exists sluice.request (
+  id bigint generated always as identity primary key,
+  workflow text not null,
+  subject text not null,
+  resource text,
+  input jsonb not null default '{}',
+  traceparent text,
+  requested_by text not null,
+  requested_at timestamptz not null default now(),
+  refused_at timestamptz,
+  error text
+);
+create index if not exists request_waiting on sluice.request (id) where refused_at is null;
 
 -- Which worker lives. Named after the worker's own name, which is new at every start.
 create table if not exists sluice.heartbeat (
@@ -352,18 +384,6 @@ create table if not exists sluice.heartbeat (
   note text
 );
 create index if not exists heartbeat_beat on sluice.heartbeat (beat_at);
-
--- The marks by which a wiped, restored or replaced Redis is known; the same stand in Redis. No epoch before the first
--- stamp.
-create table if not exists sluice.redis_mark (
-  only_row boolean primary key default true check (only_row),
-  epoch bigint,
-  beat bigint not null default 0,
-  beat_at timestamptz not null default now(),
-  server text,
-  lost_at timestamptz
-);
-insert into sluice.redis_mark default values on conflict do nothing;
 
 -- How the whole system stands, as the relays' metrics show it: whichever relay is asked takes it anew once it is some
 -- seconds old, the others read it here.

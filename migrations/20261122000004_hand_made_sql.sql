@@ -52,8 +52,9 @@ revoke all
   on function sluice.actor()
   from public;
 
--- Keeps who changed the row, passes a reset budget on, and wakes intake where something is pending. Each on its own,
--- caught: the person's statement never fails and never waits because of us.
+-- Keeps who changed the row, passes a reset budget on, lets an old row start that the adoption holds back, and wakes intake
+-- where something is pending. Each on its own, caught: the person's statement never fails and never waits because of us. No
+-- handler reads the row: it may be what is at fault.
 create or replace function sluice.take_command()
 returns trigger
 language plpgsql
@@ -62,9 +63,10 @@ set search_path = ''
 set lock_timeout = '50ms'
 as $$
 declare
-  subject constant uuid := coalesce(new.user_id, old.user_id);
+  subject uuid;
 begin
   begin
+    subject := coalesce(new.user_id, old.user_id);
     if tg_op = 'UPDATE' and old.retry_count > 0 and coalesce(new.retry_count, 0) = 0 then
       insert into sluice.budget_reset (subject)
       values (subject);
@@ -72,6 +74,15 @@ begin
   exception
     when others then
       raise warning 'sluice: the budget of user % was not reset, set retry_count to 0 again: %', subject, sqlerrm;
+  end;
+
+  begin
+    if tg_op <> 'DELETE' and new.status = 'pending' then
+      perform sluice.release_adopted(subject);
+    end if;
+  exception
+    when others then
+      raise warning 'sluice: the old row of user % is still held back, see `sluice adopt status`: %', subject, sqlerrm;
   end;
 
   begin
@@ -115,22 +126,34 @@ revoke all
   on function sluice.take_command()
   from public;
 
-do $$
-begin
-  if exists (
-    select
-    from pg_catalog.pg_trigger
-    where tgrelid = 'public.evolution_instance_creation_queue'::regclass
-      and tgname = 'sluice_take_command'
-  ) then
-    return;
-  end if;
-
-  set local lock_timeout = '500ms';
-  create trigger sluice_take_command
-    after insert or update or delete on public.evolution_instance_creation_queue
-    for each row
-    when (current_setting('sluice.projecting', true) is distinct from 'on')
-    execute function sluice.take_command();
-end
-$$;
+-- The trigger that calls it, and whether it is there.
+create or replace function sluice.wanted_commands()
+returns table (rank integer, item text, present boolean, change text, without text, mend text)
+language sql
+stable
+set search_path = ''
+as $function$
+  select
+    30,
+    'trigger sluice_take_command on public.evolution_instance_creation_queue',
+    exists (
+      select
+      from pg_catalog.pg_trigger
+      where tgrelid = queue.relation
+        and tgname = 'sluice_take_command'
+    ),
+    format(
+      $change$
+        create trigger sluice_take_command
+          after insert or update or delete on %s
+          for each row
+          when (current_setting('sluice.projecting', true) is distinct from 'on')
+          execute function sluice.take_command()
+      $change$,
+      queue.relation
+    ),
+    'it is not kept who changes the queue by hand, and retry_count = 0 resets nothing',
+    'create it as the table''s owner'
+  from (select to_regclass('public.evolution_instance_creation_queue') as relation) as queue
+  where queue.relation is not null
+$function$;

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sluice::{
-    cli,
+    Program, cli,
     config::{AllOptions, RelayOptions, WorkerOptions},
-    process,
+    process, whatsapp,
 };
 
 /// A durable workflow engine on Postgres and Redis: every user who signs up gets a ready WhatsApp instance.
@@ -23,11 +23,13 @@ enum Role {
     /// Bring the database's schema up to date; safe to run again, and beside `supabase db push`
     Migrate(cli::migrate::Options),
     /// Move sign-ups into runs, due steps into Redis, and what a dead worker held back; any number side by side
-    Relay(RelayOptions),
+    Relay(Box<Relay>),
     /// Run steps against the Evolution API; any number side by side
-    Worker(WorkerOptions),
+    Worker(Box<Worker>),
     /// Every role in one process
-    All(Box<AllOptions>),
+    All(Box<All>),
+    /// What stood in the database before Sluice: status, start, leave, allow
+    Adopt(cli::adopt::Options),
     /// What needs a person: list, show, retry, discard
     DeadLetters(cli::dead_letters::Options),
     /// Executions of workflows: list, show, cancel, export
@@ -36,14 +38,47 @@ enum Role {
     Queue(cli::queue::Options),
 }
 
+#[derive(clap::Args)]
+struct Relay {
+    #[command(flatten)]
+    engine: RelayOptions,
+    #[command(flatten)]
+    product: whatsapp::DefinitionOptions,
+}
+
+#[derive(clap::Args)]
+struct Worker {
+    #[command(flatten)]
+    engine: WorkerOptions,
+    #[command(flatten)]
+    product: whatsapp::WorkflowOptions,
+}
+
+#[derive(clap::Args)]
+struct All {
+    #[command(flatten)]
+    engine: AllOptions,
+    #[command(flatten)]
+    product: whatsapp::WorkflowOptions,
+}
+
 fn main() -> ExitCode {
     match cli::parse::<Cli>().role {
         Role::Migrate(options) => cli::migrate::run(options),
-        Role::Relay(options) => process::serve("relay", options.parse(), process::relay),
-        Role::Worker(options) => process::serve("worker", options.parse(), process::worker),
-        Role::All(options) => process::serve("all", options.parse(), process::all),
+        Role::Relay(options) => defining(options.product).relay(&options.engine),
+        Role::Worker(options) => running(options.product).worker(&options.engine),
+        Role::All(options) => running(options.product).all(&options.engine),
+        Role::Adopt(options) => cli::adopt::run(options),
         Role::DeadLetters(options) => cli::dead_letters::run(options),
         Role::Runs(options) => cli::runs::run(options),
         Role::Queue(options) => cli::queue::run(options),
     }
+}
+
+fn defining(product: whatsapp::DefinitionOptions) -> Program {
+    Program::default().adding(move |catalog, _, faults| product.add_to(catalog, faults))
+}
+
+fn running(product: whatsapp::WorkflowOptions) -> Program {
+    Program::default().adding(move |catalog, vitals, faults| product.add_to(catalog, vitals, faults))
 }

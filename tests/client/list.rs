@@ -1,7 +1,7 @@
 //! The list of every instance: longer than memory, and never mistaken for a short one.
 
 use futures::{StreamExt, TryStreamExt};
-use workflows::evolution::Listed;
+use workflows::whatsapp::evolution::Listed;
 
 use super::*;
 
@@ -63,9 +63,12 @@ async fn what_is_no_whole_list_is_never_a_short_one() {
         let error = listed(unmeasured(body)).await.unwrap_err();
         assert!(matches!(error.kind, ErrorKind::NoAnswer(_)), "{body}: {error}");
     }
-    for body in
-        ["<html>token-1</html>", r#"{"error":true,"message":"token-1"}"#, "[] token-1", r#"[{"id":"token-1"}]"#, "null"]
-    {
+    for body in ["<html>token-1</html>", "[] token-1"] {
+        let error = listed(unmeasured(body)).await.unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Foreign { status: 200, .. }), "{body}: {error}");
+        assert!(!error.to_string().contains("token-1"), "{error}");
+    }
+    for body in [r#"{"error":true,"message":"token-1"}"#, r#"[{"id":"token-1"}]"#, "null"] {
         let error = listed(unmeasured(body)).await.unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Unreadable { status: 200, .. }), "{body}: {error}");
         assert!(!error.to_string().contains("token-1"), "{error}");
@@ -86,4 +89,54 @@ async fn a_refused_list_says_why() {
     let error = listed(json(401, refusal)).await.unwrap_err();
 
     assert_eq!(error.to_string(), "GET /instance/fetchInstances answered 401: Unauthorized");
+}
+
+#[tokio::test]
+async fn those_who_ask_at_one_moment_share_a_list_and_nobody_gets_an_older_one() {
+    let list = |name: &str| json(200, &format!(r#"[{{"name":"{name}","token":"t-1"}}]"#));
+    let server = Server::start([list("user_1"), list("user_2"), list("user_3")]).await;
+    let client = client(&server);
+
+    // The first begins a list; those who ask meanwhile wait for the next one, which is begun after they asked.
+    let asked = (0..8).map(|_| client.roster());
+    let rosters = futures::future::try_join_all(asked).await.unwrap();
+    let later = client.roster().await.unwrap();
+
+    assert!(rosters[0].get(&name("user_1")).is_some());
+    assert!(rosters[1..].iter().all(|roster| roster.get(&name("user_2")).is_some()));
+    assert!(later.get(&name("user_3")).is_some());
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn who_leaves_while_its_list_comes_takes_it_from_nobody() {
+    let list = json(200, r#"[{"name":"user_1","token":"t-1"}]"#);
+    let server = Server::start([Act::Hang, list]).await;
+    let client = client(&server);
+    let leaves = tokio::spawn({
+        let client = client.clone();
+        async move { client.roster().await.map(drop) }
+    });
+    let begun = tests::servers::until(SECONDS, async || (server.requests().len() == 1).then_some(())).await;
+    assert!(begun.is_some());
+    let (waits, client) = (client.clone(), client);
+    let waits = tokio::spawn(async move { waits.roster().await });
+
+    leaves.abort();
+
+    let roster = tokio::time::timeout(SECONDS, waits).await.unwrap().unwrap().unwrap();
+    assert!(roster.get(&name("user_1")).is_some());
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_list_that_fails_fails_for_all_who_share_it() {
+    let away = r#"{"response":{"message":"the database system is starting up"}}"#;
+    let server = Server::start([json(500, away), json(500, away)]).await;
+    let client = client(&server);
+
+    let answers = futures::future::join_all((0..5).map(|_| client.roster())).await;
+
+    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|error| error.call == Call::Roster)));
+    assert_eq!(server.requests().len(), 2);
 }

@@ -13,15 +13,18 @@ use serde_json::{Value, json as value};
 use server::{Act, Server, json, with_headers};
 use sluice::evolution::{Client, Options, Timeouts};
 use workflows::{
-    evolution::{
-        ApiError, ApiState, Call, Connect, ErrorKind, Event, Evolution, RetryAfter, Webhook,
-        classify::{Verdict, classify},
-    },
-    ids::InstanceName,
     secret::Secret,
+    whatsapp::{
+        evolution::{
+            ApiError, ApiState, Call, Connect, ErrorKind, Event, Evolution, Own, RetryAfter, Webhook,
+            classify::{Verdict, classify},
+        },
+        names::InstanceName,
+    },
 };
 
 const KEY: &str = "global-key-1";
+const SECONDS: Duration = Duration::from_secs(5);
 
 fn options(url: &str) -> Options {
     Options { base_url: url.to_owned(), key: Secret::new(KEY), timeouts: Timeouts::default() }
@@ -78,15 +81,23 @@ async fn a_name_is_encoded_in_the_path_and_in_the_filter_only() {
         json(200, r#"{"count":0}"#),
         json(200, "null"),
         json(200, r#"{"status":"SUCCESS","error":false}"#),
+        json(200, r#"[{"name":"../a b?x=1&é","token":"own-token-1"}]"#),
+        json(200, "null"),
+        json(201, r#"{"settings":{}}"#),
+        json(200, r#"{"status":"SUCCESS","error":false}"#),
     ])
     .await;
     let client = Client::new(options(&format!("{}/behind/a/prefix/", server.url()))).unwrap();
 
     client.fetch(&odd).await.unwrap().unwrap();
     assert_eq!(client.connection_state(&odd).await.unwrap(), Some(ApiState::Open));
-    assert_eq!(client.connect(&odd).await.unwrap(), Connect::NotYet);
+    assert_eq!(client.connect(&odd, SECONDS).await.unwrap(), Connect::NotYet);
     assert_eq!(client.find_webhook(&odd).await.unwrap(), None);
     client.delete(&odd, &token()).await.unwrap();
+    assert!(matches!(client.fetch_own(&odd, &token()).await.unwrap(), Own::Loaded(_)));
+    assert!(!client.has_settings(&odd).await.unwrap());
+    client.set_settings(&odd).await.unwrap();
+    client.discard(&odd).await.unwrap();
 
     let lines: Vec<_> = server.requests().iter().map(|request| head(request)[0].clone()).collect();
     assert_eq!(
@@ -97,10 +108,15 @@ async fn a_name_is_encoded_in_the_path_and_in_the_filter_only() {
             format!("get /behind/a/prefix/instance/connect/{encoded} http/1.1"),
             format!("get /behind/a/prefix/webhook/find/{encoded} http/1.1"),
             format!("delete /behind/a/prefix/instance/delete/{encoded} http/1.1"),
+            format!("get /behind/a/prefix/instance/fetchinstances?instancename={encoded} http/1.1"),
+            format!("get /behind/a/prefix/settings/find/{encoded} http/1.1"),
+            format!("post /behind/a/prefix/settings/set/{encoded} http/1.1"),
+            format!("delete /behind/a/prefix/instance/delete/{encoded} http/1.1"),
         ]
     );
     let keys: Vec<_> = server.requests().iter().map(|request| request.contains("global-key-1")).collect();
-    assert_eq!(keys, [true, true, true, true, false], "a delete carries the instance's own token only");
+    let all = [true, true, true, true, false, false, true, true, true];
+    assert_eq!(keys, all, "a delete and the question by the own token carry that token only");
 }
 
 #[tokio::test]
@@ -145,8 +161,31 @@ async fn a_redirect_is_not_followed() {
 
     assert_eq!(error.status(), Some(307));
     assert_eq!(classify(&error, &name("user_1")), Verdict::ReadBack);
-    assert!(error.to_string().contains("the base URL is not the API's own"), "{error}");
+    assert!(error.to_string().contains("not the Evolution API: a redirect, which is not followed"), "{error}");
     assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn the_version_and_the_database_are_asked_with_one_question_each() {
+    let nobody = r#"{"response":{"message":["Instance \"00000000-0000-0000-0000-000000000000\" not found"]}}"#;
+    let server = Server::start([json(200, r#"{"status":200,"version":"2.3.7"}"#), json(404, nobody)]).await;
+    let client = client(&server);
+
+    assert_eq!(client.version().await.unwrap().to_string(), "2.3.7");
+    client.database().await.unwrap();
+
+    let lines: Vec<_> = server.requests().iter().map(|request| head(request)[0].clone()).collect();
+    let nil = "00000000-0000-0000-0000-000000000000";
+    assert_eq!(lines, ["get / http/1.1", &format!("get /instance/fetchinstances?instanceid={nil} http/1.1")]);
+}
+
+#[tokio::test]
+async fn a_question_for_a_code_ends_when_its_own_time_is_over() {
+    let server = Server::start([Act::Hang]).await;
+
+    let error = client(&server).connect(&name("user_1"), Duration::from_millis(60)).await.unwrap_err();
+
+    assert_eq!(error.kind, ErrorKind::NoAnswer("none within 60ms".into()));
 }
 
 #[tokio::test]
@@ -199,13 +238,13 @@ async fn a_body_without_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_is_unreadable() {
+async fn an_answer_without_a_body_is_not_the_apis() {
     for status in [204, 304] {
         let server = Server::start([with_headers(status, "", "")]).await;
 
         let error = client(&server).verify_creds().await.unwrap_err();
 
-        assert!(matches!(error.kind, ErrorKind::Unreadable { .. }), "{error}");
+        assert!(matches!(error.kind, ErrorKind::Foreign { .. }), "{error}");
         assert_eq!(error.status(), Some(status));
     }
 }

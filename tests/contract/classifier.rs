@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 use workflows::{
-    evolution::{
-        ApiError, Call, Connect, ErrorKind,
-        answer::{self, Response},
-        classify::{classify, host_signal},
-        redact::Redaction,
-    },
-    ids::InstanceName,
     secret::Secret,
+    whatsapp::{
+        evolution::{
+            ApiError, Call, Connect, ErrorKind, Own,
+            answer::{self, Response},
+            classify::{classify, host_signal},
+            redact::Redaction,
+        },
+        names::InstanceName,
+    },
 };
 
 const RECORDED: &str = include_str!("contract.jsonl");
@@ -71,14 +73,14 @@ fn every_recorded_answer_is_judged_as_the_table_of_verdicts_says() {
 }
 
 const SUMS: [(&str, usize); 8] = [
-    ("a list that is not filtered by name", 13),
+    ("a list that is not filtered by name", 3),
     ("a measured series, not an exchange", 54),
-    ("a method that we do not use on this route", 5),
+    ("a method that we do not use on this route", 6),
     ("a name that no instance of ours can have", 15),
     ("a query that we never send", 6),
-    ("a refused instance token where we send the global key", 6),
-    ("another route", 43),
-    ("judged", 308),
+    ("a refused instance token where we send the global key", 5),
+    ("another route", 36),
+    ("judged", 325),
 ];
 
 fn records() -> impl Iterator<Item = Record> {
@@ -100,27 +102,36 @@ fn place(record: &Record) -> Place {
         ["instance", "connect", _] => (Call::Connect, "GET"),
         ["webhook", "set", _] => (Call::SetWebhook, "POST"),
         ["webhook", "find", _] => (Call::FindWebhook, "GET"),
+        ["settings", "find", _] => (Call::FindSettings, "GET"),
         ["instance", "delete", _] => (Call::Delete, "DELETE"),
         ["verify-creds"] => (Call::VerifyCreds, "POST"),
+        [""] => (Call::Version, "GET"),
         _ => return Place::Elsewhere,
     };
     if method != ours {
         return Place::Skipped("a method that we do not use on this route");
     }
-    if call == Call::Fetch && !query.starts_with("instanceName=") {
-        return Place::Skipped("a list that is not filtered by name");
-    }
-    if call != Call::Fetch && !query.is_empty() {
+    let (key, refused) = (text("/headers/apikey"), record.response.get("status") == Some(&Value::from(401)));
+    let owned = key.contains("TOKEN");
+    let call = match call {
+        Call::Fetch if query.starts_with("instanceName=") && owned => Call::FetchOwn,
+        Call::Fetch if query.starts_with("instanceId=") && !owned => Call::Database,
+        Call::Fetch if query.is_empty() && !owned => Call::Roster,
+        Call::Fetch if !query.starts_with("instanceName=") => {
+            return Place::Skipped("a list that is not filtered by name");
+        }
+        other => other,
+    };
+    if !matches!(call, Call::Fetch | Call::FetchOwn | Call::Database) && !query.is_empty() {
         return Place::Skipped("a query that we never send");
     }
-    let (key, refused) = (text("/headers/apikey"), record.response.get("status") == Some(&Value::from(401)));
-    if call != Call::Delete && refused && key.contains("TOKEN") {
+    if !matches!(call, Call::Delete | Call::FetchOwn) && refused && owned {
         return Place::Skipped("a refused instance token where we send the global key");
     }
     let sent = match call {
         Call::Create => name_in(record.request.get("body").unwrap_or(&Value::Null)),
-        Call::Fetch => Some(decoded(&query["instanceName=".len()..])),
-        Call::VerifyCreds => None,
+        Call::Fetch | Call::FetchOwn => Some(decoded(&query["instanceName=".len()..])),
+        Call::VerifyCreds | Call::Version | Call::Roster | Call::Database => None,
         _ => segments.get(2).map(|name| decoded(name)),
     };
     let name = match sent.as_deref().map(str::parse::<InstanceName>) {
@@ -182,7 +193,18 @@ fn read(call: Call, record: &Record, name: &InstanceName) -> Result<String, Erro
             Some(webhook) => format!("{} events, {} headers", webhook.events.len(), webhook.headers.len()),
             None => "no webhook".to_owned(),
         }),
-        Call::Delete | Call::VerifyCreds => answer::done(&response, &redaction).map(|()| "done".to_owned()),
+        Call::FetchOwn => answer::own(&response, name, &redaction).map(|own| match own {
+            Own::Loaded(_) => "loaded".to_owned(),
+            other => format!("{other:?}"),
+        }),
+        Call::Roster => answer::roster(&response, &redaction).map(|roster| format!("{} instances", roster.len())),
+        Call::FindSettings => answer::has_settings(&response, &redaction)
+            .map(|there| if there { "settings" } else { "no settings" }.to_owned()),
+        Call::Version => answer::version(&response, &redaction).map(|version| version.to_string()),
+        Call::Database => answer::database(&response, &redaction).map(|()| "its database answers".to_owned()),
+        Call::Delete | Call::Discard | Call::SetSettings | Call::VerifyCreds => {
+            answer::done(&response, &redaction).map(|()| "done".to_owned())
+        }
     }
 }
 

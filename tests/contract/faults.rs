@@ -139,9 +139,13 @@ fn retry_after_comes_in_seconds_or_as_a_date_after_the_servers_own() {
 
 #[test]
 fn an_outage_refuses_hangs_or_errs_for_every_route() {
-    for (outage, hit) in
-        [(Outage::Refuse, Hit::OutageRefuse), (Outage::Hang, Hit::OutageHang), (Outage::Error(503), Hit::OutageError)]
-    {
+    for (outage, hit) in [
+        (Outage::Refuse, Hit::OutageRefuse),
+        (Outage::Hang, Hit::OutageHang),
+        (Outage::Error(503), Hit::OutageError),
+        (Outage::Page(404), Hit::OutagePage),
+        (Outage::Unlicensed, Hit::OutageUnlicensed),
+    ] {
         let mut world = World::new(Config::default(), 1);
         world.faults_mut().outage = Some(outage);
 
@@ -150,7 +154,8 @@ fn an_outage_refuses_hangs_or_errs_for_every_route() {
         match outage {
             Outage::Refuse => assert_eq!(answer, Some(Answer::Dropped)),
             Outage::Hang => assert_eq!(answer, None),
-            Outage::Error(expected) => assert_eq!(status(answer.as_ref()), Some(expected)),
+            Outage::Error(expected) | Outage::Page(expected) => assert_eq!(status(answer.as_ref()), Some(expected)),
+            Outage::Unlicensed => assert_eq!(status(answer.as_ref()), Some(503)),
         }
         assert!(world.instance("user_1").is_none());
         assert_eq!(world.journal().hit_count(hit), 1);

@@ -9,3 +9,4 @@ mod races;
 mod replay;
 mod series;
 mod server;
+mod steps;

@@ -271,3 +271,129 @@ fn a_body_over_the_limit_is_413() {
     assert_eq!(answer.status, 413);
     assert_eq!(answer.value()["response"]["message"], "request entity too large");
 }
+
+#[test]
+fn with_the_cache_of_instances_a_name_that_is_not_loaded_seems_free() {
+    let mut world = World::new(Config { save_instances: true, ..Config::default() }, 11);
+    world.plant(Duration::ZERO, Planted::new("old", "t"));
+    world.restart(Duration::ZERO, Duration::from_secs(1));
+    world.advance(Duration::from_millis(1_010));
+
+    let state = ask(&mut world, get("/instance/connectionState/old"));
+    let found = ask(&mut world, get("/webhook/find/old"));
+    let fetched = ask(&mut world, get("/instance/fetchInstances?instanceName=old"));
+    let own = ask(&mut world, Request::get("/instance/fetchInstances?instanceName=old").key("t"));
+    let stranger = ask(&mut world, Request::get("/instance/fetchInstances?instanceName=old").key("another"));
+    let listed = ask(&mut world, get("/instance/fetchInstances"));
+    let deleted = ask(&mut world, Request::delete("/instance/delete/old").key(KEY));
+    let created = ask(&mut world, create("old", "t"));
+    settle(&mut world);
+
+    assert_eq!([&state, &found, &fetched, &own, &deleted].map(|answer| answer.status), [404; 5]);
+    assert_eq!((stranger.status, listed.value().as_array().map(Vec::len)), (401, Some(1)));
+    assert_eq!(created.status, 400);
+    assert!(created.value().to_string().contains("Setting_instanceId_fkey"));
+    assert!(world.instance("old").is_none());
+    assert!(world.journal().destroyed().any(|one| one.by == Destroyer::FailedCreate && one.answered_201));
+    assert_eq!(world.journal().hit_count(Hit::NotLoadedHidden), 4);
+}
+
+#[test]
+fn a_right_token_is_refused_while_the_database_is_away_and_the_list_says_so() {
+    let mut world = fresh(12);
+    world.plant(Duration::ZERO, Planted::new("old", "t"));
+    world.faults_mut().database = Database::Restarting;
+
+    let own = ask(&mut world, Request::get("/instance/fetchInstances?instanceName=old").key("t"));
+    let listed = ask(&mut world, get("/instance/fetchInstances"));
+    let by_id = ask(&mut world, get("/instance/fetchInstances?instanceId=00000000-0000-0000-0000-000000000000"));
+    let settings = ask(&mut world, get("/settings/find/old"));
+
+    assert_eq!((own.status, listed.status, by_id.status), (401, 500, 500));
+    assert_eq!((settings.status, settings.value()), (200, &Value::Null));
+}
+
+#[test]
+fn a_database_that_restarts_in_a_create_leaves_phantoms_and_rows_without_memory() {
+    let (mut phantoms, mut unloaded) = (0, 0);
+    for seed in 0..ROUNDS {
+        let mut world = fresh(seed);
+        for number in 0..12 {
+            world.begin(Duration::ZERO, create(&format!("user_{number}"), "t"));
+        }
+        world.advance(Duration::from_millis(40));
+        // All connections, or some of them.
+        let cut = if seed % 2 == 0 { Database::Restarting } else { Database::Flapping(0.4) };
+        world.faults_mut().database = cut;
+        world.advance(Duration::from_millis(110));
+        world.faults_mut().database = Database::Up;
+        settle(&mut world);
+        for number in 0..12 {
+            let name = format!("user_{number}");
+            let fetched = ask(&mut world, get(&format!("/instance/fetchInstances?instanceName={name}")));
+            let state = ask(&mut world, get(&format!("/instance/connectionState/{name}")));
+            match (fetched.status, state.status, world.instance(&name)) {
+                (200, 200, None) => {
+                    assert_eq!((fetched.value(), &state.value()["instance"]["state"]), (&json!([]), &json!("close")));
+                    assert_eq!(ask(&mut world, create(&name, "t")).status, 403);
+                    let deleted = ask(&mut world, Request::delete(format!("/instance/delete/{name}")).key(KEY));
+                    settle(&mut world);
+                    assert_eq!((deleted.status, ask(&mut world, create(&name, "t")).status), (200, 201));
+                    phantoms += 1;
+                }
+                (404, 200, Some(row)) => {
+                    assert_eq!(row.state, None);
+                    assert_eq!(ask(&mut world, create(&name, "t")).status, 403);
+                    unloaded += 1;
+                }
+                (200, 200, Some(_)) | (404, 404, None) => {}
+                other => panic!("seed {seed}: {other:?}"),
+            }
+        }
+    }
+    assert!(phantoms > 10 && unloaded > 0, "{phantoms} phantoms, {unloaded} rows without memory");
+}
+
+#[test]
+fn settings_can_be_set_and_are_null_where_there_are_none() {
+    let mut world = fresh(13);
+    world.plant(Duration::ZERO, Planted { settings: false, ..Planted::new("half", "t") });
+    let set = |body: Value| Request::post("/settings/set/half").key(KEY).json(body);
+    let whole = workflows::whatsapp::evolution::default_settings();
+
+    let before = ask(&mut world, get("/settings/find/half"));
+    let refused = ask(&mut world, set(json!({"rejectCall": false})));
+    let stored = ask(&mut world, set(whole.clone()));
+    let after = ask(&mut world, get("/settings/find/half"));
+    world.unload(Duration::from_secs(60), "half");
+    let unloaded = ask(&mut world, set(whole.clone()));
+
+    assert_eq!((before.value(), refused.status, stored.status), (&Value::Null, 400, 201));
+    assert_eq!(after.value(), &whole);
+    assert_eq!(unloaded.status, 500);
+    assert!(unloaded.value().to_string().contains("reading 'setSettings'"));
+}
+
+#[test]
+fn a_later_version_connects_after_a_restart_only_what_was_connected() {
+    for (version, state) in [("2.3.6", "connecting"), ("2.3.7", "close")] {
+        let mut world = World::new(Config { version: version.to_owned(), ..Config::default() }, 14);
+        world.plant(Duration::ZERO, Planted::new("closed", "t"));
+        world.restart(Duration::ZERO, Duration::from_secs(1));
+        world.advance(Duration::from_secs(10));
+
+        assert_eq!(ask(&mut world, get("/instance/connectionState/closed")).value()["instance"]["state"], state);
+        assert_eq!(ask(&mut world, get("/")).value()["version"], version);
+    }
+}
+
+#[test]
+fn a_server_of_the_first_version_takes_a_create_and_refuses_its_webhook() {
+    let mut world = World::new(Config { version: "1.8.6".to_owned(), ..Config::default() }, 15);
+
+    let created = ask(&mut world, create("old", "t"));
+    let set = ask(&mut world, set_webhook("old"));
+
+    assert_eq!((created.status, set.status), (201, 400));
+    assert_eq!(set.value()["response"]["message"][0][0], "instance requires property \"url\"");
+}

@@ -109,7 +109,7 @@ async fn the_roles_of_the_api_reach_nothing_private_and_call_no_function_of_ours
         cross join pg_roles as role
         where role.rolname in ('anon', 'authenticated', 'service_role')
           and relation.relnamespace = 'sluice'::regnamespace
-          and relation.relkind = 'r'
+          and relation.relkind in ('r', 'v')
           and has_table_privilege(role.oid, relation.oid, 'select, insert, update, delete')";
     assert_eq!(owner.all::<String>(readable).await, [""; 0]);
 

@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use clap::{Args, CommandFactory, Parser};
 use sluice::{
-    config::{All, AllOptions, Config},
-    ledger::postgres::Pooling,
+    config::{All, AllOptions, Config, Faults},
+    database::Pooling,
+    telemetry::Vitals,
+    whatsapp::WorkflowOptions,
 };
+use workflows::workflow::Catalog;
 
 use crate::program::{run, said};
 
@@ -25,7 +28,9 @@ const COLLECTOR: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collecto
 #[derive(Parser)]
 struct Program {
     #[command(flatten)]
-    options: AllOptions,
+    product: WorkflowOptions,
+    #[command(flatten)]
+    engine: AllOptions,
 }
 
 /// The settings of `sluice all` from what it needs and `more`.
@@ -40,7 +45,9 @@ fn configured(more: &[(&str, &str)]) -> Config<All> {
         .iter()
         .flat_map(|(name, value)| [format!("--{}", name.to_ascii_lowercase().replace('_', "-")), (*value).to_owned()]);
     let program = Program::parse_from(std::iter::once("sluice".to_owned()).chain(flags));
-    program.options.parse().unwrap()
+    let mut faults = Faults::default();
+    let catalog = program.product.add_to(Catalog::default(), &Vitals::new("all"), &mut faults);
+    program.engine.parse(&catalog, faults).map_err(|faults| faults.to_string()).unwrap()
 }
 
 /// The lines that `sluice all` refuses to start with, given what it needs and `more`.
@@ -227,8 +234,9 @@ fn the_defaults_are_those_of_the_design() {
     let host = Some("evolution.example.com:8080");
     assert_eq!(relay.ledger.database.pooling, Pooling::Session);
     assert!(relay.listen.is_some());
-    assert_eq!((relay.settings.batch, relay.settings.high_water), (200, 1000));
-    assert_eq!((relay.settings.host.as_deref(), worker.settings.host.as_deref()), (host, host));
+    assert_eq!((relay.settings.batch, relay.queue.high_water), (200, 1000));
+    assert!(workflow.steps.iter().all(|step| step.host.as_deref() == host));
+    assert!(worker.catalog.probe(host.unwrap()).is_some());
     assert_eq!(worker.settings.concurrency.get(), 50);
     assert_eq!(worker.settings.grace, Duration::from_secs(25));
     assert_eq!(step.retry, workflows::policy::Retry::default());
@@ -280,7 +288,7 @@ fn no_secret_is_printed_with_the_settings() {
 
 /// Every variable of the program, and its default.
 fn variables() -> BTreeMap<String, Option<String>> {
-    let command = AllOptions::augment_args(clap::Command::new("all"));
+    let command = Program::command();
     let variables = command.get_arguments().filter_map(|argument| {
         let default = argument.get_default_values().first().map(|value| value.to_str().unwrap().to_owned());
         Some((argument.get_env()?.to_str()?.to_owned(), default))

@@ -109,6 +109,8 @@ async fn pending_by_hand_wakes_intake_and_nothing_else_does() {
     let pool = sqlx::PgPool::connect_with(app.options()).await.unwrap();
     let mut listener = PgListener::connect_with(&pool).await.unwrap();
     listener.listen("sluice_intake").await.unwrap();
+    let mut relay = app.login("sluice_runtime").await;
+    relay.run("select pg_advisory_lock_shared(7318, 1)").await;
 
     owner.run(&format!("update {QUEUE} set status = 'failed' where user_id = '{}'", existing_user(8))).await;
     owner.run(&format!("delete from {QUEUE} where user_id = '{}'", existing_user(12))).await;
@@ -189,7 +191,7 @@ async fn a_gate_that_is_put_in_closed_counts_as_closed_until_it_is_opened() {
         .await;
 
     let closures =
-        "select name || ' ' || cause || ' ' || coalesce(opened_at > now(), true) from sluice.closure order by 1";
+        "select name || ' ' || cause || ' ' || coalesce(passed_at > now(), true) from sluice.closed_time order by 1";
     let closed: Vec<String> = owner.all(closures).await;
     assert_eq!(closed, ["broken breaker true", "held hold true", "paused pause true"]);
     owner

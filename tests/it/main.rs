@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod adoption;
 mod app;
 mod cli;
 mod clocks;
@@ -19,6 +20,7 @@ mod odd_databases;
 mod pooler;
 mod processes;
 mod program;
+mod promises;
 mod queue;
 mod retention;
 mod secrets_in_logs;

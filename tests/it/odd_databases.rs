@@ -199,10 +199,11 @@ async fn instances_without_a_moment_or_with_an_unknown_status_are_adopted_with_n
     app.migrate().await;
     app.migrate().await;
 
-    let mut adopted: Vec<String> =
-        owner.all("select concat_ws(' ', name, token, status, imported_at is not null) from sluice.instance").await;
+    let mut adopted: Vec<String> = owner
+        .all("select concat_ws(' ', name, secret, memory ->> 'status', memory ->> 'imported') from sluice.resource")
+        .await;
     adopted.sort();
-    let mut expected = users.map(|user| format!("user_{user} token-of-{user} creating t"));
+    let mut expected = users.map(|user| format!("user_{user} token-of-{user} creating true"));
     expected.sort();
     assert_eq!(adopted, expected);
 }

@@ -29,12 +29,12 @@ pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn printed(output: &Output) -> String {
+pub fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The address of an app's database, for its owner (who is no superuser) where Supabase has one.
-fn url_of(app: &App) -> String {
+pub fn url_of(app: &App) -> String {
     let mut url = app.options().to_url_lossy();
     url.query_pairs_mut().clear().append_pair("options", "-c role=app_postgres");
     url.to_string()

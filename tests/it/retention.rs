@@ -2,13 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::{
-    self,
-    postgres::{Pooling, Postgres},
-};
+use sluice::{database::Pooling, ledger::postgres::Postgres};
 use sqlx::postgres::PgPoolOptions;
-use uuid::Uuid;
-use workflows::{definition::Registry, ids::RunId, secret::Secret};
+use workflows::definition::Registry;
 
 use crate::app::App;
 
@@ -23,6 +19,13 @@ const RUNS: &str = "
       ('succeeded', '1 minute')) as runs (state, age);
     insert into sluice.dead_letter (run_id, position, step, reason)
     select id, 0, 's', 'permanent_error' from sluice.run where state = 'dead';
+    insert into sluice.dead_letter (run_id, position, step, reason, resolved_at, resolution)
+    select id, 0, 's', 'permanent_error', now(), 'discarded' from sluice.run where state = 'cancelled';
+    insert into sluice.step (run_id, position, name) select id, 0, 's' from sluice.run;
+    insert into sluice.attempt (run_id, position, step, token, worker, started_at, outcome)
+    select id, 0, 's', 1, 'w', now(), 'succeeded' from sluice.run;
+    insert into sluice.closed_time (scope, name, cause, closed_at, passed_at)
+    select 'run', id, 'limit', now(), now() from sluice.run;
     insert into sluice.event (run_id, sequence, routing_key, payload, published_at)
     select id, sequence, 'w.ended', '{}', case when sequence = 1 then now() - interval '40 days' end
     from sluice.run, generate_series(1, 2) as sequence where state = 'cancelled';
@@ -54,6 +57,12 @@ async fn what_ended_well_long_ago_goes_and_what_needs_a_person_stays() {
         )
         .await;
     assert_eq!(rest, "1 2 new b");
+    for child in ["step", "attempt", "dead_letter"] {
+        let orphans = format!("select count(*) from sluice.{child} where run_id not in (select id from sluice.run)");
+        assert_eq!(session.one::<i64>(&orphans).await, 0, "{child}");
+    }
+    let runs = "select count(*) from sluice.closed_time";
+    assert_eq!(session.one::<i64>(runs).await, 3);
 }
 
 #[tokio::test]
@@ -76,11 +85,5 @@ async fn one_round_deletes_no_more_than_a_batch() {
 
 async fn ledger_of(app: &App) -> Postgres {
     let pool = PgPoolOptions::new().max_connections(1).connect_with(app.options()).await.unwrap();
-    let setup = ledger::Setup {
-        registry: Arc::new(Registry::default()),
-        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
-        draw_token: Arc::new(|| Secret::new("unused")),
-        on_sign_up: "provision-instance".parse().unwrap(),
-    };
-    Postgres::new(pool, Pooling::Session, setup)
+    Postgres::new(pool, Pooling::Session, Arc::new(Registry::default()))
 }

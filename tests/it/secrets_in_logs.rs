@@ -47,8 +47,8 @@ async fn a_role_that_logs_everything_logs_no_secret() {
     for level in ["TRACE", "DEBUG", "INFO"] {
         assert!(log.contains(&format!(r#""level":"{level}""#)), "nothing is logged at {level}");
     }
-    let token: String = session.one("select token from sluice.instance").await;
-    let code: String = session.one("select qr_code from sluice.instance").await;
+    let token: String = session.one("select secret from sluice.resource").await;
+    let code: String = session.one("select memory ->> 'qr_code' from sluice.resource").await;
     let secrets = [
         ("the API's key", api.key()),
         ("the instance's token", &token),

@@ -55,10 +55,12 @@ async fn what_follows_a_sign_up_in_its_transaction_counts_as_hand_made_again() {
 }
 
 #[tokio::test]
-async fn a_sign_up_wakes_the_relay_unless_that_is_turned_off() {
+async fn a_sign_up_wakes_a_relay_that_sleeps_unless_that_is_turned_off() {
     let app = App::migrated().await;
     let mut owner = app.owner().await;
     let mut listener = listen(&app).await;
+    let mut relay = app.login("sluice_runtime").await;
+    relay.run("select pg_advisory_lock_shared(7318, 1)").await;
 
     app.sign_up(Uuid::new_v4()).await.unwrap();
     assert_eq!(next(&mut listener).await, "");
@@ -67,6 +69,42 @@ async fn a_sign_up_wakes_the_relay_unless_that_is_turned_off() {
     app.sign_up(Uuid::new_v4()).await.unwrap();
     owner.run("notify sluice_intake, 'the first after the silence'").await;
     assert_eq!(next(&mut listener).await, "the first after the silence");
+}
+
+#[tokio::test]
+async fn a_sign_up_notifies_nobody_where_no_relay_sleeps() {
+    let app = App::migrated().await;
+    let mut listener = listen(&app).await;
+    let mut auth = app.login("supabase_auth_admin").await;
+
+    auth.sign_up(Uuid::new_v4(), "{}").await.unwrap();
+
+    app.owner().await.run("notify sluice_intake, 'the first'").await;
+    assert_eq!(next(&mut listener).await, "the first");
+    let kept: i64 =
+        auth.one("select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()").await;
+    assert_eq!(kept, 0, "the doorbell's lock was not given back");
+}
+
+#[tokio::test]
+async fn a_relay_that_goes_to_sleep_misses_no_sign_up_that_is_under_way() {
+    let app = App::migrated().await;
+    let mut listener = listen(&app).await;
+    let mut relay = app.login("sluice_runtime").await;
+    let mut early = app.owner().await;
+    early.run("begin").await;
+    early.sign_up(Uuid::new_v4(), "{}").await.unwrap();
+
+    relay.run("select pg_advisory_lock_shared(7318, 1)").await;
+    let passed_by_the_early_one = relay.one::<bool>("select pg_try_advisory_lock(7318, 2)").await;
+    early.run("commit").await;
+    let waited = relay.one::<bool>("select pg_try_advisory_lock(7318, 2)").await;
+    relay.run("select pg_advisory_unlock_shared(7318, 1)").await;
+    app.sign_up(Uuid::new_v4()).await.unwrap();
+
+    assert!(!passed_by_the_early_one, "a sign-up that notifies nobody is not committed yet");
+    assert!(waited);
+    assert_eq!(next(&mut listener).await, "", "a sign-up while a relay lies down notifies");
 }
 
 #[tokio::test]

@@ -4,16 +4,14 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    ledger::{
-        Ledger, Setup,
-        postgres::{Pooling, Postgres},
-    },
+    database::Pooling,
+    ledger::{Claimed, DueKey, RelayLedger, Worker, WorkerLedger, postgres::Postgres},
     relay,
 };
 use sqlx::postgres::PgPoolOptions;
 use tests::servers;
 use uuid::Uuid;
-use workflows::{definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
+use workflows::{definition::Registry, ids::RunId, policy::Retry, whatsapp::provision};
 
 use crate::app::{App, Session};
 
@@ -21,27 +19,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn ledger_of(app: &App) -> Postgres {
     let pool = PgPoolOptions::new().max_connections(2).connect_with(app.options()).await.unwrap();
-    let definition = provision::definition(Retry::default(), Duration::from_secs(30), Duration::from_secs(86_400));
-    let setup = Setup {
-        registry: Arc::new(Registry::new(vec![definition])),
-        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
-        draw_token: Arc::new(|| Secret::new("unused")),
-        on_sign_up: provision::PROVISION_INSTANCE.parse().unwrap(),
-    };
-    let ledger = Postgres::new(pool, Pooling::Session, setup);
-    ledger.ensure_gates(ledger.registry(), None).await.unwrap();
+    let (timeout, deadline) = (Duration::from_secs(30), Duration::from_secs(86_400));
+    let definition = provision::definition(Retry::default(), timeout, deadline, "api.example");
+    let ledger = Postgres::new(pool, Pooling::Session, Arc::new(Registry::new(vec![definition])));
+    ledger.register().await.unwrap();
     ledger
 }
 
 /// A run whose first step is this one, as of this moment, the older the smaller `number` is.
-async fn insert(session: &mut Session, number: u32, version: u16, name: &str, step: &str) {
+async fn insert(session: &mut Session, number: u32, version: u16, name: &str, step: &str) -> DueKey {
     let (run, user) = (Uuid::now_v7(), Uuid::new_v4());
     session
         .run(&format!(
-            "insert into sluice.instance (subject, name, token) values ('{user}', {name}, 'a-token');
-             insert into sluice.run (id, workflow, version, subject, resource, deadline_at)
+            "insert into sluice.run (id, workflow, version, subject, resource, deadline_at)
              values ('{run}', 'provision-instance', {version}, '{user}', {name}, now() - interval '1 hour');
-             insert into sluice.resource (name, run_id) values ({name}, '{run}');
+             insert into sluice.resource (name, subject, run_id, secret) values ({name}, '{user}', '{run}', 'a-secret');
              insert into sluice.step (run_id, position, name, state, token, due_at, lease_until, worker, started_at)
              select '{run}', 0, name, state, token, due_at, lease_until, worker, now() - interval '1 hour'
              from (values {step}) as step (name, state, token, due_at, lease_until, worker);
@@ -49,6 +41,7 @@ async fn insert(session: &mut Session, number: u32, version: u16, name: &str, st
              where lease_until is not null and run_id = '{run}'"
         ))
         .await;
+    DueKey { run: RunId::new(run), position: 0, generation: 1 }
 }
 
 const RUNNING: &str =
@@ -65,19 +58,43 @@ async fn leases_of_steps_that_cannot_be_read_keep_nobody_from_being_rescued() {
     let mut session = app.superuser().await;
     insert(&mut session, 1, 99, "'of-a-newer-version'", RUNNING).await;
     insert(&mut session, 2, 1, "'misnamed'", RUNNING_MISNAMED).await;
-    insert(&mut session, 3, 1, "E'no name\\nat all'", RUNNING).await;
+    let nameless = insert(&mut session, 3, 1, "E'no name\\nat all'", RUNNING).await;
     insert(&mut session, 4, 1, "'good'", RUNNING).await;
 
     // One at a time: those that cannot be read are older.
     let one = servers::until(PATIENCE, async || ledger.expired(1).await.unwrap().into_iter().next()).await;
-    let rescued = relay::rescue_once(&ledger, None, &|| 0.5, &Default::default()).await.unwrap();
+    let rescued = relay::rescue_once(&ledger, &|| 0.5, &Default::default()).await.unwrap();
 
-    assert_eq!(one.expect("one is found").claim.given.instance.as_str(), "good");
-    assert_eq!(rescued.crashed, 1);
+    // A resource is nothing that a rescue reads.
+    assert_eq!(one.expect("one is found").key.run, nameless.run);
+    assert_eq!(rescued.crashed, 2);
     let running: Vec<String> = session
         .all("select resource from sluice.run join sluice.step on run_id = id where step.state = 'running' order by 1")
         .await;
-    assert_eq!(running, ["misnamed", "no name\nat all", "of-a-newer-version"]);
+    assert_eq!(running, ["misnamed", "of-a-newer-version"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_cannot_be_read_keep_nobody_from_being_pushed_and_claimed() {
+    let app = App::migrated().await;
+    let ledger = ledger_of(&app).await;
+    let mut session = app.superuser().await;
+    let nameless = insert(&mut session, 1, 1, "E'no name\\nat all'", DUE).await;
+    let misnamed = insert(&mut session, 2, 1, "'misnamed'", DUE_MISNAMED).await;
+    let odd = insert(&mut session, 3, 1, "'of-an-odd-workflow'", DUE).await;
+    let good = insert(&mut session, 4, 1, "'good'", DUE).await;
+    session.run(&format!("update sluice.run set workflow = 'Provision Instance' where id = '{}'", odd.run)).await;
+
+    let waiting = ledger.waiting(10).await.unwrap();
+    let me = Worker { name: "w".to_owned() };
+    let claimed = ledger.claim(&me, &[nameless, misnamed, odd, good]).await.unwrap();
+
+    let due: Vec<_> = waiting.iter().flat_map(|waiting| &waiting.due).map(|due| due.key).collect();
+    assert!(due.contains(&good), "{waiting:?}");
+    assert!(matches!(&claimed[3], Claimed::Yes(claim) if claim.key.run == good.run), "{claimed:?}");
+    for (number, claimed) in claimed[..3].iter().enumerate() {
+        assert!(!matches!(claimed, Claimed::Yes(_)), "{number}: {claimed:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +106,7 @@ async fn a_deadline_ends_runs_that_cannot_be_read_as_well_as_those_beside_them()
     insert(&mut session, 2, 99, "'of-a-newer-version'", DUE).await;
     insert(&mut session, 3, 1, "'good'", DUE).await;
 
-    let died = [ledger.exceed(None, 1).await.unwrap(), ledger.exceed(None, 10).await.unwrap()];
+    let died = [ledger.exceed(1).await.unwrap(), ledger.exceed(10).await.unwrap()];
 
     assert_eq!(died, [1, 2]);
     let letters: Vec<String> = session

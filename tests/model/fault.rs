@@ -3,8 +3,8 @@
 use crate::{
     api,
     guard::Guard,
-    ledger::{CREATE, Key, Outcome},
-    worker,
+    ledger::{CREATE, Hint, Outcome},
+    worker::{self, Push},
     world::{Attempt, Duty, Phase, World},
 };
 
@@ -14,12 +14,16 @@ pub enum Fault {
     RelayDies(usize),
     /// Wiped, or replaced by a replica that knows nothing of late.
     RedisLosesAll,
+    /// Fetched by a worker that died before its claim.
+    HintLost(Hint),
     /// Delivered twice, or restored from an old snapshot.
-    HintTwice(Key),
+    HintTwice(Hint),
     /// The ledger wrote the claim, and its answer did not arrive.
-    ClaimAnswerLost(Key),
+    ClaimAnswerLost(Hint),
     /// The ledger wrote the settle, and its answer did not arrive: it is sent again.
     SettleAnswerLost(usize),
+    /// The settle was written, and what it made due was not pushed.
+    PushLost(usize),
     /// The create is given up as unanswered; the server goes on with it.
     CreateTimesOut(usize),
     /// The create ends with an error, wherever it stood.
@@ -38,7 +42,12 @@ pub fn possible(world: &World, found: &mut impl FnMut(Fault)) {
         let Some(held) = held else { continue };
         found(Fault::WorkerDies(at));
         match held.phase {
-            Phase::Known(_) if world.ledger.is_running(held.key) => found(Fault::SettleAnswerLost(at)),
+            Phase::Known(outcome) if world.ledger.is_running(held.key) => {
+                found(Fault::SettleAnswerLost(at));
+                if matches!(outcome, Outcome::Success | Outcome::SendBack(_)) {
+                    found(Fault::PushLost(at));
+                }
+            }
             Phase::Waiting => found(Fault::CreateTimesOut(at)),
             Phase::Claimed if held.key.position != CREATE => found(Fault::OtherCallFails(at)),
             Phase::Claimed | Phase::ReadBack if !world.frozen && may_create(held) => found(Fault::Freezes(at)),
@@ -51,12 +60,14 @@ pub fn possible(world: &World, found: &mut impl FnMut(Fault)) {
         }
     }
     (0..world.calls.len()).for_each(|at| found(Fault::CreateFails(at)));
-    if !world.redis_lost {
+    // Of one hint that is the same as its loss.
+    if world.hints.len() > 1 {
         found(Fault::RedisLosesAll);
     }
     let mut hints = world.hints.clone();
     hints.dedup();
     for hint in hints {
+        found(Fault::HintLost(hint));
         found(Fault::ClaimAnswerLost(hint));
         found(Fault::HintTwice(hint));
     }
@@ -71,16 +82,16 @@ pub fn apply(world: &mut World, what: Fault, without: Option<Guard>) {
     match what {
         Fault::WorkerDies(at) => world.mute |= world.workers[at].take().is_some_and(|held| held.froze),
         Fault::RelayDies(at) => world.relays[at] = Duty::None,
-        Fault::RedisLosesAll => {
-            world.hints.clear();
-            world.redis_lost = true;
-        }
+        Fault::RedisLosesAll => world.hints.clear(),
+        Fault::HintLost(hint) => world.take_hint(hint),
         Fault::HintTwice(hint) => world.hints.push(hint),
         Fault::ClaimAnswerLost(hint) => {
             world.take_hint(hint);
             worker::claim(world, hint, without);
         }
-        Fault::SettleAnswerLost(at) => worker::write_end(world, at, without),
+        // What became due is not known either: nobody pushes it.
+        Fault::SettleAnswerLost(at) => drop(worker::write_end(world, at, without)),
+        Fault::PushLost(at) => worker::settle(world, at, Push::IsLost, without),
         Fault::CreateTimesOut(at) => becomes(world, at, Phase::Unknown),
         Fault::CreateFails(at) => api::answer(world, at, Phase::Unknown),
         Fault::OtherCallFails(at) => becomes(world, at, Phase::Known(Outcome::Retry)),

@@ -5,10 +5,12 @@
 pub enum Guard {
     /// A settle compares the token.
     Fencing,
-    /// A dispatch draws a token that nobody ever had.
+    /// A claim draws a token that nobody ever had.
     FreshTokens,
-    /// A claim needs `dispatched`.
+    /// A claim needs `due`.
     ClaimState,
+    /// A claim compares the generation.
+    Generation,
     /// A rescue needs the expiry still to hold when it writes.
     RescueExpiry,
     /// Claims wait until no create can be under way.
@@ -21,8 +23,8 @@ pub enum Guard {
     CrashLimit,
     /// Leases that ran out are looked for.
     Rescue,
-    /// Dispatched steps that Redis has no hint of are looked for.
-    StrayRecovery,
+    /// Due steps are looked for and pushed, whatever became of their hints.
+    Scan,
     /// Where a create outlived its lease, the instance is looked at again; nor does anybody else look for it.
     SecondLook,
     /// Instances that succeeded runs have lost are looked for. The program has no such duty yet.

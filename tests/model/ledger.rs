@@ -15,20 +15,44 @@ pub const VERIFY: usize = 2;
 /// Small, so that every budget is spent within few faults.
 pub const LIMITS: Limits = Limits { failures: 2, crashes: 2, send_backs: 1 };
 
-/// The number of a dispatch. Only equality counts, so the model takes the smallest that nobody holds.
+/// The number of a claim. Only equality counts, so the model takes the smallest that nobody holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u8);
 
-/// What a hint carries: a step and the token it was dispatched under.
+/// An attempt: a step and the token that its claim drew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     pub position: usize,
     pub token: Token,
 }
 
+/// Which time a step is due. Only equality with the row's own counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Generation(pub u8);
+
+impl Generation {
+    /// Of every hint that is too late.
+    pub const PAST: Self = Self(0);
+    pub const NOW: Self = Self(1);
+
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// What a hint carries: a step and which time it is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hint {
+    pub position: usize,
+    pub generation: Generation,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Row {
     pub step: Step,
+    pub generation: Generation,
+    /// A claim of this generation was won.
+    pub claimed: bool,
     pub token: Option<Token>,
     /// The lease has run out, and nobody has settled the step yet.
     pub lease_over: bool,
@@ -67,8 +91,22 @@ pub enum Quiet {
 /// What a claim came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claimed {
-    Yes { created_before: bool },
+    Yes {
+        created_before: bool,
+        /// Another claim of this generation had been won.
+        again: bool,
+        /// By a hint of an earlier generation.
+        too_late: bool,
+    },
     No,
+}
+
+/// What a settle came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The step that became due by it, and may be pushed at once.
+    Done(Option<Hint>),
+    Stale,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -87,7 +125,7 @@ impl Ledger {
     pub fn after_intake() -> Self {
         Self {
             run: RunState::Active,
-            rows: [Some(Row::due()), None, None],
+            rows: [Some(Row::due(Generation::NOW)), None, None],
             busy: None,
             create_claimed: false,
             doubted: false,
@@ -102,72 +140,58 @@ impl Ledger {
         }
     }
 
-    /// A new run for the same instance.
+    /// A new run for the same instance. Hints of the old one are good for nothing.
     pub fn start_again(&mut self) {
         self.run = RunState::Active;
-        self.rows = [Some(Row::due()), None, None];
+        let past = self.rows[CREATE].as_ref().map_or(Generation::PAST, |row| row.generation);
+        self.rows = [Some(Row::due(past.next())), None, None];
     }
 
-    pub fn may_dispatch(&self, position: usize) -> bool {
-        let due = |row: &Row| row.step.state == StepState::Due && !row.waits;
-        self.run == RunState::Active && self.rows[position].as_ref().is_some_and(due)
+    /// What the step's hint is, where it is due.
+    pub fn due(&self, position: usize) -> Option<Hint> {
+        let due = |row: &&Row| row.step.state == StepState::Due && !row.waits;
+        let row = self.rows[position].as_ref().filter(due).filter(|_| self.run == RunState::Active)?;
+        Some(Hint { position, generation: row.generation })
     }
 
-    pub fn dispatch(&mut self, key: Key) {
-        if self.may_dispatch(key.position) && self.moved(key.position, Event::Dispatch, &LIMITS).is_some() {
-            self.row(key.position).token = Some(key.token);
-        }
+    pub fn is_due(&self, hint: Hint) -> bool {
+        self.due(hint.position) == Some(hint)
     }
 
-    pub fn is_dispatched(&self, key: Key) -> bool {
-        self.holds(key, StepState::Dispatched)
+    /// Whether the hint is of the time that the step is, or was last, due.
+    pub fn is_of_now(&self, hint: Hint) -> bool {
+        self.rows[hint.position].as_ref().is_some_and(|row| row.generation == hint.generation)
     }
 
     pub fn is_running(&self, key: Key) -> bool {
-        self.holds(key, StepState::Running)
+        let running = |row: &Row| row.step.state == StepState::Running && row.token == Some(key.token);
+        self.rows[key.position].as_ref().is_some_and(running)
     }
 
-    fn holds(&self, key: Key, state: StepState) -> bool {
-        self.rows[key.position].as_ref().is_some_and(|row| row.step.state == state && row.token == Some(key.token))
-    }
-
-    /// A push that failed, or a hint that Redis does not have.
-    pub fn put_back(&mut self, key: Key) {
-        if self.is_dispatched(key) && self.moved(key.position, Event::PutBack, &LIMITS).is_some() {
-            self.row(key.position).token = None;
-        }
-    }
-
-    /// Redis lost what it held.
-    pub fn lose(&mut self) {
-        for position in 0..STEPS {
-            let dispatched = |row: &Row| row.step.state == StepState::Dispatched;
-            if self.rows[position].as_ref().is_some_and(dispatched) {
-                self.moved(position, Event::Lose, &LIMITS);
-                self.row(position).token = None;
-            }
-        }
-    }
-
-    pub fn claim(&mut self, key: Key, without: Option<Guard>) -> Claimed {
-        let held_already = without == Some(Guard::ClaimState) && self.is_running(key);
-        if !self.is_dispatched(key) && !held_already {
+    /// A claim that is refused writes nothing.
+    pub fn claim(&mut self, hint: Hint, token: Token, without: Option<Guard>) -> Claimed {
+        let Some(row) = &self.rows[hint.position] else { return Claimed::No };
+        let is_due = self.due(hint.position).is_some();
+        let held_already = without == Some(Guard::ClaimState) && row.step.state == StepState::Running;
+        let too_late = row.generation != hint.generation;
+        if !is_due && !held_already || too_late && without != Some(Guard::Generation) {
             return Claimed::No;
         }
         if self.busy.is_some_and(|busy| !busy.over) && !held_already && without != Some(Guard::BusyMark) {
-            self.put_back(key);
             return Claimed::No;
         }
         if !held_already {
-            self.moved(key.position, Event::Claim, &LIMITS);
+            self.moved(hint.position, Event::Claim, &LIMITS);
         }
-        self.row(key.position).lease_over = false;
+        let row = self.row(hint.position);
+        (row.token, row.lease_over) = (Some(token), false);
+        let again = std::mem::replace(&mut row.claimed, true);
         let created_before = self.create_claimed;
-        if key.position == CREATE {
-            self.busy = Some(Busy { token: key.token, over: false });
+        if hint.position == CREATE {
+            self.busy = Some(Busy { token, over: false });
             self.create_claimed = true;
         }
-        Claimed::Yes { created_before }
+        Claimed::Yes { created_before, again, too_late }
     }
 
     /// Moves the lease on, and the quiet time that hangs on it, also where both had run out unnoticed.
@@ -198,18 +222,24 @@ impl Ledger {
         self.rows.iter().flatten().any(leased) || self.busy == Some(Busy { token, over: false })
     }
 
-    /// A relay's settle of a lease that ran out.
-    pub fn rescue(&mut self, key: Key, outcome: Outcome, without: Option<Guard>) -> bool {
+    /// A relay's settle of a lease that ran out. The step is due at once.
+    pub fn rescue(&mut self, key: Key, outcome: Outcome, without: Option<Guard>) -> Settled {
         let over = self.rows[key.position].as_ref().is_some_and(|row| row.lease_over);
-        (over || without == Some(Guard::RescueExpiry)) && self.settle(key, outcome, Quiet::AsTheLease, without)
+        if !over && without != Some(Guard::RescueExpiry) {
+            return Settled::Stale;
+        }
+        match self.settle(key, outcome, Quiet::AsTheLease, without) {
+            Settled::Done(_) => Settled::Done(self.due(key.position)),
+            Settled::Stale => Settled::Stale,
+        }
     }
 
     /// How an attempt ended: the step, what follows it, and the resource.
-    pub fn settle(&mut self, key: Key, outcome: Outcome, quiet: Quiet, without: Option<Guard>) -> bool {
+    pub fn settle(&mut self, key: Key, outcome: Outcome, quiet: Quiet, without: Option<Guard>) -> Settled {
         let running = |row: &Row| row.step.state == StepState::Running;
         let unfenced = without == Some(Guard::Fencing) && self.rows[key.position].as_ref().is_some_and(running);
         if !self.is_running(key) && !unfenced {
-            return false;
+            return Settled::Stale;
         }
         let limits = match without {
             Some(Guard::CrashLimit) => Limits { crashes: u32::MAX, ..LIMITS },
@@ -223,9 +253,9 @@ impl Ledger {
             Outcome::SendBack(_) => Event::SendBack,
             Outcome::Crash => Event::Expire,
         };
-        let Some(effects) = self.moved(key.position, event, &limits) else { return false };
+        let Some(effects) = self.moved(key.position, event, &limits) else { return Settled::Stale };
         let row = self.row(key.position);
-        (row.token, row.lease_over) = (None, false);
+        row.become_another();
         match quiet {
             Quiet::Yes => self.busy = self.busy.filter(|busy| busy.token != key.token),
             Quiet::Unsure => {
@@ -237,26 +267,37 @@ impl Ledger {
             self.advance(key.position + 1);
         }
         self.end_run(&effects);
-        if let Outcome::SendBack(to) = outcome {
-            self.row(key.position).waits = true;
-            self.rerun(to, &limits);
-        }
-        true
+        Settled::Done(match outcome {
+            Outcome::SendBack(to) => {
+                self.row(key.position).waits = true;
+                self.rerun(to, &limits);
+                self.due(to)
+            }
+            Outcome::Success => (key.position < VERIFY).then(|| self.due(key.position + 1)).flatten(),
+            // Due after a delay: it is found when that is over.
+            Outcome::Retry | Outcome::Defer | Outcome::Crash => None,
+        })
     }
 
     fn advance(&mut self, next: usize) {
         match &mut self.rows[next] {
-            Some(row) => row.waits &= row.step.state != StepState::Due,
-            none => *none = Some(Row::due()),
+            Some(row) if row.step.state == StepState::Due => {
+                row.become_another();
+                row.waits = false;
+            }
+            Some(_) => {}
+            none => *none = Some(Row::due(Generation::NOW)),
         }
     }
 
     /// The step `to` is due again, or dies where it was sent back to too often; those after it wait for it.
     fn rerun(&mut self, to: usize, limits: &Limits) {
         let effects = self.moved(to, Event::Rerun, limits).unwrap_or_default();
+        self.row(to).become_another();
         for row in self.rows[to + 1..].iter_mut().flatten() {
             if row.step.state == StepState::Succeeded {
                 row.step.state = StepState::Due;
+                row.become_another();
                 row.waits = true;
             }
         }
@@ -285,8 +326,14 @@ impl Ledger {
 }
 
 impl Row {
-    fn due() -> Self {
+    fn due(generation: Generation) -> Self {
         let step = Step { state: StepState::Due, spent: Spent::default() };
-        Self { step, token: None, lease_over: false, waits: false }
+        Self { step, generation, claimed: false, token: None, lease_over: false, waits: false }
+    }
+
+    /// Whoever holds it, or a hint of it, is too late from now on.
+    fn become_another(&mut self) {
+        self.generation = self.generation.next();
+        (self.claimed, self.token, self.lease_over) = (false, None, false);
     }
 }

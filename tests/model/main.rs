@@ -86,12 +86,13 @@ fn succeeded(world: &World) -> bool {
 }
 
 /// Which property falls without which guard, and how many faults that takes.
-const NEEDED: [(Guard, u8, &str); 8] = [
+const NEEDED: [(Guard, u8, &str); 9] = [
     (Guard::Fencing, 0, I9_STALE),
     (Guard::FreshTokens, 0, I9_STALE),
     (Guard::LeaseCheck, 0, I3_ONE_CREATE),
     (Guard::RescueExpiry, 0, I2_LEASE),
-    (Guard::ClaimState, 1, I2_ONE_HOLDER),
+    (Guard::ClaimState, 0, I2_ONE_CLAIM),
+    (Guard::Generation, 0, I9_STALE_CLAIM),
     (Guard::BusyMark, 1, I3_ONE_CREATE),
     (Guard::ReadBack, 1, I3_NEEDED),
     (Guard::CrashLimit, 3, I5_LIMITS),
@@ -101,7 +102,8 @@ const NEEDED: [(Guard, u8, &str); 8] = [
 fn without_any_one_of_its_guards_the_protocol_breaks() {
     for (guard, faults, name) in NEEDED {
         // What is late counts where these are missing: nothing may be left out then.
-        let forgets = !matches!(guard, Guard::Fencing | Guard::FreshTokens | Guard::LeaseCheck);
+        let needs_all = [Guard::Fencing, Guard::FreshTokens, Guard::ClaimState, Guard::Generation, Guard::LeaseCheck];
+        let forgets = !needs_all.contains(&guard);
         let protocol = Protocol { faults, without: Some(guard), forgets };
         let holds = protocol.property(name).condition;
 
@@ -118,7 +120,7 @@ fn without_any_one_of_its_guards_the_protocol_breaks() {
 
 #[test]
 fn without_somebody_who_looks_for_what_is_lost_a_run_stands_still() {
-    for guard in [Guard::Rescue, Guard::StrayRecovery, Guard::SecondLook] {
+    for guard in [Guard::Rescue, Guard::Scan, Guard::SecondLook] {
         let protocol = Protocol { faults: 1, without: Some(guard), forgets: true };
 
         let graph = Graph::explore(&protocol, &[|_| true, ended_well]);

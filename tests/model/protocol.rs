@@ -10,7 +10,7 @@ use crate::{
     api::{self, Api},
     fault::{self, Fault},
     guard::Guard,
-    ledger::{CREATE, Key, LIMITS, Ledger, Outcome, Quiet, STEPS, Token},
+    ledger::{CREATE, Generation, Hint, Key, LIMITS, Ledger, Outcome, Quiet, STEPS, Token},
     relay::{self, Relay},
     worker::{self, Worker},
     world::{Attempt, Instance, Phase, World},
@@ -28,8 +28,6 @@ pub struct Protocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     Relay(usize, Relay),
-    /// Any relay sees that Redis is not what it was.
-    LossNoticed,
     Worker(usize, Worker),
     Api(usize, Api),
     LeaseEnds(Token),
@@ -59,9 +57,6 @@ impl Model for Protocol {
             api::possible(world, at, &mut |what| actions.push(Action::Api(at, what)));
         }
         actions.extend(world.tokens().into_iter().filter(|token| may_end(world, *token)).map(Action::LeaseEnds));
-        if world.redis_lost {
-            actions.push(Action::LossNoticed);
-        }
         // A lease after the doubt the server has finished what was sent before it.
         let quiet = world.ledger.run != RunState::Active && world.calls.is_empty();
         if quiet && world.ledger.doubted && self.without != Some(Guard::SecondLook) {
@@ -81,10 +76,6 @@ impl Model for Protocol {
             Action::Worker(at, what) => worker::apply(&mut next, at, what, self.without),
             Action::Api(at, what) => api::apply(&mut next, at, what),
             Action::LeaseEnds(token) => next.lease_ends(token),
-            Action::LossNoticed => {
-                next.ledger.lose();
-                next.redis_lost = false;
-            }
             Action::LookAgain => next.ledger.look_again(),
             Action::Reconcile => next.ledger.start_again(),
             Action::Fault(what) => fault::apply(&mut next, what, self.without),
@@ -114,23 +105,27 @@ type Holds = fn(&Protocol, &World) -> bool;
 
 pub const I2_ONE_STEP: &str = "I2: of an active run one step is under way, of an ended one none";
 pub const I2_ONE_HOLDER: &str = "I2: one worker at most holds a token that is good";
+pub const I2_ONE_CLAIM: &str = "I2: a claim is won once per generation";
 pub const I2_LEASE: &str = "I2: nobody loses a step while its lease holds";
 pub const I3_ONE_CREATE: &str = "I3: one create at most is in flight, but for frozen processes";
 pub const I3_NEEDED: &str = "I3: no create is sent for an instance that is there, but for frozen processes";
 pub const I5_LIMITS: &str = "I5: failures, crashes and send-backs stay within their limits";
 pub const I9_STALE: &str = "I9: a stale settle changes nothing";
-pub const I9_NOTHING_STALE: &str = "I9: nothing that carries another token changes the ledger";
+pub const I9_STALE_CLAIM: &str = "I9: a hint of an earlier generation claims nothing";
+pub const I9_NOTHING_STALE: &str = "I9: nothing that carries another token or generation changes the ledger";
 pub const GOOD_END: &str = "a run that succeeded has its one good instance, but for frozen processes";
 
 /// What holds in every state.
-pub const PROPERTIES: [(&str, Holds); 9] = [
+pub const PROPERTIES: [(&str, Holds); 11] = [
     (I2_ONE_STEP, |_, world| steps_under_way(world) == usize::from(world.ledger.run == RunState::Active)),
     (I2_ONE_HOLDER, |_, world| good_holders(world) <= 1),
+    (I2_ONE_CLAIM, |_, world| !world.seen.claimed_twice),
     (I2_LEASE, |_, world| world.workers.iter().flatten().all(|held| holds_what_it_leased(world, held))),
     (I3_ONE_CREATE, |_, world| world.calls.len() <= 1 || world.frozen),
     (I3_NEEDED, |_, world| !world.seen.needless_create || world.frozen),
     (I5_LIMITS, |_, world| within_limits(world)),
     (I9_STALE, |_, world| !world.seen.stale_write),
+    (I9_STALE_CLAIM, |_, world| !world.seen.stale_claim),
     (I9_NOTHING_STALE, |protocol, world| nothing_stale_counts(&world.ledger, protocol.without)),
     (GOOD_END, |_, world| world.ledger.run != RunState::Succeeded || world.instance == Instance::Good || world.frozen),
 ];
@@ -147,7 +142,7 @@ pub const REACHED: [(&str, Holds); 4] = [
 ];
 
 fn steps_under_way(world: &World) -> usize {
-    let under_way = |state| matches!(state, StepState::Due | StepState::Dispatched | StepState::Running);
+    let under_way = |state| matches!(state, StepState::Due | StepState::Running);
     world.ledger.rows.iter().flatten().filter(|row| under_way(row.step.state) && !row.waits).count()
 }
 
@@ -167,13 +162,12 @@ fn within_limits(world: &World) -> bool {
     })
 }
 
-/// Every verb of the ledger, under a token that is nobody's.
+/// Every verb of the ledger, under a token and a generation that are nobody's.
 fn nothing_stale_counts(ledger: &Ledger, without: Option<Guard>) -> bool {
     (0..STEPS).all(|position| {
         let key = Key { position, token: Token(u8::MAX) };
         let mut tried = ledger.clone();
-        tried.claim(key, without);
-        tried.put_back(key);
+        tried.claim(Hint { position, generation: Generation::PAST }, key.token, without);
         tried.renew(key);
         for outcome in [Outcome::Success, Outcome::Retry, Outcome::Defer, Outcome::SendBack(CREATE), Outcome::Crash] {
             tried.settle(key, outcome, Quiet::Yes, without);
@@ -188,12 +182,6 @@ impl World {
         self.ledger.lease_ends(token);
         for held in self.workers.iter_mut().flatten() {
             held.lease_over |= held.key.token == token;
-        }
-    }
-
-    pub fn take_hint(&mut self, key: Key) {
-        if let Some(at) = self.hints.iter().position(|hint| *hint == key) {
-            self.hints.swap_remove(at);
         }
     }
 

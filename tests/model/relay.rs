@@ -1,94 +1,60 @@
-//! What relays do. Each duty is a read and a guarded write, with room between them for everything else, a crash too.
+//! What relays do. Each duty is a read and a write, with room between them for everything else, a crash too.
 
 use crate::{
     guard::Guard,
-    ledger::{Key, Outcome, STEPS, Token},
+    ledger::{Hint, Key, Outcome, STEPS, Settled},
     world::{Duty, Phase, World},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Relay {
-    Dispatch { position: usize },
+    /// Reads that the step is due.
+    Scan(Hint),
     Push,
-    PushFails,
     FindExpired(Key),
     Rescue,
-    FindStray(Key),
-    PutBack,
 }
 
 /// All that relay `at` may do now.
 pub fn possible(world: &World, at: usize, without: Option<Guard>, found: &mut impl FnMut(Relay)) {
     match world.relays[at] {
-        Duty::Push(_) => {
-            found(Relay::Push);
-            found(Relay::PushFails);
-        }
+        Duty::Push(_) => found(Relay::Push),
         Duty::Rescue(..) => found(Relay::Rescue),
-        Duty::PutBack(_) => found(Relay::PutBack),
         // Relays are alike: the last one that is free does it.
         Duty::None if world.relays[at + 1..].contains(&Duty::None) => {}
-        Duty::None => {
-            for position in 0..STEPS {
-                if world.ledger.may_dispatch(position) {
-                    found(Relay::Dispatch { position });
-                }
-                look_at(world, position, without, found);
-            }
-        }
+        Duty::None => (0..STEPS).for_each(|position| look_at(world, position, without, found)),
     }
 }
 
 fn look_at(world: &World, position: usize, without: Option<Guard>, found: &mut impl FnMut(Relay)) {
-    let Some((row, token)) = world.ledger.rows[position].as_ref().and_then(|row| Some((row, row.token?))) else {
-        return;
-    };
-    let key = Key { position, token };
-    if row.lease_over && without != Some(Guard::Rescue) {
-        found(Relay::FindExpired(key));
+    if let Some(hint) = world.ledger.due(position).filter(|_| without != Some(Guard::Scan)) {
+        found(Relay::Scan(hint));
     }
-    // Asked some seconds after the dispatch; that a relay may still push then is what the token is for.
-    if world.ledger.is_dispatched(key) && !world.hints.contains(&key) && without != Some(Guard::StrayRecovery) {
-        found(Relay::FindStray(key));
+    let row = world.ledger.rows[position].as_ref();
+    let over = row.filter(|row| row.lease_over && without != Some(Guard::Rescue)).and_then(|row| row.token);
+    if let Some(token) = over {
+        found(Relay::FindExpired(Key { position, token }));
     }
 }
 
 pub fn apply(world: &mut World, at: usize, what: Relay, without: Option<Guard>) {
     let duty = world.relays[at];
     world.relays[at] = match (what, duty) {
-        (Relay::Dispatch { position }, _) => {
-            let key = Key { position, token: draw(world, without) };
-            world.ledger.dispatch(key);
-            Duty::Push(key)
-        }
+        (Relay::Scan(hint), _) => Duty::Push(hint),
         (Relay::FindExpired(key), _) => Duty::Rescue(key, verdict(world, key)),
-        (Relay::FindStray(key), _) => Duty::PutBack(key),
-        (Relay::Push, Duty::Push(key)) => {
-            world.hints.push(key);
+        (Relay::Push, Duty::Push(hint)) => {
+            world.push(hint);
             Duty::None
         }
-        (Relay::PushFails, Duty::Push(key)) | (Relay::PutBack, Duty::PutBack(key)) => {
-            world.ledger.put_back(key);
-            Duty::None
-        }
-        (Relay::Rescue, Duty::Rescue(key, outcome)) => {
-            if world.ledger.rescue(key, outcome, without) {
+        (Relay::Rescue, Duty::Rescue(key, outcome)) => match world.ledger.rescue(key, outcome, without) {
+            Settled::Done(due) => {
                 world.attempt_ended(key);
+                due.map_or(Duty::None, Duty::Push)
             }
-            Duty::None
-        }
-        (Relay::Push | Relay::PushFails | Relay::PutBack | Relay::Rescue, other) => other,
+            Settled::Stale => Duty::None,
+        },
+        (Relay::Push | Relay::Rescue, other) => other,
     };
-}
-
-/// A token that nobody holds.
-fn draw(world: &World, without: Option<Guard>) -> Token {
-    let held = world.tokens();
-    if without == Some(Guard::FreshTokens) {
-        return held.first().copied().unwrap_or(Token(1));
-    }
-    let fresh = (1..).map(Token).find(|token| !held.contains(token));
-    fresh.expect("fewer than 255 tokens are held")
 }
 
 /// A worker that beats has lost its lease; one that was killed or stands still has crashed.

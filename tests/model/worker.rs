@@ -3,13 +3,13 @@
 
 use crate::{
     guard::Guard,
-    ledger::{CONFIGURE, CREATE, Claimed, Key, Outcome, Quiet},
+    ledger::{CONFIGURE, CREATE, Claimed, Hint, Key, Outcome, Quiet, Settled},
     world::{Attempt, Call, Instance, Phase, Stage, World},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Worker {
-    Claim(Key),
+    Claim(Hint),
     /// Asks the API whether the instance is there.
     Look,
     /// Checks the lease and sends the create.
@@ -59,16 +59,16 @@ pub fn possible(world: &World, at: usize, without: Option<Guard>, found: &mut im
 
 pub fn apply(world: &mut World, at: usize, what: Worker, without: Option<Guard>) {
     let Some(held) = world.workers[at] else {
-        if let Worker::Claim(key) = what {
-            world.take_hint(key);
-            world.workers[at] = claim(world, key, without);
+        if let Worker::Claim(hint) = what {
+            world.take_hint(hint);
+            world.workers[at] = claim(world, hint, without);
         }
         return;
     };
     let phase = match what {
         Worker::Create => return send(world, at, !held.lease_over && without != Some(Guard::LeaseCheck)),
         Worker::Thaws => return send(world, at, false),
-        Worker::Settle => return settle(world, at, without),
+        Worker::Settle => return settle(world, at, Push::Arrives, without),
         Worker::Doubts => {
             world.ledger.doubted = true;
             world.workers[at] = None;
@@ -84,8 +84,12 @@ pub fn apply(world: &mut World, at: usize, what: Worker, without: Option<Guard>)
 }
 
 /// The attempt that a claim won.
-pub fn claim(world: &mut World, key: Key, without: Option<Guard>) -> Option<Attempt> {
-    let Claimed::Yes { created_before } = world.ledger.claim(key, without) else { return None };
+pub fn claim(world: &mut World, hint: Hint, without: Option<Guard>) -> Option<Attempt> {
+    let key = Key { position: hint.position, token: world.draw(without) };
+    let claimed = world.ledger.claim(hint, key.token, without);
+    let Claimed::Yes { created_before, again, too_late } = claimed else { return None };
+    world.seen.claimed_twice |= again;
+    world.seen.stale_claim |= too_late;
     // Only the step that creates asks for it: in the others it would tell states apart that are the same.
     let created_before = created_before && key.position == CREATE;
     Some(Attempt {
@@ -138,26 +142,33 @@ fn renew(world: &mut World, at: usize) {
     held.lease_over = !world.ledger.renew(held.key);
 }
 
-fn settle(world: &mut World, at: usize, without: Option<Guard>) {
+/// What becomes of the push of what a settle made due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    Arrives,
+    IsLost,
+}
+
+pub fn settle(world: &mut World, at: usize, push: Push, without: Option<Guard>) {
     let Some(held) = world.workers[at] else { return };
     let stale = !world.ledger.is_running(held.key);
-    write_end(world, at, without);
+    let due = write_end(world, at, without);
+    if let Some(hint) = due.filter(|_| push == Push::Arrives) {
+        world.push(hint);
+    }
     world.workers[at] = (stale && held.sent).then_some(Attempt { owes_doubt: true, ..held });
 }
 
-/// The settle itself. What the worker then learns of it is another matter.
-pub fn write_end(world: &mut World, at: usize, without: Option<Guard>) {
-    let Some(held) = world.workers[at] else { return };
-    let Phase::Known(outcome) = held.phase else { return };
-    let before = world.ledger.clone();
-    world.ledger.settle(held.key, outcome, held.quiet(), without);
-    let changed = world.ledger != before;
-    world.seen.stale_write |= held.ended && changed;
-    if changed && held.quiet() == Quiet::Unsure {
+/// The settle itself, and what became due by it. What the worker then learns of it is another matter.
+pub fn write_end(world: &mut World, at: usize, without: Option<Guard>) -> Option<Hint> {
+    let held = world.workers[at]?;
+    let Phase::Known(outcome) = held.phase else { return None };
+    let Settled::Done(due) = world.ledger.settle(held.key, outcome, held.quiet(), without) else { return None };
+    world.seen.stale_write |= held.ended;
+    if held.quiet() == Quiet::Unsure {
         // The quiet time begins anew with the settle.
         world.calls.iter_mut().filter(|call| call.token == held.key.token).for_each(|call| call.prompt = true);
     }
-    if changed {
-        world.attempt_ended(held.key);
-    }
+    world.attempt_ended(held.key);
+    due
 }

@@ -1,14 +1,16 @@
 //! A state of the model: the ledger, Redis, the workers, the relays and the API, and how many faults may still happen.
-//! States that differ only in which worker is which, or in how tokens are numbered, are one.
+//! States that differ only in which worker is which, or in how tokens and generations are numbered, are one.
 
-use crate::ledger::{CONFIGURE, CREATE, Key, Ledger, Outcome, Quiet, Token};
+use crate::{
+    guard::Guard,
+    ledger::{CONFIGURE, CREATE, Generation, Hint, Key, Ledger, Outcome, Quiet, Token},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct World {
     pub ledger: Ledger,
     /// What Redis holds, copies counted.
-    pub hints: Vec<Key>,
-    pub redis_lost: bool,
+    pub hints: Vec<Hint>,
     pub workers: [Option<Attempt>; 2],
     pub relays: [Duty; 2],
     /// The creates that the API has not finished.
@@ -29,6 +31,10 @@ pub struct Seen {
     pub stale_write: bool,
     /// A create was sent for an instance that was there.
     pub needless_create: bool,
+    /// A step was claimed twice while it was due once.
+    pub claimed_twice: bool,
+    /// A hint of an earlier generation claimed a step.
+    pub stale_claim: bool,
 }
 
 /// What a worker has in hand.
@@ -71,12 +77,10 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Duty {
     None,
-    /// Committed, not pushed.
-    Push(Key),
+    /// Read or made due, not pushed.
+    Push(Hint),
     /// Read as expired; its worker lives or is gone.
     Rescue(Key, Outcome),
-    /// Read as dispatched, and Redis has no hint of it.
-    PutBack(Key),
 }
 
 /// A create at the API.
@@ -127,23 +131,16 @@ impl Attempt {
     }
 }
 
-impl Duty {
-    fn key(&self) -> Option<Key> {
-        match *self {
-            Self::None => None,
-            Self::Push(key) | Self::Rescue(key, _) | Self::PutBack(key) => Some(key),
-        }
-    }
-}
-
 impl World {
+    /// A relay has taken the request in, and is about to push.
     pub fn start(faults: u8) -> Self {
+        let ledger = Ledger::after_intake();
+        let push = ledger.due(CREATE).map_or(Duty::None, Duty::Push);
         Self {
-            ledger: Ledger::after_intake(),
+            ledger,
             hints: Vec::new(),
-            redis_lost: false,
             workers: [None; 2],
-            relays: [Duty::None; 2],
+            relays: [Duty::None, push],
             calls: Vec::new(),
             instance: Instance::Absent,
             faults_left: faults,
@@ -164,10 +161,35 @@ impl World {
         self.ledger.rows.iter().flatten().filter_map(|row| row.token).for_each(&mut add);
         self.ledger.busy.iter().for_each(|busy| add(busy.token));
         self.workers.iter().flatten().for_each(|held| add(held.key.token));
-        self.relays.iter().filter_map(|duty| duty.key()).for_each(|key| add(key.token));
+        self.relays.iter().for_each(|duty| match duty {
+            Duty::Rescue(key, _) => add(key.token),
+            Duty::None | Duty::Push(_) => {}
+        });
         self.calls.iter().for_each(|call| add(call.token));
-        self.hints.iter().for_each(|hint| add(hint.token));
         found
+    }
+
+    /// A token that nobody holds.
+    pub fn draw(&self, without: Option<Guard>) -> Token {
+        let held = self.tokens();
+        if without == Some(Guard::FreshTokens) {
+            return held.first().copied().unwrap_or(Token(1));
+        }
+        let fresh = (1..).map(Token).find(|token| !held.contains(token));
+        fresh.expect("fewer than 255 tokens are held")
+    }
+
+    /// Redis takes a hint only where it does not hold it.
+    pub fn push(&mut self, hint: Hint) {
+        if !self.hints.contains(&hint) {
+            self.hints.push(hint);
+        }
+    }
+
+    pub fn take_hint(&mut self, hint: Hint) {
+        if let Some(at) = self.hints.iter().position(|held| *held == hint) {
+            self.hints.swap_remove(at);
+        }
     }
 
     /// Whether a call of `token` is at the API that the server finishes while its lease lasts.
@@ -175,8 +197,10 @@ impl World {
         self.calls.iter().any(|call| call.token == token && call.prompt)
     }
 
-    /// The same state with workers, relays and hints in order and tokens numbered from 1.
+    /// The same state with workers, relays and hints in order, tokens numbered from 1, and of every hint only whether it is of
+    /// now.
     pub fn canonical(mut self) -> Self {
+        self.number_generations();
         self.workers.sort_by_key(|worker| worker.as_ref().map(|held| (held.phase, held.key.position, held.unsure)));
         let tokens = self.tokens();
         self.each_token(&mut |token| {
@@ -190,15 +214,28 @@ impl World {
         self
     }
 
+    fn number_generations(&mut self) {
+        let ledger = &self.ledger;
+        let number = |hint: &mut Hint| {
+            hint.generation = if ledger.is_of_now(*hint) { Generation::NOW } else { Generation::PAST };
+        };
+        self.hints.iter_mut().for_each(number);
+        self.relays.iter_mut().for_each(|duty| match duty {
+            Duty::Push(hint) => number(hint),
+            Duty::None | Duty::Rescue(..) => {}
+        });
+        self.ledger.rows.iter_mut().flatten().for_each(|row| row.generation = Generation::NOW);
+    }
+
     /// Forgets what can only come to nothing from here on. That it does is `I9: nothing stale changes the ledger`, which is
     /// asked of every state; a model that lacks a guard forgets nothing.
     pub fn forget_what_is_stale(&mut self) {
         let ledger = &self.ledger;
-        self.hints.retain(|hint| ledger.is_dispatched(*hint) || ledger.is_running(*hint));
+        self.hints.retain(|hint| ledger.is_due(*hint));
         for duty in &mut self.relays {
             let stale = match duty {
                 Duty::None => false,
-                Duty::Push(key) | Duty::PutBack(key) => !ledger.is_dispatched(*key),
+                Duty::Push(hint) => !ledger.is_due(*hint),
                 Duty::Rescue(key, _) => !ledger.is_running(*key),
             };
             if stale {
@@ -210,13 +247,13 @@ impl World {
         }
     }
 
-    /// A hint that carries a replaced token does what any other such hint does: one stands for all. A quiet time that is over
+    /// A hint of an earlier generation does what any other such hint does: one stands for all. A quiet time that is over
     /// matters only while its holder may still move it on.
     pub fn forget_what_is_over(&mut self) {
         let ledger = &self.ledger;
         let mut stale = 0;
         self.hints.retain(|hint| {
-            let good = ledger.is_dispatched(*hint) || ledger.is_running(*hint);
+            let good = ledger.is_of_now(*hint);
             stale += usize::from(!good);
             good || stale == 1
         });
@@ -232,11 +269,10 @@ impl World {
         self.ledger.busy.iter_mut().for_each(|busy| visit(&mut busy.token));
         self.workers.iter_mut().flatten().for_each(|attempt| visit(&mut attempt.key.token));
         for duty in &mut self.relays {
-            if let Duty::Push(key) | Duty::Rescue(key, _) | Duty::PutBack(key) = duty {
+            if let Duty::Rescue(key, _) = duty {
                 visit(&mut key.token);
             }
         }
         self.calls.iter_mut().for_each(|call| visit(&mut call.token));
-        self.hints.iter_mut().for_each(|hint| visit(&mut hint.token));
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
     sync::{Notify, oneshot},
     time,
 };
-use workflows::{definition::EXCLUSIVE_CALL, ids::InstanceName};
+use workflows::{definition::EXCLUSIVE_CALL, whatsapp::names::InstanceName};
 
 use crate::{
     log::Log,

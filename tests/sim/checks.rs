@@ -2,21 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::{
-    Key,
-    memory::{QueueStatus, Run, Tables},
+use serde_json::Value;
+use sluice::ledger::{Due, RelayLedger};
+use tests::{
+    evolution::{Destroyer, Instance},
+    ledger::{Attempt, QueueStatus, Resource, Run, Tables},
 };
-use tests::evolution::{Destroyer, Instance};
 use tokio::time;
 use workflows::{
-    ids::{InstanceName, UserId},
-    state::{DeathReason, RunState, StepState},
+    state::{DeathReason, RunState},
+    whatsapp::names::{InstanceName, UserId},
 };
 
 use crate::stage::{KEY, Stage, webhook_url};
 
-/// How soon a loss of the queue is noticed.
-const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+/// How soon the queue holds again what it lost.
+const PUSHED_WITHIN: Duration = Duration::from_secs(2);
 /// How long ledger, queue and a relay must have been well for that: also before the loss, since a relay that failed pauses.
 const CALM: Duration = Duration::from_millis(4_500);
 
@@ -29,32 +30,37 @@ pub async fn watch(stage: Arc<Stage>) {
 }
 
 fn rows(stage: &Stage) {
-    for broken in stage.memory.check_invariants() {
+    for broken in stage.ledger.check_invariants() {
         stage.log.broken(broken);
     }
 }
 
-/// What is dispatched now.
-pub fn dispatched(stage: &Stage) -> Vec<Key> {
-    let tables = stage.memory.tables();
-    let steps = tables.steps.iter().filter(|(_, step)| step.state == StepState::Dispatched);
-    steps
-        .filter_map(|((run, position), step)| Some(Key { run: *run, position: *position, token: step.token? }))
-        .collect()
-}
-
-/// The queue lost what it held just now: once a relay could have noticed, nothing waits for what was lost.
-pub async fn loss_is_noticed(stage: &Arc<Stage>, held: Vec<Key>) {
-    time::sleep(NOTICED_WITHIN).await;
-    while calm_for(stage) < CALM {
-        time::sleep(Duration::from_millis(500)).await;
-    }
-    for key in held {
-        let step = stage.memory.step(key.run, key.position);
-        if step.is_some_and(|step| step.state == StepState::Dispatched && step.token == Some(key.token)) {
-            stage.log.broken(format!("{} at {} still waits for what the queue has lost", key.run, key.position));
+/// The queue lost what it held just now: where nothing else goes wrong, what is due is soon there again, or claimed.
+pub async fn what_is_due_is_pushed_again(stage: &Arc<Stage>) {
+    let mut lost = pushable(stage).await;
+    let mut since = stage.log.now();
+    while !lost.is_empty() {
+        time::sleep(Duration::from_millis(100)).await;
+        let due = pushable(stage).await;
+        lost.retain(|lost| due.contains(lost) && !stage.redis.holds(&lost.key));
+        if calm_for(stage) < CALM {
+            since = stage.log.now();
+        } else if stage.log.now() - since > PUSHED_WITHIN {
+            for Due { key, .. } in &lost {
+                stage.log.broken(format!("{} at {} is due and not pushed again", key.run, key.position));
+            }
+            return;
         }
     }
+    stage.log.hit("queue.pushed_again");
+}
+
+/// What is due, with nothing before it and room for it in the queue: the first of each step.
+async fn pushable(stage: &Arc<Stage>) -> Vec<Due> {
+    let waiting = stage.ledger.waiting(stage.plan.batch).await.unwrap_or_default();
+    let plain = waiting.into_iter().filter(|waiting| waiting.most.is_none());
+    let due = plain.filter(|waiting| stage.redis.has_capacity(&waiting.queue, None));
+    due.filter_map(|waiting| waiting.due.into_iter().next()).collect()
 }
 
 /// For how long a relay has been running undisturbed.
@@ -67,18 +73,18 @@ fn calm_for(stage: &Stage) -> Duration {
 /// Whether every sign-up has come to its end.
 pub fn all_ended(stage: &Stage) -> bool {
     let users = stage.facts().users.len();
-    users == stage.plan.users.len() && stage.memory.is_idle()
+    users == stage.plan.users.len() && stage.ledger.is_idle()
 }
 
 /// All that must hold when nothing moves any more.
 pub fn end(stage: &Stage) {
     rows(stage);
-    let tables = stage.memory.tables();
+    let tables = stage.ledger.tables();
     let users = stage.facts().users.clone();
     for user in users {
         sign_up(stage, &tables, user);
     }
-    for broken in secrets(stage, &tables) {
+    for broken in secrets(&tables) {
         stage.log.broken(broken);
     }
     destroyed(stage);
@@ -90,29 +96,30 @@ fn sign_up(stage: &Stage, tables: &Tables, user: UserId) {
     let Some(row) = tables.queue.get(&user) else {
         return log.broken(format!("I1: {user} has no queue row any more"));
     };
-    let runs = tables.runs.values().filter(|run| run.subject == user.subject());
-    let Some(run) = runs.max_by_key(|run| (run.created_at, run.id)) else {
+    let runs = || tables.runs.values().filter(|run| run.subject == user.subject());
+    let Some(run) = runs().next_back() else {
         return log.broken(format!("I1: {user} signed up and has no run"));
     };
-    let status = match run.state {
+    match run.state {
         RunState::Active => {
             return log.broken(format!("I1: {} of {user} did not end: {}", run.id, standing(tables, run)));
         }
-        RunState::Succeeded => {
-            ready(stage, tables, run, user);
-            QueueStatus::Completed
-        }
-        RunState::Dead => {
-            dead(stage, tables, run);
-            QueueStatus::Failed
-        }
-        RunState::Cancelled => {
-            log.hit("end.cancelled");
-            QueueStatus::Failed
-        }
-    };
-    if row.status != status {
+        RunState::Succeeded => ready(stage, tables, run, user),
+        RunState::Dead => dead(stage, tables, run),
+        RunState::Cancelled => log.hit("end.cancelled"),
+    }
+    // Nobody hears of an internal run, unless it needs a person.
+    let shown = runs().rfind(|run| !run.internal || run.state == RunState::Dead);
+    if shown.is_some_and(|run| row.status != status_of(run.state)) {
         log.broken(format!("I1: {} is {:?} and its queue row {:?}", run.id, run.state, row.status));
+    }
+}
+
+fn status_of(state: RunState) -> QueueStatus {
+    match state {
+        RunState::Active => QueueStatus::Processing,
+        RunState::Succeeded => QueueStatus::Completed,
+        RunState::Dead | RunState::Cancelled => QueueStatus::Failed,
     }
 }
 
@@ -130,8 +137,7 @@ fn dead(stage: &Stage, tables: &Tables, run: &Run) {
     };
     stage.log.hit("end.dead");
     let count = |outcome| {
-        let of_this =
-            |attempt: &&sluice::ledger::memory::Attempt| attempt.run == run.id && attempt.ended.outcome == outcome;
+        let of_this = |attempt: &&Attempt| attempt.run == run.id && attempt.ended.outcome == outcome;
         tables.attempts.iter().filter(of_this).count()
     };
     let justified = match letter.reason {
@@ -150,19 +156,24 @@ fn ready(stage: &Stage, tables: &Tables, run: &Run, user: UserId) {
     let name = &run.resource;
     log.hit("end.ready");
     let verified = tables.attempts.iter().rev().find(|attempt| attempt.run == run.id).map(|attempt| attempt.started_at);
-    if stage.facts().removed_at.get(name).copied() >= verified {
+    if stage.facts().removed_at.get(&InstanceName::from(name.clone())).copied() >= verified {
         return log.hit("end.removed_behind_our_back");
     }
     let Some(instance) = stage.api.world(|world, _| world.instance(name.as_str())) else {
         return log.broken(format!("I3: {} succeeded and {name} is not there", run.id));
     };
-    let known = tables.instances.get(&run.subject).map(|instance| instance.token.expose().to_owned());
-    if known.as_deref() != Some(instance.token.reveal()) {
+    let known = tables.resources.get(name).map(token_of);
+    if known != Some(instance.token.reveal()) {
         log.broken(format!("I3: the ledger does not know the token of {name}"));
     }
     for fault in faults(&instance, user) {
         log.broken(format!("I3: {} succeeded and {name} {fault}", run.id));
     }
+}
+
+/// The instance's token: the API's own where that was adopted, else ours.
+fn token_of(resource: &Resource) -> &str {
+    resource.memory.get("token").and_then(Value::as_str).unwrap_or_else(|| resource.secret.expose())
 }
 
 fn faults(instance: &Instance, user: UserId) -> Vec<String> {
@@ -202,15 +213,14 @@ fn destroyed(stage: &Stage) {
 }
 
 /// I8: no secret stands where people read.
-fn secrets(stage: &Stage, tables: &Tables) -> Vec<String> {
-    let mut secrets: Vec<String> =
-        tables.instances.values().map(|instance| instance.token.expose().to_owned()).collect();
+fn secrets(tables: &Tables) -> Vec<String> {
+    let mut secrets: Vec<String> = tables.resources.values().map(|resource| token_of(resource).to_owned()).collect();
+    secrets.extend(tables.resources.values().map(|resource| resource.secret.expose().to_owned()));
     secrets.push(KEY.to_owned());
     let attempts = tables.attempts.iter().flat_map(|attempt| [&attempt.ended.error, &attempt.ended.note]).flatten();
     let events = tables.events.iter().map(|event| event.payload.to_string());
     let letters = tables.dead_letters.iter().filter_map(|letter| letter.error.clone());
     let texts: Vec<String> = attempts.cloned().chain(events).chain(letters).collect();
     let shown = |text: &&String| secrets.iter().any(|secret| text.contains(secret.as_str()));
-    let _ = stage;
     texts.iter().filter(shown).map(|text| format!("I8: a secret stands in {text:?}")).collect()
 }

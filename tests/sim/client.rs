@@ -10,13 +10,17 @@ use sluice::evolution::Timeouts;
 use tests::evolution::{Answer, Body, Request};
 use tokio::time;
 use workflows::{
-    evolution::{
-        ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, StoredWebhook, Webhook,
-        answer::{self, Response},
-        redact::Redaction,
-    },
-    ids::InstanceName,
     secret::Secret,
+    whatsapp::{
+        evolution::{
+            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Roster, StoredWebhook,
+            Version, Webhook,
+            answer::{self, Response},
+            default_settings,
+            redact::Redaction,
+        },
+        names::InstanceName,
+    },
 };
 
 use crate::{
@@ -35,8 +39,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(stage: Arc<Stage>, process: Arc<Process>) -> Self {
-        let chance = stage.chance(&format!("{} client", process.name));
+    pub fn new(stage: Arc<Stage>, process: Arc<Process>, what: &str) -> Self {
+        let chance = stage.chance(&format!("{} {what}", process.name));
         Self { stage, process, chance, timeouts: Timeouts::default(), key: Secret::new(KEY) }
     }
 
@@ -149,11 +153,39 @@ impl Evolution for Client {
         self.ask(Call::ConnectionState, request, self.timeouts.other, read).await
     }
 
-    async fn connect(&self, name: &InstanceName) -> Result<Connect, ApiError> {
+    async fn fetch_own(&self, name: &InstanceName, token: &Secret) -> Result<Own, ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key, token]);
+        let target = format!("/instance/fetchInstances?instanceName={}", encoded(name));
+        let request = Request::get(target).key(token.expose());
+        let read = |response: &Response<'_>| answer::own(response, name, &redaction);
+        self.ask(Call::FetchOwn, request, self.timeouts.other, read).await
+    }
+
+    async fn roster(&self) -> Result<Arc<Roster>, ApiError> {
+        let redaction = Redaction::new(None, [&self.key]);
+        let request = Request::get("/instance/fetchInstances").key(KEY);
+        let read = |response: &Response<'_>| answer::roster(response, &redaction).map(Arc::new);
+        self.ask(Call::Roster, request, self.timeouts.other, read).await
+    }
+
+    async fn has_settings(&self, name: &InstanceName) -> Result<bool, ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key]);
+        let read = |response: &Response<'_>| answer::has_settings(response, &redaction);
+        self.ask(Call::FindSettings, get("/settings/find/", name), self.timeouts.other, read).await
+    }
+
+    async fn set_settings(&self, name: &InstanceName) -> Result<(), ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key]);
+        let request = Request::post(format!("/settings/set/{}", encoded(name))).key(KEY).json(default_settings());
+        let read = |response: &Response<'_>| answer::done(response, &redaction);
+        self.ask(Call::SetSettings, request, self.timeouts.other, read).await
+    }
+
+    async fn connect(&self, name: &InstanceName, within: Duration) -> Result<Connect, ApiError> {
         let redaction = Redaction::new(Some(name), [&self.key]);
         let request = get("/instance/connect/", name);
         let read = |response: &Response<'_>| answer::connect(response, &redaction);
-        self.ask(Call::Connect, request, self.timeouts.qr_code, read).await
+        self.ask(Call::Connect, request, within.min(self.timeouts.qr_code), read).await
     }
 
     async fn set_webhook(&self, name: &InstanceName, webhook: &Webhook) -> Result<StoredWebhook, ApiError> {
@@ -177,6 +209,26 @@ impl Evolution for Client {
         self.ask_exclusive(Call::Delete, request, name, self.timeouts.other, read).await
     }
 
+    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key]);
+        let request = Request::delete(format!("/instance/delete/{}", encoded(name))).key(KEY);
+        let read = |response: &Response<'_>| answer::done(response, &redaction);
+        self.ask_exclusive(Call::Discard, request, name, self.timeouts.other, read).await
+    }
+
+    async fn version(&self) -> Result<Version, ApiError> {
+        let redaction = Redaction::new(None, [&self.key]);
+        let read = |response: &Response<'_>| answer::version(response, &redaction);
+        self.ask(Call::Version, Request::get("/"), self.timeouts.other, read).await
+    }
+
+    async fn database(&self) -> Result<(), ApiError> {
+        let redaction = Redaction::new(None, [&self.key]);
+        let request = Request::get(format!("/instance/fetchInstances?instanceId={}", answer::NO_ID)).key(KEY);
+        let read = |response: &Response<'_>| answer::database(response, &redaction);
+        self.ask(Call::Database, request, self.timeouts.other, read).await
+    }
+
     async fn verify_creds(&self) -> Result<(), ApiError> {
         let redaction = Redaction::new(None, [&self.key]);
         let request = Request::post("/verify-creds").key(KEY);
@@ -190,5 +242,8 @@ impl Evolution for Client {
             time::sleep(duration).await;
             process.pass().await;
         }
+    }
+    fn elapsed(&self) -> Duration {
+        self.stage.log.now()
     }
 }

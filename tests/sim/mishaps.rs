@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tests::evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage as At, Whatsapp, When};
 use tokio::time;
-use workflows::ids::InstanceName;
+use workflows::whatsapp::names::InstanceName;
 
 use crate::{chance::Chance, checks, neighbours, people, process::Process, stage::Stage, weather::Trouble};
 
@@ -20,7 +20,7 @@ macro_rules! mishaps {
 }
 
 mishaps! {
-    KillWorker, FreezeWorker, FreezeInCall, KillRelay, KillRelayBeforePush, FreezeRelay,
+    KillWorker, FreezeWorker, FreezeInCall, KillRelay, KillBeforePush, FreezeRelay,
     LedgerAway, LedgerSlow, LedgerForgetful,
     QueueAway, QueueLossy, QueueWiped, QueueRestored,
     ApiRestart, ApiRestartInCreate, ApiOutage, ApiDatabase, ApiWithoutWhatsapp,
@@ -66,7 +66,7 @@ impl Mishap {
             Self::FreezeWorker => freeze(stage, chance, &stage.facts().workers.clone(), "process.worker_frozen"),
             Self::FreezeRelay => freeze(stage, chance, &stage.facts().relays.clone(), "process.relay_frozen"),
             Self::FreezeInCall => stage.weather.freeze_next_call(),
-            Self::KillRelayBeforePush => stage.weather.take_relay_before_push(),
+            Self::KillBeforePush => stage.weather.take_process_before_push(),
             Self::LedgerAway => trouble(stage, chance, Trouble::LedgerAway, 12_000).await,
             Self::LedgerSlow => trouble(stage, chance, Trouble::LedgerSlow, 20_000).await,
             Self::LedgerForgetful => trouble(stage, chance, Trouble::LedgerForgetful, 10_000).await,
@@ -157,24 +157,18 @@ async fn trouble(stage: &Stage, chance: &Chance, trouble: Trouble, longest: u64)
 async fn wipe(stage: &Arc<Stage>) {
     stage.log.hit("queue.wiped");
     stage.log.note(|| "the queue is wiped".to_owned());
-    let held = checks::dispatched(stage);
     stage.redis.wipe();
-    checks::loss_is_noticed(stage, held).await;
+    checks::what_is_due_is_pushed_again(stage).await;
 }
 
-/// Back to a snapshot. Where Redis hides its run id and no beat was recorded since, nobody can tell: then what was pushed since
-/// is found again as a stray.
+/// Back to a snapshot, without what was pushed since, and with what was acknowledged since.
 async fn restore(stage: &Arc<Stage>, chance: &Chance) {
     stage.redis.snapshot();
     time::sleep(chance.millis(2_500, 15_000)).await;
     stage.log.hit("queue.restored");
     stage.log.note(|| "the queue is restored from a snapshot".to_owned());
-    let held = checks::dispatched(stage);
-    if !stage.redis.restore(&stage.memory.tables().redis_mark) {
-        stage.log.hit("queue.loss_invisible");
-        return;
-    }
-    checks::loss_is_noticed(stage, held).await;
+    stage.redis.restore();
+    checks::what_is_due_is_pushed_again(stage).await;
 }
 
 fn restart(stage: &Stage, chance: &Chance) {

@@ -7,8 +7,8 @@ use tests::evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage a
 use tokio::{runtime::Builder, time};
 use workflows::{
     breaker::slow_start,
-    ids::{InstanceName, UserId},
     state::{RunState, StepState},
+    whatsapp::names::{InstanceName, UserId},
 };
 
 use crate::{
@@ -133,7 +133,7 @@ async fn outage(away: Away) -> Aftermath {
     wait_for_the_end(&stage).await;
     let recovered = stage.log.now() - ended;
 
-    let tables = stage.memory.tables();
+    let tables = stage.ledger.tables();
     assert_eq!(tables.dead_letters.len(), 0, "{away:?}: {:?}", tables.dead_letters.first());
     assert!(tables.runs.values().all(|run| run.state == RunState::Succeeded), "{away:?}: not every run is ready");
     assert_eq!(tables.queue.len() as u64, USERS);
@@ -195,8 +195,8 @@ fn two_minutes_without_a_ledger_count_no_crash_and_end_with_every_run_ready() {
         let stage = Stage::new(Plan { bad_times: Duration::from_secs(180), ..plan(60) }, Log::new(Keep::Counts));
         raise(&stage).await;
         time::sleep(Duration::from_secs(20)).await;
-        (1_000..1_030).for_each(|number| stage.memory.sign_up(crate::plan::user(0, number)));
-        let running = || stage.memory.tables().steps.values().filter(|step| step.state == StepState::Running).count();
+        (1_000..1_030).for_each(|number| stage.ledger.sign_up(crate::plan::user(0, number)));
+        let running = || stage.ledger.tables().steps.values().filter(|step| step.state == StepState::Running).count();
         while running() < 10 {
             time::sleep(Duration::from_millis(1)).await;
         }
@@ -207,7 +207,7 @@ fn two_minutes_without_a_ledger_count_no_crash_and_end_with_every_run_ready() {
         wait_for_the_end(&stage).await;
         let recovered = stage.log.now() - ended;
 
-        let tables = stage.memory.tables();
+        let tables = stage.ledger.tables();
         let outcomes = |outcome| tables.attempts.iter().filter(|attempt| attempt.ended.outcome == outcome).count();
         let (crashed, failed) = (outcomes("crashed"), outcomes("failed"));
         let ready = tables.runs.values().filter(|run| run.state == RunState::Succeeded).count();
@@ -235,7 +235,7 @@ fn calls_that_an_outage_swallowed_are_not_counted_though_they_time_out_after_it(
         mishaps::end(&stage);
         wait_for_the_end(&stage).await;
 
-        let tables = stage.memory.tables();
+        let tables = stage.ledger.tables();
         assert!(tables.runs.values().all(|run| run.state == RunState::Succeeded));
         let swallowed = tables.attempts.iter().filter(|attempt| attempt.ended.outcome == "deferred").count();
         assert!(swallowed > 10, "the outage swallowed only {swallowed} calls");
@@ -267,7 +267,7 @@ fn a_sign_up_passes_three_runs_that_look_like_an_outage_and_then_they_die() {
         raise(&stage).await;
         let poison: Vec<UserId> = (1..=3).map(|number| crate::plan::user(0, number)).collect();
         fail_creates_of(&stage, &poison);
-        poison.iter().for_each(|user| stage.memory.sign_up(*user));
+        poison.iter().for_each(|user| stage.ledger.sign_up(*user));
         time::sleep(HOUR).await;
         assert_eq!(run_states(&stage, &poison), [RunState::Active; 3]);
 
@@ -285,7 +285,7 @@ fn a_sign_up_passes_three_runs_that_look_like_an_outage_and_then_they_die() {
 
 async fn ready_after(stage: &Arc<Stage>, user: UserId) -> Duration {
     let began = stage.log.now();
-    stage.memory.sign_up(user);
+    stage.ledger.sign_up(user);
     while run_states(stage, &[user]) != [RunState::Succeeded] {
         assert!(stage.log.now() - began < HOUR, "a healthy sign-up never became ready");
         time::sleep(Duration::from_millis(100)).await;
@@ -294,7 +294,7 @@ async fn ready_after(stage: &Arc<Stage>, user: UserId) -> Duration {
 }
 
 pub fn run_states(stage: &Stage, users: &[UserId]) -> Vec<RunState> {
-    let tables = stage.memory.tables();
+    let tables = stage.ledger.tables();
     let of = |user: &UserId| tables.runs.values().find(|run| run.subject == user.subject()).map(|run| run.state);
     users.iter().filter_map(of).collect()
 }

@@ -2,13 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::{By, Changed, Ledger, NewRun, Scope, sign_up};
+use sluice::ledger::{By, Changed, OperatorLedger, RelayLedger, Scope};
 use tokio::time;
-use uuid::Uuid;
 use workflows::{
-    ids::{InstanceName, RunId, UserId},
-    secret::Secret,
+    ids::RunId,
     state::RunState,
+    whatsapp::names::{InstanceName, UserId},
 };
 
 use crate::{chance::Chance, stage::Stage};
@@ -20,7 +19,7 @@ pub async fn sign_ups(stage: Arc<Stage>) {
         && !stage.plan.script.is_empty()
     {
         stage.facts().users.push(user);
-        stage.memory.sign_up(user);
+        stage.ledger.sign_up(user);
         return;
     }
     for (number, user) in stage.plan.users.iter().enumerate() {
@@ -45,39 +44,25 @@ async fn one(stage: &Arc<Stage>, user: UserId, chance: &Chance) {
     stage.log.note(|| format!("{user} signs up"));
     stage.log.hit("people.signed_up");
     stage.facts().users.push(user);
-    stage.memory.sign_up(user);
+    stage.ledger.sign_up(user);
     if chance.percent(20) {
         time::sleep(chance.millis(0, 2_000)).await;
         stage.log.hit("people.signed_up_twice");
-        stage.memory.sign_up(user);
+        stage.ledger.sign_up(user);
     }
     if chance.percent(25) {
-        for number in 0..chance.between(1, 9) {
-            let id = RunId::new(Uuid::from_u128(
-                (0xffff << 64) | (u128::from(user.uuid().as_u128() as u64) << 8) | u128::from(number),
-            ));
-            let token = Secret::new(format!("own-token-front-end-{number}"));
-            let new = NewRun { id, instance_token: token, ..sign_up(&setup(stage), user) };
+        for _ in 0..chance.between(1, 9) {
             stage.log.hit("people.asked_through_the_front_end");
-            let _ = stage.memory.start(&[new]).await;
+            let _ = stage.ledger.start(&[stage.ledger.request_of(user)]).await;
             time::sleep(chance.millis(0, 300)).await;
         }
-    }
-}
-
-fn setup(stage: &Stage) -> sluice::ledger::Setup {
-    sluice::ledger::Setup {
-        registry: stage.registry.clone(),
-        draw_run: Arc::new(|| RunId::new(Uuid::nil())),
-        draw_token: Arc::new(|| Secret::new("")),
-        on_sign_up: workflows::provision::PROVISION_INSTANCE.parse().expect("the workflow's name is valid"),
     }
 }
 
 /// Something that an operator may do to one of the runs.
 pub async fn revive_one(stage: &Arc<Stage>, chance: &Chance) {
     let Some((run, _)) = pick(stage, chance, RunState::Dead) else { return };
-    if stage.memory.revive(run, &by("operator")).await.is_ok_and(|changed| changed == Changed::Yes) {
+    if stage.ledger.revive(run, &by("operator")).await.is_ok_and(|changed| changed == Changed::Yes) {
         stage.log.note(|| format!("{run} is revived"));
         stage.log.hit("people.revived");
     }
@@ -85,7 +70,7 @@ pub async fn revive_one(stage: &Arc<Stage>, chance: &Chance) {
 
 pub async fn cancel_one(stage: &Arc<Stage>, chance: &Chance) {
     let Some((run, _)) = pick(stage, chance, RunState::Active) else { return };
-    if let Ok(Changed::Yes | Changed::AtSettle) = stage.memory.cancel(run, &by("operator")).await {
+    if let Ok(Changed::Yes | Changed::AtSettle) = stage.ledger.cancel(run, &by("operator")).await {
         stage.log.note(|| format!("{run} is cancelled"));
         stage.log.hit("people.cancelled");
     }
@@ -98,10 +83,10 @@ pub fn ask_again(stage: &Arc<Stage>, chance: &Chance) {
     stage.log.note(|| format!("the row of {user} is set to pending"));
     if chance.percent(50) {
         stage.log.hit("people.asked_again");
-        stage.memory.ask_again(user);
+        stage.ledger.ask_again(user);
     } else {
         stage.log.hit("people.asked_with_a_fresh_budget");
-        stage.memory.ask_again_with_a_fresh_budget(user);
+        stage.ledger.ask_again_with_a_fresh_budget(user);
     }
 }
 
@@ -110,11 +95,11 @@ pub async fn pause(stage: &Arc<Stage>, chance: &Chance) {
     let Some(step) = chance.pick(&stage.registry.queues()) else { return };
     stage.log.hit("people.paused");
     stage.log.note(|| format!("{step} is paused"));
-    let _ = stage.memory.pause(Scope::Step, step.as_str(), &by("operator")).await;
+    let _ = stage.ledger.pause(Scope::Step, step.as_str(), &by("operator")).await;
     *stage.facts().paused.entry(step.clone()).or_default() += 1;
     time::sleep(chance.millis(500, 15_000)).await;
     if stage.facts().resumes(&step) {
-        let _ = stage.memory.resume(Scope::Step, step.as_str(), &by("operator")).await;
+        let _ = stage.ledger.resume(Scope::Step, step.as_str(), &by("operator")).await;
         stage.log.note(|| format!("{step} is resumed"));
     }
 }
@@ -124,21 +109,21 @@ pub async fn limit(stage: &Arc<Stage>, chance: &Chance) {
     stage.log.hit("people.limited");
     let host = crate::stage::HOST;
     let by = by("operator");
-    let _ = stage.memory.hold(Scope::Host, host, chance.millis(100, 10_000), &by).await;
-    let _ = stage.memory.set_rate(Scope::Host, host, Some(chance.between(1, 20) as f64 / 4.0), &by).await;
-    let _ = stage.memory.set_concurrency(Scope::Host, host, Some(chance.between(1, 4) as u32), &by).await;
+    let _ = stage.ledger.hold(Scope::Host, host, chance.millis(100, 10_000), &by).await;
+    let _ = stage.ledger.set_rate(Scope::Host, host, Some(chance.between(1, 20) as f64 / 4.0), &by).await;
+    let _ = stage.ledger.set_concurrency(Scope::Host, host, Some(chance.between(1, 4) as u32), &by).await;
     time::sleep(chance.millis(500, 20_000)).await;
-    let _ = stage.memory.set_rate(Scope::Host, host, None, &by).await;
-    let _ = stage.memory.set_concurrency(Scope::Host, host, None, &by).await;
+    let _ = stage.ledger.set_rate(Scope::Host, host, None, &by).await;
+    let _ = stage.ledger.set_concurrency(Scope::Host, host, None, &by).await;
 }
 
 /// After the bad times most dead letters are seen to.
 pub async fn tidy_up(stage: &Arc<Stage>) {
     let chance = stage.chance("operator who tidies up");
-    for (run, row) in stage.memory.tables().runs {
+    for (run, row) in stage.ledger.tables().runs {
         if row.state == RunState::Dead && chance.percent(70) {
             stage.log.hit("people.revived");
-            let _ = stage.memory.revive(run, &by("operator")).await;
+            let _ = stage.ledger.revive(run, &by("operator")).await;
         }
     }
     time::sleep(Duration::from_millis(1)).await;
@@ -146,12 +131,12 @@ pub async fn tidy_up(stage: &Arc<Stage>) {
 
 fn pick(stage: &Stage, chance: &Chance, state: RunState) -> Option<(RunId, UserId)> {
     let runs: Vec<_> = stage
-        .memory
+        .ledger
         .tables()
         .runs
         .into_values()
         .filter(|run| run.state == state)
-        .filter_map(|run| Some((run.id, run.subject.user()?)))
+        .filter_map(|run| Some((run.id, UserId::of(&run.subject)?)))
         .collect();
     chance.pick(&runs)
 }

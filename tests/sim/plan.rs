@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{
-    memory::Safeguard,
-    scenario::{Met, Scenario},
-};
+use sluice::ledger::scenario::{Met, Scenario};
+use tests::ledger::Safeguard;
 use uuid::Uuid;
-use workflows::ids::{InstanceName, UserId};
+use workflows::whatsapp::names::{InstanceName, UserId};
 
 use crate::{chance::Chance, mishaps::Mishap};
 
@@ -16,10 +14,8 @@ use crate::{chance::Chance, mishaps::Mishap};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
     Ledger(Safeguard),
-    /// Nobody watches the queue for a loss.
-    LossDetection,
-    /// Nobody asks whether the queue still holds the hints of steps that wait for their claim.
-    StrayDetection,
+    /// No relay looks for what is due: only what has just become due is pushed.
+    Scan,
 }
 
 #[derive(Debug, Clone)]
@@ -31,8 +27,7 @@ pub struct Plan {
     /// How many attempts of each step a worker makes at once.
     pub slots: usize,
     pub batch: usize,
-    pub high_water: u64,
-    pub redis_tells_run_id: bool,
+    pub high_water: usize,
     /// For how long things go wrong.
     pub bad_times: Duration,
     /// Milliseconds between two mishaps, at most.
@@ -61,8 +56,7 @@ impl Plan {
             relays: 2,
             slots: 2,
             batch: chance.between(1, 20) as usize,
-            high_water: chance.between(1, 20),
-            redis_tells_run_id: chance.percent(50),
+            high_water: chance.between(1, 20) as usize,
             bad_times: chance.millis(10_000, 60_000),
             pace: chance.pick(&[800, 2_000, 5_000, 10_000]).unwrap_or(2_000),
             mishaps,

@@ -23,15 +23,15 @@ pub struct Process {
     state: Mutex<State>,
     /// Wakes in the order of waiting, which a `watch` does not.
     changed: Notify,
-    /// Since when it has not been frozen.
-    steady_since: Mutex<Duration>,
+    /// Since when it has been as it is, running or not.
+    since: Mutex<Duration>,
 }
 
 impl Process {
     pub fn start(name: String, log: Arc<Log>) -> Arc<Self> {
         log.note(|| format!("{name} starts"));
-        let steady_since = Mutex::new(log.now());
-        Arc::new(Self { name, log, state: Mutex::new(State::Running), changed: Notify::new(), steady_since })
+        let since = Mutex::new(log.now());
+        Arc::new(Self { name, log, state: Mutex::new(State::Running), changed: Notify::new(), since })
     }
 
     pub fn state(&self) -> State {
@@ -50,6 +50,10 @@ impl Process {
     }
 
     fn enter(&self, state: State) {
+        // A frozen one that is killed has been silent all along.
+        if (self.state() == State::Running) != (state == State::Running) {
+            *self.since.lock().unwrap_or_else(PoisonError::into_inner) = self.log.now();
+        }
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         self.changed.notify_waiters();
     }
@@ -77,7 +81,6 @@ impl Process {
     fn thaw(&self) {
         if self.state() == State::Frozen {
             self.log.note(|| format!("{} thaws", self.name));
-            *self.steady_since.lock().unwrap_or_else(PoisonError::into_inner) = self.log.now();
             self.enter(State::Running);
         }
     }
@@ -89,10 +92,16 @@ impl Process {
 
     /// For how long it has been running without a freeze.
     pub fn steady_for(&self) -> Duration {
-        if self.state() != State::Running {
-            return Duration::ZERO;
-        }
-        let since = *self.steady_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.state() == State::Running { self.unchanged_for() } else { Duration::ZERO }
+    }
+
+    /// For how long nothing has been heard of it.
+    pub fn silent_for(&self) -> Duration {
+        if self.state() == State::Running { Duration::ZERO } else { self.unchanged_for() }
+    }
+
+    fn unchanged_for(&self) -> Duration {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         self.log.now().saturating_sub(since)
     }
 }

@@ -1,5 +1,5 @@
-//! Redis as the simulator has it: hints wait, are fetched and acknowledged, and on the way they are lost, doubled, delayed and
-//! mixed up. It can be wiped, restored from a snapshot, restarted, and away. It never says which of these happened.
+//! Redis as the simulator has it: it holds a hint at most once, until a worker has acknowledged it. On the way hints are lost,
+//! doubled, delayed and mixed up. Redis can be wiped, restored from a snapshot, and away. It never says which of these happened.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,43 +7,48 @@ use std::{
     time::Duration,
 };
 
-use sluice::ledger::memory::RedisMark;
-use sluice::queue::{
-    Error, Hint, Inlet, PushReport, Stamps,
-    loss::{Epoch, Seen},
+use sluice::{
+    ledger::DueKey,
+    queue::{Error, Hint, HintSink, Pushed},
 };
 use tokio::{sync::Notify, time};
 use workflows::ids::StepName;
 
 use crate::{chance::Chance, process::Process, stage::Stage};
 
+/// How long a worker may be silent before what it fetched is forgotten.
+const SILENT: Duration = Duration::from_secs(5);
+
 #[derive(Clone, Default)]
 struct Held {
     waiting: BTreeMap<StepName, VecDeque<Hint>>,
-    /// Fetched and not acknowledged, by process.
-    fetched: BTreeMap<String, Vec<(StepName, Hint)>>,
-    epoch: Option<Epoch>,
-    beat: i64,
+    fetched: Vec<Fetched>,
 }
 
+/// A hint that a worker has fetched and not acknowledged.
+#[derive(Clone)]
+struct Fetched {
+    by: Arc<Process>,
+    step: StepName,
+    hint: Hint,
+}
+
+#[derive(Default)]
 struct Server {
     held: Held,
     snapshot: Option<Held>,
-    run_id: u32,
 }
 
 pub struct Redis {
     server: Mutex<Server>,
     bells: BTreeMap<StepName, Notify>,
-    /// Whether Redis tells its run id: a managed one may not.
-    tells_run_id: bool,
+    high_water: usize,
 }
 
 impl Redis {
-    pub fn new(steps: &[StepName], tells_run_id: bool) -> Self {
-        let server = Server { held: Held::default(), snapshot: None, run_id: 1 };
+    pub fn new(steps: &[StepName], high_water: usize) -> Self {
         let bells = steps.iter().map(|step| (step.clone(), Notify::new())).collect();
-        Self { server: Mutex::new(server), bells, tells_run_id }
+        Self { server: Mutex::default(), bells, high_water }
     }
 
     fn lock(&self) -> MutexGuard<'_, Server> {
@@ -57,27 +62,23 @@ impl Redis {
         }
     }
 
-    pub fn fetch(&self, process: &Process, step: &StepName) -> Option<Hint> {
+    pub fn fetch(&self, process: &Arc<Process>, step: &StepName) -> Option<Hint> {
         let mut server = self.lock();
         let hint = server.held.waiting.get_mut(step)?.pop_front()?;
-        server.held.fetched.entry(process.name.clone()).or_default().push((step.clone(), hint.clone()));
+        server.held.fetched.push(Fetched { by: process.clone(), step: step.clone(), hint: hint.clone() });
         Some(hint)
     }
 
-    pub fn acknowledge(&self, process: &Process, hint: &Hint) {
-        if let Some(fetched) = self.lock().held.fetched.get_mut(&process.name) {
-            fetched.retain(|(_, held)| held != hint);
-        }
+    pub fn acknowledge(&self, process: &Arc<Process>, hint: &Hint) {
+        self.lock().held.fetched.retain(|fetched| !Arc::ptr_eq(&fetched.by, process) || fetched.hint != *hint);
     }
 
-    /// What a silent process had fetched goes to others.
-    pub fn hand_back(&self, process: &Process) {
-        let fetched = self.lock().held.fetched.remove(&process.name).unwrap_or_default();
-        for (step, hint) in fetched {
-            self.enqueue(&step, hint);
-        }
+    /// What silent workers had fetched is gone: whoever looks for what is due finds it.
+    fn forget_the_silent(&self) {
+        self.lock().held.fetched.retain(|fetched| fetched.by.silent_for() < SILENT);
     }
 
+    /// Holds it, whatever else is held.
     fn enqueue(&self, step: &StepName, hint: Hint) {
         self.lock().held.waiting.entry(step.clone()).or_default().push_back(hint);
         if let Some(bell) = self.bells.get(step) {
@@ -85,18 +86,13 @@ impl Redis {
         }
     }
 
-    fn depth(&self, step: &StepName) -> u64 {
-        let server = self.lock();
-        let waiting = server.held.waiting.get(step).map_or(0, VecDeque::len);
-        let fetched = server.held.fetched.values().flatten().filter(|(fetched, _)| fetched == step).count();
-        (waiting + fetched) as u64
+    pub fn holds(&self, key: &DueKey) -> bool {
+        self.lock().held.holds(key)
     }
 
-    fn holds(&self, hint: &Hint) -> bool {
-        let server = self.lock();
-        let mut waiting = server.held.waiting.values().flatten();
-        let mut fetched = server.held.fetched.values().flatten();
-        waiting.any(|held| held.key() == hint.key()) || fetched.any(|(_, held)| held.key() == hint.key())
+    /// Whether there is room for another hint of the step.
+    pub fn has_capacity(&self, step: &StepName, most: Option<usize>) -> bool {
+        self.lock().held.depth(step) < most.unwrap_or(usize::MAX).min(self.high_water)
     }
 
     /// FLUSHALL.
@@ -109,31 +105,43 @@ impl Redis {
         server.snapshot = Some(server.held.clone());
     }
 
-    /// It comes back with what the last snapshot held, or empty. Consumers that lost their connection come back under new
-    /// names, and what stands there as fetched goes to others.
-    ///
-    /// Whether anybody can tell: without a run id the snapshot looks like the original where the `mark` of the ledger is not
-    /// ahead of it.
-    pub fn restore(&self, mark: &RedisMark) -> bool {
+    /// It comes back with what the last snapshot held, or empty. What stands there as fetched is of workers that have lost their
+    /// connection: it is gone.
+    pub fn restore(&self) {
         let mut server = self.lock();
-        server.held = server.snapshot.clone().unwrap_or_default();
-        server.run_id += 1;
-        let fetched = std::mem::take(&mut server.held.fetched);
+        let waiting = server.snapshot.clone().unwrap_or_default().waiting;
+        server.held = Held { waiting, fetched: Vec::new() };
         drop(server);
-        for (step, hint) in fetched.into_values().flatten() {
-            self.enqueue(&step, hint);
-        }
-        let held = &self.lock().held;
-        self.tells_run_id || held.epoch.map(Epoch::bits) != mark.epoch || held.beat < mark.beat
+        self.bells.values().for_each(Notify::notify_one);
     }
 
     /// Another order, for all that waits.
-    pub fn shuffle(&self, chance: &Chance) {
+    fn shuffle(&self, chance: &Chance) {
         for waiting in self.lock().held.waiting.values_mut() {
             for at in (1..waiting.len()).rev() {
                 waiting.swap(at, chance.between(0, at as u64) as usize);
             }
         }
+    }
+}
+
+impl Held {
+    fn holds(&self, key: &DueKey) -> bool {
+        let fetched = self.fetched.iter().map(|fetched| &fetched.hint);
+        self.waiting.values().flatten().chain(fetched).any(|held| held.key == *key)
+    }
+
+    fn depth(&self, step: &StepName) -> usize {
+        let fetched = self.fetched.iter().filter(|fetched| fetched.step == *step).count();
+        self.waiting.get(step).map_or(0, VecDeque::len) + fetched
+    }
+}
+
+/// Forgets what silent workers had fetched, for ever.
+pub async fn sweep(stage: Arc<Stage>) {
+    loop {
+        time::sleep(Duration::from_secs(1)).await;
+        stage.redis.forget_the_silent();
     }
 }
 
@@ -145,8 +153,8 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(stage: Arc<Stage>, process: Arc<Process>) -> Self {
-        let chance = stage.chance(&format!("{} queue", process.name));
+    pub fn new(stage: Arc<Stage>, process: Arc<Process>, what: &str) -> Self {
+        let chance = stage.chance(&format!("{} {what}", process.name));
         Self { stage, process, chance }
     }
 
@@ -163,88 +171,60 @@ impl Line {
         Ok(())
     }
 
-    fn deliver(&self, step: &StepName, hint: &Hint) {
-        let lossy = self.stage.weather.queue_is_lossy();
+    fn deliver(&self, step: &StepName, hint: &Hint, most: Option<usize>) -> Pushed {
         let (redis, log) = (&self.stage.redis, &self.stage.log);
+        if redis.holds(&hint.key) {
+            log.hit("queue.known");
+            return Pushed::Known;
+        }
+        if !redis.has_capacity(step, most) {
+            log.hit("queue.full");
+            return Pushed::Left;
+        }
         match self.chance.between(0, 99) {
-            0..15 if lossy => log.hit("queue.lost"),
-            15..30 if lossy => {
+            _ if !self.stage.weather.queue_is_lossy() => redis.enqueue(step, hint.clone()),
+            0..15 => log.hit("queue.lost"),
+            15..30 => {
                 log.hit("queue.doubled");
                 redis.enqueue(step, hint.clone());
                 redis.enqueue(step, hint.clone());
             }
-            30..45 if lossy => {
-                log.hit("queue.delayed");
-                let (stage, step, hint) = (self.stage.clone(), step.clone(), hint.clone());
-                let delay = self.chance.millis(100, 20_000);
-                tokio::spawn(async move {
-                    time::sleep(delay).await;
-                    stage.redis.enqueue(&step, hint);
-                });
-            }
+            30..45 => self.delay(step, hint),
             _ => redis.enqueue(step, hint.clone()),
         }
-        if lossy && self.chance.percent(20) {
-            log.hit("queue.mixed_up");
-            redis.shuffle(&self.chance);
-        }
+        Pushed::New
+    }
+
+    fn delay(&self, step: &StepName, hint: &Hint) {
+        self.stage.log.hit("queue.delayed");
+        let (stage, step, hint) = (self.stage.clone(), step.clone(), hint.clone());
+        let delay = self.chance.millis(100, 20_000);
+        tokio::spawn(async move {
+            time::sleep(delay).await;
+            stage.redis.enqueue(&step, hint);
+        });
     }
 }
 
-impl Inlet for Line {
-    async fn depth(&self, step: &StepName) -> Result<u64, Error> {
-        self.send("read the depth").await?;
-        Ok(self.stage.redis.depth(step))
-    }
-
-    async fn push(&self, step: &StepName, hints: &[Hint]) -> Result<PushReport, Error> {
-        if self.stage.weather.takes_relay_before_push() {
-            self.stage.log.hit("process.relay_killed_before_push");
+impl HintSink for Line {
+    async fn push(&self, step: &StepName, hints: &[Hint], most: Option<usize>) -> Result<Vec<Pushed>, Error> {
+        if self.stage.weather.takes_process_before_push() {
+            let is_relay = self.process.name.starts_with("relay");
+            let what = if is_relay { "process.relay_killed_before_push" } else { "process.worker_killed_before_push" };
+            self.stage.log.hit(what);
             self.process.kill();
         }
         self.send("push hints").await?;
-        for hint in hints {
-            self.deliver(step, hint);
+        let pushed = hints.iter().map(|hint| self.deliver(step, hint, most)).collect();
+        let lossy = self.stage.weather.queue_is_lossy();
+        if lossy && self.chance.percent(20) {
+            self.stage.log.hit("queue.mixed_up");
+            self.stage.redis.shuffle(&self.chance);
         }
-        if self.stage.weather.queue_is_lossy() && self.chance.percent(10) {
+        if lossy && self.chance.percent(10) {
             self.stage.log.hit("queue.answer_lost");
             return Err(Error::Late { what: "push hints", after: Duration::from_millis(500) });
         }
-        Ok(PushReport { pushed: hints.len(), known: 0 })
-    }
-
-    async fn missing(&self, _: &StepName, hints: &[Hint]) -> Result<Vec<Hint>, Error> {
-        self.send("look for hints").await?;
-        Ok(hints.iter().filter(|hint| !self.stage.redis.holds(hint)).cloned().collect())
-    }
-}
-
-impl Stamps for Line {
-    async fn seen(&self) -> Result<Seen, Error> {
-        self.send("read the epoch").await?;
-        let server = self.stage.redis.lock();
-        let run_id = self.stage.redis.tells_run_id.then(|| server.run_id.to_string());
-        Ok(Seen { epoch: server.held.epoch, beat: server.held.beat, server: run_id })
-    }
-
-    async fn raise_beat(&self, seen: &Seen, beat: i64) -> Result<bool, Error> {
-        self.send("raise the beat").await?;
-        let held = &mut self.stage.redis.lock().held;
-        if held.epoch != seen.epoch || held.beat != seen.beat {
-            return Ok(false);
-        }
-        held.beat = beat;
-        Ok(true)
-    }
-
-    async fn stamp(&self, seen: &Seen, fresh: Epoch) -> Result<bool, Error> {
-        self.send("stamp the epoch").await?;
-        let held = &mut self.stage.redis.lock().held;
-        if held.epoch != seen.epoch {
-            return Ok(false);
-        }
-        held.epoch = Some(fresh);
-        held.beat = 0;
-        Ok(true)
+        Ok(pushed)
     }
 }

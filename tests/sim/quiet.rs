@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time;
-use workflows::{ids::UserId, state::RunState};
+use workflows::{state::RunState, whatsapp::names::UserId};
 
 use crate::{
     log::{Keep, Log},
@@ -23,7 +23,7 @@ fn an_hour_of_an_api_without_its_database_costs_one_or_two_users_nothing() {
             raise(&stage).await;
             Away::WithoutDatabase.begin(&stage);
             let users: Vec<UserId> = (1..=number).map(|number| crate::plan::user(0, number)).collect();
-            users.iter().for_each(|user| stage.memory.sign_up(*user));
+            users.iter().for_each(|user| stage.ledger.sign_up(*user));
             time::sleep(HOUR).await;
             assert_eq!(run_states(&stage, &users), vec![RunState::Active; users.len()]);
 
@@ -34,7 +34,7 @@ fn an_hour_of_an_api_without_its_database_costs_one_or_two_users_nothing() {
             }
 
             assert_eq!(run_states(&stage, &users), vec![RunState::Succeeded; users.len()]);
-            let tables = stage.memory.tables();
+            let tables = stage.ledger.tables();
             let failures = tables.attempts.iter().filter(|attempt| attempt.ended.outcome == "failed").count();
             (failures, stage.log.now() - ended)
         });
@@ -53,7 +53,7 @@ fn a_lone_run_that_fails_while_the_api_works_dies_of_it() {
         let user = crate::plan::user(0, 1);
         fail_creates_of(&stage, &[user]);
 
-        stage.memory.sign_up(user);
+        stage.ledger.sign_up(user);
         time::sleep(HOUR).await;
 
         assert_eq!(run_states(&stage, &[user]), [RunState::Dead]);

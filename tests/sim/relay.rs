@@ -1,31 +1,21 @@
-//! Relay processes: the real steps of a relay (intake, dispatch, rescue, watch), in loops as the role has them.
+//! Relay processes: the real steps of a relay (intake, dispatch, rescue, look again), in loops as the role has them.
 
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    ledger::Draw,
-    queue::loss::Epoch,
+    ledger::Due,
     relay::{self, Next, Settings},
     telemetry::metrics::Metrics,
 };
 use tokio::{task::AbortHandle, time};
-use workflows::ids::Token;
 
-use crate::{
-    connection::Connection,
-    plan::Removed,
-    process::Process,
-    queue::Line,
-    stage::{HOST, Stage},
-};
+use crate::{connection::Connection, plan::Removed, process::Process, queue::Line, stage::Stage};
 
-/// The role's ticks; a little slower, where idle rounds only cost time.
+/// The role's ticks; intake's is a little slower, where idle rounds only cost time.
 const INTAKE: Duration = Duration::from_millis(500);
-const DISPATCH: Duration = Duration::from_millis(500);
+const DISPATCH: Duration = Duration::from_secs(1);
 const RESCUE: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(2);
-const STRAY: Duration = Duration::from_secs(1);
-const WATCH: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps a relay running: whenever it is killed, another starts a little later.
@@ -48,15 +38,11 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     let duties = Arc::new(Duties::new(stage.clone(), process.clone()));
     let mut tasks = vec![
         stage.spawn("intake", intake(duties.clone())),
-        stage.spawn("dispatch", dispatch(duties.clone())),
         stage.spawn("rescue", rescue(duties.clone())),
         stage.spawn("look again", look_again(duties.clone())),
     ];
-    if stage.plan.removed != Some(Removed::StrayDetection) {
-        tasks.push(stage.spawn("stray", recover_strays(duties.clone())));
-    }
-    if stage.plan.removed != Some(Removed::LossDetection) {
-        tasks.push(stage.spawn("watch", watch(duties)));
+    if stage.plan.removed != Some(Removed::Scan) {
+        tasks.push(stage.spawn("dispatch", dispatch(duties)));
     }
     tasks
 }
@@ -73,20 +59,28 @@ impl Duties {
     fn new(stage: Arc<Stage>, process: Arc<Process>) -> Self {
         Self {
             ledger: Connection::new(stage.clone(), process.clone(), "ledger"),
-            queue: Line::new(stage.clone(), process.clone()),
+            queue: Line::new(stage.clone(), process.clone(), "queue"),
             settings: Settings {
                 batch: stage.plan.batch,
-                high_water: stage.plan.high_water,
                 intake_poll: INTAKE,
                 retention: Duration::from_secs(30 * 86_400),
-                host: Some(HOST.to_owned()),
             },
             stage,
             process,
         }
     }
 
-    fn wake(&self) {
+    /// Pushes what became due. Where that fails the scan looks.
+    async fn push(&self, due: Vec<Due>) {
+        if due.is_empty() {
+            return;
+        }
+        if !relay::push_due(&self.ledger, &self.queue, due).await.is_ok_and(|report| report.left == 0) {
+            self.look();
+        }
+    }
+
+    fn look(&self) {
         self.stage.relay_bell.notify_one();
     }
 }
@@ -101,26 +95,25 @@ async fn intake(duties: Arc<Duties>) {
         time::sleep(pause).await;
         duties.process.pass().await;
         pause = match relay::intake_once(&duties.ledger, duties.settings.batch).await {
-            Ok(intake) if intake.total() > 0 => {
-                duties.wake();
-                if intake.total() >= duties.settings.batch { Duration::ZERO } else { INTAKE }
+            Ok(intake) => {
+                let taken = intake.total();
+                duties.push(intake.due).await;
+                if taken >= duties.settings.batch { Duration::ZERO } else { INTAKE }
             }
-            Ok(_) => INTAKE,
             Err(_) => failed(pause),
         };
     }
 }
 
 async fn dispatch(duties: Arc<Duties>) {
-    let tokens = duties.stage.chance(&format!("{} tokens", duties.process.name));
-    let draw: Draw<Token> = Arc::new(move || Token::new(tokens.bits()));
     let mut pause = DISPATCH;
     loop {
         let _ = time::timeout(pause, duties.stage.relay_bell.notified()).await;
         duties.process.pass().await;
-        pause = match relay::dispatch_once(&duties.settings, &duties.ledger, &duties.queue, &draw).await {
-            Ok(Next::AtTick) => DISPATCH,
+        pause = match relay::dispatch_once(&duties.settings, &duties.ledger, &duties.queue).await {
             Ok(Next::AtOnce) => Duration::ZERO,
+            Ok(Next::After(pause)) => pause,
+            Ok(Next::AtTick) => DISPATCH,
             Err(_) => failed(pause),
         };
     }
@@ -133,11 +126,9 @@ async fn rescue(duties: Arc<Duties>) {
     loop {
         time::sleep(pause).await;
         duties.process.pass().await;
-        pause = match relay::rescue_once(&duties.ledger, Some(HOST), &|| dice.share(), &metrics).await {
+        pause = match relay::rescue_once(&duties.ledger, &|| dice.share(), &metrics).await {
             Ok(rescued) => {
-                if rescued.crashed > 0 {
-                    duties.wake();
-                }
+                duties.push(rescued.due).await;
                 RESCUE
             }
             Err(_) => failed(pause),
@@ -153,46 +144,10 @@ async fn look_again(duties: Arc<Duties>) {
         pause = match relay::look_again_once(&duties.ledger).await {
             Ok(started) => {
                 if started > 0 {
-                    duties.wake();
+                    duties.look();
                 }
                 LOOK
             }
-            Err(_) => failed(pause),
-        };
-    }
-}
-
-async fn recover_strays(duties: Arc<Duties>) {
-    let mut pause = STRAY;
-    loop {
-        time::sleep(pause).await;
-        duties.process.pass().await;
-        pause = match relay::recover_once(&duties.ledger, &duties.queue).await {
-            Ok(recovered) => {
-                if recovered > 0 {
-                    duties.stage.log.hit("step.stray");
-                    duties.wake();
-                }
-                STRAY
-            }
-            Err(_) => failed(pause),
-        };
-    }
-}
-
-async fn watch(duties: Arc<Duties>) {
-    let epochs = duties.stage.chance(&format!("{} epochs", duties.process.name));
-    let mut pause = WATCH;
-    loop {
-        time::sleep(pause).await;
-        duties.process.pass().await;
-        pause = match relay::watch_once(&duties.ledger, &duties.queue, Epoch::new(epochs.bits())).await {
-            Ok(true) => {
-                duties.stage.log.hit("queue.loss_noticed");
-                duties.wake();
-                WATCH
-            }
-            Ok(false) => WATCH,
             Err(_) => failed(pause),
         };
     }

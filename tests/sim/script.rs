@@ -44,7 +44,7 @@ impl Stage {
     /// An attempt begins: whatever it met goes wrong now.
     pub fn play(self: &Arc<Self>, process: &Arc<Process>, claim: &Claim) {
         let Some(met) = self.script.take(claim) else { return };
-        let name = claim.given.instance.as_str().to_owned();
+        let name = claim.input.resource.as_str().to_owned();
         let took = Duration::from_millis(met.took_ms);
         let status = met.http_status.unwrap_or(500);
         match (met.outcome.as_str(), met.class) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use sluice::ledger::memory::Attempt;
+use tests::ledger::Attempt;
 use tokio::{runtime::Builder, time};
 use workflows::state::RunState;
 
@@ -11,7 +11,7 @@ use crate::{
     log::{Keep, Log},
     mishaps, people,
     plan::Plan,
-    relay,
+    queue, relay,
     stage::Stage,
     worker,
 };
@@ -59,7 +59,7 @@ async fn run(plan: Plan, keep: Keep) -> Report {
     settle_down(&stage).await;
     let (hits, broken, lines) = stage.log.take();
     let quirks = stage.api.world(|world, _| world.journal().hits());
-    let tables = stage.memory.tables();
+    let tables = stage.ledger.tables();
     let said = |attempt: &Attempt| (attempt.step.to_string(), attempt.ended.outcome.to_owned());
     let attempts = tables.attempts.iter().map(said).collect();
     let states = tables.runs.values().map(|run| run.state).collect();
@@ -68,6 +68,7 @@ async fn run(plan: Plan, keep: Keep) -> Report {
 
 pub async fn raise(stage: &Arc<Stage>) {
     stage.spawn("the API", stage.api.clone().drive());
+    stage.spawn("the sweep of the queue", queue::sweep(stage.clone()));
     for number in 0..stage.plan.relays {
         stage.spawn("a relay", relay::keep(stage.clone(), number));
     }

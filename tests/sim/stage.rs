@@ -1,7 +1,7 @@
 //! What all actors of one simulated run share: the clock, the ledger's rows, Redis, the API, the weather and the log.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,20 +11,27 @@ use std::{
 };
 
 use futures::FutureExt;
-use sluice::ledger::{Setup, memory::Memory};
+use sluice::ledger::DueKey;
+use tests::ledger::{ModelLedger, Setup};
 use tokio::{sync::Notify, task::AbortHandle};
 use uuid::Uuid;
 use workflows::{
-    definition::Registry,
-    ids::{InstanceName, RunId, StepName, UserId},
+    definition::{Definition, Registry},
+    ids::{RunId, StepName, Token},
     policy::Retry,
-    provision,
     secret::Secret,
+    whatsapp::{
+        evolution::HostProbe,
+        names::{InstanceName, UserId},
+        provision::{self, Provision},
+    },
+    workflow::Catalog,
 };
 
 use crate::{
     api::Api,
     chance::Chance,
+    client::Client,
     log::Log,
     plan::{Plan, Removed},
     process::Process,
@@ -41,9 +48,8 @@ pub const HOST: &str = "evolution.test";
 pub struct Stage {
     pub plan: Plan,
     pub log: Arc<Log>,
-    pub memory: Memory,
+    pub ledger: ModelLedger,
     pub registry: Arc<Registry>,
-    pub settings: provision::Settings,
     pub redis: Redis,
     pub api: Arc<Api>,
     pub weather: Weather,
@@ -59,6 +65,8 @@ pub struct Facts {
     /// The processes that live, by role.
     pub relays: Vec<Arc<Process>>,
     pub workers: Vec<Arc<Process>>,
+    /// Every claim that was won.
+    pub claims: BTreeSet<DueKey>,
     /// How often a step that may create was claimed, by name.
     pub exclusive_claims: BTreeMap<InstanceName, u32>,
     /// Names at which two calls met that the protocol cannot keep apart: an instance may have been destroyed there.
@@ -86,23 +94,18 @@ impl Facts {
 
 impl Stage {
     pub fn new(plan: Plan, log: Arc<Log>) -> Arc<Self> {
-        let registry = Arc::new(Registry::new(vec![provision::definition(
-            Retry::default(),
-            Duration::from_secs(30),
-            Duration::from_secs(86_400),
-        )]));
+        let registry = Arc::new(Registry::new(vec![definition()]));
         let clock = log.clone();
-        let memory = Memory::new(setup(plan.seed, registry.clone()), Arc::new(move || clock.now()));
-        let memory = match plan.removed {
-            Some(Removed::Ledger(safeguard)) => memory.without(safeguard),
-            Some(Removed::LossDetection | Removed::StrayDetection) | None => memory,
+        let ledger = ModelLedger::new(setup(plan.seed, registry.clone()), Arc::new(move || clock.now()));
+        let ledger = match plan.removed {
+            Some(Removed::Ledger(safeguard)) => ledger.without(safeguard),
+            Some(Removed::Scan) | None => ledger,
         };
         Arc::new(Self {
-            redis: Redis::new(&registry.queues(), plan.redis_tells_run_id),
+            redis: Redis::new(&registry.queues(), plan.high_water),
             api: Api::new(plan.seed, log.clone()),
-            settings: settings(),
             script: Script::new(&plan),
-            memory,
+            ledger,
             registry,
             plan,
             log,
@@ -110,6 +113,13 @@ impl Stage {
             relay_bell: Notify::new(),
             facts: Mutex::default(),
         })
+    }
+
+    /// The workflow and the probe as one process has them.
+    pub fn catalog(self: &Arc<Self>, process: &Arc<Process>) -> Catalog {
+        let client = |what| Client::new(self.clone(), process.clone(), what);
+        let workflow = Provision::new(client("client"), settings(), definition());
+        Catalog::default().with(workflow).probing(HostProbe::new(HOST, client("probe")))
     }
 
     pub fn chance(&self, actor: &str) -> Chance {
@@ -132,14 +142,19 @@ impl Stage {
     }
 }
 
+fn definition() -> Definition {
+    provision::definition(Retry::default(), Duration::from_secs(90), Duration::from_secs(86_400), HOST)
+}
+
 fn setup(seed: u64, registry: Arc<Registry>) -> Setup {
-    let tokens = Chance::of(seed, "instance tokens");
+    let (secrets, tokens) = (Chance::of(seed, "instance tokens"), Chance::of(seed, "claim tokens"));
     // Sorted by the moment of the start, as real ids are.
     let runs = AtomicU64::new(1);
     Setup {
         registry,
         draw_run: Arc::new(move || RunId::new(Uuid::from_u128(runs.fetch_add(1, Ordering::Relaxed).into()))),
-        draw_token: Arc::new(move || Secret::new(format!("own-token-{:016x}", tokens.bits()))),
+        draw_secret: Arc::new(move || Secret::new(format!("own-token-{:016x}", secrets.bits()))),
+        draw_token: Arc::new(move || Token::new(tokens.bits())),
         on_sign_up: provision::PROVISION_INSTANCE.parse().expect("the workflow's name is valid"),
     }
 }

@@ -15,7 +15,7 @@ struct Now {
     queue_away: u32,
     queue_lossy: u32,
     network_broken: u32,
-    relays_to_kill: u32,
+    pushes_to_cut: u32,
     calls_to_freeze: u32,
     creates_to_cut: u32,
     creates_to_lose: u32,
@@ -70,7 +70,8 @@ impl Weather {
     /// For how long ledger and queue have been well.
     pub fn calm_for(&self, at: Duration) -> Duration {
         let now = self.lock();
-        let troubled = now.ledger_away + now.ledger_slow + now.ledger_forgetful + now.queue_away;
+        let ledger = now.ledger_away + now.ledger_slow + now.ledger_forgetful;
+        let troubled = ledger + now.queue_away + now.queue_lossy;
         if troubled > 0 { Duration::ZERO } else { at.saturating_sub(now.troubled_at) }
     }
 
@@ -98,13 +99,13 @@ impl Weather {
         self.lock().network_broken > 0
     }
 
-    /// The next relay that pushes dies between its commit and its push.
-    pub fn take_relay_before_push(&self) {
-        self.lock().relays_to_kill += 1;
+    /// The next process that pushes dies between its commit and its push.
+    pub fn take_process_before_push(&self) {
+        self.lock().pushes_to_cut += 1;
     }
 
-    pub fn takes_relay_before_push(&self) -> bool {
-        take(&mut self.lock().relays_to_kill)
+    pub fn takes_process_before_push(&self) -> bool {
+        take(&mut self.lock().pushes_to_cut)
     }
 
     /// The next process that creates freezes between its lease check and its call.

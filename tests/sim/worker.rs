@@ -1,32 +1,27 @@
-//! Worker processes: the real bench of attempts and the real leases; consuming, renewing and dying as the role does it.
+//! Worker processes: the real attempt runner and the real leases; consuming, renewing and dying as the role does it.
 
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    ledger::{self, Key},
+    ledger::{self, Due},
+    queue,
     telemetry::health::Pulse,
-    worker::{Attempted, Bench, Deps, Leases},
+    worker::{AttemptRunner, Attempted, Deps, Leases, RENEWAL_TICK},
 };
 use tokio::{
     task::AbortHandle,
-    time::{self, MissedTickBehavior},
+    time::{self, Instant, MissedTickBehavior},
 };
-use workflows::{breaker::Rules, definition::RENEWAL, ids::StepName};
+use workflows::{breaker::Rules, ids::StepName, state::RunState};
 
-use crate::{
-    chance::Chance,
-    client::Client,
-    connection::Connection,
-    process::Process,
-    stage::{HOST, Stage},
-};
+use crate::{chance::Chance, connection::Connection, process::Process, queue::Line, stage::Stage};
 
 /// How long a worker waits for the bell of its queue before it looks by itself.
 const POLL: Duration = Duration::from_secs(5);
-/// How long a worker may be silent before what it fetched is handed back.
-const SILENT: Duration = Duration::from_secs(5);
+/// How old the heartbeat is when it is renewed.
+const BEAT: Duration = Duration::from_millis(900);
 
-type SimBench = Bench<Connection, Client>;
+type Runner = AttemptRunner<Connection>;
 
 /// Keeps a worker running: whenever it is killed, another starts a little later.
 pub async fn keep(stage: Arc<Stage>, number: usize) {
@@ -40,7 +35,6 @@ pub async fn keep(stage: Arc<Stage>, number: usize) {
             task.abort();
         }
         stage.facts().workers.retain(|other| !Arc::ptr_eq(other, &process));
-        hand_back_later(&stage, process);
         time::sleep(chance.millis(50, 5_000)).await;
     }
 }
@@ -51,70 +45,95 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         ledger: Connection::new(stage.clone(), process.clone(), "ledger"),
         leases: Connection::new(stage.clone(), process.clone(), "leases"),
         queue: (),
-        api: Client::new(stage.clone(), process.clone()),
-        settings: stage.settings.clone(),
-        registry: stage.registry.clone(),
+        catalog: stage.catalog(process),
         vitals: Default::default(),
     };
-    let me = ledger::Worker { name: process.name.clone(), host: Some(HOST.to_owned()) };
-    let bench =
-        Arc::new(Bench::new(deps, me, Arc::new(Leases::default()), Rules::default(), Arc::new(move || dice.share())));
-    let watch = bench.watch().expect("a worker with a host watches it");
-    let mut tasks = vec![stage.spawn("renewals", renew(bench.clone(), process.clone()))];
-    tasks.push(stage.spawn("the watch over the host", async move { watch.run(Pulse::default()).await }));
+    let me = ledger::Worker { name: process.name.clone() };
+    let dice = Arc::new(move || dice.share());
+    let runner = Arc::new(Runner::new(deps, me, Arc::new(Leases::default()), Rules::default(), dice));
+    let mut tasks = vec![stage.spawn("renewals", renew(runner.clone(), process.clone()))];
+    for watch in runner.watches() {
+        tasks.push(stage.spawn("the watch over the host", async move { watch.run(Pulse::default()).await }));
+    }
     for step in stage.registry.queues() {
         for slot in 0..stage.plan.slots {
-            let chance = stage.chance(&format!("{} {step} {slot}", process.name));
-            let consumer = consume(stage.clone(), process.clone(), bench.clone(), step.clone(), chance);
-            tasks.push(stage.spawn("a consumer", consumer));
+            let consumer = Consumer {
+                chance: stage.chance(&format!("{} {step} {slot}", process.name)),
+                line: Line::new(stage.clone(), process.clone(), &format!("queue of {step} {slot}")),
+                stage: stage.clone(),
+                process: process.clone(),
+                runner: runner.clone(),
+                step: step.clone(),
+            };
+            tasks.push(stage.spawn("a consumer", consumer.run()));
         }
     }
     tasks
 }
 
-async fn renew(bench: Arc<SimBench>, process: Arc<Process>) {
-    let mut tick = time::interval(RENEWAL);
+async fn renew(runner: Arc<Runner>, process: Arc<Process>) {
+    let mut tick = time::interval(RENEWAL_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat: Option<Instant> = None;
     loop {
         tick.tick().await;
         process.pass().await;
-        let _ = bench.renew_once().await;
-    }
-}
-
-async fn consume(stage: Arc<Stage>, process: Arc<Process>, bench: Arc<SimBench>, step: StepName, chance: Chance) {
-    loop {
-        process.pass().await;
-        let away = stage.weather.queue_is_away();
-        let Some(hint) = (!away).then(|| stage.redis.fetch(&process, &step)).flatten() else {
-            stage.redis.wait(&step, POLL).await;
-            continue;
-        };
-        // Between the fetch and the claim, a process may die with the hint in its hands.
-        time::sleep(chance.millis(1, 3)).await;
-        let key = Key { run: hint.run, position: hint.position, token: hint.token };
-        let attempted = bench.attempt(key, || stage.redis.acknowledge(&process, &hint)).await;
-        match attempted {
-            Ok(Attempted::Settled(_) | Attempted::PutBack(_)) => {
-                if !stage.weather.queue_is_away() {
-                    stage.relay_bell.notify_one();
-                }
-            }
-            Ok(Attempted::Overtaken) => stage.log.hit("attempt.overtaken"),
-            Ok(Attempted::Stale) => {}
-            Err(_) => {
-                // A delivery that is dropped is acknowledged.
-                stage.redis.acknowledge(&process, &hint);
-                stage.log.hit("claim.failed");
-            }
+        if runner.must_renew() || beat.is_none_or(|at| at.elapsed() >= BEAT) {
+            beat = Some(Instant::now());
+            let _ = runner.renew_once().await;
         }
     }
 }
 
-fn hand_back_later(stage: &Arc<Stage>, process: Arc<Process>) {
-    let on = stage.clone();
-    stage.spawn("a sweep", async move {
-        time::sleep(SILENT).await;
-        on.redis.hand_back(&process);
-    });
+/// One place of one queue.
+struct Consumer {
+    stage: Arc<Stage>,
+    process: Arc<Process>,
+    runner: Arc<Runner>,
+    line: Line,
+    step: StepName,
+    chance: Chance,
+}
+
+impl Consumer {
+    async fn run(self) {
+        loop {
+            self.once().await;
+        }
+    }
+
+    async fn once(&self) {
+        let Self { stage, process, runner, step, chance, .. } = self;
+        process.pass().await;
+        let away = stage.weather.queue_is_away();
+        let Some(hint) = (!away).then(|| stage.redis.fetch(process, step)).flatten() else {
+            stage.redis.wait(step, POLL).await;
+            return;
+        };
+        // Between the fetch and the claim, a process may die with the hint in its hands.
+        time::sleep(chance.millis(1, 3)).await;
+        match runner.attempt(hint.key, || stage.redis.acknowledge(process, &hint)).await {
+            Ok(Attempted::Settled { run, due }) => self.hand_on(run, due).await,
+            Ok(Attempted::Overtaken) => stage.log.hit("attempt.overtaken"),
+            Ok(Attempted::Refused(_) | Attempted::Stale) => {}
+            Err(_) => {
+                // A delivery that is dropped is acknowledged.
+                stage.redis.acknowledge(process, &hint);
+                stage.log.hit("claim.failed");
+            }
+        }
+    }
+
+    /// Pushes what became due. What cannot be pushed now a relay pushes when it may.
+    async fn hand_on(&self, run: RunState, due: Option<Due>) {
+        let pushed = match &due {
+            Some(due) => {
+                queue::send(&self.line, std::slice::from_ref(due), None).await.is_ok_and(|sent| sent.left == 0)
+            }
+            None => run != RunState::Active,
+        };
+        if !pushed && !self.stage.weather.queue_is_away() {
+            self.stage.relay_bell.notify_one();
+        }
+    }
 }

@@ -1,8 +1,10 @@
-//! Servers to test against, the simulated Evolution API, whole fleets of our own processes, and the tests that need them.
+//! Servers to test against, the simulated Evolution API, the model ledger, whole fleets of our own
+//! processes, and the tests that need them.
 
 pub mod bench;
 pub mod chaos;
 pub mod collector;
 pub mod evolution;
 pub mod fleet;
+pub mod ledger;
 pub mod servers;

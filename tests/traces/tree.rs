@@ -48,7 +48,7 @@ impl Traced {
 
     async fn secrets(&mut self) -> Vec<String> {
         let tokens: Vec<String> =
-            sqlx::query_scalar("select token from sluice.instance").fetch_all(&mut self.database).await.unwrap();
+            sqlx::query_scalar("select secret from sluice.resource").fetch_all(&mut self.database).await.unwrap();
         let key = self.fleet.api.key().to_owned();
         tokens.into_iter().chain([key]).chain(SECRETS.map(str::to_owned)).collect()
     }

@@ -11,9 +11,13 @@ use serde::Serialize;
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt;
 use crate::{
     config::{self, MigrateOptions},
-    ledger::migrations::{self, Migration, Progress, Standing},
+    ledger::migrations::{
+        self, Choice, Migration, Missing, Progress, Standing,
+        adoption::{self, Class},
+    },
     process,
 };
 
@@ -32,6 +36,39 @@ pub struct Options {
     /// One JSON object instead of lines
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    choices: Choices,
+}
+
+/// What the owner of the app decides. Kept in the database: one that is not given stays as it is.
+#[derive(Args)]
+#[command(next_help_heading = "Who gets an instance")]
+struct Choices {
+    /// Whether sign-ups are queued by a trigger on profiles: on, or off: nobody is queued who is not queued by SQL. Not given: a
+    /// trigger that somebody dropped or disabled stays so
+    #[arg(long, env = "SIGN_UP_TRIGGER", value_name = "MODE", value_parser = ["on", "off"])]
+    sign_up_trigger: Option<String>,
+
+    /// When a user gets an instance: created (at the sign-up) or confirmed (once an address or a phone number is; costs a look at
+    /// auth.users at each sign-up, and a trigger there)
+    #[arg(long, env = "PROVISION_WHEN", value_name = "MOMENT", value_parser = ["created", "confirmed"])]
+    provision_when: Option<String>,
+
+    /// Whether anonymous users get one: on or off (at the same cost)
+    #[arg(long, env = "PROVISION_ANONYMOUS", value_name = "MODE", value_parser = ["on", "off"])]
+    provision_anonymous: Option<String>,
+}
+
+impl Choices {
+    fn made(self) -> Vec<Choice> {
+        let given = [
+            ("sign_up_trigger", self.sign_up_trigger),
+            ("provision_when", self.provision_when),
+            ("provision_anonymous", self.provision_anonymous),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some(Choice { name, value: value? })).collect()
+    }
 }
 
 /// What `--json` prints.
@@ -41,6 +78,12 @@ struct Report {
     applied: Vec<Migration>,
     pending: Vec<Migration>,
     unknown: Vec<i64>,
+    /// What was not as it should be, and is now.
+    brought: Vec<String>,
+    /// What is not as it should be.
+    missing: Vec<Missing>,
+    /// What stood in the database before.
+    adoption: Vec<Class>,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,30 +94,38 @@ struct AppliedNow {
 }
 
 pub fn run(options: Options) -> ExitCode {
-    process::run(options.config.parse(), |config, shutdown| migrate(config, shutdown, options.check, options.json))
+    let choices = options.choices.made();
+    process::run(options.config.parse(), |config, shutdown| {
+        migrate(config, shutdown, Wish { check: options.check, json: options.json, choices })
+    })
 }
 
-async fn migrate(
-    config: config::Migrate,
-    shutdown: CancellationToken,
+struct Wish {
     check: bool,
     json: bool,
-) -> anyhow::Result<ExitCode> {
+    choices: Vec<Choice>,
+}
+
+async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wish) -> anyhow::Result<ExitCode> {
     let mut connection = process::open_session(&config.database, "migrate").await?;
     let mut report = Report::default();
-    let standing = if check {
+    let standing = if wish.check {
         migrations::standing(&mut connection).await?
     } else {
-        let applied = migrations::apply(&mut connection, |progress| tell(progress, json, &mut report));
+        let applied =
+            migrations::apply(&mut connection, &wish.choices, |progress| tell(progress, wish.json, &mut report));
         // Dropping it closes the connection, which undoes what has not been committed.
-        shutdown.run_until_cancelled(applied).await.context("interrupted: what was applied stays")??
+        shutdown.run_until_cancelled(applied).await.context("interrupted: migrate again")??
     };
+    if standing.pending.is_empty() {
+        report.adoption = adoption::report(&mut connection).await.context("read the adoption report")?;
+    }
     // The server notices a connection that is gone by itself.
     let _ = connection.close().await;
 
-    let code = if standing.pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(PENDING) };
-    print(&standing, report, json).context("write the result")?;
-    Ok(code)
+    let lacking = !standing.pending.is_empty() || (wish.check && !standing.missing.is_empty());
+    print(&standing, report, wish.json).context("write the result")?;
+    Ok(if lacking { ExitCode::from(PENDING) } else { ExitCode::SUCCESS })
 }
 
 fn tell(progress: Progress<'_>, json: bool, report: &mut Report) {
@@ -87,33 +138,45 @@ fn tell(progress: Progress<'_>, json: bool, report: &mut Report) {
             }
             report.applied_now.push(AppliedNow { migration: migration.clone(), milliseconds });
         }
-        Progress::Locked { migration } => {
-            let Migration { version, name } = migration;
+        Progress::Brought { item } => {
+            if !json {
+                let _ = writeln!(io::stdout(), "brought about: {item}");
+            }
+            report.brought.push(item.to_owned());
+        }
+        Progress::Locked => {
             tracing::warn!(
-                "{version} {name} met a lock that the app holds and gave up, to let sign-ups pass: it is tried again"
+                "the migration met a lock that the app holds and gave up, to let sign-ups pass: it is tried again"
             );
         }
     }
 }
 
 fn print(standing: &Standing, report: Report, json: bool) -> io::Result<()> {
-    let Standing { applied, pending, unknown } = standing.clone();
+    let Standing { applied, pending, unknown, missing } = standing.clone();
     let mut out = io::stdout().lock();
     if json {
-        let report = Report { applied, pending, unknown, ..report };
+        let report = Report { applied, pending, unknown, missing, ..report };
         serde_json::to_writer(&mut out, &report)?;
         return writeln!(out);
     }
     for Migration { version, name } in &pending {
         writeln!(out, "pending {version} {name}")?;
     }
+    for Missing { item, without, mend } in &missing {
+        writeln!(out, "missing: {item}: {without}. To mend it: {mend}")?;
+    }
     if !unknown.is_empty() {
         let list: Vec<_> = unknown.iter().map(i64::to_string).collect();
         writeln!(out, "a newer program has also applied {}: that does no harm", list.join(", "))?;
     }
+    if report.adoption.iter().any(|class| class.open > 0) {
+        writeln!(out, "from before Sluice, and not started without a word:\n{}", adopt::people(&report.adoption))?;
+    }
     let (here, now) = (applied.len(), report.applied_now.len());
     match pending.len() {
-        0 => writeln!(out, "up to date: {here} migrations applied, {now} of them now"),
+        0 if missing.is_empty() => writeln!(out, "up to date: {here} migrations applied, {now} of them now"),
+        0 => writeln!(out, "{} missing: {here} migrations applied, {now} of them now", missing.len()),
         pending => writeln!(out, "{pending} pending, {here} applied: run `sluice migrate`"),
     }
 }

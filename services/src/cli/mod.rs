@@ -1,5 +1,6 @@
 //! What a person types, and what a script reads: arguments in, lines or JSON out.
 
+pub mod adopt;
 mod by;
 pub mod dead_letters;
 pub mod migrate;
@@ -18,6 +19,7 @@ use crate::ledger::postgres::read;
 pub const EXAMPLES: &str = "\
 Examples:
   sluice migrate                         bring the schema to the database (as its owner)
+  sluice adopt status                    what stood in the database before; start, leave and allow decide on it
   sluice all                             everything in one process
   sluice relay                           one of any number of relays
   sluice worker create-instance          one of any number of workers, for one step or several
@@ -31,7 +33,7 @@ What each needs:
   relay    DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL
   worker   DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL, EVOLUTION_API_KEY, and WEBHOOK_URL or SUPABASE_URL
   all      what a relay and a worker need
-  dead-letters, runs, queue
+  adopt, dead-letters, runs, queue
            DATABASE_URL; queue stats looks into REDIS_URL too, where it is set
 
 Every option is a variable too, a flag before a variable; one that is set but empty counts as not set. .env.example has

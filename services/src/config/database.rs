@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 use url::Url;
 
 use super::Faults;
-use crate::ledger::postgres::Pooling;
+use crate::database::Pooling;
 
 /// The port on which Supabase's poolers, and by habit others, give a connection for one transaction only.
 const TRANSACTION_PORT: u16 = 6543;
@@ -33,10 +33,10 @@ pub struct DatabaseOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct PoolOptions {
-    /// The most connections that each role of this process opens, beside one for leases (worker) and two for LISTEN
-    /// (relay)
-    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "4")]
-    database_max_connections: String,
+    /// The most connections that each role of this process works with; not set, a relay has 3 and a worker 2. Beside them
+    /// a worker opens one for leases and a relay one for LISTEN: a relay and three workers are 13 together
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
+    database_max_connections: Option<String>,
 }
 
 #[derive(Args)]
@@ -129,9 +129,17 @@ impl DatabaseOptions {
     }
 }
 
+/// What a role works with where nobody says otherwise: with one process of each role, Supabase's session pooler (15) has
+/// room for a person's command beside them.
+pub(super) const OF_A_RELAY: u32 = 3;
+pub(super) const OF_A_WORKER: u32 = 2;
+
 impl PoolOptions {
-    pub(super) fn read(&self, faults: &mut Faults) -> Option<u32> {
-        faults.number("DATABASE_MAX_CONNECTIONS", &self.database_max_connections, 1..=100)
+    pub(super) fn read(&self, default: u32, faults: &mut Faults) -> Option<u32> {
+        match &self.database_max_connections {
+            Some(text) => faults.number("DATABASE_MAX_CONNECTIONS", text, 1..=100),
+            None => Some(default),
+        }
     }
 }
 

@@ -35,22 +35,28 @@ impl Faults {
         self.0.iter()
     }
 
+    /// These, and those after them.
+    pub fn and(mut self, more: Self) -> Self {
+        self.0.extend(more.0);
+        self
+    }
+
     /// A setting that may be seen.
-    pub(super) fn add(&mut self, setting: &str, value: &str, problem: impl Into<String>) {
+    pub fn add(&mut self, setting: &str, value: &str, problem: impl Into<String>) {
         self.push(setting, Some(shortened(value)), problem);
     }
 
     /// A setting that may not.
-    pub(super) fn add_secret(&mut self, setting: &str, problem: impl Into<String>) {
+    pub fn add_secret(&mut self, setting: &str, problem: impl Into<String>) {
         self.push(setting, Some("***".to_owned()), problem);
     }
 
     /// An address, which is seen without what may be secret in it.
-    pub(super) fn add_url(&mut self, setting: &str, url: &str, problem: impl Into<String>) {
+    pub fn add_url(&mut self, setting: &str, url: &str, problem: impl Into<String>) {
         self.push(setting, Some(redacted(url)), problem);
     }
 
-    pub(super) fn add_unset(&mut self, setting: &str, problem: impl Into<String>) {
+    pub fn add_unset(&mut self, setting: &str, problem: impl Into<String>) {
         self.push(setting, None, problem);
     }
 

@@ -1,12 +1,11 @@
 //! Options and environment into what adapters and roles take. Each group of options is a file: its texts as clap reads
 //! them, and `read`, which checks them and leaves a fault for each that cannot work; `parse` reads all groups that a role
-//! needs and refuses with every fault at once.
+//! needs and refuses with every fault at once. Workflows bring options of their own, and leave their faults beside these.
 //!
 //! Nothing here opens a connection. No value of a variable may stand in a fault before it went through `Faults::add…`,
 //! which know what is secret.
 
 mod database;
-mod evolution;
 mod fault;
 mod http;
 mod log;
@@ -15,22 +14,19 @@ mod read;
 mod redis;
 mod relay;
 mod traces;
-mod webhook;
 mod worker;
-mod workflow;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use clap::Args;
-use workflows::{breaker::Rules, definition::Registry, provision};
+use workflows::{breaker::Rules, definition::Registry, ids::StepName, workflow::Catalog};
 
 pub use self::{
     database::Database,
     fault::{Fault, Faults},
-    operator::{OperatorOptions, ReviveOptions, StatsOptions},
+    operator::{OperatorOptions, StatsOptions},
 };
 use crate::{
-    evolution::Client,
     queue, relay as relay_role,
     telemetry::{Role, export::Traces, log::Log},
     worker as worker_role,
@@ -53,7 +49,7 @@ pub struct Migrate {
     pub database: Database,
 }
 
-/// What the ledger's roles are told of it.
+/// What a role is told of the ledger.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     pub database: Database,
@@ -84,8 +80,7 @@ pub struct Relay {
 pub struct Worker {
     pub ledger: Ledger,
     pub queue: queue::Config,
-    pub api: Client,
-    pub provision: provision::Settings,
+    pub catalog: Catalog,
     pub settings: worker_role::Settings,
 }
 
@@ -113,8 +108,6 @@ pub struct RelayOptions {
     #[command(flatten)]
     redis: redis::RedisOptions,
     #[command(flatten)]
-    host: evolution::HostOptions,
-    #[command(flatten)]
     relay: relay::RelayTuning,
     #[command(flatten)]
     http: http::HttpOptions,
@@ -126,19 +119,13 @@ pub struct RelayOptions {
 
 #[derive(Args)]
 pub struct WorkerOptions {
-    /// The steps to serve: create-instance, configure-webhooks, verify
+    /// The steps to serve, by their names in their workflows
     #[arg(value_name = "STEP", required = true)]
     steps: Vec<String>,
     #[command(flatten)]
     ledger: LedgerOptions,
     #[command(flatten)]
     redis: redis::RedisOptions,
-    #[command(flatten)]
-    host: evolution::HostOptions,
-    #[command(flatten)]
-    key: evolution::KeyOptions,
-    #[command(flatten)]
-    webhook: webhook::WebhookOptions,
     #[command(flatten)]
     worker: worker::WorkerTuning,
     #[command(flatten)]
@@ -149,7 +136,7 @@ pub struct WorkerOptions {
     log: log::LogOptions,
 }
 
-/// Every option there is.
+/// Every option of the engine.
 #[derive(Args)]
 pub struct AllOptions {
     #[command(flatten)]
@@ -158,12 +145,6 @@ pub struct AllOptions {
     listen: database::ListenOptions,
     #[command(flatten)]
     redis: redis::RedisOptions,
-    #[command(flatten)]
-    host: evolution::HostOptions,
-    #[command(flatten)]
-    key: evolution::KeyOptions,
-    #[command(flatten)]
-    webhook: webhook::WebhookOptions,
     #[command(flatten)]
     relay: relay::RelayTuning,
     #[command(flatten)]
@@ -182,8 +163,6 @@ struct LedgerOptions {
     database: database::DatabaseOptions,
     #[command(flatten)]
     pool: database::PoolOptions,
-    #[command(flatten)]
-    workflow: workflow::WorkflowOptions,
 }
 
 /// What a relay is called in traces.
@@ -202,46 +181,44 @@ impl MigrateOptions {
 }
 
 impl RelayOptions {
-    pub fn parse(&self) -> Result<Config<Relay>, Faults> {
+    /// `catalog` holds the workflows that the program runs, `theirs` what was wrong with their settings.
+    pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Relay>, Faults> {
         let mut faults = Faults::default();
-        let ledger = self.ledger.read(&mut faults);
+        let ledger = self.ledger.read(database::OF_A_RELAY, &catalog.registry(), &mut faults);
         let listen = self.listen.read(ledger.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
-        let host = self.host.host(&mut faults).map(Some);
         let tuned = self.relay.read(&mut faults);
         let http = self.http.read(&mut faults);
         let traces = self.traces.read(vec![(Role::Relay, RELAY.to_owned())], &mut faults);
         let log = self.log.read(&mut faults);
-        finish_serving(log, http, traces, build_relay(ledger, listen, queue, host, tuned), faults)
+        finish_serving(log, http, traces, build_relay(ledger, listen, queue, tuned), faults.and(theirs))
     }
 }
 
 impl WorkerOptions {
-    pub fn parse(&self) -> Result<Config<Worker>, Faults> {
-        let mut faults = Faults::default();
-        let ledger = self.ledger.read(&mut faults);
-        let steps = worker::steps(&self.steps, &provision::step_names(), &mut faults);
+    /// As `RelayOptions::parse`.
+    pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Worker>, Faults> {
+        let (registry, mut faults) = (catalog.registry(), Faults::default());
+        let steps = worker::steps(&self.steps, &worker::known(&registry), &mut faults);
+        let ledger = self.ledger.read(database::OF_A_WORKER, &registry, &mut faults);
         let queue = self.redis.read(&mut faults);
-        let api = self.host.client(&self.key, &mut faults);
-        let provision = self.webhook.read(&mut faults);
         let tuned = self.worker.read(&mut faults);
         let http = self.http.read(&mut faults);
         let services = vec![(Role::Worker, worker::service(steps.as_deref()))];
         let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
-        let tuned = steps.zip(tuned);
-        finish_serving(log, http, traces, build_worker(ledger, queue, api, provision, tuned), faults)
+        finish_serving(log, http, traces, build_worker(ledger, queue, catalog, steps.zip(tuned)), faults.and(theirs))
     }
 }
 
 impl AllOptions {
-    pub fn parse(&self) -> Result<Config<All>, Faults> {
-        let mut faults = Faults::default();
-        let ledger = self.ledger.read(&mut faults);
-        let listen = self.listen.read(ledger.as_ref().map(|ledger| &ledger.database), &mut faults);
+    /// As `RelayOptions::parse`.
+    pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<All>, Faults> {
+        let (registry, mut faults) = (catalog.registry(), Faults::default());
+        let of_relay = self.ledger.read(database::OF_A_RELAY, &registry, &mut faults);
+        let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, database::OF_A_WORKER));
+        let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
-        let api = self.host.client(&self.key, &mut faults);
-        let provision = self.webhook.read(&mut faults);
         let relay = self.relay.read(&mut faults);
         let worker = self.worker.read(&mut faults);
         let http = self.http.read(&mut faults);
@@ -249,20 +226,27 @@ impl AllOptions {
         let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
 
-        let host = api.as_ref().map(|api| Some(api.host().to_owned()));
-        let steps = ledger.as_ref().map(|ledger| ledger.registry.queues());
-        let relay = build_relay(ledger.clone(), listen, queue.clone(), host, relay);
-        let worker = build_worker(ledger, queue, api, provision, steps.zip(worker));
-        finish_serving(log, http, traces, relay.zip(worker).map(|(relay, worker)| All { relay, worker }), faults)
+        let steps = worker.map(|worker| (registry.queues(), worker));
+        let relay = build_relay(of_relay, listen, queue.clone(), relay);
+        let worker = build_worker(of_worker, queue, catalog, steps);
+        let all = relay.zip(worker).map(|(relay, worker)| All { relay, worker });
+        finish_serving(log, http, traces, all, faults.and(theirs))
     }
 }
 
 impl LedgerOptions {
-    fn read(&self, faults: &mut Faults) -> Read<Ledger> {
+    /// `connections` is how many the role has where nobody says otherwise.
+    fn read(&self, connections: u32, registry: &Registry, faults: &mut Faults) -> Read<Ledger> {
         let database = self.database.read(faults);
-        let max_connections = self.pool.read(faults);
-        let registry = self.workflow.read(faults);
-        Some(Ledger { database: database?, max_connections: max_connections?, registry: registry? })
+        let max_connections = self.pool.read(connections, faults);
+        let registry = Arc::new(registry.clone());
+        Some(Ledger { database: database?, max_connections: max_connections?, registry })
+    }
+
+    /// The same ledger for another role of the process.
+    fn same(&self, ledger: &Ledger, connections: u32) -> Read<Ledger> {
+        let max_connections = self.pool.read(connections, &mut Faults::default());
+        Some(Ledger { max_connections: max_connections?, ..ledger.clone() })
     }
 }
 
@@ -270,25 +254,22 @@ fn build_relay(
     ledger: Read<Ledger>,
     listen: Read<Option<Database>>,
     queue: Read<queue::Config>,
-    host: Read<Option<String>>,
     tuned: Read<relay::Tuned>,
 ) -> Read<Relay> {
-    let relay::Tuned { batch, high_water, intake_poll, retention } = tuned?;
-    let settings = relay_role::Settings { batch, high_water, intake_poll, retention, host: host? };
+    let relay::Tuned { batch, intake_poll, retention } = tuned?;
+    let settings = relay_role::Settings { batch, intake_poll, retention };
     Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings })
 }
 
 fn build_worker(
     ledger: Read<Ledger>,
     queue: Read<queue::Config>,
-    api: Read<Client>,
-    provision: Read<provision::Settings>,
-    tuned: Read<(Vec<workflows::ids::StepName>, worker::Tuned)>,
+    catalog: &Catalog,
+    tuned: Read<(Vec<StepName>, worker::Tuned)>,
 ) -> Read<Worker> {
-    let (api, (steps, worker::Tuned { concurrency, grace })) = (api?, tuned?);
-    let (host, rules) = (Some(api.host().to_owned()), Rules::default());
-    let settings = worker_role::Settings { steps, concurrency, grace, host, rules };
-    Some(Worker { ledger: ledger?, queue: queue?, api, provision: provision?, settings })
+    let (steps, worker::Tuned { concurrency, grace }) = tuned?;
+    let settings = worker_role::Settings { steps, concurrency, grace, rules: Rules::default() };
+    Some(Worker { ledger: ledger?, queue: queue?, catalog: catalog.clone(), settings })
 }
 
 /// Of a command.

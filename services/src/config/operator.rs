@@ -1,9 +1,11 @@
 //! What a command of a person is told: the ledger over few connections, and no more than the command needs, so that a setting
 //! which is wrong elsewhere stops nobody who mends something.
 
+use std::sync::Arc;
+
 use clap::Args;
 
-use super::{Config, Faults, Ledger, Operator, database, finish, log, redis, workflow};
+use super::{Config, Database, Faults, Ledger, Operator, database, finish, log, redis};
 
 /// One command has little to do at once.
 const CONNECTIONS: u32 = 2;
@@ -12,17 +14,6 @@ const CONNECTIONS: u32 = 2;
 pub struct OperatorOptions {
     #[command(flatten)]
     database: database::DatabaseOptions,
-    #[command(flatten)]
-    log: log::LogOptions,
-}
-
-/// For what gives a run a fresh deadline.
-#[derive(Args)]
-pub struct ReviveOptions {
-    #[command(flatten)]
-    database: database::DatabaseOptions,
-    #[command(flatten)]
-    workflow: workflow::WorkflowOptions,
     #[command(flatten)]
     log: log::LogOptions,
 }
@@ -43,27 +34,7 @@ impl OperatorOptions {
         let mut faults = Faults::default();
         let database = self.database.read(&mut faults);
         let log = self.log.read(&mut faults);
-        let ledger = database.map(|database| Ledger {
-            database,
-            max_connections: CONNECTIONS,
-            registry: workflow::with_defaults(),
-        });
-        finish(log, ledger.map(|ledger| Operator { ledger, queue: None }), faults)
-    }
-}
-
-impl ReviveOptions {
-    pub fn parse(&self) -> Result<Config<Operator>, Faults> {
-        let mut faults = Faults::default();
-        let database = self.database.read(&mut faults);
-        let registry = self.workflow.read(&mut faults);
-        let log = self.log.read(&mut faults);
-        let ledger = database.zip(registry).map(|(database, registry)| Ledger {
-            database,
-            max_connections: CONNECTIONS,
-            registry,
-        });
-        finish(log, ledger.map(|ledger| Operator { ledger, queue: None }), faults)
+        finish(log, database.map(|database| Operator { ledger: ledger(database), queue: None }), faults)
     }
 }
 
@@ -73,10 +44,12 @@ impl StatsOptions {
         let database = self.database.read(&mut faults);
         let queue = self.redis.read_if_given(&mut faults);
         let log = self.log.read(&mut faults);
-        let operator = database.zip(queue).map(|(database, queue)| Operator {
-            ledger: Ledger { database, max_connections: CONNECTIONS, registry: workflow::with_defaults() },
-            queue,
-        });
+        let operator = database.zip(queue).map(|(database, queue)| Operator { ledger: ledger(database), queue });
         finish(log, operator, faults)
     }
+}
+
+/// A person's command runs no workflow: which there are, the database knows.
+fn ledger(database: Database) -> Ledger {
+    Ledger { database, max_connections: CONNECTIONS, registry: Arc::default() }
 }

@@ -7,14 +7,14 @@ use super::Faults;
 
 impl Faults {
     /// The value of a setting that cannot be left out.
-    pub(super) fn required<'a>(&mut self, setting: &str, given: Option<&'a str>, what: &str) -> Option<&'a str> {
+    pub fn required<'a>(&mut self, setting: &str, given: Option<&'a str>, what: &str) -> Option<&'a str> {
         if given.is_none() {
             self.add_unset(setting, format!("is not set: {what}"));
         }
         given
     }
 
-    pub(super) fn number<T>(&mut self, setting: &str, text: &str, range: RangeInclusive<T>) -> Option<T>
+    pub fn number<T>(&mut self, setting: &str, text: &str, range: RangeInclusive<T>) -> Option<T>
     where
         T: FromStr + PartialOrd + Display,
     {
@@ -27,7 +27,7 @@ impl Faults {
         }
     }
 
-    pub(super) fn duration(&mut self, setting: &str, text: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
+    pub fn duration(&mut self, setting: &str, text: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
         let show = humantime::format_duration;
         match humantime::parse_duration(text.trim()) {
             Ok(duration) if range.contains(&duration) => Some(duration),
@@ -43,7 +43,7 @@ impl Faults {
         }
     }
 
-    pub(super) fn switch(&mut self, setting: &str, text: &str) -> Option<bool> {
+    pub fn switch(&mut self, setting: &str, text: &str) -> Option<bool> {
         match text.trim().to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "1" => Some(true),
             "false" | "no" | "off" | "0" => Some(false),

@@ -5,7 +5,7 @@ use url::Url;
 use workflows::secret::Secret;
 
 use super::Faults;
-use crate::queue;
+use crate::queue::{self, Transport};
 
 #[derive(Args)]
 #[command(next_help_heading = "Redis")]
@@ -19,6 +19,15 @@ pub struct RedisOptions {
     /// What all keys begin with, so that several Sluices can share one Redis
     #[arg(long, env = "REDIS_PREFIX", value_name = "TEXT", default_value = "sluice")]
     redis_prefix: String,
+
+    /// How hints are kept in Redis, the same for every process: lists, which is made for them, or apalis-redis, the layout of
+    /// the crate of that name
+    #[arg(long, env = "QUEUE_TRANSPORT", value_name = "lists|apalis-redis", default_value = "lists")]
+    queue_transport: String,
+
+    /// The most hints that Redis holds per step of the workflow; the rest waits in Postgres, the most urgent first
+    #[arg(long, env = "QUEUE_HIGH_WATER", value_name = "NUMBER", default_value = "1000")]
+    queue_high_water: String,
 }
 
 impl RedisOptions {
@@ -42,32 +51,43 @@ impl RedisOptions {
                 None
             }
         };
-        Some(queue::Config::new(Secret::new(url?), prefix?))
+        let transport = self.transport(faults);
+        let high_water = faults.number("QUEUE_HIGH_WATER", &self.queue_high_water, 1..=100_000);
+        let (transport, high_water) = (transport?, high_water?);
+        Some(queue::Config { transport, high_water, ..queue::Config::new(Secret::new(url?), prefix?) })
+    }
+
+    fn transport(&self, faults: &mut Faults) -> Option<Transport> {
+        match self.queue_transport.trim() {
+            "lists" => Some(Transport::Lists),
+            "apalis-redis" => Some(Transport::ApalisRedis),
+            _ => {
+                faults.add("QUEUE_TRANSPORT", &self.queue_transport, "expected lists or apalis-redis");
+                None
+            }
+        }
     }
 }
 
+/// No part of an address that cannot be read is shown: a password with a `/`, `?`, `#` or `@` that is not encoded may be taken
+/// for any of them.
 fn is_redis(text: &str, faults: &mut Faults) -> bool {
-    const SETTING: &str = "REDIS_URL";
-    let url = match Url::parse(text) {
-        Ok(url) => url,
-        Err(error) => {
-            let problem = format!("is no URL ({error}): expected redis://[user:password@]host:6379");
-            faults.add_url(SETTING, text, problem);
-            return false;
+    const ENCODE: &str = "in a password write %2F for a /, %3F for a ?, %23 for a #, %40 for an @";
+    let problem = match Url::parse(text) {
+        Err(error) => format!("is no URL ({error}): expected redis://[user:password@]host:6379; {ENCODE}"),
+        Ok(url) if !matches!(url.scheme(), "redis" | "rediss") || url.host_str().is_none_or(str::is_empty) => {
+            "expected redis:// or rediss:// and a host".to_owned()
         }
+        Ok(url) if !is_database(url.path()) => {
+            format!("has behind its host what is no number of a database: give a number or nothing; {ENCODE}")
+        }
+        Ok(_) => return true,
     };
-    if !matches!(url.scheme(), "redis" | "rediss") || url.host_str().is_none_or(str::is_empty) {
-        faults.add_url(SETTING, text, "expected redis:// or rediss:// and a host");
-        return false;
-    }
-    let database = url.path().trim_matches('/');
-    if !database.is_empty() && database.parse::<u16>().is_err() {
-        faults.add_url(
-            SETTING,
-            text,
-            format!("its path is {:?}: expected the number of a database, or none", url.path()),
-        );
-        return false;
-    }
-    true
+    faults.add_secret("REDIS_URL", problem);
+    false
+}
+
+fn is_database(path: &str) -> bool {
+    let database = path.trim_matches('/');
+    database.is_empty() || database.parse::<u16>().is_ok()
 }

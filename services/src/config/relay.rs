@@ -9,17 +9,12 @@ use super::Faults;
 #[derive(Args)]
 #[command(next_help_heading = "Relay")]
 pub struct RelayTuning {
-    /// The most sign-ups or steps that one round takes
+    /// The most requests or steps that one round takes
     #[arg(long, env = "RELAY_BATCH", value_name = "NUMBER", default_value = "200")]
     relay_batch: String,
 
-    /// The most steps that wait in Redis per step of the workflow; the rest waits in Postgres. Less than 2000, above
-    /// which apalis-redis gets stuck
-    #[arg(long, env = "RELAY_HIGH_WATER", value_name = "NUMBER", default_value = "1000")]
-    relay_high_water: String,
-
-    /// How often sign-ups are looked for beside the notifications; where LISTEN does not work they wait so long. At most
-    /// every 100ms
+    /// How often requests are looked for where LISTEN does not work, at most every 100ms; where it does, they ring, and are
+    /// looked for once a second
     #[arg(long, env = "INTAKE_POLL", value_name = "DURATION", default_value = "100ms")]
     intake_poll: String,
 
@@ -33,7 +28,6 @@ pub struct RelayTuning {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tuned {
     pub batch: usize,
-    pub high_water: u64,
     pub intake_poll: Duration,
     pub retention: Duration,
 }
@@ -41,11 +35,10 @@ pub(super) struct Tuned {
 impl RelayTuning {
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Tuned> {
         let batch = faults.number("RELAY_BATCH", &self.relay_batch, 1..=1000);
-        let high_water = faults.number("RELAY_HIGH_WATER", &self.relay_high_water, 1..=1999);
         let poll = Duration::from_millis(100)..=Duration::from_secs(60);
         let intake_poll = faults.duration("INTAKE_POLL", &self.intake_poll, poll);
         let days = |days: u64| Duration::from_secs(days * 86_400);
         let retention = faults.duration("RETENTION", &self.retention, days(1)..=days(3650));
-        Some(Tuned { batch: batch?, high_water: high_water?, intake_poll: intake_poll?, retention: retention? })
+        Some(Tuned { batch: batch?, intake_poll: intake_poll?, retention: retention? })
     }
 }

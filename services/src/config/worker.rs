@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
-use workflows::ids::StepName;
+use workflows::{definition::Registry, ids::StepName};
 
 use super::Faults;
 
@@ -43,6 +43,17 @@ pub(super) fn service(steps: Option<&[StepName]>) -> String {
         Some([step]) => format!("sluice-worker-{step}"),
         _ => "sluice-worker".to_owned(),
     }
+}
+
+/// Every step of every workflow once, in the order of their workflows.
+pub(super) fn known(registry: &Registry) -> Vec<StepName> {
+    let mut known = Vec::new();
+    for step in registry.all().flat_map(|workflow| &workflow.steps) {
+        if !known.contains(&step.name) {
+            known.push(step.name.clone());
+        }
+    }
+    known
 }
 
 /// The steps that a worker was told to serve, each once.

@@ -17,16 +17,19 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::{Value, error::Category};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
-use workflows::evolution::{ApiError, Call, ErrorKind, Listed, answer};
+use workflows::whatsapp::evolution::{ApiError, Call, ErrorKind, Listed, Roster, answer};
 
 use super::{
     Client,
-    transport::{BODY_BYTES, Request, chain, error_kind, receive},
+    transport::{BODY_BYTES, Request, error_kind, receive},
 };
+use crate::telemetry::chain;
 
 const ROUTE: &str = "/instance/fetchInstances";
 /// How long the whole list may take: tens of thousands of rows, from a slow server.
 const TIMEOUT: Duration = Duration::from_secs(300);
+/// The same where a run waits for it: an attempt has 30 s.
+const WHOLE: Duration = Duration::from_secs(20);
 /// How many rows are read ahead of who takes them.
 const AHEAD: usize = 64;
 
@@ -53,6 +56,20 @@ impl Client {
     }
 }
 
+impl Client {
+    /// The whole list at once, where it has to be whole to be of use.
+    pub(super) async fn whole_list(&self) -> Result<Roster, ApiError> {
+        let rows = async { self.instances().await?.try_collect::<Vec<_>>().await };
+        match tokio::time::timeout(WHOLE, rows).await {
+            Ok(rows) => Ok(rows.map_err(|error| ApiError { call: Call::Roster, ..error })?.into_iter().collect()),
+            Err(_) => {
+                let kind = ErrorKind::NoAnswer(format!("the list had not ended after {WHOLE:?}"));
+                Err(ApiError { call: Call::Roster, kind })
+            }
+        }
+    }
+}
+
 /// serde's own parser, which reads from something that blocks: nothing else sees that a list ended where it should.
 fn read(body: impl Read, status: u16, rows: mpsc::Sender<Row>) {
     let left = Cell::new(BODY_BYTES);
@@ -64,7 +81,8 @@ fn read(body: impl Read, status: u16, rows: mpsc::Sender<Row>) {
     let kind = match error.classify() {
         Category::Io => ErrorKind::NoAnswer(format!("the list broke off {place}: {error}")),
         Category::Eof => ErrorKind::NoAnswer(format!("the list broke off {place}")),
-        Category::Syntax | Category::Data => unreadable(status, format!("no list of instances {place}")),
+        Category::Syntax => ErrorKind::Foreign { status, what: format!("no JSON {place}") },
+        Category::Data => unreadable(status, format!("no list of instances {place}")),
     };
     // Nobody listens any more where that was the reason.
     let _ = rows.blocking_send(Err(fault(kind)));

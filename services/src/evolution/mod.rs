@@ -1,29 +1,39 @@
 //! The client of the Evolution API: the only module that speaks to it. It sends a call once:
 //! no retries, no redirects, bounded time and bounded bodies. Reading answers and judging failures is pure and lives in
-//! `workflows::evolution`; no error that leaves this module holds a key or a token.
+//! `workflows::whatsapp::evolution`; no error that leaves this module holds a key or a token.
 
 mod list;
 mod options;
+mod shared;
 mod transport;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, header::HeaderValue};
 use workflows::{
-    evolution::{
-        ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, StoredWebhook, Webhook,
-        answer::{self, Response},
-        redact::Redaction,
-    },
-    ids::InstanceName,
     secret::Secret,
+    whatsapp::{
+        evolution::{
+            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Roster, StoredWebhook,
+            Version, Webhook,
+            answer::{self, Response},
+            default_settings,
+            redact::Redaction,
+        },
+        names::InstanceName,
+    },
 };
 
 pub use options::{Options, OptionsError, Timeouts, host};
 
-pub(crate) use self::transport::chain;
-use self::transport::{Received, Request};
+use self::{
+    shared::SharedRoster,
+    transport::{Received, Request},
+};
 use crate::telemetry::metrics::Metrics;
 
 /// What stays as it is in a path segment and in a query value.
@@ -41,6 +51,8 @@ pub struct Client {
     key: Secret,
     key_header: HeaderValue,
     timeouts: Timeouts,
+    /// The list of every instance, for all who ask at once.
+    roster: Arc<SharedRoster>,
     /// Where calls are measured, if anywhere.
     metrics: Option<Arc<Metrics>>,
 }
@@ -112,9 +124,21 @@ impl Evolution for Client {
         self.ask(call, request, &redaction, |response| answer::connection_state(response, name, &redaction)).await
     }
 
-    async fn connect(&self, name: &InstanceName) -> Result<Connect, ApiError> {
+    async fn fetch_own(&self, name: &InstanceName, token: &Secret) -> Result<Own, ApiError> {
+        let (call, redaction) = (Call::FetchOwn, self.redaction(Some(name), [token]));
+        let path = format!("/instance/fetchInstances?instanceName={}", utf8_percent_encode(name.as_str(), ENCODED));
+        let request = Request::new(Method::GET, path).key(own_key(call, token)?);
+        self.ask(call, request, &redaction, |response| answer::own(response, name, &redaction)).await
+    }
+
+    async fn roster(&self) -> Result<Arc<Roster>, ApiError> {
+        self.roster.get(self.whole_list()).await
+    }
+
+    async fn connect(&self, name: &InstanceName, within: Duration) -> Result<Connect, ApiError> {
         let (call, redaction) = (Call::Connect, self.redaction(Some(name), []));
-        let request = Request::new(Method::GET, named(call, "/instance/connect", name)?).timeout(self.timeouts.qr_code);
+        let timeout = within.min(self.timeouts.qr_code);
+        let request = Request::new(Method::GET, named(call, "/instance/connect", name)?).timeout(timeout);
         self.ask(call, request, &redaction, |response| answer::connect(response, &redaction)).await
     }
 
@@ -130,14 +154,40 @@ impl Evolution for Client {
         self.ask(call, request, &redaction, |response| answer::found_webhook(response, &redaction)).await
     }
 
+    async fn has_settings(&self, name: &InstanceName) -> Result<bool, ApiError> {
+        let (call, redaction) = (Call::FindSettings, self.redaction(Some(name), []));
+        let request = Request::new(Method::GET, named(call, "/settings/find", name)?);
+        self.ask(call, request, &redaction, |response| answer::has_settings(response, &redaction)).await
+    }
+
+    async fn set_settings(&self, name: &InstanceName) -> Result<(), ApiError> {
+        let (call, redaction) = (Call::SetSettings, self.redaction(Some(name), []));
+        let request = Request::new(Method::POST, named(call, "/settings/set", name)?).body(default_settings());
+        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+    }
+
     async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
         let (call, redaction) = (Call::Delete, self.redaction(Some(name), [token]));
-        let Ok(key) = options::key_header(token) else {
-            let why = "the instance's own token holds characters that no header can carry";
-            return Err(ApiError { call, kind: ErrorKind::NoAnswer(why.into()) });
-        };
-        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?).key(key);
+        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?).key(own_key(call, token)?);
         self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+    }
+
+    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
+        let (call, redaction) = (Call::Discard, self.redaction(Some(name), []));
+        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?);
+        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+    }
+
+    async fn version(&self) -> Result<Version, ApiError> {
+        let redaction = self.redaction(None, []);
+        let request = Request::new(Method::GET, "/").timeout(VERSION.min(self.timeouts.other));
+        self.ask(Call::Version, request, &redaction, |response| answer::version(response, &redaction)).await
+    }
+
+    async fn database(&self) -> Result<(), ApiError> {
+        let redaction = self.redaction(None, []);
+        let request = Request::new(Method::GET, format!("/instance/fetchInstances?instanceId={}", answer::NO_ID));
+        self.ask(Call::Database, request, &redaction, |response| answer::database(response, &redaction)).await
     }
 
     async fn verify_creds(&self) -> Result<(), ApiError> {
@@ -149,12 +199,30 @@ impl Evolution for Client {
     async fn pause(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
     }
+
+    fn elapsed(&self) -> Duration {
+        START.elapsed()
+    }
+}
+
+/// What `elapsed` counts from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// How long the API gets to say its version: it asks WhatsApp first, and a run waits for it.
+const VERSION: Duration = Duration::from_secs(3);
+
+/// The instance's own token as the key of a call.
+fn own_key(call: Call, token: &Secret) -> Result<HeaderValue, ApiError> {
+    options::key_header(token).map_err(|_| {
+        let why = "the instance's own token holds characters that no header can carry";
+        ApiError { call, kind: ErrorKind::NoAnswer(why.into()) }
+    })
 }
 
 /// A route with the name as its last segment. A name of dots alone would climb to another route, even percent-encoded.
 fn named(call: Call, route: &str, name: &InstanceName) -> Result<String, ApiError> {
     if matches!(name.as_str(), "." | "..") {
-        let why = format!("the name {name:?} cannot be the last part of a URL: rename the instance");
+        let why = format!("the name \"{name}\" cannot be the last part of a URL: rename the instance");
         return Err(ApiError { call, kind: ErrorKind::NoAnswer(why) });
     }
     Ok(format!("{route}/{}", utf8_percent_encode(name.as_str(), ENCODED)))

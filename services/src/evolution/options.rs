@@ -1,12 +1,13 @@
 //! What the client is told at start, and the checks that refuse what cannot work.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{header::HeaderValue, redirect, retry};
 use url::Url;
 use workflows::secret::Secret;
 
 use super::{Address, Client};
+use crate::telemetry::chain;
 
 /// Where the API is and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -70,11 +71,11 @@ impl Client {
         if base.scheme() == "http" {
             builder = builder.tls_certs_only([]);
         }
-        let http = builder.build().map_err(|error| OptionsError::Tls(super::transport::chain(&error)))?;
+        let http = builder.build().map_err(|error| OptionsError::Tls(chain(&error)))?;
         let host = host_of(&base);
         let address = address_of(&base);
         let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, host, address, key, key_header, timeouts, metrics: None })
+        Ok(Self { http, base, host, address, key, key_header, timeouts, roster: Arc::default(), metrics: None })
     }
 }
 

@@ -1,9 +1,6 @@
 //! One request out, one bounded response in. Tells apart what was never sent from what may have been.
 
-use std::{
-    error::Error as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use reqwest::{
     Method,
@@ -11,10 +8,10 @@ use reqwest::{
 };
 use serde_json::Value;
 use tracing::{Instrument, Span};
-use workflows::evolution::{Call, ErrorKind, answer::Response, redact::Redaction};
+use workflows::whatsapp::evolution::{Call, ErrorKind, answer::Response, redact::Redaction};
 
 use super::{Address, Client};
-use crate::telemetry::{names, spans, trace};
+use crate::telemetry::{chain, names, spans, trace};
 
 /// The most that is read of a body. The largest recorded answers are lists, of which ours has one row, and QR codes.
 pub(super) const BODY_BYTES: usize = 1024 * 1024;
@@ -88,7 +85,7 @@ impl Client {
         status: impl Fn(&T) -> u16,
     ) -> Result<T, ErrorKind> {
         let Address { host, port, base } = &self.address;
-        let span = spans::call(call, host, *port, &format!("{base}{path}"));
+        let span = spans::call(call.route(), host, *port, &format!("{base}{path}"));
         let sent = Instant::now();
         let result = asking.instrument(span.clone()).await;
         let (status, error) = went(result.as_ref().map(status));
@@ -154,10 +151,11 @@ fn went(answer: Result<u16, &ErrorKind>) -> (Option<u16>, Option<String>) {
         Ok(status) => return (Some(status), (status >= 400).then(|| status.to_string())),
         Err(ErrorKind::Unreachable(_)) => "unreachable",
         Err(ErrorKind::NoAnswer(_)) => "no_answer",
+        Err(ErrorKind::Foreign { .. }) => "foreign",
         Err(ErrorKind::Answer(_) | ErrorKind::Unreadable { .. } | ErrorKind::Withheld) => "unreadable",
     };
     let status = answer.err().and_then(|kind| match kind {
-        ErrorKind::Unreadable { status, .. } => Some(*status),
+        ErrorKind::Foreign { status, .. } | ErrorKind::Unreadable { status, .. } => Some(*status),
         _ => None,
     });
     (status, Some(error.to_owned()))
@@ -176,19 +174,4 @@ pub(super) fn error_kind(error: reqwest::Error, timeout: Duration, redaction: &R
         (false, true) => ErrorKind::NoAnswer(format!("none within {timeout:?}")),
         (false, false) => ErrorKind::NoAnswer(why),
     }
-}
-
-/// An error with its causes, each said once.
-pub(crate) fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -1,13 +1,16 @@
-//! The migrations, embedded, and how they are brought to a database. Each is one transaction together with its entry in
-//! `sluice._sqlx_migrations`: never in `public`, which Supabase exposes. The same files may have been applied by another
-//! tool before, since they are safe to run again.
+//! The migrations, embedded, and how they are brought to a database: all that is pending in one transaction, together with its
+//! entries in `sluice._sqlx_migrations` (never in `public`, which Supabase exposes), so that a refusal leaves nothing behind. At
+//! the end of each call what depends on the database's state is brought to what it should be, and what takes long on a large table
+//! is done outside that transaction. The same files may have been applied by another tool before: they are safe to run again.
 //!
 //! The only engine SQL outside `postgres`. Needs a session of its own: never a transaction pooler.
+
+pub mod adoption;
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use sqlx::{
-    PgConnection, Row,
+    AssertSqlSafe, Connection, FromRow, PgConnection, Row,
     migrate::{AppliedMigration, Migrate, MigrateError, Migrator},
 };
 
@@ -22,16 +25,20 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long another migration may keep this one waiting.
 const TURN: Duration = Duration::from_secs(300);
+/// Rounds of slow changes: each fills some hundred rows of one table, if there is nothing else to do.
+const ROUNDS: u32 = 100_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("migration {version} {name}: the database answered: {source}")]
-    Apply { version: i64, name: String, source: MigrateError },
+    #[error("this database cannot be built on, and nothing was changed:\n{0}")]
+    Unfit(String),
+    #[error("migration {version} {name}: the database answered: {said}; nothing was changed")]
+    Apply { version: i64, name: String, said: String },
     #[error(
-        "migration {version} {name} met a lock {TRIES} times ({source}): a long transaction holds a table that it changes; \
-         end it (select * from pg_stat_activity order by xact_start), then migrate again: what was applied stays"
+        "met a lock {TRIES} times ({said}): a long transaction holds a table that a migration changes; end it \
+         (select * from pg_stat_activity order by xact_start), then migrate again: nothing was changed"
     )]
-    LockedOut { version: i64, name: String, source: MigrateError },
+    LockedOut { said: String },
     #[error(
         "migration {version} {name} was applied with another content: this program and the one that applied it \
          differ in a file that must never change; build from a clean checkout"
@@ -39,13 +46,19 @@ pub enum Error {
     Changed { version: i64, name: String },
     #[error("another migration has been running for {TURN:?}: wait for it, or end it")]
     Busy,
-    #[error("the database answered: {0}")]
-    Database(#[from] MigrateError),
+    #[error("the database answered: {}", said(.0))]
+    Database(sqlx::Error),
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error.into())
+        Self::Database(error)
+    }
+}
+
+impl From<MigrateError> for Error {
+    fn from(error: MigrateError) -> Self {
+        Self::Database(cause(error))
     }
 }
 
@@ -63,6 +76,23 @@ pub struct Standing {
     pub pending: Vec<Migration>,
     /// Versions that the database has and this program does not know: a newer one migrated it.
     pub unknown: Vec<i64>,
+    /// What is not as it should be in the database.
+    pub missing: Vec<Missing>,
+}
+
+/// Something that is not as it should be, what is lost by it, and what a person does about it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, FromRow)]
+pub struct Missing {
+    pub item: String,
+    pub without: String,
+    pub mend: String,
+}
+
+/// What an owner decides with `sluice migrate`, and where it is kept: `sluice.setting`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    pub name: &'static str,
+    pub value: String,
 }
 
 /// What happens while migrations are applied.
@@ -72,10 +102,12 @@ pub enum Progress<'a> {
         migration: &'a Migration,
         took: Duration,
     },
-    /// It met a lock, and is tried again.
-    Locked {
-        migration: &'a Migration,
+    /// This was not as it should be, and is now.
+    Brought {
+        item: &'a str,
     },
+    /// They met a lock, were undone, and are tried again.
+    Locked,
 }
 
 /// Reads how the database stands; changes nothing.
@@ -83,7 +115,8 @@ pub async fn standing(connection: &mut PgConnection) -> Result<Standing, Error> 
     let kept: bool =
         sqlx::query_scalar("select to_regclass($1) is not null").bind(TABLE).fetch_one(&mut *connection).await?;
     let applied = if kept { connection.list_applied_migrations(TABLE).await? } else { Vec::new() };
-    stand(&applied)
+    let missing = missing(connection).await?;
+    stand(&applied, missing)
 }
 
 /// Whether the ledger is there, whoever brought it. In the simple protocol, which every pooler can take.
@@ -91,55 +124,204 @@ pub async fn is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::raw_sql("select to_regclass('sluice.run') is not null").fetch_one(connection).await?.try_get(0)
 }
 
-/// Applies what is pending, one caller at a time, and returns how the database stands then.
+/// What is not as it should be; nothing in a database without the ledger. In the simple protocol, which every pooler can take.
+pub async fn missing(connection: &mut PgConnection) -> sqlx::Result<Vec<Missing>> {
+    let known = sqlx::raw_sql("select to_regprocedure('sluice.missing()') is not null");
+    if !known.fetch_one(&mut *connection).await?.try_get(0)? {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::raw_sql("select item, without, mend from sluice.missing()").fetch_all(connection).await?;
+    rows.iter().map(Missing::from_row).collect()
+}
+
+/// Applies what is pending, one caller at a time, brings the rest to what it should be, and returns how the database stands then.
 ///
 /// After an error the connection is to be closed: it may hold the lock that keeps others waiting.
-pub async fn apply(connection: &mut PgConnection, mut tell: impl FnMut(Progress<'_>)) -> Result<Standing, Error> {
+pub async fn apply(
+    connection: &mut PgConnection,
+    choices: &[Choice],
+    mut tell: impl FnMut(Progress<'_>),
+) -> Result<Standing, Error> {
     tokio::time::timeout(TURN, connection.lock()).await.map_err(|_| Error::Busy)??;
-    connection.create_schema_if_not_exists(SCHEMA).await?;
-    connection.ensure_migrations_table(TABLE).await?;
-    let pending = stand(&connection.list_applied_migrations(TABLE).await?)?.pending;
-    for migration in &pending {
-        let took = apply_one(connection, migration, &mut tell).await?;
-        tell(Progress::Applied { migration, took });
-    }
+    let mut missing = apply_patiently(connection, choices, &mut tell).await?;
+    missing.extend(change_slowly(connection, &mut tell).await?);
     let applied = connection.list_applied_migrations(TABLE).await?;
     connection.unlock().await?;
-    stand(&applied)
+    stand(&applied, missing)
 }
 
 /// Migrations give up early rather than hold up the app's sign-ups: then they are tried again.
-async fn apply_one(
+async fn apply_patiently(
     connection: &mut PgConnection,
-    migration: &Migration,
+    choices: &[Choice],
     tell: &mut impl FnMut(Progress<'_>),
-) -> Result<Duration, Error> {
-    let script = MIGRATOR.iter().find(|known| known.version == migration.version);
-    let script = script.expect("a pending migration is one of ours");
-    let Migration { version, name } = migration.clone();
+) -> Result<Vec<Missing>, Error> {
     for _ in 1..TRIES {
-        match connection.apply(TABLE, script).await {
-            Ok(took) => return Ok(took),
-            Err(error) if met_a_lock(&error) => tell(Progress::Locked { migration }),
-            Err(source) => return Err(Error::Apply { version, name, source }),
+        match apply_once(connection, choices, tell).await {
+            Err(Error::LockedOut { .. }) => tell(Progress::Locked),
+            result => return result,
         }
         tokio::time::sleep(PAUSE).await;
     }
-    connection.apply(TABLE, script).await.map_err(|source| match met_a_lock(&source) {
-        true => Error::LockedOut { version, name, source },
-        false => Error::Apply { version, name, source },
-    })
+    apply_once(connection, choices, tell).await
 }
 
-fn met_a_lock(error: &MigrateError) -> bool {
-    let (MigrateError::ExecuteMigration(error, _) | MigrateError::Execute(error)) = error else { return false };
+/// What `sluice.adapt()` did, or could not do.
+#[derive(FromRow)]
+struct Line {
+    item: String,
+    done: bool,
+    without: Option<String>,
+    mend: Option<String>,
+}
+
+/// One transaction: a refusal undoes it all.
+async fn apply_once(
+    connection: &mut PgConnection,
+    choices: &[Choice],
+    tell: &mut impl FnMut(Progress<'_>),
+) -> Result<Vec<Missing>, Error> {
+    let mut tx = connection.begin().await?;
+    sqlx::raw_sql("set local sluice.migrating = 'on'").execute(&mut *tx).await?;
+    tx.create_schema_if_not_exists(SCHEMA).await?;
+    tx.ensure_migrations_table(TABLE).await?;
+    let pending = stand(&tx.list_applied_migrations(TABLE).await?, Vec::new())?.pending;
+    let mut applied = Vec::with_capacity(pending.len());
+    for migration in &pending {
+        let script = MIGRATOR.iter().find(|known| known.version == migration.version);
+        let script = script.expect("a pending migration is one of ours");
+        let took = tx.apply(TABLE, script).await.map_err(|error| refusal(cause(error), Some(migration)))?;
+        applied.push((migration, took));
+    }
+    refuse_unfit(&mut tx).await?;
+    for choice in choices {
+        let decide = sqlx::query("select sluice.decide($1, $2)").bind(choice.name).bind(&choice.value);
+        decide.execute(&mut *tx).await.map_err(|error| refusal(error, None))?;
+    }
+    let lines: Vec<Line> = sqlx::query_as("select * from sluice.adapt()")
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(|error| refusal(error, None))?;
+    tx.commit().await?;
+
+    applied.iter().for_each(|(migration, took)| tell(Progress::Applied { migration, took: *took }));
+    let mut missing = Vec::new();
+    for Line { item, done, without, mend } in lines {
+        match done {
+            true => tell(Progress::Brought { item: &item }),
+            false => {
+                missing.push(Missing { item, without: without.unwrap_or_default(), mend: mend.unwrap_or_default() })
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// What the first migration refuses may have come up since.
+async fn refuse_unfit(tx: &mut PgConnection) -> Result<(), Error> {
+    let problems: Vec<String> =
+        sqlx::query_scalar("select format('%s. To mend it: %s.', problem, mend) from sluice.unfit()")
+            .fetch_all(tx)
+            .await?;
+    if problems.is_empty() { Ok(()) } else { Err(Error::Unfit(problems.join("\n"))) }
+}
+
+#[derive(FromRow)]
+struct SlowChange {
+    item: String,
+    change: Option<String>,
+    before: Option<String>,
+    without: String,
+    mend: String,
+}
+
+/// A statement at a time, each for itself: what reads a large table holds no lock that a sign-up waits for.
+async fn change_slowly(
+    connection: &mut PgConnection,
+    tell: &mut impl FnMut(Progress<'_>),
+) -> Result<Vec<Missing>, Error> {
+    sqlx::raw_sql("set lock_timeout = '500ms'").execute(&mut *connection).await?;
+    let mut failed: Vec<Missing> = Vec::new();
+    let mut changed: Vec<String> = Vec::new();
+    for _ in 0..ROUNDS {
+        let wanted: Vec<SlowChange> =
+            sqlx::query_as("select item, change, before, without, mend from sluice.slow_changes()")
+                .fetch_all(&mut *connection)
+                .await?;
+        let next = wanted.into_iter().find(|wish| failed.iter().all(|failed| failed.item != wish.item));
+        let Some(SlowChange { item, change, before, without, mend }) = next else { break };
+        let Some(change) = change else {
+            failed.push(Missing { item, without, mend });
+            continue;
+        };
+        match change_patiently(connection, before.as_deref(), &change).await {
+            Ok(()) => {
+                if !changed.contains(&item) {
+                    changed.push(item);
+                }
+            }
+            Err(error @ sqlx::Error::Database(_)) => {
+                failed.push(Missing { item, without: format!("{without} ({})", said(&error)), mend });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    sqlx::raw_sql("reset lock_timeout").execute(connection).await?;
+    changed.retain(|item| failed.iter().all(|failed| failed.item != *item));
+    changed.iter().for_each(|item| tell(Progress::Brought { item }));
+    Ok(failed)
+}
+
+async fn change_patiently(connection: &mut PgConnection, before: Option<&str>, change: &str) -> sqlx::Result<()> {
+    for left in (0..TRIES).rev() {
+        let mut done = Ok(());
+        // An index that was not finished is in the way of the next one.
+        for statement in before.into_iter().chain([change]) {
+            if done.is_ok() {
+                done = sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut *connection).await.map(drop);
+            }
+        }
+        match done {
+            Err(error) if left > 0 && met_a_lock(&error) => tokio::time::sleep(PAUSE).await,
+            done => return done,
+        }
+    }
+    Ok(())
+}
+
+/// What file 02 refuses with: it lists all that cannot be built on.
+const UNFIT: &str = "SL001";
+
+fn refusal(error: sqlx::Error, migration: Option<&Migration>) -> Error {
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    match migration {
+        _ if code == UNFIT => Error::Unfit(said(&error)),
+        _ if met_a_lock(&error) => Error::LockedOut { said: said(&error) },
+        Some(Migration { version, name }) => Error::Apply { version: *version, name: name.clone(), said: said(&error) },
+        None => Error::Database(error),
+    }
+}
+
+/// The database's own words, once, and without where in its source it said them.
+fn said(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
+fn cause(error: MigrateError) -> sqlx::Error {
+    match error {
+        MigrateError::ExecuteMigration(error, _) | MigrateError::Execute(error) => error,
+        other => sqlx::Error::Migrate(Box::new(other)),
+    }
+}
+
+fn met_a_lock(error: &sqlx::Error) -> bool {
     // lock_not_available, deadlock_detected
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03" || code == "40P01")
 }
 
-fn stand(applied: &[AppliedMigration]) -> Result<Standing, Error> {
+fn stand(applied: &[AppliedMigration], missing: Vec<Missing>) -> Result<Standing, Error> {
     let mut entries: HashMap<_, _> = applied.iter().map(|entry| (entry.version, &entry.checksum)).collect();
-    let mut standing = Standing { applied: Vec::new(), pending: Vec::new(), unknown: Vec::new() };
+    let mut standing = Standing { applied: Vec::new(), pending: Vec::new(), unknown: Vec::new(), missing };
     for known in MIGRATOR.iter() {
         let migration = Migration { version: known.version, name: known.description.to_string() };
         match entries.remove(&known.version) {

@@ -1,12 +1,10 @@
-//! The ledger: what is true about every run, step and attempt. The trait's verbs are the whole protocol; each takes a
-//! slice, does one guarded move per row and says for every row what happened. "Somebody else did it" is an ordinary
-//! answer, never an error, and a bad row harms only itself.
+//! The ledger: what is true about every run, step and attempt. The traits' verbs are the whole protocol, split by who calls
+//! them: relays, workers, people. Each verb takes a slice, does one guarded move per row and says for every row what
+//! happened. "Somebody else did it" is an ordinary answer, never an error, and a bad row harms only itself.
 //!
-//! `postgres` is the ledger that ships; `memory` is the same one for the simulator. One conformance suite holds both.
-//! No other module but `supabase` holds SQL, and no ledger transaction is open across a network call.
+//! `postgres` is the ledger that ships; the tests have a model of it in memory, and one conformance suite holds both. No other
+//! module of the engine holds SQL, and no ledger transaction is open across a network call.
 
-pub mod admission;
-pub mod memory;
 pub mod migrations;
 pub mod postgres;
 pub mod scenario;
@@ -14,13 +12,12 @@ pub mod settlement;
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use workflows::{
     breaker::{self, Probed, Rules, Signal},
     definition::Registry,
-    ids::{InstanceName, RunId, StepName, Subject, Token, UserId, WorkflowName},
-    outcome::Given,
-    secret::Secret,
+    ids::{ResourceName, RunId, StepName, Subject, Token, WorkflowName},
+    outcome::StepInput,
     state::{RunState, Spent},
 };
 
@@ -44,12 +41,42 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A step, and the token under which somebody holds it.
+/// An attempt: a step, and the token under which somebody holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     pub run: RunId,
     pub position: i16,
     pub token: Token,
+}
+
+/// A step that became due, and which time that was. A claim of an earlier generation finds nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DueKey {
+    pub run: RunId,
+    pub position: i16,
+    pub generation: i32,
+}
+
+/// A due step, and what is needed to push it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub key: DueKey,
+    pub step: StepName,
+    pub workflow: WorkflowName,
+    /// None where the run is in no trace: then it begins one.
+    pub traceparent: Option<String>,
+    /// The trace that it was in before it was revived.
+    pub linked: Option<String>,
+}
+
+/// What waits in one queue now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub queue: StepName,
+    /// Due, and let through by its gates: the most urgent first, then the one due longest.
+    pub due: Vec<Due>,
+    /// How many hints of this queue may lie in Redis, where a limit or a half-open breaker stands before it.
+    pub most: Option<usize>,
 }
 
 /// A lease that a worker keeps.
@@ -60,14 +87,12 @@ pub struct Lease {
     pub length: Duration,
 }
 
-/// A run to start. `id` and `instance_token` are drawn by the caller and unused where a run is there already.
+/// A run to start.
 #[derive(Debug, Clone)]
 pub struct NewRun {
-    pub id: RunId,
     pub workflow: WorkflowName,
     pub subject: Subject,
-    pub resource: InstanceName,
-    pub instance_token: Secret,
+    pub resource: ResourceName,
     pub input: Value,
     pub traceparent: Option<String>,
     /// How long ago it was asked for.
@@ -81,44 +106,44 @@ pub enum Started {
     New(RunId),
     /// The run that was there: starting again joins it, a dead one too.
     Joined(RunId, RunState),
-    /// The name belongs to another subject, or the workflow is not one of ours.
+    /// The resource belongs to another subject, or the workflow is not one of ours.
     Refused(String),
 }
 
-/// What one round of intake found among the `pending` queue rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A run that intake started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenIn {
+    pub run: RunId,
+    pub workflow: WorkflowName,
+    pub subject: Subject,
+    /// As the request gave it.
+    pub traceparent: Option<String>,
+    pub age: Duration,
+}
+
+/// What one round of intake found among the requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Intake {
-    pub started: usize,
-    pub revived: usize,
-    /// Runs that were under way: their row got its status back, a waiting step became due.
+    pub started: Vec<TakenIn>,
+    pub revived: Vec<RunId>,
+    /// Requests whose run was under way: a waiting step became due.
     pub joined: usize,
-    /// Rows that could not be taken this time; they stay `pending`.
+    /// Requests that could not be taken; what asked says why.
     pub failed: usize,
+    /// What became due by it, and may be pushed at once.
+    pub due: Vec<Due>,
 }
 
 impl Intake {
     pub fn total(&self) -> usize {
-        self.started + self.revived + self.joined
+        self.started.len() + self.revived.len() + self.joined
     }
 }
 
-/// A step that was given a token and is now to be pushed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dispatched {
-    pub key: Key,
-    pub workflow: WorkflowName,
-    /// None where the run is in no trace: then it begins one.
-    pub traceparent: Option<String>,
-    /// The trace that it was in before it was revived.
-    pub linked: Option<String>,
-}
-
-/// Who works, and for which queue it asks.
+/// Who works.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Worker {
     pub name: String,
-    /// The API host that the steps call: its gate is asked at every claim.
-    pub host: Option<String>,
 }
 
 /// What asking for a step came to.
@@ -126,21 +151,24 @@ pub struct Worker {
 pub enum Claimed {
     /// It is yours until the lease ends.
     Yes(Box<Claim>),
-    /// A gate is closed, the resource is busy, or this build does not know the step: back to `due`, uncounted.
-    PutBack(PutBack),
+    /// It stays due, uncounted, and is pushed again later.
+    Refused(Refusal),
     /// Somebody else has it, or had it.
     Stale,
 }
 
-/// Why a claim put its step back.
+/// Why a claim was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PutBack {
+pub enum Refusal {
+    /// A pause, a hold, a breaker, a rate or a concurrency stands before it.
     GateClosed,
+    /// A call that creates or deletes may still be under way on its resource.
     ResourceBusy,
+    /// This build does not know the step: due again in 5 s, doubling to 60.
     UnknownDefinition,
 }
 
-impl PutBack {
+impl Refusal {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::GateClosed => "gate_closed",
@@ -162,7 +190,7 @@ pub struct Claim {
     pub send_backs: Vec<u32>,
     /// Which attempt this is, counted from 1 over the step's whole life.
     pub attempt: u32,
-    pub given: Given,
+    pub input: StepInput,
     pub traceparent: Option<String>,
     /// How long ago, at the claim, the run was asked for.
     pub age: Duration,
@@ -171,18 +199,25 @@ pub struct Claim {
 /// What a settle came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
-    /// It is written. The run's state after it.
-    Done(RunState),
+    /// It is written. The run's state after it, and the step that became due by it and may be pushed at once.
+    Done { run: RunState, due: Option<Due> },
     /// The token is no longer the step's: nothing was changed.
     Stale,
     /// The database refuses what this settlement holds: nothing was changed, and trying again will not help.
     Refused(String),
 }
 
-/// A step whose lease ran out.
+/// A step whose lease ran out: what a rescue settles it by.
 #[derive(Debug, Clone)]
 pub struct Expired {
-    pub claim: Claim,
+    pub key: Key,
+    pub workflow: WorkflowName,
+    pub version: i16,
+    pub step: StepName,
+    pub spent: Spent,
+    pub attempt: u32,
+    pub worker: String,
+    pub traceparent: Option<String>,
     /// Whether its worker still beats: then it lost its lease, and did not crash.
     pub worker_lives: bool,
 }
@@ -243,105 +278,63 @@ pub struct Probe {
     pub number: u32,
 }
 
-/// The whole protocol. Every verb is safe with any number of callers.
-pub trait Ledger: Clone + Send + Sync + 'static {
-    /// Start runs, or join those that are there. At most one run per subject and workflow is unfinished afterwards.
-    fn start(&self, runs: &[NewRun]) -> impl Future<Output = Result<Vec<Started>>> + Send;
-
-    /// Take up to `limit` pending queue rows: start, revive or join their runs and set the row to `processing`, in one
-    /// transaction. Two callers never take the same row.
-    fn intake(&self, limit: usize) -> impl Future<Output = Result<Intake>> + Send;
-
+/// What relays ask of the ledger.
+pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// The definitions that this ledger admits claims by.
     fn registry(&self) -> &Registry;
 
-    /// The queues that have a due step now.
-    fn due(&self) -> impl Future<Output = Result<Vec<StepName>>> + Send;
+    /// Start these runs, or join those that are there. One answer per run, in order.
+    fn start(&self, runs: &[NewRun]) -> impl Future<Output = Result<Vec<Started>>> + Send;
 
-    /// Give up to `tokens.len()` due steps of `queue` a token each, as its gates allow; none where another relay is at it.
-    /// The caller pushes what comes back, or puts it back.
-    fn dispatch(
-        &self,
-        queue: &StepName,
-        host: Option<&str>,
-        tokens: &[Token],
-    ) -> impl Future<Output = Result<Vec<Dispatched>>> + Send;
+    /// Take up to `limit` requests of each source: start, revive or join their runs, in one transaction. Two callers never
+    /// take the same request.
+    fn intake(&self, limit: usize) -> impl Future<Output = Result<Intake>> + Send;
 
-    /// Give runs that are in no trace the context of one. Whether it is theirs now, in order: `false` where the run has one.
-    fn begin_traces(&self, contexts: &[(RunId, String)]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    /// What is due now, up to `most` of each queue. Reads only: whoever is told may push it, and pushing twice is harmless.
+    fn waiting(&self, most: usize) -> impl Future<Output = Result<Vec<Waiting>>> + Send;
 
-    /// Dispatched steps become due again, uncounted, where the token still matches. How many did.
-    fn put_back(&self, keys: &[Key]) -> impl Future<Output = Result<usize>> + Send;
+    /// Give runs the context of their trace, where they still have the one that is named first. Whether it is theirs now, in
+    /// order.
+    fn keep_traces(&self, contexts: &[Traced]) -> impl Future<Output = Result<Vec<bool>>> + Send;
 
-    /// Every step dispatched before this call becomes due: Redis lost what it held. How many there were.
-    fn lose(&self) -> impl Future<Output = Result<usize>> + Send;
+    /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
+    fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;
 
-    /// Up to `limit` steps that were dispatched longer than `after` ago and not claimed since, the oldest first.
-    fn unclaimed(&self, after: Duration, limit: usize) -> impl Future<Output = Result<Vec<(StepName, Key)>>> + Send;
+    /// Write how attempts ended: step, attempt, next step or end of the run, memory, event, public rows; all or nothing per
+    /// run. One answer per settlement, in order. Workers settle their own attempts, relays those whose lease ran out.
+    fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Result<Vec<Settled>>> + Send;
 
-    /// Take dispatched steps in hand. One answer per key, in order.
-    fn claim(&self, worker: &Worker, keys: &[Key]) -> impl Future<Output = Result<Vec<Claimed>>> + Send;
+    /// Due steps of runs past their deadline die, unless they stand behind a closed gate or wait for their turn behind a
+    /// limit; time that either held does not count. How many died.
+    fn exceed(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+
+    /// Write up to `limit` public rows again that could not be written. How many still wait.
+    fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+
+    /// Up to `limit` due steps behind an open breaker say why they wait, in the public rows too. How many learnt it.
+    fn explain(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+
+    /// A resource that was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
+    /// reads back what there is and mends it: up to `limit` of those whose last run has succeeded. A run that is under way is
+    /// waited for; where the last one is dead or cancelled a person decides. How many were started.
+    fn look_again(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+}
+
+/// What workers ask of the ledger.
+pub trait WorkerLedger: Clone + Send + Sync + 'static {
+    /// Take due steps in hand, each under a token of its own. One answer per key, in order.
+    fn claim(&self, worker: &Worker, keys: &[DueKey]) -> impl Future<Output = Result<Vec<Claimed>>> + Send;
 
     /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. Also the
     /// worker's heartbeat.
     fn renew(&self, worker: &Worker, leases: &[Lease]) -> impl Future<Output = Result<Vec<bool>>> + Send;
 
-    /// Write how attempts ended: step, attempt, next step or end of the run, instance, event, public rows; all or nothing
-    /// per run. One answer per settlement, in order.
+    /// As `RelayLedger::settle`.
     fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Result<Vec<Settled>>> + Send;
 
-    /// A call of this run that creates or deletes had left, and somebody else had the step before its attempt settled: it may meet
-    /// the call of that one, even after that one has verified. Kept until `look_again`.
+    /// A call of this run that creates or deletes had left, and somebody else had the step before its attempt settled: it may
+    /// meet the call of that one, even after that one has verified. Kept until `look_again`.
     fn doubt(&self, run: RunId) -> impl Future<Output = Result<()>> + Send;
-
-    /// Whose instance was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
-    /// reads back what there is and mends it: up to `limit` of those whose last run was a sign-up's and has succeeded. A run that is
-    /// under way is waited for; where the last one is dead or cancelled a person decides, and a run of another workflow has the
-    /// last word. How many were started.
-    fn look_again(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
-
-    /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
-    fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;
-
-    /// Due steps of runs past their deadline die, unless they stand behind a closed gate (`host`'s, for all) or wait for their
-    /// turn behind a limit; time that either held does not count. How many died.
-    fn exceed(&self, host: Option<&str>, limit: usize) -> impl Future<Output = Result<usize>> + Send;
-
-    /// Write up to `limit` public rows again that could not be written. How many still wait.
-    fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
-
-    /// Give a dead run a fresh budget: its failed step is due again, finished outputs stay.
-    fn revive(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
-
-    /// End an active run, at once or at its running step's settle; or discard a dead one.
-    fn cancel(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
-
-    /// Nothing behind the gate is dispatched or claimed until `resume`. `false`: it was paused already.
-    fn pause(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
-
-    /// End a pause and a hold; a breaker opens and closes by itself. `false`: there was neither.
-    fn resume(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Close the gate for so long. A longer hold that is there stays: `false`.
-    fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> impl Future<Output = Result<bool>> + Send;
-
-    /// Step starts per second; `None` lifts the limit. `false`: a workflow has no rate of its own, or it is none above 0.
-    fn set_rate(
-        &self,
-        scope: Scope,
-        name: &str,
-        rate: Option<f64>,
-        by: &By,
-    ) -> impl Future<Output = Result<bool>> + Send;
-
-    /// How many steps may be dispatched or running at once; `None` lifts the limit. `false`: as for a rate.
-    fn set_concurrency(
-        &self,
-        scope: Scope,
-        name: &str,
-        limit: Option<u32>,
-        by: &By,
-    ) -> impl Future<Output = Result<bool>> + Send;
 
     /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per settle. `jitter` is a
     /// share between 0 and 1.
@@ -368,43 +361,56 @@ pub trait Ledger: Clone + Send + Sync + 'static {
         rules: &Rules,
         jitter: f64,
     ) -> impl Future<Output = Result<HostGate>> + Send;
+}
 
-    /// Up to `limit` due steps behind a host's open breaker say why they wait, in the public rows too. How many learnt it.
-    fn explain(&self, host: &str, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+/// What a person does.
+pub trait OperatorLedger: Clone + Send + Sync + 'static {
+    /// Give a dead run a fresh budget: its failed step is due again, finished outputs stay.
+    fn revive(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
+
+    /// End an active run, at once or at its running step's settle; or discard a dead one.
+    fn cancel(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
+
+    /// Nothing behind the gate is pushed or claimed until `resume`. `false`: it was paused already.
+    fn pause(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
+
+    /// End a pause and a hold; a breaker opens and closes by itself. `false`: there was neither.
+    fn resume(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Close the gate for so long. A longer hold that is there stays: `false`.
+    fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Step starts per second; `None` lifts the limit. `false`: a workflow has no rate of its own, or it is none above 0.
+    fn set_rate(
+        &self,
+        scope: Scope,
+        name: &str,
+        rate: Option<f64>,
+        by: &By,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// How many steps may be running at once; `None` lifts the limit. `false`: as for a rate.
+    fn set_concurrency(
+        &self,
+        scope: Scope,
+        name: &str,
+        limit: Option<u32>,
+        by: &By,
+    ) -> impl Future<Output = Result<bool>> + Send;
+}
+
+/// Every verb.
+pub trait Ledger: RelayLedger + WorkerLedger + OperatorLedger {}
+
+impl<L: RelayLedger + WorkerLedger + OperatorLedger> Ledger for L {}
+
+/// The context of a run's trace, and the one that it had when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traced {
+    pub run: RunId,
+    pub was: Option<String>,
+    pub now: String,
 }
 
 /// Draws what must be random or fresh.
 pub type Draw<T> = Arc<dyn Fn() -> T + Send + Sync>;
-
-/// What both ledgers are built with: the definitions, and where run ids and instance tokens come from.
-#[derive(Clone)]
-pub struct Setup {
-    pub registry: Arc<Registry>,
-    pub draw_run: Draw<RunId>,
-    pub draw_token: Draw<Secret>,
-    /// The workflow that a sign-up starts.
-    pub on_sign_up: WorkflowName,
-}
-
-/// The run that a user's sign-up starts.
-pub fn sign_up(setup: &Setup, user: UserId) -> NewRun {
-    provision(setup, user.subject(), InstanceName::of_user(user))
-}
-
-/// A run that reads back what an earlier one made, and mends it.
-fn second_look(setup: &Setup, subject: Subject, resource: InstanceName) -> NewRun {
-    NewRun { input: json!({ "second_look": true }), ..provision(setup, subject, resource) }
-}
-
-fn provision(setup: &Setup, subject: Subject, resource: InstanceName) -> NewRun {
-    NewRun {
-        id: (setup.draw_run)(),
-        workflow: setup.on_sign_up.clone(),
-        subject,
-        resource,
-        instance_token: (setup.draw_token)(),
-        input: json!({}),
-        traceparent: None,
-        age: Duration::ZERO,
-    }
-}

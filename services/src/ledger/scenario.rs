@@ -41,7 +41,7 @@ pub struct Met {
     /// Milliseconds from the start of the run to that of the attempt.
     pub began_ms: u64,
     pub took_ms: u64,
-    /// As in the attempt's row: `succeeded`, `failed`, `deferred`, `crashed`, `sent_back`, `refused`.
+    /// As in the attempt's row: `succeeded`, `failed`, `deferred`, `crashed`, `sent_back`, `refused`, `cancelled`.
     pub outcome: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,
@@ -94,7 +94,7 @@ mod tests {
 
     fn row(worker: &str, began: u64, outcome: &str, class: Option<Class>) -> Row {
         Row {
-            step: "create-instance".parse().unwrap(),
+            step: "send".parse().unwrap(),
             worker: worker.to_owned(),
             began: Duration::from_millis(began),
             ended: Duration::from_millis(began + 40),
@@ -111,7 +111,7 @@ mod tests {
             row("worker-host-7", 10, "failed", Some(Class::ServerError)),
         ];
 
-        let scenario = Scenario::of("provision-instance".parse().unwrap(), 1, RunState::Succeeded, rows);
+        let scenario = Scenario::of("welcome".parse().unwrap(), 1, RunState::Succeeded, rows);
 
         let workers: Vec<_> = scenario.attempts.iter().map(|met| (met.worker, met.began_ms, met.took_ms)).collect();
         assert_eq!(workers, [(1, 10, 40), (2, 2_000, 40)]);

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use workflows::{
-    definition::Workflow,
-    evolution::Flight,
+    calls::InFlight,
+    definition::{Definition, Reach},
     ids::{StepName, WorkflowName},
-    outcome::{Class, Facts, Failure, Outcome},
+    outcome::{Class, Failure, Memory, Outcome},
     state::{DeathReason, Effect, Event, Illegal, Spent, Step, StepState, transition},
 };
 
-use super::{Claim, Key};
+use super::{Claim, Expired, Key};
 use crate::telemetry::trace::Ids;
 
 /// Everything that one settle writes. Guarded by `key` and `guard`; a run that was cancelled meanwhile ends as cancelled
@@ -31,10 +31,12 @@ pub struct Settlement {
     pub due: DueIn,
     pub attempt: Attempt,
     pub output: Option<Value>,
-    pub facts: Facts,
+    pub memory: Memory,
     /// What becomes of the rest of the run.
     pub then: Then,
     pub quiet: Quiet,
+    /// The step may create or delete: it kept its resource busy.
+    pub exclusive: bool,
 }
 
 /// Who may settle.
@@ -98,11 +100,11 @@ pub struct Attempt {
     pub span_id: Option<String>,
 }
 
-impl From<Flight> for Quiet {
-    fn from(flight: Flight) -> Self {
-        match flight {
-            Flight::Unknown => Self::Unsure,
-            Flight::None | Flight::Landed => Self::Yes,
+impl From<InFlight> for Quiet {
+    fn from(calls: InFlight) -> Self {
+        match calls {
+            InFlight::Unknown => Self::Unsure,
+            InFlight::Never | InFlight::Landed => Self::Yes,
         }
     }
 }
@@ -111,16 +113,16 @@ impl Settlement {
     /// What the ledger must write for `outcome`. `jitter` is a share between 0 and 1.
     pub fn plan(
         claim: &Claim,
-        workflow: &Workflow,
+        workflow: &Definition,
         outcome: Outcome,
         quiet: Quiet,
         jitter: f64,
     ) -> Result<Self, Illegal> {
-        let mut plan = Plan::new(claim, workflow, quiet, jitter);
+        let mut plan = Plan::new(Held::of(claim), workflow, quiet, jitter);
         match outcome {
-            Outcome::Success { output, facts, note } => {
+            Outcome::Success { output, memory, note } => {
                 plan.settlement.output = Some(output);
-                plan.settlement.facts = facts;
+                plan.settlement.memory = memory;
                 plan.settlement.attempt.note = note;
                 plan.meet(Event::Succeed(workflow.place(claim.key.position)), "succeeded", None)
             }
@@ -141,8 +143,8 @@ impl Settlement {
     }
 
     /// What the ledger must write for a lease that ran out. A worker that lives on has lost its lease, not crashed.
-    pub fn rescue(expired: &super::Expired, workflow: &Workflow, jitter: f64) -> Result<Self, Illegal> {
-        let mut plan = Plan::new(&expired.claim, workflow, Quiet::Unsure, jitter);
+    pub fn rescue(expired: &Expired, workflow: &Definition, jitter: f64) -> Result<Self, Illegal> {
+        let mut plan = Plan::new(Held::of_expired(expired), workflow, Quiet::Unsure, jitter);
         plan.settlement.guard = Guard::Expiry;
         if expired.worker_lives {
             let failure =
@@ -156,38 +158,61 @@ impl Settlement {
     }
 }
 
+/// The step whose attempt ended, as far as its settlement needs it.
+struct Held<'a> {
+    key: Key,
+    workflow: &'a WorkflowName,
+    step: &'a StepName,
+    spent: Spent,
+    send_backs: &'a [u32],
+}
+
+impl<'a> Held<'a> {
+    fn of(claim: &'a Claim) -> Self {
+        let Claim { key, workflow, step, spent, send_backs, .. } = claim;
+        Self { key: *key, workflow, step, spent: *spent, send_backs }
+    }
+
+    /// A rescue never sends back.
+    fn of_expired(expired: &'a Expired) -> Self {
+        let Expired { key, workflow, step, spent, .. } = expired;
+        Self { key: *key, workflow, step, spent: *spent, send_backs: &[] }
+    }
+}
+
 /// A settlement in the making.
 struct Plan<'a> {
-    claim: &'a Claim,
-    workflow: &'a Workflow,
+    held: Held<'a>,
+    workflow: &'a Definition,
     jitter: f64,
     asked: Option<Duration>,
     settlement: Settlement,
 }
 
 impl<'a> Plan<'a> {
-    fn new(claim: &'a Claim, workflow: &'a Workflow, quiet: Quiet, jitter: f64) -> Self {
+    fn new(held: Held<'a>, workflow: &'a Definition, quiet: Quiet, jitter: f64) -> Self {
         let settlement = Settlement {
-            key: claim.key,
+            key: held.key,
             guard: Guard::Token,
-            workflow: claim.workflow.clone(),
-            step: claim.step.clone(),
+            workflow: held.workflow.clone(),
+            step: held.step.clone(),
             to: StepState::Running,
-            spent: claim.spent,
+            spent: held.spent,
             due: DueIn::After(Duration::ZERO),
             attempt: Attempt::default(),
             output: None,
-            facts: Facts::default(),
+            memory: Memory::default(),
             then: Then::Nothing,
             quiet,
+            exclusive: workflow.step(held.key.position).is_some_and(|step| step.reach == Reach::Exclusive),
         };
-        Self { claim, workflow, jitter, asked: None, settlement }
+        Self { held, workflow, jitter, asked: None, settlement }
     }
 
     fn meet(mut self, event: Event, outcome: &'static str, failure: Option<Failure>) -> Result<Settlement, Illegal> {
-        let retry = self.workflow.step(self.claim.key.position).map(|step| step.retry).unwrap_or_default();
-        let held = Step { state: StepState::Running, spent: self.claim.spent };
-        let (step, effects) = transition(held, event, &retry.limits)?;
+        let retry = self.workflow.step(self.held.key.position).map(|step| step.retry).unwrap_or_default();
+        let running = Step { state: StepState::Running, spent: self.held.spent };
+        let (step, effects) = transition(running, event, &retry.limits)?;
         self.settlement.to = step.state;
         self.settlement.spent = step.spent;
         self.settlement.due = match event {
@@ -210,11 +235,12 @@ impl<'a> Plan<'a> {
             self.settlement.attempt.class = Some(failure.class);
             self.settlement.attempt.http_status = failure.http_status;
             self.settlement.attempt.error = Some(failure.message);
+            self.settlement.memory = failure.memory;
         }
     }
 
     fn bring(&mut self, effect: Effect) {
-        let position = self.claim.key.position;
+        let position = self.held.key.position;
         match effect {
             Effect::Advance => {
                 if let Some(next) = self.workflow.step(position + 1) {
@@ -223,7 +249,7 @@ impl<'a> Plan<'a> {
             }
             Effect::EndRun(workflows::state::RunState::Succeeded) => self.settlement.then = Then::Succeed,
             Effect::Bury(reason) => {
-                self.settlement.then = Then::Die { position, step: self.claim.step.clone(), reason };
+                self.settlement.then = Then::Die { position, step: self.held.step.clone(), reason };
             }
             Effect::RecordAttempt | Effect::EndRun(_) | Effect::ReviveRun => {}
         }
@@ -231,12 +257,12 @@ impl<'a> Plan<'a> {
 
     /// Send the run back to `to`, or let it die there where it was sent back too often.
     fn send_back(self, to: &StepName, failure: Failure) -> Result<Settlement, Illegal> {
-        let target = self.workflow.position(to).filter(|&target| target < self.claim.key.position);
+        let target = self.workflow.position(to).filter(|&target| target < self.held.key.position);
         let Some(target) = target else {
             return self.meet(Event::Refuse, "refused", Some(failure));
         };
         let limits = self.workflow.step(target).map(|step| step.retry).unwrap_or_default().limits;
-        let send_backs = usize::try_from(target).ok().and_then(|at| self.claim.send_backs.get(at)).copied();
+        let send_backs = usize::try_from(target).ok().and_then(|at| self.held.send_backs.get(at)).copied();
         let spent = Spent { send_backs: send_backs.unwrap_or_default(), ..Spent::default() };
         let (step, _) = transition(Step { state: StepState::Succeeded, spent }, Event::Rerun, &limits)?;
         let mut settlement = self.meet(Event::SendBack, "sent_back", Some(failure))?;

@@ -1,7 +1,7 @@
 //! Pools, and the wait for Postgres at the start: without it a role can do nothing, and a start is often everything at
 //! once. Here is also seen what the settings cannot tell: whether an address leads where they say.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use sqlx::{
@@ -10,48 +10,85 @@ use sqlx::{
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
-use workflows::{ids::RunId, provision::PROVISION_INSTANCE, secret::Secret};
 
 use super::Refused;
 use crate::{
     config::{self, Database},
-    ledger::{
-        Setup, migrations,
-        postgres::{Pooling, Postgres, is_by_transaction},
-    },
+    database::{Pooling, is_by_transaction},
+    ledger::{self, migrations, postgres::Postgres},
 };
 
 /// How long a caller waits for a connection: longer waits hide that there are too few.
 const ACQUIRE: Duration = Duration::from_secs(5);
+/// A connection that nobody needs goes back to the server, which may have none left for others.
+const IDLE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Opens no connection yet. `name` is what Postgres shows.
-pub(super) fn pool(database: &Database, name: &str, connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE)
-        .connect_lazy_with(database.connect(&format!("sluice-{name}")))
+/// What our statements rely on, whatever the role or the database is set to. Not as options of the connection: PgBouncer
+/// refuses those that it does not know.
+const SESSION: &str = "\
+    set lock_timeout = '5s'; \
+    set statement_timeout = '15s'; \
+    set idle_in_transaction_session_timeout = '10s'; \
+    set default_transaction_isolation = 'read committed'; \
+    set default_transaction_read_only = off; \
+    set row_security = on; \
+    set search_path = ''; \
+    set datestyle = 'ISO, MDY'; \
+    set intervalstyle = 'postgres'";
+
+/// Opens no connection yet. `name` is what Postgres shows. A connection that died is noticed by whoever uses it, who tries
+/// again: asking each one before each use would cost a round trip.
+fn pool(database: &Database, name: &str, connections: u32) -> PgPool {
+    let options = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).test_before_acquire(false);
+    let options = match database.pooling {
+        Pooling::Session => options.idle_timeout(IDLE).after_connect(|connection, _| {
+            Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(drop) })
+        }),
+        // Nothing that is set would stay.
+        Pooling::Transaction => options.idle_timeout(IDLE),
+    };
+    options.connect_lazy_with(database.connect(&application(name)))
+}
+
+/// What Postgres shows of a connection.
+pub(super) fn application(name: &str) -> String {
+    format!("sluice-{name}")
 }
 
 /// The ledger over a pool of its own.
-pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> anyhow::Result<Postgres> {
-    let setup = Setup {
-        registry: Arc::clone(&config.registry),
-        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
-        // From the operating system's randomness: whoever guesses a token holds the instance.
-        draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
-        on_sign_up: PROVISION_INSTANCE.parse().context("name the workflow that a sign-up starts")?,
-    };
-    Ok(Postgres::new(pool(&config.database, name, connections), config.database.pooling, setup))
+pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> Postgres {
+    let pool = pool(&config.database, name, connections);
+    Postgres::new(pool, config.database.pooling, config.registry.clone())
+}
+
+/// Tells the database which workflows this program runs, and waits for a Postgres that does not answer. `false`: shutdown
+/// came first.
+pub(super) async fn register(ledger: &Postgres, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+    loop {
+        match ledger.register().await {
+            Ok(()) => return Ok(true),
+            Err(error) if is_refused(&error) => return Err(error).context("register the workflows"),
+            Err(error) => tracing::warn!(%error, "cannot register the workflows; trying again"),
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
+/// 42: what is there, or what we may do, is not as it must be; no waiting mends that.
+fn is_refused(error: &ledger::Error) -> bool {
+    let ledger::Error::Database(sqlx::Error::Database(said)) = error else { return false };
+    said.code().is_some_and(|code| code.starts_with("42"))
 }
 
 /// The ledger for one command of a person, who is told at once what a role would wait for.
 pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
     match timeout(LOOK, look(&config.database, "cli")).await {
-        Ok(Look::Ledger) => ledger(config, "cli", config.max_connections),
+        Ok(Look::Ledger) => Ok(ledger(config, "cli", config.max_connections)),
         Ok(Look::Refused(reason)) => Err(Refused(vec![reason]).into()),
         Ok(Look::Away(reason)) => {
             anyhow::bail!("Postgres does not answer ({reason}): check DATABASE_URL, then try again")
@@ -86,7 +123,7 @@ pub(super) async fn wait_for(database: &Database, name: &str, shutdown: &Cancell
 
 /// A connection with a session of its own, for migrations: their lock is the session's.
 pub async fn open_session(database: &Database, name: &str) -> anyhow::Result<PgConnection> {
-    let options = database.connect(&format!("sluice-{name}"));
+    let options = database.connect(&application(name));
     let connecting = timeout(CONNECTS_WITHIN, options.connect());
     let connecting = connecting.await.with_context(|| format!("connect to Postgres within {CONNECTS_WITHIN:?}"))?;
     let mut connection = connecting.context("connect to Postgres: check DATABASE_URL")?;
@@ -109,7 +146,7 @@ enum Look {
 
 /// Over a connection of its own: a pool would keep the reason to itself.
 async fn look(database: &Database, name: &str) -> Look {
-    let options = database.connect(&format!("sluice-{name}"));
+    let options = database.connect(&application(name));
     match ask(&options, database.pooling).await {
         Ok(Found::Ledger) => Look::Ledger,
         Ok(Found::Nothing) => Look::Refused("the database has no ledger: run `sluice migrate`".to_owned()),

@@ -6,14 +6,17 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{Refused, readiness::Readiness};
-use crate::telemetry::{Vitals, metrics};
+use crate::telemetry::{Vitals, metrics::Format};
 
 /// The server; it ends when this is dropped.
 pub(super) struct Server(JoinHandle<()>);
@@ -63,8 +66,10 @@ async fn readyz(State(served): State<Served>) -> Response {
     answer(missing.iter().map(|what| format!("not ready: {what}")).collect())
 }
 
-async fn show_metrics(State(served): State<Served>) -> Response {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], served.vitals.metrics.scrape().await).into_response()
+async fn show_metrics(State(served): State<Served>, headers: HeaderMap) -> Response {
+    let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    let format = Format::accepted(accepted.unwrap_or_default());
+    ([(CONTENT_TYPE, format.content_type())], served.vitals.metrics.scrape(format).await).into_response()
 }
 
 /// `ok`, or what is wrong, a line each.

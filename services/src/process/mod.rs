@@ -1,11 +1,13 @@
 //! A process: what it does before a role starts, how it is told to stop, and what its exit code says.
 //!
-//! `roles` builds what each role works with and runs it; `database` opens pools and waits for Postgres; `http` answers for
-//! its health, which `readiness` asks after; `signals` turns SIGTERM and SIGINT into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
+//! `roles` builds what each role works with and runs it; `database` opens pools and waits for Postgres, `refusals` says why a
+//! pool gets no connection; `http` answers for its health, which `readiness` asks after; `signals` turns SIGTERM and SIGINT
+//! into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
 
 mod database;
 mod http;
 mod readiness;
+mod refusals;
 mod roles;
 mod signals;
 mod supervise;
@@ -16,10 +18,9 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use self::readiness::Readiness;
-pub use self::{
+pub(crate) use self::{
     database::{open, open_session},
     roles::{all, relay, worker},
-    supervise::{Named, supervise},
 };
 use crate::{
     config::{Config, Faults},
@@ -46,10 +47,10 @@ const REFUSED: u8 = 2;
 /// What forbids to start, a line each; restarting without a change will not help.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
-pub struct Refused(pub Vec<String>);
+pub(crate) struct Refused(pub(crate) Vec<String>);
 
 /// Runs a role to its end as this process' only purpose.
-pub fn run<R, F>(parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, CancellationToken) -> F) -> ExitCode
+pub(crate) fn run<R, F>(parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, CancellationToken) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
@@ -82,15 +83,19 @@ where
 }
 
 /// What a role that runs for long is given beside its settings.
-pub struct Life {
-    pub vitals: Vitals,
+pub(crate) struct Life {
+    vitals: Vitals,
     readiness: Arc<Readiness>,
-    pub shutdown: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 /// Runs a role that serves until it is told to stop, and answers for its health from before it looks for Postgres until it
 /// has drained.
-pub fn serve<R, F>(name: &str, parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, Life) -> F) -> ExitCode
+pub(crate) fn serve<R, F>(
+    vitals: Vitals,
+    parsed: Result<Config<R>, Faults>,
+    role: impl FnOnce(R, Life) -> F,
+) -> ExitCode
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
@@ -98,7 +103,7 @@ where
     let traces = parsed.as_ref().ok().and_then(|config| config.traces.as_ref());
     let exported = traces.map(|traces| traces.exported.clone()).unwrap_or_default();
     run(parsed, async |config, shutdown| {
-        let (vitals, readiness) = (Vitals::new(name), Arc::new(Readiness::new(shutdown.clone())));
+        let readiness = Arc::new(Readiness::new(shutdown.clone()));
         vitals.metrics.spans_from(exported);
         let _server = match address {
             Some(address) => Some(http::listen(address, vitals.clone(), readiness.clone()).await?),

@@ -4,7 +4,11 @@ use std::{process::ExitCode, time::Duration};
 
 use futures::FutureExt;
 
-use super::{Life, Named, Refused, database, supervise};
+use super::{
+    Life, Refused, database,
+    refusals::say_refusals,
+    supervise::{Named, supervise},
+};
 use crate::{
     config,
     ledger::postgres::Postgres,
@@ -15,21 +19,21 @@ use crate::{
 };
 
 /// Runs a relay until `shutdown`.
-pub async fn relay(config: config::Relay, life: Life) -> anyhow::Result<ExitCode> {
+pub(crate) async fn relay(config: config::Relay, life: Life) -> anyhow::Result<ExitCode> {
     let (queue, known) = connect(&config.queue).await?;
     run_on(&queue, known, run_relay(config, queue.clone(), &life)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a worker until `shutdown`.
-pub async fn worker(config: config::Worker, life: Life) -> anyhow::Result<ExitCode> {
+pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result<ExitCode> {
     let (queue, known) = connect(&config.queue).await?;
     run_on(&queue, known, run_worker(config, queue.clone(), &life)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs every role until `shutdown`.
-pub async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
+pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
     life.readiness.await_roles(2);
     let (queue, known) = connect(&config.relay.queue).await?;
     let relay = run_relay(config.relay, queue.clone(), &life).boxed_local();
@@ -40,43 +44,46 @@ pub async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
 }
 
 async fn run_relay(config: config::Relay, queue: Queue, life: &Life) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections)?;
+    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections);
     life.show_pool("relay", &ledger);
     life.need(&ledger, &queue);
-    if !database::wait_for(&config.ledger.database, "relay", &life.shutdown).await? {
+    if !database::wait_for(&config.ledger.database, "relay", &life.shutdown).await?
+        || !database::register(&ledger, &life.shutdown).await?
+    {
         return Ok(());
     }
-    // One listens, the other notifies it, to see that it hears.
-    let listen = config.listen.map(|database| database::pool(&database, "relay-listen", 2));
+    let listen = config.listen.map(|database| database.connect(&database::application("relay-listen")));
+    let pool = ledger.pool().clone();
     let deps = relay_role::Deps { ledger, queue, listen, vitals: life.vitals.clone() };
     tracing::info!("relay starts");
     life.readiness.begin();
-    relay_role::run(config.settings, deps, life.shutdown.clone()).await?;
+    tokio::select! {
+        ended = relay_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
+        () = say_refusals(pool) => {}
+    }
     tracing::info!("relay has stopped");
     Ok(())
 }
 
 async fn run_worker(config: config::Worker, queue: Queue, life: &Life) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections)?;
-    let leases = database::ledger(&config.ledger, "worker-leases", 1)?;
+    let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections);
+    let leases = database::ledger(&config.ledger, "worker-leases", 1);
     life.show_pool("worker", &ledger);
     life.show_pool("worker-leases", &leases);
     life.need(&ledger, &queue);
-    if !database::wait_for(&config.ledger.database, "worker", &life.shutdown).await? {
+    if !database::wait_for(&config.ledger.database, "worker", &life.shutdown).await?
+        || !database::register(&ledger, &life.shutdown).await?
+    {
         return Ok(());
     }
-    let deps = worker_role::Deps {
-        ledger,
-        leases,
-        queue,
-        api: config.api.measured_by(life.vitals.metrics.clone()),
-        settings: config.provision,
-        registry: config.ledger.registry,
-        vitals: life.vitals.clone(),
-    };
+    let (catalog, vitals, pool) = (config.catalog, life.vitals.clone(), ledger.pool().clone());
+    let deps = worker_role::Deps { ledger, leases, queue, catalog, vitals };
     tracing::info!("worker starts");
     life.readiness.begin();
-    worker_role::run(config.settings, deps, life.shutdown.clone()).await?;
+    tokio::select! {
+        ended = worker_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
+        () = say_refusals(pool) => {}
+    }
     tracing::info!("worker has stopped");
     Ok(())
 }

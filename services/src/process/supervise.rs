@@ -4,14 +4,14 @@ use futures::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
 /// A role by its name.
-pub struct Named<'a> {
-    pub name: &'static str,
-    pub run: LocalBoxFuture<'a, anyhow::Result<()>>,
+pub(super) struct Named<'a> {
+    pub(super) name: &'static str,
+    pub(super) run: LocalBoxFuture<'a, anyhow::Result<()>>,
 }
 
 /// Runs all until `shutdown`. When one ends before, the others are asked to stop in good order, and its error (or that it
 /// ended at all) is the answer. A panic in any of them is a panic here.
-pub async fn supervise(roles: Vec<Named<'_>>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn supervise(roles: Vec<Named<'_>>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut running: FuturesUnordered<_> =
         roles.into_iter().map(|Named { name, run }| async move { (name, run.await) }).collect();
     let mut outcome = Ok(());

@@ -1,8 +1,8 @@
 //! What is wrong with this Redis, asked at start, and by `doctor`.
 
-use redis::RedisError;
+use redis::{ErrorKind, RedisError, ServerErrorKind, aio::MultiplexedConnection};
 
-use super::{Queue, single};
+use super::{Error, Queue, Transport, keys, single};
 
 /// What a finding means for the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +34,17 @@ impl Finding {
 
 impl Queue {
     /// Looks for settings of Redis that would lose hints or cannot work. A role starts without a Redis that it cannot reach,
-    /// and dispatches nothing until it is there.
+    /// and pushes nothing until it is there.
     pub async fn check(&self) -> Vec<Finding> {
         match self.ask("read the settings", self.facts()).await {
-            Ok(facts) => judge(&facts),
+            Ok(facts) => judge(&facts, self.shared.config.transport),
+            Err(Error::Redis { source, .. }) if is_refusal(&source) => {
+                vec![Finding::refuse(format!(
+                    "Redis refuses what REDIS_URL says ({source}): check its user, its password and the number of its database"
+                ))]
+            }
             Err(error) => {
-                let text =
-                    format!("{error}; nothing is dispatched until Redis answers: check REDIS_URL and the network");
+                let text = format!("{error}; nothing is pushed until Redis answers: check REDIS_URL and the network");
                 vec![Finding { severity: Severity::Unknown, text }]
             }
         }
@@ -61,13 +65,37 @@ impl Queue {
             Err(error) if error.is_io_error() => return Err(error),
             Err(_) => None,
         };
+        let tried = self.try_rights(&mut connection).await.err();
+        let kind = tried.as_ref().map(RedisError::kind);
+        let replica = field(&info, "role").as_deref() == Some("slave");
         Ok(Facts {
             policy: policy.or_else(|| field(&info, "maxmemory_policy")),
             cluster: field(&info, "redis_mode").as_deref() == Some("cluster")
                 || field(&info, "cluster_enabled").as_deref() == Some("1"),
-            replica: field(&info, "role").as_deref() == Some("slave"),
+            replica: replica || kind == Some(ErrorKind::Server(ServerErrorKind::ReadOnly)),
+            forbidden: tried.filter(|_| kind == Some(ErrorKind::Server(ServerErrorKind::NoPerm))).map(|error| {
+                let prefix = &self.shared.config.prefix;
+                format!("({error}): it needs ~{prefix}:* &{prefix}:* +@all -@dangerous")
+            }),
         })
     }
+
+    /// One of each kind of thing that is done later: a key, a channel, a script.
+    async fn try_rights(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let prefix = &self.shared.config.prefix;
+        let mut tries = redis::pipe();
+        tries.cmd("SET").arg(keys::ping(prefix)).arg(1).arg("PX").arg(10_000);
+        tries.cmd("PUBLISH").arg(keys::wake_relay(prefix)).arg(1);
+        tries.cmd("EVAL").arg("return 1").arg(0);
+        tries.exec_async(connection).await
+    }
+}
+
+/// Whether Redis is there and will not have us, whenever we come.
+fn is_refusal(error: &RedisError) -> bool {
+    let database = error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+        && error.to_string().contains("switch database");
+    database || error.kind() == ErrorKind::AuthenticationFailed
 }
 
 /// What Redis says of itself.
@@ -77,9 +105,11 @@ struct Facts {
     policy: Option<String>,
     cluster: bool,
     replica: bool,
+    /// A right that is missing, and what is needed.
+    forbidden: Option<String>,
 }
 
-fn judge(facts: &Facts) -> Vec<Finding> {
+fn judge(facts: &Facts, transport: Transport) -> Vec<Finding> {
     let mut findings = Vec::new();
     if facts.cluster {
         findings.push(Finding::refuse(
@@ -90,8 +120,13 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     if facts.replica {
         findings.push(Finding::refuse("Redis is a replica and takes no writes: point REDIS_URL to the primary"));
     }
+    if let Some(forbidden) = &facts.forbidden {
+        findings.push(Finding::refuse(format!("the user of REDIS_URL lacks a right {forbidden}")));
+    }
     match facts.policy.as_deref() {
         Some("noeviction") => {}
+        // No key of our own transport that matters expires.
+        Some(policy) if policy.starts_with("volatile-") && transport == Transport::Lists => {}
         Some(policy) if policy.starts_with("volatile-") => findings.push(Finding::warn(format!(
             "maxmemory-policy is {policy}: only keys that expire are evicted, and hints do not, but workers may be \
              rebuilt under memory pressure; set it to noeviction"
@@ -108,7 +143,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 /// One field of an answer to INFO.
-pub(super) fn field(info: &str, name: &str) -> Option<String> {
+fn field(info: &str, name: &str) -> Option<String> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
 }
 
@@ -116,17 +151,29 @@ pub(super) fn field(info: &str, name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn severities(facts: Facts) -> Vec<Severity> {
-        judge(&facts).into_iter().map(|finding| finding.severity).collect()
+    fn severities(facts: Facts, transport: Transport) -> Vec<Severity> {
+        judge(&facts, transport).into_iter().map(|finding| finding.severity).collect()
     }
 
     #[test]
-    fn only_noeviction_passes_without_a_word() {
+    fn only_noeviction_passes_everywhere_without_a_word() {
         let policy = |policy: Option<&str>| Facts { policy: policy.map(str::to_owned), ..Facts::default() };
 
-        assert_eq!(severities(policy(Some("noeviction"))), []);
-        assert_eq!(severities(policy(Some("allkeys-lru"))), [Severity::Refuse]);
-        assert_eq!(severities(policy(Some("volatile-ttl"))), [Severity::Warn]);
-        assert_eq!(severities(policy(None)), [Severity::Warn]);
+        for transport in [Transport::Lists, Transport::ApalisRedis] {
+            assert_eq!(severities(policy(Some("noeviction")), transport), []);
+            assert_eq!(severities(policy(Some("allkeys-lru")), transport), [Severity::Refuse]);
+            assert_eq!(severities(policy(None), transport), [Severity::Warn]);
+        }
+        assert_eq!(severities(policy(Some("volatile-ttl")), Transport::Lists), []);
+        assert_eq!(severities(policy(Some("volatile-ttl")), Transport::ApalisRedis), [Severity::Warn]);
+    }
+
+    #[test]
+    fn a_right_that_is_missing_is_named() {
+        let facts = Facts { policy: Some("noeviction".to_owned()), forbidden: Some("(SET)".to_owned()), ..Facts::default() };
+
+        let [finding] = judge(&facts, Transport::Lists).try_into().expect("one finding");
+
+        assert_eq!(finding, Finding::refuse("the user of REDIS_URL lacks a right (SET)"));
     }
 }

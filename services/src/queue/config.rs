@@ -16,16 +16,37 @@ pub struct Config {
     pub url: Secret,
     /// What all our keys begin with, so that several Sluices can share one Redis.
     pub prefix: Prefix,
-    /// How long a worker waits for an answer before it is rebuilt (10 s): above the longest pause of Redis that
-    /// should go unnoticed.
-    pub response_timeout: Duration,
-    /// How long a push, a depth or a beat waits for its answer (2 s).
+    /// How hints are kept in Redis.
+    pub transport: Transport,
+    /// The most hints of one step that Redis holds (1000). The rest waits in Postgres, where it is sorted by priority.
+    pub high_water: u64,
+    /// How long a question to Redis waits for its answer (2 s). Then its connection is dropped.
     pub command_timeout: Duration,
+    /// How long an apalis-redis worker waits for an answer before it is rebuilt (10 s): above the longest pause of Redis
+    /// that should go unnoticed.
+    pub response_timeout: Duration,
+}
+
+/// How hints are kept in Redis. Every process of one Sluice must have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Our own (`lists`).
+    #[default]
+    Lists,
+    /// That of the crate apalis-redis (`apalis-redis`).
+    ApalisRedis,
 }
 
 impl Config {
     pub fn new(url: Secret, prefix: Prefix) -> Self {
-        Self { url, prefix, response_timeout: Duration::from_secs(10), command_timeout: Duration::from_secs(2) }
+        Self {
+            url,
+            prefix,
+            transport: Transport::default(),
+            high_water: 1000,
+            command_timeout: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(10),
+        }
     }
 
     /// Parses the address. Opens no connection.

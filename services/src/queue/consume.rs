@@ -1,40 +1,27 @@
 //! The consumer of one step's queue: an apalis worker and the supervisor that rebuilds it.
 //!
-//! Any error of Redis ends an apalis worker, so ending is ordinary here: the worker is struck off in Redis, which hands
-//! back what it had fetched, and the next one starts under a new name (apalis refuses a used one) after a short
+//! Any error of Redis ends an apalis worker, so ending is ordinary here: the next one starts under a new name after a short
 //! backoff. Handlers run on and never notice. It must never decide anything about a step.
 
-use std::{num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use apalis_core::{
-    backend::ext::poll_strategy::PollWith,
-    worker::{builder::WorkerBuilder, context::WorkerContext},
-};
-use apalis_redis::RedisStorage;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{self, Instant},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use workflows::ids::StepName;
 
-use super::{
-    Delivery, Queue,
-    connection::{Lookout, Traffic, Watched},
-    handover::{Desk, Handover},
-};
+use super::{Delivery, Queue, Transport, apalis_redis, service::ConsumerState, lists};
 use crate::telemetry::health::Pulse;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 /// A worker that lived this long has earned a fresh backoff.
 const STEADY: Duration = Duration::from_secs(10);
-const ALIVE_EVERY: Duration = Duration::from_secs(1);
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long a stopping worker may take to give back what it holds, before Redis takes it.
-const CLOSE_WITHIN: Duration = Duration::from_secs(2);
-/// apalis' own rescue goes by workers' clocks; ours by Redis' (see `sweep`). So many heartbeats missed is never.
-const NEVER: usize = 100_000;
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// How long a stopping worker may take.
+pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a consumer does: for metrics, `/livez` and logs.
 #[derive(Debug, Clone, Default)]
@@ -49,9 +36,9 @@ pub struct Status {
     pub panics: u64,
     /// Handlers that were dropped when the grace period of a drain was over; their leases expire.
     pub abandoned: u64,
-    /// Tasks that were not pushed by us.
+    /// Hints that were not pushed by us.
     pub garbled: u64,
-    /// Hints that were handed back for silent workers.
+    /// Hints that were handed back for silent workers of apalis-redis.
     pub handed_back: u64,
 }
 
@@ -64,11 +51,11 @@ pub struct Drained {
 
 /// Consumes one step's queue.
 pub struct Consumer {
-    queue: Queue,
-    step: StepName,
-    concurrency: usize,
+    pub(super) queue: Queue,
+    pub(super) step: StepName,
+    pub(super) concurrency: usize,
+    pub(super) state: ConsumerState,
     grace: Duration,
-    desk: Desk,
     pulse: Pulse,
 }
 
@@ -79,13 +66,8 @@ impl Queue {
             queue: self.clone(),
             step: step.clone(),
             concurrency: concurrency.get(),
+            state: ConsumerState::new(concurrency.get()),
             grace,
-            desk: Desk {
-                permits: Arc::new(Semaphore::new(concurrency.get())),
-                running: TaskTracker::new(),
-                abandon: CancellationToken::new(),
-                status: watch::Sender::default(),
-            },
             pulse: Pulse::default(),
         }
     }
@@ -97,23 +79,28 @@ impl Consumer {
         Self { pulse, ..self }
     }
 
-    /// Tells how this consumer does, while it runs.
+    /// How this consumer does, while it runs.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.desk.status.subscribe()
+        self.state.status.subscribe()
     }
 
-    /// Runs until `shutdown`, through any outage of Redis. Then nothing more is fetched, what was fetched and not
-    /// started goes back to Redis, and handlers that run may finish within the grace period.
+    /// Runs until `shutdown`, through any outage of Redis. Then nothing more is fetched, and handlers that run may finish
+    /// within the grace period.
     pub async fn run<H, Fut>(self, handler: H, shutdown: CancellationToken) -> Drained
     where
         H: FnMut(Delivery) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        tokio::select! {
-            () = self.supervise(handler, &shutdown) => {}
-            () = self.keep_swept() => {}
-        }
-        self.drain().await
+        let work = async {
+            self.supervise(handler, &shutdown).await;
+            self.drain().await
+        };
+        let drained = tokio::select! {
+            drained = work => drained,
+            never = self.keep_up() => match never {},
+        };
+        lists::tell(&self.queue, &self.step, &self.state.acknowledged).await;
+        drained
     }
 
     async fn supervise<H, Fut>(&self, handler: H, shutdown: &CancellationToken)
@@ -123,13 +110,10 @@ impl Consumer {
     {
         let mut backoff = FIRST_BACKOFF;
         while !shutdown.is_cancelled() {
-            self.pulse.beat();
             let started = Instant::now();
             let name = worker_name(&self.step);
             let ended = self.run_worker(&name, handler.clone(), shutdown).await;
-            self.desk.status.send_modify(|status| status.worker = None);
-            // Where Redis cannot be reached, another consumer's sweep does this once the name has been silent.
-            let _ = self.queue.retire(&self.step, &name).await;
+            self.state.status.send_modify(|status| status.worker = None);
             let Err(error) = ended else { continue };
             if started.elapsed() >= STEADY {
                 backoff = FIRST_BACKOFF;
@@ -138,7 +122,7 @@ impl Consumer {
             if backoff == FIRST_BACKOFF {
                 tracing::warn!(step = %self.step, worker = %name, error, "rebuilding a worker that Redis ended");
             }
-            self.desk.status.send_modify(|status| {
+            self.state.status.send_modify(|status| {
                 status.rebuilds += 1;
                 status.last_error = Some(error);
             });
@@ -153,91 +137,47 @@ impl Consumer {
         H: FnMut(Delivery) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        // Before it registers, or another consumer's sweep would find a registered worker without a sign of life.
-        self.queue.keep_alive(&self.step, name).await.map_err(|error| error.to_string())?;
-        let traffic = Traffic::new();
-        let context = WorkerContext::new(name);
-        let worker = WorkerBuilder::new(&context)
-            .backend(PollWith::new(
-                self.storage(traffic.clone()),
-                Lookout::new(self.queue.bell(self.queue.keys(&self.step).wake()), traffic.clone()),
-            ))
-            .build(Handover::new(handler, name.clone(), self.desk.clone()));
-        self.desk.status.send_modify(|status| status.worker = Some(name.clone()));
-        let mut running = pin!(worker.run());
-        tokio::select! {
-            ended = &mut running => match ended {
-                Ok(()) => Err("it ended by itself".to_owned()),
-                Err(error) => Err(error.to_string()),
-            },
-            silence = self.stay_alive(name, &traffic) => Err(silence),
-            () = shutdown.cancelled() => {
-                // Not yet started is the only fault, and then there is nothing to stop.
-                if context.stop().is_ok() {
-                    let _ = time::timeout(CLOSE_WITHIN, running).await;
+        match self.queue.shared.config.transport {
+            Transport::Lists => lists::work(self, name, handler, shutdown).await,
+            Transport::ApalisRedis => apalis_redis::work(self, name, handler, shutdown).await,
+        }
+    }
+
+    /// What goes on beside the worker.
+    async fn keep_up(&self) -> Infallible {
+        let beating = async {
+            let mut every = time::interval(BEAT_EVERY);
+            loop {
+                every.tick().await;
+                self.pulse.beat();
+            }
+        };
+        let upkeep = async {
+            match self.queue.shared.config.transport {
+                Transport::Lists => {
+                    lists::keep_acknowledging(&self.queue, &self.step, &self.state.acknowledged).await
                 }
-                Ok(())
+                Transport::ApalisRedis => apalis_redis::keep_swept(&self.queue, &self.step, &self.state).await,
             }
+        };
+        tokio::select! {
+            never = beating => never,
+            never = upkeep => never,
         }
     }
 
-    /// Batches of one: with more, a worker whose handlers are all busy neither sends heartbeats nor acknowledges.
-    fn storage(&self, traffic: Arc<Traffic>) -> RedisStorage<(), Watched> {
-        let config = &self.queue.shared.config;
-        let connection = Watched::new(self.queue.manager(), traffic, config.response_timeout);
-        RedisStorage::new(connection).with_config(
-            apalis_redis::Config::default()
-                .queue(self.queue.keys(&self.step).queue())
-                .batch_size(1)
-                .lock_tasks(false)
-                .emit_events(false)
-                .persist_results(true)
-                .missed_heartbeats(NEVER),
-        )
-    }
-
-    /// Gives signs of life to Redis, and ends where the worker gives none though it has hands free: whatever made
-    /// it stop looking, a new one looks again.
-    async fn stay_alive(&self, name: &str, traffic: &Traffic) -> String {
-        let mut every = time::interval(ALIVE_EVERY);
-        let limit = self.queue.shared.config.response_timeout + Duration::from_secs(5);
-        loop {
-            every.tick().await;
-            self.pulse.beat();
-            // Failing is for the worker itself to notice; missing signs only mean that its hints are handed back.
-            let _ = self.queue.keep_alive(&self.step, name).await;
-            let silent = traffic.silent_for();
-            if self.desk.running.len() < self.concurrency && silent > limit {
-                return format!("it has not looked for hints for {silent:?}");
-            }
+    async fn drain(&self) -> Drained {
+        self.state.running.close();
+        if self.pulse.waiting(time::timeout(self.grace, self.state.running.wait())).await.is_err() {
+            self.state.abandon.cancel();
+            self.state.running.wait().await;
         }
-    }
-
-    async fn keep_swept(&self) {
-        loop {
-            time::sleep(SWEEP_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;
-            match self.queue.sweep(&self.step).await {
-                Ok(swept) => self.desk.status.send_if_modified(|status| {
-                    status.handed_back += swept.handed_back as u64;
-                    swept.handed_back > 0
-                }),
-                Err(_) => continue,
-            };
-        }
-    }
-
-    async fn drain(self) -> Drained {
-        self.desk.running.close();
-        if self.pulse.waiting(time::timeout(self.grace, self.desk.running.wait())).await.is_err() {
-            self.desk.abandon.cancel();
-            self.desk.running.wait().await;
-        }
-        let abandoned = self.desk.status.borrow().abandoned;
+        let abandoned = self.state.status.borrow().abandoned;
         Drained { abandoned }
     }
 }
 
-/// Unique per start: apalis refuses a name for 30 s after its last heartbeat.
+/// Unique per start: apalis-redis refuses a name for 30 s after its last heartbeat.
 fn worker_name(step: &StepName) -> Arc<str> {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
     format!("{step}-{host}-{}-{:08x}", std::process::id(), rand::random::<u32>()).into()

@@ -1,67 +1,57 @@
-//! What travels through Redis: which dispatch of which step of which run. All of it is in the id of apalis' task, so
-//! that there is no payload that could fail to decode inside apalis, where it would end the worker.
+//! What travels through Redis: which step of which run is due, and which time that is. All of it is in the hint's id, so that
+//! there is no payload that could fail to decode.
 
-use workflows::ids::{RunId, Token};
+use crate::ledger::DueKey;
 
-use crate::ledger::Key;
-
-/// A hint that a step is dispatched. Postgres holds the rest; apalis calls it a task.
+/// A hint that a step is due. Postgres holds the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
-    pub run: RunId,
-    /// Where the step stands in its run.
-    pub position: i16,
-    /// The fencing number of this dispatch.
-    pub token: Token,
-    /// The `traceparent` of the dispatch.
+    pub key: DueKey,
+    /// The `traceparent` of whoever pushed it. None where nobody traces.
     pub trace: Option<String>,
 }
 
-/// A task that was not pushed by us.
+/// An id that was not pushed by us.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("task id {0:?} is not run:position:token")]
+#[error("{0:?} is not run:position:generation")]
 pub(super) struct Garbled(String);
 
 impl Hint {
-    /// The step and its token, as the ledger knows them.
-    pub fn key(&self) -> Key {
-        Key { run: self.run, position: self.position, token: self.token }
-    }
-
-    /// `run:position:token`, the token as 16 hexadecimal digits.
-    pub(crate) fn id(&self) -> String {
-        format!("{}:{}:{}", self.run, self.position, self.token)
+    /// `run:position:generation`.
+    pub fn id(&self) -> String {
+        let DueKey { run, position, generation } = self.key;
+        format!("{run}:{position}:{generation}")
     }
 
     pub(super) fn parse(id: &str, trace: Option<&str>) -> Result<Self, Garbled> {
         let garbled = || Garbled(id.chars().take(120).collect());
         let mut parts = id.split(':');
-        let (Some(run), Some(position), Some(token), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(run), Some(position), Some(generation), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(garbled());
         };
-        let bits = u64::from_str_radix(token, 16).map_err(|_| garbled())?;
-        Ok(Self {
+        let key = DueKey {
             run: run.parse().map_err(|_| garbled())?,
             position: position.parse().map_err(|_| garbled())?,
-            token: Token::new(bits.cast_signed()),
-            trace: trace.filter(|text| !text.is_empty()).map(str::to_owned),
-        })
+            generation: generation.parse().map_err(|_| garbled())?,
+        };
+        Ok(Self { key, trace: trace.filter(|text| !text.is_empty()).map(str::to_owned) })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use uuid::Uuid;
+    use workflows::ids::RunId;
+
+    use super::*;
 
     #[test]
     fn a_hint_survives_its_id() {
-        for bits in [0, 1, -1, i64::MIN, i64::MAX] {
+        for generation in [0, 1, i32::MAX] {
             let hint = Hint {
-                run: RunId::new(Uuid::now_v7()),
-                position: 3,
-                token: Token::new(bits),
+                key: DueKey { run: RunId::new(Uuid::now_v7()), position: 3, generation },
                 trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             };
 

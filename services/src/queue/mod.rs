@@ -1,33 +1,33 @@
 //! The only place that knows apalis, apalis-redis and Redis.
 //!
-//! It owns what travels through Redis: a [`Hint`] that a step is dispatched, wakes, and the numbers by which a loss
-//! of Redis is noticed. It must never hold the only copy of anything: wiping Redis at any moment costs a delay, no
-//! more, because the ledger is the truth and the token of a hint decides at the claim.
+//! It owns what travels through Redis: a [`Hint`] that a step is due, and wakes. It must never hold the only copy of anything:
+//! what is due stays due in Postgres until a worker has claimed it, a hint may be pushed twice, and a claim is won once. So
+//! wiping Redis at any moment costs a delay, no more.
 //!
-//! [`Queue::push`] and [`consume::Consumer`] move hints, [`wakes`] rings bells, [`sweep`] keeps Redis small, [`check`]
-//! refuses a Redis that would drop hints, [`loss`] says how relays notice that Redis is not what it was.
+//! [`send`] pushes hints to a [`HintSink`], [`Consumer`] hands them to a handler. Two transports carry them: `lists` is our
+//! own, `apalis_redis` is that of the crate. [`wakes`] rings bells, `link` is the connection, [`check`] refuses a Redis that
+//! would drop hints.
 
+mod apalis_redis;
 pub mod check;
 mod config;
-mod connection;
 pub mod consume;
-mod handover;
 mod hint;
 mod keys;
-pub mod loss;
-mod push;
-mod stamp;
-mod sweep;
-mod wakes;
+mod link;
+mod send;
+mod service;
+mod sink;
+mod lists;
+pub mod wakes;
 
 pub use check::{Finding, Severity};
-pub use config::{BadConfig, Config, Prefix};
+pub use config::{BadConfig, Config, Prefix, Transport};
 pub use consume::{Consumer, Drained, Status};
-pub use handover::Delivery;
 pub use hint::Hint;
-pub use push::{Inlet, PushReport};
-pub use stamp::{Marks, Round, Stamps, watch_once};
-pub use sweep::Swept;
+pub use send::send;
+pub use service::Delivery;
+pub use sink::{HintSink, PushReport, Pushed};
 pub use wakes::Bell;
 
 use std::{sync::Arc, time::Duration};
@@ -39,9 +39,10 @@ use redis::{
 use workflows::ids::StepName;
 
 use keys::Keys;
+use link::Link;
 use wakes::Wakes;
 
-/// What a call to Redis can end with. Every call ends: none waits longer than its timeout.
+/// What a question to Redis can end with. Each ends: none waits longer than its timeout.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {what} in Redis: {source}")]
@@ -57,9 +58,10 @@ pub struct Queue {
 }
 
 struct Shared {
-    manager: ConnectionManager,
+    link: Arc<Link>,
     config: Config,
     wakes: Wakes,
+    pushers: lists::Pushers,
 }
 
 impl Queue {
@@ -69,37 +71,55 @@ impl Queue {
     /// Must be called within a tokio runtime.
     pub fn connect(config: &Config) -> Result<Self, BadConfig> {
         let client = config.client()?;
-        let manager = ConnectionManager::new_lazy_with_config(client.clone(), patience(config))
-            .map_err(|source| config.refused(source))?;
-        let wakes = Wakes::start(client, manager.clone(), &config.prefix);
-        Ok(Self { shared: Arc::new(Shared { manager, config: config.clone(), wakes }) })
+        let link = Link::new(client, patience(config)).map_err(|source| config.refused(source))?;
+        let link = Arc::new(link);
+        let wakes = Wakes::start(link.clone(), &config.prefix);
+        Ok(Self { shared: Arc::new(Shared { link, config: config.clone(), wakes, pushers: Default::default() }) })
     }
 
-    /// Asks Redis for a sign of life: for readiness.
+    /// Whether a hint could be written now: for readiness.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.ask("ping", redis::cmd("PING").query_async(&mut self.manager())).await
+        let mut set = redis::cmd("SET");
+        set.arg(keys::ping(&self.shared.config.prefix)).arg(1).arg("PX").arg(10_000);
+        self.ask("write", set.query_async(&mut self.connection())).await
     }
 
-    fn manager(&self) -> ConnectionManager {
-        self.shared.manager.clone()
+    fn connection(&self) -> ConnectionManager {
+        self.shared.link.connection()
     }
 
     fn keys(&self, step: &StepName) -> Keys {
         Keys::new(&self.shared.config.prefix, step)
     }
 
-    /// Bounds one call to Redis: also the wait for a connection, which the client's own timeout does not cover.
+    /// Bounds one question to Redis: also the wait for a connection, which the client's own timeout does not cover. A server
+    /// that has not answered may be gone without a word, and its address may lead to another by now.
     async fn ask<T>(&self, what: &'static str, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
-        let after = self.shared.config.command_timeout;
+        self.ask_within(self.shared.config.command_timeout, what, call).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        after: Duration,
+        what: &'static str,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Error> {
+        let seen = self.shared.link.renewals();
         match tokio::time::timeout(after, call).await {
-            Ok(answer) => answer.map_err(|source| Error::Redis { what, source }),
-            Err(_) => Err(Error::Late { what, after }),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => {
+                self.shared.link.judge(&source, seen);
+                Err(Error::Redis { what, source })
+            }
+            Err(_) => {
+                self.shared.link.renew(seen);
+                Err(Error::Late { what, after })
+            }
         }
     }
 }
 
-/// One attempt to connect per call, since each caller has a backoff of its own. The long response timeout lets a
-/// worker outlive a Redis that stops answering for seconds: apalis ends a worker at the first error.
+/// One attempt to connect per call, since each caller has a backoff of its own.
 fn patience(config: &Config) -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_number_of_retries(0)

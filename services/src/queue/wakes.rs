@@ -8,10 +8,10 @@ use std::{
 };
 
 use futures::StreamExt;
-use redis::{Client, RedisError, aio::ConnectionManager};
+use redis::RedisError;
 use tokio::{sync::watch, task::AbortHandle, time};
 
-use super::{Prefix, Queue, config::CONNECT_TIMEOUT, keys};
+use super::{Prefix, Queue, config::CONNECT_TIMEOUT, keys, link::Link};
 
 /// How often the listening connection is asked whether it still lives.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -49,11 +49,11 @@ impl Drop for Wakes {
 }
 
 impl Wakes {
-    pub(super) fn start(client: Client, manager: ConnectionManager, prefix: &Prefix) -> Self {
+    pub(super) fn start(link: Arc<Link>, prefix: &Prefix) -> Self {
         let bells = Arc::new(Bells::default());
         let relay = watch::Sender::new(0);
-        let listening = tokio::spawn(listen(client, bells.clone()));
-        let ringing = tokio::spawn(ring(manager, keys::wake_relay(prefix), relay.subscribe()));
+        let listening = tokio::spawn(listen(link.clone(), bells.clone()));
+        let ringing = tokio::spawn(ring(link, keys::wake_relay(prefix), relay.subscribe()));
         Self { bells, relay, tasks: [listening.abort_handle(), ringing.abort_handle()] }
     }
 }
@@ -70,7 +70,7 @@ impl Queue {
         self.bell(keys::wake_relay(&self.shared.config.prefix))
     }
 
-    /// The bell that rings when hints are pushed or handed back.
+    /// The bell that rings when hints are pushed to an empty queue, or handed back.
     pub(super) fn bell(&self, channel: String) -> Bell {
         self.shared.wakes.bells.get(channel)
     }
@@ -111,17 +111,17 @@ impl Bells {
     }
 }
 
-async fn ring(mut manager: ConnectionManager, channel: String, mut wakes: watch::Receiver<u64>) {
+async fn ring(link: Arc<Link>, channel: String, mut wakes: watch::Receiver<u64>) {
     while wakes.changed().await.is_ok() {
         let mut publish = redis::cmd("PUBLISH");
         let publish = publish.arg(&channel).arg(1);
         // A wake that cannot be sent is only a delay, and stale by the time Redis is back.
-        let _ = time::timeout(CONNECT_TIMEOUT, publish.query_async::<()>(&mut manager)).await;
+        let _ = time::timeout(CONNECT_TIMEOUT, publish.query_async::<()>(&mut link.connection())).await;
     }
 }
 
-async fn listen(client: Client, bells: Arc<Bells>) {
-    let mut added = bells.added.subscribe();
+async fn listen(link: Arc<Link>, bells: Arc<Bells>) {
+    let (mut added, mut renewed) = (bells.added.subscribe(), link.watch());
     // A process that waits for no wake needs no connection for them.
     while bells.channels().is_empty() {
         if added.changed().await.is_err() {
@@ -129,16 +129,22 @@ async fn listen(client: Client, bells: Arc<Bells>) {
         }
     }
     loop {
-        if let Err(error) = session(&client, &bells, &mut added).await {
+        if let Err(error) = session(&link, &bells, &mut added, &mut renewed).await {
             tracing::debug!(%error, "lost the connection that listens for wakes");
         }
         time::sleep(RETRY_EVERY).await;
     }
 }
 
-/// One life of the listening connection.
-async fn session(client: &Client, bells: &Bells, added: &mut watch::Receiver<()>) -> Result<(), RedisError> {
-    let (mut sink, mut stream) = within(client.get_async_pubsub()).await?.split();
+/// One life of the listening connection. It ends with the shared one: what led that to the wrong server leads this there too.
+async fn session(
+    link: &Link,
+    bells: &Bells,
+    added: &mut watch::Receiver<()>,
+    renewed: &mut watch::Receiver<u64>,
+) -> Result<(), RedisError> {
+    renewed.mark_unchanged();
+    let (mut sink, mut stream) = within(link.client().get_async_pubsub()).await?.split();
     added.mark_unchanged();
     within(sink.subscribe(bells.channels())).await?;
     bells.ring_all();
@@ -149,6 +155,7 @@ async fn session(client: &Client, bells: &Bells, added: &mut watch::Receiver<()>
                 Some(message) => bells.ring(message.get_channel_name()),
                 None => return Ok(()),
             },
+            _ = renewed.changed() => return Ok(()),
             _ = added.changed() => within(sink.subscribe(bells.channels())).await?,
             _ = ping.tick() => within(sink.ping::<redis::Value>()).await.map(drop)?,
         }

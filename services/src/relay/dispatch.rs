@@ -1,104 +1,108 @@
-//! Due steps into Redis: the ledger's token first, then the push. A push that fails puts the steps back.
+//! Due steps into Redis. What became due is pushed at once by whoever made it due; the scan here makes up for whatever was
+//! lost on the way: Redis wiped, a push refused, a process killed, a hint dropped. A hint may be pushed twice.
+
+use std::time::Duration;
 
 use anyhow::Context;
-use tracing::Span;
-use workflows::ids::{StepName, Token};
+use tokio::time::sleep;
 
-use super::{Next, Settings};
+use super::{Next, Relay, Settings};
 use crate::{
-    ledger::{Dispatched, Draw, Key, Ledger},
-    queue::{Hint, Inlet},
+    ledger::{Due, RelayLedger, Traced, Waiting},
+    queue::{self, HintSink, PushReport},
     telemetry::{spans, trace},
 };
 
-/// Dispatches every queue that has due steps, up to the high-water mark of each. At once again where a full batch was
-/// taken: there may be more behind it. `draw` draws tokens, each of them new.
-pub async fn dispatch_once<L: Ledger, Q: Inlet>(
+/// How often due steps are looked for without a wake: what becomes due by the clock waits no longer than this.
+const TICK: Duration = Duration::from_secs(1);
+/// The same while more is due than Redis has taken.
+const BACKLOG_TICK: Duration = Duration::from_millis(50);
+/// The same while a limit stands before a queue: hints go in as it lets them.
+const LIMITED_TICK: Duration = Duration::from_millis(250);
+/// The least time between two wakes: a settle that wakes a relay gathers with its neighbours.
+const BETWEEN_WAKES: Duration = Duration::from_millis(50);
+
+/// Pushes what is due of every queue, as far as Redis has capacity and the queue's limits let it.
+pub async fn dispatch_once<L: RelayLedger, S: HintSink>(
     settings: &Settings,
     ledger: &L,
-    queue: &Q,
-    draw: &Draw<Token>,
+    sink: &S,
 ) -> anyhow::Result<Next> {
-    let mut next = Next::AtTick;
-    for step in ledger.due().await.context("look for due steps")? {
-        if dispatch_queue(settings, ledger, queue, draw, &step).await? == Next::AtOnce {
-            next = Next::AtOnce;
-        }
+    let mut next = TICK;
+    for Waiting { queue, due, most } in ledger.waiting(settings.batch).await.context("look for due steps")? {
+        let found = due.len();
+        let PushReport { pushed, known, left } = push(ledger, sink, due, most).await?;
+        tracing::debug!(%queue, found, pushed, known, left, "dispatched");
+        let tick = if most.is_some() {
+            LIMITED_TICK
+        } else if left > 0 || found >= settings.batch {
+            // What is due stays due until its claim: a full batch may hide more behind it.
+            BACKLOG_TICK
+        } else {
+            TICK
+        };
+        next = next.min(tick);
     }
-    Ok(next)
+    Ok(Next::After(next))
 }
 
-async fn dispatch_queue<L: Ledger, Q: Inlet>(
-    settings: &Settings,
+/// Pushes what has just become due. What cannot be pushed the scan finds.
+pub async fn push_due<L: RelayLedger, S: HintSink>(
     ledger: &L,
-    queue: &Q,
-    draw: &Draw<Token>,
-    step: &StepName,
-) -> anyhow::Result<Next> {
-    // Redis' own count, so that any number of relays share the mark. With Redis away nothing is dispatched.
-    let depth = queue.depth(step).await?;
-    let room = usize::try_from(settings.high_water.saturating_sub(depth)).unwrap_or(usize::MAX).min(settings.batch);
-    if room == 0 {
-        return Ok(Next::AtTick);
-    }
-    let tokens: Vec<Token> = (0..room).map(|_| draw()).collect();
-    let dispatched = ledger.dispatch(step, settings.host.as_deref(), &tokens).await.context("dispatch steps")?;
-    if dispatched.is_empty() {
-        return Ok(Next::AtTick);
-    }
-    tracing::debug!(%step, count = dispatched.len(), "dispatched");
-    push(ledger, queue, step, &dispatched).await?;
-    Ok(if dispatched.len() == settings.batch { Next::AtOnce } else { Next::AtTick })
+    sink: &S,
+    due: Vec<Due>,
+) -> Result<PushReport, queue::Error> {
+    push(ledger, sink, due, None).await
 }
 
-async fn push<L: Ledger, Q: Inlet>(
+async fn push<L: RelayLedger, S: HintSink>(
     ledger: &L,
-    queue: &Q,
-    step: &StepName,
-    dispatched: &[Dispatched],
-) -> anyhow::Result<()> {
-    let parents = parents(ledger, dispatched).await;
-    let (hints, spans): (Vec<Hint>, Vec<Span>) =
-        dispatched.iter().zip(parents).map(|(dispatched, parent)| hint(step, dispatched.key, parent)).unzip();
-    if let Err(error) = queue.push(step, &hints).await {
-        let keys: Vec<Key> = dispatched.iter().map(|dispatched| dispatched.key).collect();
-        let count = ledger.put_back(&keys).await.context("put steps back after a push that failed")?;
-        spans.iter().for_each(spans::failed);
-        tracing::warn!(%step, count, "Redis did not take the steps: put back");
-        return Err(error.into());
-    }
-    Ok(())
+    sink: &S,
+    mut due: Vec<Due>,
+    most: Option<usize>,
+) -> Result<PushReport, queue::Error> {
+    begin_traces(ledger, &mut due).await;
+    queue::send(sink, &due, most).await
 }
 
-/// A hint, and the span that is open until Redis has it. What the hint brings about is below that span.
-fn hint(step: &StepName, Key { run, position, token }: Key, parent: Option<String>) -> (Hint, Span) {
-    let mut hint = Hint { run, position, token, trace: parent };
-    let span = spans::send(step, &hint);
-    hint.trace = trace::traceparent(&span);
-    (hint, span)
-}
-
-/// The context of each step's run. Where somebody traces, a run without one begins a trace; where its context cannot be
-/// stored, the step goes out in a trace of its own.
-async fn parents<L: Ledger>(ledger: &L, dispatched: &[Dispatched]) -> Vec<Option<String>> {
-    let mut parents: Vec<_> = dispatched.iter().map(|dispatched| dispatched.traceparent.clone()).collect();
+/// Where somebody traces, a run without a trace begins one. Where its context cannot be kept, its step goes out in a trace of
+/// its own.
+async fn begin_traces<L: RelayLedger>(ledger: &L, due: &mut [Due]) {
     let mut begun = Vec::new();
-    for (at, Dispatched { key, workflow, linked, .. }) in dispatched.iter().enumerate() {
-        if parents[at].is_none() {
-            let span = spans::begin(workflow, key.run, linked.as_deref());
-            begun.extend(trace::traceparent(&span).map(|context| (at, span, (key.run, context))));
+    for due in due.iter_mut().filter(|due| due.traceparent.is_none()) {
+        let run = due.key.run;
+        let span = spans::begin(&due.workflow, run, due.linked.as_deref());
+        if let Some(now) = trace::traceparent(&span) {
+            begun.push((due, span, Traced { run, was: None, now }));
         }
     }
     if begun.is_empty() {
-        return parents;
+        return;
     }
-    let contexts: Vec<_> = begun.iter().map(|(.., context)| context.clone()).collect();
-    let stored = ledger.begin_traces(&contexts).await.unwrap_or_default();
-    for ((at, span, (_, context)), stored) in begun.into_iter().zip(stored) {
-        if stored {
+    let contexts: Vec<Traced> = begun.iter().map(|(.., context)| context.clone()).collect();
+    let kept = ledger.keep_traces(&contexts).await.unwrap_or_default();
+    for ((due, span, Traced { now, .. }), kept) in begun.into_iter().zip(kept) {
+        if kept {
             trace::keep(&span);
-            parents[at] = Some(context);
+            due.traceparent = Some(now);
         }
     }
-    parents
+}
+
+pub(super) async fn run(relay: Relay) {
+    let scan = async || dispatch_once(&relay.settings, &relay.ledger, &relay.queue).await;
+    relay.repeat("dispatch", TICK, &relay.due, scan).await;
+}
+
+/// Workers, and other processes, ring where they could not push.
+pub(super) async fn hear_wakes(relay: Relay) {
+    let (mut bell, pulse) = (relay.queue.relay_bell(), relay.pulse("hear wakes"));
+    let hear = async {
+        loop {
+            pulse.waiting(bell.rung()).await;
+            relay.due.notify_one();
+            sleep(BETWEEN_WAKES).await;
+        }
+    };
+    relay.shutdown.run_until_cancelled(hear).await;
 }

@@ -1,5 +1,5 @@
 //! How a duty is repeated: at each tick, at each wake, and at once where it says that there is more. A duty is never
-//! dropped in the middle of a round: a relay that stops has pushed what it dispatched.
+//! dropped in the middle of a round: a relay that stops has pushed what its last round made due.
 
 use std::{future::Future, time::Duration};
 
@@ -15,6 +15,8 @@ use crate::telemetry::health::Pulse;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     AtOnce,
+    /// At the next wake, or after so long.
+    After(Duration),
     /// At the next wake, or at the next tick.
     AtTick,
 }
@@ -24,11 +26,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and while the duty rests.
-pub async fn repeat<F, Fut>(
+pub(super) async fn repeat<F, Fut>(
     what: &'static str,
     tick: Duration,
     wake: &Notify,
-    shutdown: CancellationToken,
+    shutdown: &CancellationToken,
     pulse: Pulse,
     duty: F,
 ) where
@@ -38,9 +40,14 @@ pub async fn repeat<F, Fut>(
     let mut next = Next::AtOnce;
     let mut pause = FIRST_PAUSE;
     loop {
-        let rest = shutdown.run_until_cancelled(timeout(tick, wake.notified()));
-        if next == Next::AtTick && pulse.waiting(rest).await.is_none() {
-            return;
+        let rest = match next {
+            Next::AtOnce => Duration::ZERO,
+            Next::After(rest) => rest,
+            Next::AtTick => tick,
+        };
+        if !rest.is_zero() {
+            let resting = shutdown.run_until_cancelled(timeout(rest, wake.notified()));
+            pulse.waiting(resting).await;
         }
         pulse.beat();
         if shutdown.is_cancelled() {
@@ -58,5 +65,50 @@ pub async fn repeat<F, Fut>(
                 Next::AtTick
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const TICK: Duration = Duration::from_secs(60);
+
+    /// Runs `rounds` rounds of a duty that answers `next`, and says how long they took.
+    async fn took(rounds: usize, next: Next, wake: Arc<Notify>) -> Duration {
+        let (shutdown, done, began) = (CancellationToken::new(), AtomicUsize::new(0), Instant::now());
+        let duty = async || {
+            if done.fetch_add(1, Ordering::Relaxed) + 1 == rounds {
+                shutdown.cancel();
+            }
+            Ok(next)
+        };
+        repeat("test", TICK, &wake, &shutdown, Pulse::default(), duty).await;
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_duty_comes_round_when_it_says_so() {
+        let pause = Duration::from_millis(50);
+
+        assert_eq!(took(3, Next::AtOnce, Arc::default()).await, Duration::ZERO);
+        assert_eq!(took(3, Next::After(pause), Arc::default()).await, 2 * pause);
+        assert_eq!(took(3, Next::AtTick, Arc::default()).await, 2 * TICK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wakes_that_gather_during_a_round_make_one_round_more() {
+        let wake = Arc::new(Notify::new());
+        wake.notify_one();
+        wake.notify_one();
+
+        assert_eq!(took(3, Next::AtTick, wake).await, TICK);
     }
 }

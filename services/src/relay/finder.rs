@@ -3,19 +3,30 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::Notify;
+use workflows::whatsapp::provision::PROVISION_INSTANCE;
 
-use crate::ledger::postgres::Postgres;
+use super::{Next, Relay};
+use crate::{
+    ledger::{RelayLedger, postgres::Postgres},
+    supabase::sign_ups::{self, BATCH},
+};
 
-/// The recent ones are looked for all the time; this much overlaps even a relay that was away for a while.
-pub const RECENT: Duration = Duration::from_secs(15 * 60);
+/// The recent ones are looked for all the time. It overlaps even where a relay was away for a while.
+const RECENT: Duration = Duration::from_secs(15 * 60);
+const RECENT_TICK: Duration = Duration::from_secs(30);
 /// All since the adoption: a hundred years are always enough.
-pub const ALL: Duration = Duration::from_secs(100 * 365 * 86_400);
+const ALL: Duration = Duration::from_secs(100 * 365 * 86_400);
+const ALL_TICK: Duration = Duration::from_secs(3600);
 
-pub use crate::supabase::sign_ups::BATCH;
+/// Whether sign-ups are this program's at all.
+pub(super) fn is_wanted(ledger: &Postgres) -> bool {
+    ledger.registry().all().any(|workflow| workflow.name.as_str() == PROVISION_INSTANCE)
+}
 
 /// Says once how many users from before the adoption have nothing of ours: whether they get something is for a person.
 pub async fn report_older(ledger: &Postgres) {
-    match ledger.count_older_sign_ups().await {
+    match sign_ups::count_older(ledger.database()).await {
         Ok(0) => {}
         Ok(users) => tracing::info!(users, "users from before the adoption have no instance; they are not started"),
         Err(error) => tracing::warn!(%error, "cannot count the users from before the adoption"),
@@ -24,9 +35,29 @@ pub async fn report_older(ledger: &Postgres) {
 
 /// Gives each lost sign-up of the last `since` a queue row; intake does the rest. How many there were.
 pub async fn find_once(ledger: &Postgres, since: Duration) -> anyhow::Result<u64> {
-    let queued = ledger.queue_lost_sign_ups(since).await.context("find lost sign-ups")?;
+    let queued = sign_ups::queue_lost(ledger.database(), since).await.context("find lost sign-ups")?;
     if queued > 0 {
         tracing::warn!(queued, "found sign-ups that had no queue row");
     }
     Ok(queued)
+}
+
+pub(super) async fn find_recent(relay: Relay) {
+    find(&relay, RECENT_TICK, RECENT).await;
+}
+
+pub(super) async fn find_all(relay: Relay) {
+    find(&relay, ALL_TICK, ALL).await;
+}
+
+async fn find(relay: &Relay, tick: Duration, since: Duration) {
+    let find = async || {
+        let found = find_once(&relay.ledger, since).await?;
+        relay.vitals.metrics.lost_sign_ups_found(found);
+        if found > 0 {
+            relay.doorbell.rung.notify_one();
+        }
+        Ok(if found >= BATCH { Next::AtOnce } else { Next::AtTick })
+    };
+    relay.repeat("find lost sign-ups", tick, &Notify::new(), find).await;
 }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use anyhow::Context;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, timeout};
 
 use crate::{
     ledger::{
-        Ledger,
+        RelayLedger,
         postgres::{
             Postgres,
-            read::{self, GateGauges, Gauges, StepGauges},
+            read::{self, Gate, Gauges, Steps},
         },
     },
     queue::Queue,
@@ -29,11 +30,11 @@ const KEPT: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// From now on a scrape of these metrics shows the gauges.
-pub(super) fn show(metrics: &Metrics, ledger: Postgres, queue: Queue, host: Option<String>) {
+pub(super) fn show(metrics: &Metrics, ledger: Postgres, queue: Queue) {
     let samples = Arc::<Mutex<Vec<Sample>>>::default();
     let shown = samples.clone();
     metrics.read_from(move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone());
-    let reader = Arc::new(Reader { ledger, queue, host, samples, read_at: tokio::sync::Mutex::default() });
+    let reader = Arc::new(Reader { ledger, queue, samples, read_at: tokio::sync::Mutex::default() });
     metrics.refresh_by(move || {
         let reader = reader.clone();
         async move { reader.refresh().await }
@@ -43,7 +44,6 @@ pub(super) fn show(metrics: &Metrics, ledger: Postgres, queue: Queue, host: Opti
 struct Reader {
     ledger: Postgres,
     queue: Queue,
-    host: Option<String>,
     samples: Arc<Mutex<Vec<Sample>>>,
     /// Held while reading, so that scrapers at the same moment share one reading.
     read_at: tokio::sync::Mutex<Option<Instant>>,
@@ -63,7 +63,7 @@ impl Reader {
     }
 
     async fn stored(&self) -> anyhow::Result<Vec<Sample>> {
-        let gauges = read::gauges(&self.ledger, self.host.as_deref(), MAX_AGE).await.context("read the gauges")?;
+        let gauges = read::gauges(&self.ledger, MAX_AGE).await.context("read the gauges")?;
         Ok(samples(&gauges))
     }
 
@@ -87,41 +87,47 @@ fn shown(read: anyhow::Result<Vec<Sample>>, whence: &str) -> Vec<Sample> {
 /// Every reason from zero on, so that an alert sees the first.
 const REASONS: [&str; 4] = ["permanent_error", "attempts_exhausted", "worker_lost", "deadline_exceeded"];
 
-fn samples(gauges: &Gauges) -> Vec<Sample> {
+fn samples(Gauges { now, taken }: &Gauges) -> Vec<Sample> {
+    let age = |since: Option<DateTime<Utc>>| since.map_or(0.0, |since| seconds(*now - since));
     let mut samples = vec![
-        Sample::of(&names::EVENT_LAG, [], gauges.event_lag),
-        Sample::of(&names::PROJECTIONS_PENDING, [], gauges.projections_pending as f64),
+        Sample::of(&names::EVENT_LAG, [], age(taken.oldest_event_at)),
+        Sample::of(&names::PROJECTIONS_PENDING, [], taken.pending.count as f64),
     ];
     for reason in REASONS {
-        let letters = gauges.letters.iter().filter(|letters| letters.reason == reason);
-        let count: u64 = letters.map(|letters| letters.count).sum();
+        let letters = taken.letters.iter().filter(|letters| letters.reason == reason);
+        let count: i64 = letters.map(|letters| letters.count).sum();
         samples.push(Sample::of(&names::DEAD_LETTERS, [reason], count as f64));
     }
-    gauges.steps.iter().for_each(|step| of_step(step, &mut samples));
-    gauges.gates.iter().for_each(|gate| of_gate(gate, &mut samples));
+    for steps in &taken.steps {
+        of_step(steps, age(steps.oldest_unfinished_at), &mut samples);
+    }
+    taken.gates.iter().for_each(|gate| of_gate(gate, &mut samples));
     samples
 }
 
-fn of_step(gauges: &StepGauges, samples: &mut Vec<Sample>) {
-    let StepGauges { step, due, held, scheduled, dispatched, running, oldest } = gauges;
-    samples.push(Sample::of(&names::OLDEST_DUE_AGE, [step], *oldest));
-    for (state, count) in
-        [("due", due), ("held", held), ("scheduled", scheduled), ("dispatched", dispatched), ("running", running)]
-    {
+fn seconds(length: TimeDelta) -> f64 {
+    length.to_std().map_or(0.0, |length| length.as_secs_f64())
+}
+
+fn of_step(steps: &Steps, oldest: f64, samples: &mut Vec<Sample>) {
+    let Steps { step, due, held, scheduled, running, .. } = steps;
+    samples.push(Sample::of(&names::UNFINISHED, [step], (due + running) as f64));
+    samples.push(Sample::of(&names::OLDEST_UNFINISHED_AGE, [step], oldest));
+    for (state, count) in [("due", due), ("held", held), ("scheduled", scheduled), ("running", running)] {
         samples.push(Sample::of(&names::QUEUE_DEPTH, [step, state], *count as f64));
     }
 }
 
-fn of_gate(gate: &GateGauges, samples: &mut Vec<Sample>) {
-    let GateGauges { scope, name, paused, held, breaker } = gate;
+fn of_gate(gate: &Gate, samples: &mut Vec<Sample>) {
+    let Gate { scope, name, breaker, .. } = gate;
     let mut show = |cause, closed| {
         let closed = f64::from(u8::from(closed));
         samples.push(Sample::of(&names::GATE_CLOSED, [scope, name, cause], closed));
     };
-    show("pause", *paused);
-    show("hold", *held);
+    show("pause", gate.paused_at.is_some());
+    show("hold", gate.hold_until.is_some());
     if scope == "host" {
-        show("breaker", breaker != "closed");
+        show("breaker", breaker == "open");
         let state = match breaker.as_str() {
             "closed" => 0.0,
             "half_open" => 1.0,

@@ -1,18 +1,23 @@
-//! Notifications of new sign-ups, where the connection allows LISTEN. Without them intake polls, and nothing else changes.
+//! The connection on which rings are heard, where LISTEN works. Without it intake polls, and nothing else changes. It also
+//! holds the lock that says "a relay sleeps": when the connection dies the lock is gone, and nobody rings in vain.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use sqlx::{PgPool, postgres::PgListener};
-use tokio::{sync::Notify, time::timeout};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+};
+use tokio::time::{sleep, timeout};
 
-use crate::{ledger::postgres::is_by_transaction, telemetry::health::Pulse};
+use super::{Relay, doorbell::Doorbell};
+use crate::{database::is_by_transaction, telemetry::health::Pulse};
 
 const CHANNEL: &str = "sluice_intake";
 /// To `CHANNEL`. In the simple protocol: a pooler must not lose it between its parse and its run.
 const NOTIFY_MYSELF: &str = "select pg_notify('sluice_intake', 'self-test')";
 const SELF_TEST: Duration = Duration::from_secs(5);
-/// How long Postgres may take until a listener has heard itself.
+/// How long Postgres may take until a listener has heard itself, or a lock is taken.
 const ANSWERS: Duration = Duration::from_secs(15);
 /// A listener that heard nothing for so long is asked to prove itself again: a dead connection is silent too.
 const QUIET: Duration = Duration::from_secs(60);
@@ -20,32 +25,38 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A pooler will hardly change its mode soon.
 const RETRY_DEAF: Duration = Duration::from_secs(60);
 
-/// Turns notifications into wakes, for ever. Where LISTEN does not work it is tried again, and said once until it does.
-pub(super) async fn forward(pool: Option<PgPool>, signed_up: Arc<Notify>, pulse: Pulse) {
-    let Some(pool) = pool else {
-        tracing::info!("no connection for LISTEN: sign-ups are found by polling");
+/// "A relay sleeps": whoever commits a request tries this lock, and rings where it is taken.
+const SLEEP: &str = "set local lock_timeout = '50ms'; select pg_advisory_lock_shared(7318, 1)";
+const WAKE: &str = "select pg_advisory_unlock_shared(7318, 1)";
+/// Waits for requests under way that saw nobody sleep: each holds this lock until its commit.
+const WAIT_FOR_SILENT: &str = "set local lock_timeout = '50ms'; select pg_advisory_xact_lock(7318, 2)";
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Hears rings until the relay stops. Where LISTEN does not work it is tried again, and said once until it does.
+pub(super) async fn run(relay: Relay, database: Option<PgConnectOptions>) {
+    let Some(database) = database else {
+        tracing::info!("no connection for LISTEN: requests are found by polling");
         return;
     };
-    let mut polls = false;
-    loop {
-        pulse.beat();
-        let heard = match within(listen(&pool)).await {
-            Ok(listener) => {
-                if std::mem::take(&mut polls) {
-                    tracing::info!("LISTEN works again");
-                }
-                hear(listener, &signed_up, &pulse).await
-            }
-            Err(error) => Err(error),
-        };
-        let pause = if matches!(heard, Err(Error::Shared | Error::Deaf)) { RETRY_DEAF } else { RETRY };
-        if let Err(error) = heard
-            && !std::mem::replace(&mut polls, true)
-        {
-            tracing::warn!(error = error.to_string(), "LISTEN does not work now: sign-ups are found by polling");
-        }
-        pulse.waiting(tokio::time::sleep(pause)).await;
-    }
+    let pulse = relay.pulse("listen");
+    let mut listening = Listening {
+        database,
+        notifies: relay.ledger.pool().clone(),
+        doorbell: relay.doorbell.clone(),
+        pulse,
+        said: false,
+    };
+    relay.shutdown.run_until_cancelled(listening.go_on()).await;
+}
+
+struct Listening {
+    database: PgConnectOptions,
+    /// Over which this relay notifies itself, to see that it hears.
+    notifies: PgPool,
+    doorbell: Arc<Doorbell>,
+    pulse: Pulse,
+    /// Whether it was said that LISTEN does not work.
+    said: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,37 +71,129 @@ enum Error {
          LISTEN_DATABASE_URL the address of Postgres itself"
     )]
     Deaf,
+    #[error("the connection was lost")]
+    Lost,
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
 
-/// Hears notifications until the connection is gone or has been silent for long.
-async fn hear(mut listener: PgListener, signed_up: &Notify, pulse: &Pulse) -> Result<(), Error> {
-    while let Ok(heard) = pulse.waiting(timeout(QUIET, listener.recv())).await {
-        heard.context("hear a notification")?;
-        signed_up.notify_one();
+impl Listening {
+    async fn go_on(&mut self) {
+        loop {
+            self.pulse.beat();
+            let Err(error) = self.live().await;
+            self.doorbell.set_heard(false);
+            let pause = if matches!(error, Error::Shared | Error::Deaf) { RETRY_DEAF } else { RETRY };
+            if !std::mem::replace(&mut self.said, true) {
+                tracing::warn!(error = error.to_string(), "LISTEN does not work now: requests are found by polling");
+            }
+            self.pulse.waiting(sleep(pause)).await;
+        }
     }
-    Ok(())
+
+    /// One life of the connection.
+    async fn live(&mut self) -> Result<Infallible, Error> {
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.database.clone());
+        let lived = match within(self.listen(&pool)).await {
+            Ok(listener) => self.hear(listener).await,
+            Err(error) => Err(error),
+        };
+        // With its lock. Who does not answer is left to the system.
+        let _ = timeout(SELF_TEST, pool.close()).await;
+        lived
+    }
+
+    /// A listener that has heard itself. Behind a transaction pooler LISTEN would succeed and hear nothing; it would stay on
+    /// a backend that others are given, who would be handed notifications in the middle of their statements.
+    async fn listen(&self, pool: &PgPool) -> Result<PgListener, Error> {
+        let mut connection = pool.acquire().await.context("connect")?;
+        if is_by_transaction(&mut connection, &self.database).await.context("ask for a session")? {
+            return Err(Error::Shared);
+        }
+        drop(connection);
+        let mut listener = PgListener::connect_with(pool).await.context("connect a listener")?;
+        listener.eager_reconnect(false);
+        listener.ignore_pool_close_event(true);
+        listener.listen(CHANNEL).await.context("listen")?;
+        self.prove(&mut listener).await?;
+        Ok(listener)
+    }
+
+    /// Over another connection: this one would hear itself even behind a pooler.
+    async fn prove(&self, listener: &mut PgListener) -> Result<(), Error> {
+        sqlx::raw_sql(NOTIFY_MYSELF).execute(&self.notifies).await.context("notify myself")?;
+        match timeout(SELF_TEST, listener.try_recv()).await {
+            Ok(Ok(Some(_))) => {
+                // It may have been a request's.
+                self.doorbell.rung.notify_one();
+                Ok(())
+            }
+            Ok(Ok(None)) => Err(Error::Lost),
+            Ok(Err(error)) => Err(error).context("hear my own notification")?,
+            Err(_) => Err(Error::Deaf),
+        }
+    }
+
+    /// Hears rings until the connection is gone, and holds the lock while intake sleeps.
+    async fn hear(&mut self, mut listener: PgListener) -> Result<Infallible, Error> {
+        if std::mem::take(&mut self.said) {
+            tracing::info!("LISTEN works again");
+        }
+        let mut sleeping = self.doorbell.sleeping();
+        let mut lock = Lock::Free;
+        loop {
+            let wanted = if *sleeping.borrow_and_update() { Lock::Held } else { Lock::Free };
+            if lock != wanted {
+                lock = within(turn(&mut listener, wanted)).await?;
+                self.doorbell.set_heard(lock == Lock::Held);
+                // What was committed before the lock was held has not rung.
+                self.doorbell.rung.notify_one();
+            }
+            let patience = if lock == wanted { QUIET } else { RETRY };
+            tokio::select! {
+                biased;
+                _ = sleeping.changed() => {}
+                heard = self.pulse.waiting(timeout(patience, listener.try_recv())) => match heard {
+                    Ok(Ok(Some(_))) => self.doorbell.rung.notify_one(),
+                    Ok(Ok(None)) => return Err(Error::Lost),
+                    Ok(Err(error)) => Err(error).context("hear a notification")?,
+                    Err(_) if lock == wanted => within(self.prove(&mut listener)).await?,
+                    Err(_) => {}
+                },
+            }
+        }
+    }
 }
 
-async fn within(listen: impl Future<Output = Result<PgListener, Error>>) -> Result<PgListener, Error> {
-    timeout(ANSWERS, listen).await.context("no answer in time")?
+/// Whether this session holds the lock that says "a relay sleeps".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Held,
+    Free,
 }
 
-/// A listener that has heard itself. Behind a transaction pooler LISTEN would succeed and hear nothing; it would stay on a
-/// backend that others are given, who would be handed notifications in the middle of their statements.
-async fn listen(pool: &PgPool) -> Result<PgListener, Error> {
-    let mut connection = pool.acquire().await.context("connect")?;
-    if is_by_transaction(&mut connection, &pool.connect_options()).await.context("ask for a session")? {
-        return Err(Error::Shared);
+/// Takes the lock or gives it back. `Free` where it cannot be had now.
+async fn turn(listener: &mut PgListener, wanted: Lock) -> Result<Lock, Error> {
+    if wanted == Lock::Free {
+        sqlx::raw_sql(WAKE).execute(listener).await.context("say that intake is awake")?;
+        return Ok(Lock::Free);
     }
-    drop(connection);
-    let mut listener = PgListener::connect_with(pool).await.context("connect a listener")?;
-    listener.listen(CHANNEL).await.context("listen")?;
-    sqlx::raw_sql(NOTIFY_MYSELF).execute(pool).await.context("notify myself")?;
-    match timeout(SELF_TEST, listener.recv()).await {
-        Ok(Ok(_)) => Ok(listener),
-        Ok(Err(error)) => Err(error).context("hear my own notification")?,
-        Err(_) => Err(Error::Deaf),
+    if !taken(sqlx::raw_sql(SLEEP).execute(&mut *listener).await).context("say that intake sleeps")? {
+        return Ok(Lock::Free);
     }
+    // Requests that take longer to commit are found by the next look.
+    taken(sqlx::raw_sql(WAIT_FOR_SILENT).execute(listener).await).context("wait for requests under way")?;
+    Ok(Lock::Held)
+}
+
+fn taken<T>(answer: sqlx::Result<T>) -> sqlx::Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(said)) if said.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn within<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(ANSWERS, asked).await.context("no answer in time")?
 }

@@ -1,11 +1,8 @@
-//! The user's side of the database: the queue rows that come in and the public rows that follow the ledger.
+//! The user's side of the database. How queue rows become runs and how the public rows follow the ledger is SQL that the
+//! ledger calls (`migrations/…10_provision_instance.sql`); here is what looks for sign-ups that got
+//! lost, and for the user behind an e-mail address.
 //!
-//! These tables belong to the user's app. Nothing here waits long for its locks, leaves a transaction open or undoes a
-//! change of the ledger; a row that cannot be written is written later.
+//! These tables belong to the user's app. Nothing here waits long for its locks or leaves a transaction open.
 
-mod projection;
-pub(crate) mod queue_rows;
-pub(crate) mod sign_ups;
-
-pub(crate) use projection::PendingRows;
-pub use projection::Projection;
+pub mod sign_ups;
+pub mod users;

@@ -2,15 +2,59 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::ledger::{Result, postgres::Tx};
+use crate::{
+    database::{Database, PATIENCE, Tx},
+    ledger::{Error, Result},
+};
 
 /// The most that one round queues.
 pub const BATCH: u64 = 1000;
 
+/// How long one round looks for lost sign-ups: the loop that does it has others to live up to.
+const FINDS_FOR: Duration = Duration::from_secs(5);
+
+/// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were. A transaction each, so
+/// that no row of the app's is locked while another is waited for; and for a while only.
+pub async fn queue_lost(database: &Database, since: Duration) -> Result<u64> {
+    let began = Instant::now();
+    let lost = within(async { lost(&mut database.begin().await?, since).await }).await?;
+    let mut queued = 0;
+    for user in lost {
+        if began.elapsed() > FINDS_FOR {
+            break;
+        }
+        let queue = async {
+            let mut tx = database.begin().await?;
+            let queued = queue(&mut tx, user).await?;
+            tx.commit().await?;
+            Ok(queued)
+        };
+        match within(queue).await {
+            Ok(rows) => queued += rows,
+            Err(Error::Database(sqlx::Error::Database(error))) => {
+                tracing::warn!(%user, error = error.message(), "a lost sign-up's queue row cannot be made now");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(queued)
+}
+
+/// How many users from before the adoption have nothing of ours. They are reported, never started.
+pub async fn count_older(database: &Database) -> Result<i64> {
+    let ask = database.ask_one::<(i64,)>("select sluice.older_sign_ups()", |ask| ask);
+    Ok(within(async { Ok(ask.await?) }).await?.0)
+}
+
+async fn within<T>(ask: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(PATIENCE, ask).await.unwrap_or(Err(Error::Late(PATIENCE)))
+}
+
 /// Users who signed up in the last `since` and have nothing. In no order: those whose row the app refuses hold up nobody.
-pub(crate) async fn lost(tx: &mut Tx, since: Duration) -> Result<Vec<Uuid>> {
+async fn lost(tx: &mut Tx, since: Duration) -> Result<Vec<Uuid>> {
     let lost: Vec<(Uuid,)> = tx
         .query_as("select user_id from sluice.lost_sign_ups(make_interval(secs => $1)) order by random() limit $2")
         .bind(since.as_secs_f64())
@@ -20,16 +64,10 @@ pub(crate) async fn lost(tx: &mut Tx, since: Duration) -> Result<Vec<Uuid>> {
     Ok(lost.into_iter().map(|(user,)| user).collect())
 }
 
-/// Give a lost sign-up its queue row, as the trigger would have. Safe with any number of callers: one row per user. Waits for
-/// no lock of the app's for longer than the app would notice. How many rows were made.
-pub(crate) async fn queue(tx: &mut Tx, user: Uuid) -> Result<u64> {
-    tx.query("set local lock_timeout = '400ms'").execute(tx.connection()).await?;
-    let row = "insert into public.evolution_instance_creation_queue (user_id) values ($1) on conflict do nothing";
-    Ok(tx.query(row).bind(user).execute(tx.connection()).await?.rows_affected())
-}
-
-/// How many users from before the adoption have nothing of ours. They are reported, never started.
-pub(crate) async fn count_older(tx: &mut Tx) -> Result<i64> {
-    let (older,): (i64,) = tx.query_as("select sluice.older_sign_ups()").fetch_one(tx.connection()).await?;
-    Ok(older)
+/// Give a lost sign-up its queue row, as the trigger would have, with the trace that the user brought. Safe with any number of
+/// callers: one row per user. Waits for no lock of the app's for longer than the app would notice. How many rows were made.
+async fn queue(tx: &mut Tx, user: Uuid) -> Result<u64> {
+    let (queued,): (i64,) =
+        tx.query_as("select sluice.queue_sign_up($1)").bind(user).fetch_one(tx.connection()).await?;
+    Ok(u64::try_from(queued).unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 //! What Sluice tells about itself. `log` is what it says to people and collectors; `metrics` what it counts and measures;
 //! `health` whether its loops turn; `spans` makes every span there is, with the names in `names`; `trace` carries their context
 //! in and out; `sampling` decides which traces are recorded; `outbox`, `export` and `otlp` bring them to a collector. No secret
-//! may ever pass here, which the types of the secrets see to, and nothing here may slow, block or fail the work.
+//! passes here: the types of the secrets see to that. Nothing here may slow, block or fail the work.
 
 pub mod export;
 pub mod health;
@@ -16,7 +16,10 @@ pub mod trace;
 
 use std::sync::Arc;
 
-use opentelemetry::trace::{SpanBuilder, Tracer};
+use opentelemetry::{
+    KeyValue,
+    trace::{SpanBuilder, Tracer},
+};
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing_subscriber::{Layer, Registry, filter};
 
@@ -46,9 +49,12 @@ pub enum Role {
 
 impl Role {
     /// Whose a span is: a process that has several roles sends each role's spans under that role's own service.
-    fn of(span: &str) -> Self {
-        let first = span.split(' ').next().unwrap_or_default();
-        if names::OF_RELAYS.contains(&first) { Self::Relay } else { Self::Worker }
+    fn of(span: &SpanBuilder) -> Self {
+        let first = span.name.split(' ').next().unwrap_or_default();
+        let in_attempt = KeyValue::new(names::IN_ATTEMPT, true);
+        let is_relays =
+            names::OF_RELAYS.contains(&first) && !span.attributes.iter().flatten().any(|a| *a == in_attempt);
+        if is_relays { Self::Relay } else { Self::Worker }
     }
 }
 
@@ -63,10 +69,25 @@ impl Tracer for Tracers {
     type Span = opentelemetry_sdk::trace::Span;
 
     fn build_with_context(&self, builder: SpanBuilder, parent: &opentelemetry::Context) -> Self::Span {
-        let role = Role::of(&builder.name);
+        let role = Role::of(&builder);
         let other = self.others.iter().find(|(own, _)| *own == role);
         other.map_or(&self.first, |(_, tracer)| tracer).build_with_context(builder, parent)
     }
+}
+
+/// An error with its causes, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Our own spans and nothing else, whatever the log's level: no library's, and so none of the exporter's own calls.

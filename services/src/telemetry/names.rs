@@ -1,7 +1,7 @@
 //! Every name that a span or an attribute has, once. OpenTelemetry's semantic conventions 1.37 (HTTP and database: stable;
 //! messaging: in development), and `sluice.…` for what is ours.
 
-/// The first words of the spans that a relay makes. All others are workers'.
+/// The first words of the spans that a relay makes. All others are workers', and so is a `SEND` that is `IN_ATTEMPT`.
 pub(super) const OF_RELAYS: [&str; 6] = [INTAKE, START, REVIVE, SEND, RESCUE, EXCEED];
 
 pub(super) const INTAKE: &str = "intake";
@@ -20,12 +20,12 @@ pub const SUBJECT: &str = "sluice.subject";
 pub const STEP: &str = "sluice.step";
 /// Which attempt of the step, from 1.
 pub const ATTEMPT: &str = "sluice.attempt";
-/// The fencing number of the dispatch, in hexadecimal. Not a secret.
+/// The fencing number of the claim, in hexadecimal. Not a secret.
 pub const TOKEN: &str = "sluice.token";
-/// As in `sluice.attempt`, or what came of a hint that was no attempt: stale, put_back, overtaken.
+/// As in `sluice.attempt`, or what came of a hint that was no attempt: stale, claim_refused, overtaken.
 pub const OUTCOME: &str = "sluice.outcome";
 pub const CLASS: &str = "sluice.class";
-/// How long a sign-up waited for a relay.
+/// How long a request waited for a relay.
 pub const WAITED: &str = "sluice.waited_ms";
 
 pub const DATABASE: &str = "db.system.name";
@@ -46,6 +46,10 @@ pub const SERVICE: &str = "service.name";
 pub const SERVICE_INSTANCE: &str = "service.instance.id";
 pub const SERVICE_VERSION: &str = "service.version";
 
-/// On spans of what may turn out not to have happened: they are exported only once they are `KEPT`. Neither is sent.
+/// On spans of what may turn out not to have happened: they are exported only once they are `KEPT`.
 pub(super) const TENTATIVE: &str = "sluice.tentative";
 pub(super) const KEPT: &str = "sluice.kept";
+/// A worker's own, within an attempt.
+pub(super) const IN_ATTEMPT: &str = "sluice.in_attempt";
+/// What says how a span is exported is not exported itself.
+pub(super) const NOT_SENT: [&str; 3] = [TENTATIVE, KEPT, IN_ATTEMPT];

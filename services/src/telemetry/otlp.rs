@@ -72,7 +72,7 @@ impl Collector {
 
     /// Sends a request. How many of its spans the collector refused.
     pub(super) async fn send(&self, request: Vec<u8>) -> Result<u64, Error> {
-        let unreachable = |error: reqwest::Error| Error::Unreachable(crate::evolution::chain(&error.without_url()));
+        let unreachable = |error: reqwest::Error| Error::Unreachable(super::chain(&error.without_url()));
         let sent = self.http.post(self.endpoint.clone()).body(request).send().await;
         let mut response = sent.map_err(unreachable)?;
         if !response.status().is_success() {

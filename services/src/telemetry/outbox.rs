@@ -80,14 +80,12 @@ impl SpanProcessor for Outbox {
 
 /// A tentative span that nobody kept is of a transaction that was rolled back, or of something that was there already.
 fn that_happened(mut span: SpanData) -> Option<SpanData> {
-    let has = |span: &SpanData, key| {
+    let has = |key| {
         span.attributes.iter().any(|attribute| attribute.key.as_str() == key && attribute.value == Value::Bool(true))
     };
-    if has(&span, names::TENTATIVE) {
-        if !has(&span, names::KEPT) {
-            return None;
-        }
-        span.attributes.retain(|attribute| ![names::TENTATIVE, names::KEPT].contains(&attribute.key.as_str()));
+    if has(names::TENTATIVE) && !has(names::KEPT) {
+        return None;
     }
+    span.attributes.retain(|attribute| !names::NOT_SENT.contains(&attribute.key.as_str()));
     Some(span)
 }

@@ -4,34 +4,31 @@
 use std::time::Duration;
 
 use tracing::{Span, field::Empty, info_span};
-use workflows::{
-    evolution::Call,
-    ids::{StepName, WorkflowName},
-};
+use workflows::ids::{StepName, WorkflowName};
 
 use super::{names, trace};
 use crate::{
-    ledger::{Claim, NewRun},
+    ledger::{Claim, Expired, TakenIn},
     queue::Hint,
 };
 
 /// What the spans' layer listens to.
 pub(super) const TARGET: &str = module_path!();
 
-/// A sign-up becomes a run. Under the context that the app gave, which is a claim; kept once it is committed.
-pub fn intake(run: &NewRun) -> Span {
+/// A request became a run. Below the context that the request gave, which is a claim; kept once it is the run's.
+pub fn intake(taken: &TakenIn) -> Span {
     let span = info_span!(
         parent: None,
         names::INTAKE,
-        otel.name = format!("{} {}", names::INTAKE, run.workflow),
-        { names::WORKFLOW } = %run.workflow,
-        { names::RUN } = %run.id,
-        { names::SUBJECT } = %run.subject,
-        { names::WAITED } = millis(run.age),
+        otel.name = format!("{} {}", names::INTAKE, taken.workflow),
+        { names::WORKFLOW } = %taken.workflow,
+        { names::RUN } = %taken.run,
+        { names::SUBJECT } = %taken.subject,
+        { names::WAITED } = millis(taken.age),
         { names::DATABASE } = "postgresql",
         { names::TENTATIVE } = true,
     );
-    trace::adopt_claim(&span, run.traceparent.as_deref());
+    trace::adopt_claim(&span, taken.traceparent.as_deref());
     span
 }
 
@@ -50,8 +47,10 @@ pub fn begin(workflow: &WorkflowName, run: impl std::fmt::Display, before: Optio
     span
 }
 
-/// A hint goes into the step's queue.
+/// A hint goes into the step's queue: from a relay, or from the worker whose attempt made the step due. Kept where the queue
+/// did not hold it yet.
 pub fn send(step: &StepName, hint: &Hint) -> Span {
+    let in_attempt = Span::current().metadata().is_some_and(|metadata| metadata.name() == names::PROCESS);
     let span = info_span!(
         parent: None,
         names::SEND,
@@ -63,9 +62,10 @@ pub fn send(step: &StepName, hint: &Hint) -> Span {
         { names::OPERATION } = names::SEND,
         { names::OPERATION_TYPE } = "send",
         { names::MESSAGE } = hint.id(),
-        { names::RUN } = %hint.run,
+        { names::RUN } = %hint.key.run,
         { names::STEP } = %step,
-        { names::TOKEN } = %hint.token,
+        { names::IN_ATTEMPT } = in_attempt,
+        { names::TENTATIVE } = true,
     );
     trace::adopt(&span, hint.trace.as_deref());
     span
@@ -84,9 +84,9 @@ pub fn process(step: &StepName, hint: &Hint) -> Span {
         { names::OPERATION } = names::PROCESS,
         { names::OPERATION_TYPE } = "process",
         { names::MESSAGE } = hint.id(),
-        { names::RUN } = %hint.run,
+        { names::RUN } = %hint.key.run,
         { names::STEP } = %step,
-        { names::TOKEN } = %hint.token,
+        { names::TOKEN } = Empty,
         { names::WORKFLOW } = Empty,
         { names::ATTEMPT } = Empty,
         { names::OUTCOME } = Empty,
@@ -95,6 +95,13 @@ pub fn process(step: &StepName, hint: &Hint) -> Span {
     );
     trace::adopt(&span, hint.trace.as_deref());
     span
+}
+
+/// What the claim has brought, on the attempt's span.
+pub fn claimed(span: &Span, claim: &Claim) {
+    span.record(names::WORKFLOW, claim.workflow.as_str());
+    span.record(names::ATTEMPT, i64::from(claim.attempt));
+    span.record(names::TOKEN, tracing::field::display(claim.key.token));
 }
 
 /// The question to the ledger whether the step is ours.
@@ -117,23 +124,23 @@ pub fn settle(step: &StepName) -> Span {
 }
 
 /// The lease of an attempt has run out: the relay settles it. Kept once that is written.
-pub fn rescue(claim: &Claim) -> Span {
+pub fn rescue(expired: &Expired) -> Span {
     let span = info_span!(
         parent: None,
         names::RESCUE,
-        otel.name = format!("{} {}", names::RESCUE, claim.step),
+        otel.name = format!("{} {}", names::RESCUE, expired.step),
         otel.status_code = "ERROR",
-        { names::WORKFLOW } = %claim.workflow,
-        { names::RUN } = %claim.key.run,
-        { names::STEP } = %claim.step,
-        { names::ATTEMPT } = i64::from(claim.attempt),
-        { names::TOKEN } = %claim.key.token,
+        { names::WORKFLOW } = %expired.workflow,
+        { names::RUN } = %expired.key.run,
+        { names::STEP } = %expired.step,
+        { names::ATTEMPT } = i64::from(expired.attempt),
+        { names::TOKEN } = %expired.key.token,
         { names::OUTCOME } = Empty,
         { names::CLASS } = Empty,
         { names::ERROR } = Empty,
         { names::TENTATIVE } = true,
     );
-    trace::adopt(&span, claim.traceparent.as_deref());
+    trace::adopt(&span, expired.traceparent.as_deref());
     span
 }
 
@@ -153,16 +160,16 @@ pub fn exceed(workflow: &str, run: impl std::fmt::Display, traceparent: Option<&
     span
 }
 
-/// One request to the Evolution API. `host` and `url` hold no credentials.
-pub fn call(call: Call, host: &str, port: Option<u16>, url: &str) -> Span {
-    let (method, route) = call.route().split_once(' ').unwrap_or((call.route(), ""));
+/// One request to an API. `route` is its method and path, without names or ids; `host` and `url` hold no credentials.
+pub fn call(route: &'static str, host: &str, port: Option<u16>, url: &str) -> Span {
+    let (method, template) = route.split_once(' ').unwrap_or((route, ""));
     info_span!(
         "call",
-        otel.name = call.route(),
+        otel.name = route,
         otel.kind = "client",
         otel.status_code = Empty,
         { names::METHOD } = method,
-        { names::ROUTE } = route,
+        { names::ROUTE } = template,
         { names::URL } = url,
         { names::SERVER } = host,
         { names::PORT } = port.map(i64::from),

@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use workflows::{
-    breaker::{Probed, State},
-    evolution::Evolution,
-};
+use workflows::breaker::{Probed, State};
 
-use super::signals::{Watch, ask};
-use crate::ledger::{HostGate, Ledger};
+use super::signals::Watch;
+use crate::ledger::{HostGate, WorkerLedger};
 
 /// The longest that a failed attempt waits for the answer: its lease is still held.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -20,34 +17,23 @@ pub(super) enum Blame {
     Host,
 }
 
-/// The host is to blame where its breaker was not closed at some moment of the attempt, or where it does not answer the
-/// questions of a probe either. `began` is when each attempt did: a call that an outage swallowed is given up only after its
-/// timeout, and the outage may be over by then.
-///
-/// Without a `watch` there is no gate to ask.
-pub(super) async fn blame<L, E>(
-    api: &E,
-    watch: Option<&Watch<L, E>>,
-    patience: Duration,
-    began: &[Instant],
-) -> Vec<Blame>
-where
-    L: Ledger,
-    E: Evolution + Send + Sync + 'static,
-{
-    let gate = match watch {
-        // Told before it is asked: where others failed at the same moment, this is what opens the breaker.
-        Some(watch) => watch.tell().await.unwrap_or_else(|error| {
-            tracing::debug!(host = watch.host, %error, "cannot ask the gate of the API's host");
-            HostGate::default()
-        }),
-        None => HostGate::default(),
-    };
+/// The host is to blame where its breaker was not closed at some moment of the attempt, or where it fails the probe too.
+/// `began` says when each attempt did: a call that an outage swallowed is given up only after its timeout, and the outage may
+/// be over by then.
+pub(super) async fn blame<L: WorkerLedger>(watch: &Watch<L>, began: &[Instant]) -> Vec<Blame> {
+    // Told before it is asked: where others failed at the same moment, this is what opens the breaker.
+    let gate = watch.tell().await.unwrap_or_else(|error| {
+        tracing::debug!(host = watch.host, %error, "cannot ask the gate of the API's host");
+        HostGate::default()
+    });
     let now = Instant::now();
     let took = began.iter().map(|began| now.saturating_duration_since(*began));
     let mut blames: Vec<Blame> = took.map(|took| by_the_gate(&gate, took)).collect();
-    if blames.contains(&Blame::Run) && !matches!(ask(api, patience.min(LONGEST)).await, (Probed::Answered, _)) {
-        blames.fill(Blame::Host);
+    if blames.contains(&Blame::Run) {
+        let patience = watch.rules.patience.min(LONGEST);
+        if !matches!(watch.ask(patience).await, (Probed::Answered, _)) {
+            blames.fill(Blame::Host);
+        }
     }
     blames
 }

@@ -1,5 +1,5 @@
-//! The leases of the attempts that run in this process, judged by the process' own monotonic clock, counted from before the
-//! claim or the renewal was sent. When in doubt a lease is over: stopping is safe, going on is not.
+//! The leases of the attempts that run in this process. The process' own monotonic clock judges them, from before the claim
+//! or the renewal was sent. When in doubt a lease is over: stopping is safe, going on is not.
 
 use std::{
     collections::HashMap,
@@ -9,9 +9,16 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use workflows::{definition::EXCLUSIVE_CALL, evolution::Permission};
+use workflows::{calls::Permission, definition::EXCLUSIVE_CALL};
 
 use crate::ledger::{Key, Lease};
+
+/// How old a lease, or the heartbeat, is when it is renewed: the lease of a short attempt never is. With `RENEWAL_TICK` a
+/// lease is renewed by the age of 1.4 s, so that enough is always left for a call that creates or deletes.
+pub(super) const RENEWED_AT: Duration = Duration::from_millis(900);
+
+/// How often a process looks for leases to renew.
+pub const RENEWAL_TICK: Duration = Duration::from_millis(500);
 
 /// Every lease that this process holds.
 #[derive(Default)]
@@ -45,13 +52,13 @@ impl Leases {
         Held { leases: self.clone(), key: lease.key, ends: watched }
     }
 
-    /// What is to be renewed now.
+    /// What is to be renewed now, in key order.
     pub fn due(&self) -> Vec<Lease> {
         let now = Instant::now();
         let held = self.lock();
         let mut leases: Vec<_> = held
             .iter()
-            .filter(|(_, entry)| now < entry.until)
+            .filter(|(_, entry)| entry.is_due(now))
             .map(|(key, entry)| Lease { key: *key, length: entry.length })
             .collect();
         leases.sort_unstable_by_key(|lease| lease.key);
@@ -75,6 +82,13 @@ impl Leases {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn is_due(&self, now: Instant) -> bool {
+        let left = self.ends.borrow().saturating_duration_since(now);
+        now < self.until && left + RENEWED_AT <= self.length
     }
 }
 
@@ -159,7 +173,7 @@ mod tests {
         let leases = Arc::new(Leases::default());
         let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
 
-        leases.renewed(Instant::now(), &leases.due(), &[false]);
+        leases.renewed(Instant::now(), &[lease()], &[false]);
 
         held.lost().await;
     }
@@ -183,5 +197,35 @@ mod tests {
         tokio::time::advance(Duration::from_secs(31)).await;
 
         assert!(leases.due().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_attempt_is_never_renewed_and_a_long_one_every_second() {
+        let leases = Arc::new(Leases::default());
+        let _held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        let mut renewals = Vec::new();
+
+        for tick in 1..=6 {
+            tokio::time::advance(RENEWAL_TICK).await;
+            let due = leases.due();
+            leases.renewed(Instant::now(), &due, &vec![true; due.len()]);
+            renewals.extend(due.iter().map(|_| tick));
+        }
+
+        assert_eq!(renewals, [2, 4, 6]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_go_in_key_order() {
+        let leases = Arc::new(Leases::default());
+        let lease = |number| {
+            let key = Key { run: RunId::new(uuid::Uuid::from_u128(number)), ..lease().key };
+            Lease { key, ..lease() }
+        };
+        let _held = [3, 1, 2].map(|number| leases.hold(lease(number), Instant::now(), Duration::from_secs(60)));
+
+        tokio::time::advance(Duration::from_secs(1)).await;
+
+        assert_eq!(leases.due(), [1, 2, 3].map(lease));
     }
 }

@@ -1,37 +1,33 @@
-//! The worker: takes dispatched steps in hand, runs them against the Evolution API, and settles.
+//! The worker: claims due steps, runs them, and settles.
 //!
 //! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of the attempts that run;
-//! `batch` lets attempts that claim or settle at the same moment share one transaction; `signals` tells the gate of the API's
-//! host what attempts heard, and probes it; `blame` asks whose failure a failure is; `tell` logs how attempts ended. A worker never decides what becomes
-//! of a step: it brings an outcome, the ledger's settlement does the rest.
+//! `batch` lets attempts that claim or settle at the same moment share one transaction; `host` is an API host that steps call:
+//! `signals` tells its gate what attempts heard, and probes it; `blame` asks whose failure a failure is. A worker never
+//! decides what becomes of a step: it brings an outcome, the ledger's settlement does the rest.
 
 mod attempt;
 mod batch;
 mod blame;
+mod host;
 mod lease;
+mod log;
 mod signals;
-mod tell;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
-use workflows::{
-    breaker::Rules,
-    definition::{RENEWAL, Registry},
-    evolution::Evolution,
-    ids::StepName,
-    provision,
-};
+use workflows::{breaker::Rules, ids::StepName, state::RunState, workflow::Catalog};
 
-pub use self::attempt::{Attempted, Bench, Dice};
-pub use self::lease::Leases;
+pub use self::attempt::{AttemptRunner, Attempted, Dice};
+use self::lease::RENEWED_AT;
+pub use self::lease::{Leases, RENEWAL_TICK};
 pub use self::signals::{Signals, Watch};
 use crate::{
-    ledger::{self, Ledger},
-    queue::{Delivery, Queue, Status},
+    ledger::{self, Due, WorkerLedger},
+    queue::{self, Delivery, HintSink, Queue, Status},
     telemetry::{
         Vitals,
         health::Pulse,
@@ -49,45 +45,47 @@ pub struct Settings {
     pub concurrency: NonZeroUsize,
     /// How long attempts may go on after a stop was asked for.
     pub grace: Duration,
-    /// The API's host, whose gate is asked at every claim.
-    pub host: Option<String>,
-    /// When the host's breaker opens, and how it is probed.
+    /// When an API host's breaker opens, and how the host is probed.
     pub rules: Rules,
 }
 
-/// What a worker works with. Attempts need no queue: hints come to them.
-pub struct Deps<L, E, Q = Queue> {
+/// What a worker works with.
+pub struct Deps<L, Q = Queue> {
     pub ledger: L,
     /// The same ledger over a connection of its own: renewals never queue behind claims.
     pub leases: L,
     pub queue: Q,
-    pub api: E,
-    pub settings: provision::Settings,
-    pub registry: Arc<Registry>,
+    /// The workflows whose steps it runs, and the probes of the API hosts that they call.
+    pub catalog: Catalog,
     /// Where it leaves what it counts, and its loops' pulses.
     pub vitals: Vitals,
 }
 
 /// Runs until `shutdown`. Then nothing more is claimed, attempts that run may end within the grace period, and the rest is
 /// handed back, uncounted.
-pub async fn run<L, E>(settings: Settings, deps: Deps<L, E>, shutdown: CancellationToken) -> anyhow::Result<()>
-where
-    L: Ledger,
-    E: Evolution + Send + Sync + 'static,
-{
+pub async fn run<L: WorkerLedger>(
+    settings: Settings,
+    deps: Deps<L>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let (queue, vitals) = (deps.queue.clone(), deps.vitals.clone());
-    vitals.metrics.expect_attempts(deps.registry.all(), &settings.steps);
+    vitals.metrics.expect_attempts(deps.catalog.registry().all(), &settings.steps);
     let leases = Arc::new(Leases::default());
-    let me = ledger::Worker { name: name(), host: settings.host.clone() };
-    let (rules, dice): (_, Dice) = (settings.rules, Arc::new(rand::random::<f64>));
-    let bench = Arc::new(Bench::new(deps, me.clone(), leases.clone(), rules, dice));
-    tracing::info!(worker = %me.name, steps = ?settings.steps.iter().map(StepName::as_str).collect::<Vec<_>>(), "ready");
+    let me = ledger::Worker { name: name() };
+    let steps: Vec<_> = settings.steps.iter().map(StepName::as_str).collect();
+    tracing::info!(worker = %me.name, ?steps, "ready");
+    let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>));
+    let runner = Arc::new(runner);
 
-    let renewals = tokio::spawn(renew(bench.clone(), vitals.health.pulse("worker: renew leases")));
-    let watching = bench.watch().map(|watch| {
-        let pulse = vitals.health.pulse("worker: watch the API's gate");
-        tokio::spawn(async move { watch.run(pulse).await })
-    });
+    let renewals = tokio::spawn(renew(runner.clone(), vitals.health.pulse("worker: renew leases")));
+    let watching: Vec<_> = runner
+        .watches()
+        .into_iter()
+        .map(|watch| {
+            let pulse = vitals.health.pulse(format!("worker: watch the gate of {}", watch.host));
+            tokio::spawn(async move { watch.run(pulse).await })
+        })
+        .collect();
     let consumers: Vec<_> = settings
         .steps
         .iter()
@@ -95,14 +93,17 @@ where
             let pulse = vitals.health.pulse(format!("worker: consume {step}"));
             let consumer = queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK).beating(pulse);
             show(step, consumer.status(), &vitals);
-            let (bench, queue, shutdown) = (bench.clone(), queue.clone(), shutdown.clone());
-            let (step, metrics) = (step.clone(), vitals.metrics.clone());
-            let handler = move |delivery: Delivery| {
-                let span = spans::process(&step, &delivery.hint);
-                let handling = handle(bench.clone(), queue.clone(), step.clone(), metrics.clone(), delivery);
-                handling.instrument(span)
+            let handler = Handler {
+                runner: runner.clone(),
+                queue: queue.clone(),
+                step: step.clone(),
+                metrics: vitals.metrics.clone(),
             };
-            tokio::spawn(consumer.run(handler, shutdown))
+            let handle = move |delivery: Delivery| {
+                let span = spans::process(&handler.step, &delivery.hint);
+                handler.clone().handle(delivery).instrument(span)
+            };
+            tokio::spawn(consumer.run(handle, shutdown.clone()))
         })
         .collect();
     let letting_go = tokio::spawn(let_go_after(shutdown, settings.grace, leases));
@@ -117,8 +118,8 @@ where
     }
     letting_go.abort();
     renewals.abort();
-    if let (Some(watch), Some(watching)) = (bench.watch(), watching) {
-        watching.abort();
+    watching.iter().for_each(tokio::task::JoinHandle::abort);
+    for watch in runner.watches() {
         tell_the_last(&watch).await;
     }
     Ok(())
@@ -135,42 +136,76 @@ async fn let_go_after(shutdown: CancellationToken, grace: Duration, leases: Arc<
 }
 
 /// What the last attempts heard is worth a moment, but not the grace period.
-async fn tell_the_last<L: Ledger, E: Evolution + Send + Sync + 'static>(watch: &Watch<L, E>) {
+async fn tell_the_last<L: WorkerLedger>(watch: &Watch<L>) {
     if !matches!(tokio::time::timeout(Duration::from_secs(1), watch.tell()).await, Ok(Ok(_))) {
         tracing::debug!(host = %watch.host, "what the last attempts heard of the API was not told");
     }
 }
 
-/// One hint: an attempt, and a wake for the relay where there is more to dispatch.
-async fn handle<L: Ledger, E: Evolution + Send + Sync + 'static>(
-    bench: Arc<Bench<L, E>>,
+/// What becomes of the hints of one step.
+#[derive(Clone)]
+struct Handler<L> {
+    runner: Arc<AttemptRunner<L>>,
     queue: Queue,
     step: StepName,
     metrics: Arc<Metrics>,
-    mut delivery: Delivery,
-) {
-    let key = delivery.hint.key();
-    match bench.attempt(key, || delivery.acknowledge()).await {
-        Ok(Attempted::PutBack(why)) => {
-            metrics.put_back(&step, why.as_str());
-            queue.wake_relay();
+}
+
+impl<L: WorkerLedger> Handler<L> {
+    /// One hint: an attempt, and a push of what became due by it.
+    async fn handle(self, mut delivery: Delivery) {
+        let key = delivery.hint.key;
+        match self.runner.attempt(key, || delivery.acknowledge()).await {
+            Ok(Attempted::Settled { run, due }) => {
+                if hand_on(&self.queue, run, due).await == HandedOn::No {
+                    self.queue.wake_relay();
+                }
+            }
+            Ok(Attempted::Refused(why)) => self.metrics.claim_refused(&self.step, why.as_str()),
+            Ok(Attempted::Stale | Attempted::Overtaken) => {}
+            Err(error) => {
+                tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is pushed again");
+            }
         }
-        Ok(Attempted::Settled(_)) => queue.wake_relay(),
-        Ok(Attempted::Stale | Attempted::Overtaken) => {}
+    }
+}
+
+/// Whether nobody else needs to hear of what became due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandedOn {
+    Yes,
+    /// A relay is to look.
+    No,
+}
+
+/// Pushes what became due. What cannot be pushed now a relay pushes when it may.
+async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> HandedOn {
+    let Some(due) = due else {
+        return if run == RunState::Active { HandedOn::No } else { HandedOn::Yes };
+    };
+    match queue::send(sink, std::slice::from_ref(&due), None).await {
+        Ok(report) if report.left == 0 => HandedOn::Yes,
+        Ok(_) => HandedOn::No,
         Err(error) => {
-            tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is dispatched again")
+            tracing::debug!(run = %due.key.run, step = %due.step, %error, "not pushed: the relay does it");
+            HandedOn::No
         }
     }
 }
 
 /// Keeps the leases of all attempts of this process, and its heartbeat.
-async fn renew<L: Ledger, E: Evolution + Send + Sync + 'static>(bench: Arc<Bench<L, E>>, pulse: Pulse) {
-    let mut tick = tokio::time::interval(RENEWAL);
+async fn renew<L: WorkerLedger>(runner: Arc<AttemptRunner<L>>, pulse: Pulse) {
+    let mut tick = tokio::time::interval(RENEWAL_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut beat: Option<Instant> = None;
     loop {
         tick.tick().await;
         pulse.beat();
-        if let Err(error) = bench.renew_once().await {
+        if !runner.must_renew() && beat.is_some_and(|at| at.elapsed() < RENEWED_AT) {
+            continue;
+        }
+        beat = Some(Instant::now());
+        if let Err(error) = runner.renew_once().await {
             tracing::warn!(%error, "cannot renew leases");
         }
     }
@@ -195,6 +230,43 @@ fn show(step: &StepName, status: watch::Receiver<Status>, vitals: &Vitals) {
 
 /// A name that is new at every start.
 fn name() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
-    format!("worker-{host}-{}-{:08x}", std::process::id(), rand::random::<u32>())
+    let host = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
+    let host = host.unwrap_or_else(|_| "localhost".to_owned());
+    format!("worker-{}-{}-{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use workflows::ids::RunId;
+
+    use super::*;
+    use crate::queue::{Error, Hint, Pushed};
+
+    /// A queue that answers every push so.
+    struct Answering(fn() -> Result<Pushed, Error>);
+
+    impl HintSink for Answering {
+        async fn push(&self, _: &StepName, hints: &[Hint], _: Option<usize>) -> Result<Vec<Pushed>, Error> {
+            hints.iter().map(|_| self.0()).collect()
+        }
+    }
+
+    fn due() -> Option<Due> {
+        let key = ledger::DueKey { run: RunId::new(uuid::Uuid::nil()), position: 1, generation: 1 };
+        let (step, workflow) = ("verify".parse().unwrap(), "greeting".parse().unwrap());
+        Some(Due { key, step, workflow, traceparent: None, linked: None })
+    }
+
+    #[tokio::test]
+    async fn a_relay_is_woken_only_for_what_could_not_be_pushed() {
+        let late = || Err(Error::Late { what: "push hints", after: Duration::from_secs(2) });
+        let (takes, is_full, fails) = (Answering(|| Ok(Pushed::New)), Answering(|| Ok(Pushed::Left)), Answering(late));
+
+        assert_eq!(hand_on(&takes, RunState::Active, due()).await, HandedOn::Yes);
+        assert_eq!(hand_on(&Answering(|| Ok(Pushed::Known)), RunState::Active, due()).await, HandedOn::Yes);
+        assert_eq!(hand_on(&is_full, RunState::Active, due()).await, HandedOn::No);
+        assert_eq!(hand_on(&fails, RunState::Active, due()).await, HandedOn::No);
+        assert_eq!(hand_on(&takes, RunState::Active, None).await, HandedOn::No);
+        assert_eq!(hand_on(&takes, RunState::Succeeded, None).await, HandedOn::Yes);
+    }
 }

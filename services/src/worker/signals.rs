@@ -1,23 +1,25 @@
-//! What the attempts of this process hear of the API's host, told to its gate in batches; and the probes of a host whose
-//! breaker is open. A settle never waits for this, and good answers are told only where they are news.
+//! What the attempts of this process hear of an API host is told to the host's gate in batches, and a host whose breaker is
+//! open is probed. A settle never waits for this, and good answers are told only where they are news.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures::FutureExt;
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 use workflows::{
-    breaker::{self, Probed, Rules, Signal, State},
-    evolution::Evolution,
+    breaker::{Probed, Rules, Signal, State},
+    workflow::Probe,
 };
 
 use super::Dice;
 use crate::{
-    ledger::{HostGate, Ledger, Result},
+    ledger::{HostGate, Result, WorkerLedger},
     telemetry::health::Pulse,
 };
 
@@ -102,16 +104,16 @@ impl Signals {
 }
 
 /// Watches one host for one process.
-pub struct Watch<L, E> {
+pub struct Watch<L> {
     pub host: String,
     pub ledger: L,
-    pub api: Arc<E>,
+    pub probe: Arc<dyn Probe>,
     pub signals: Signals,
     pub rules: Rules,
     pub dice: Dice,
 }
 
-impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
+impl<L: WorkerLedger> Watch<L> {
     /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never returns.
     pub async fn run(&self, pulse: Pulse) {
         loop {
@@ -133,7 +135,7 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
         }
         let lease = self.rules.patience + Duration::from_secs(2);
         let Some(probe) = self.ledger.probe(&self.host, lease).await? else { return Ok(()) };
-        let (found, hold) = ask(&*self.api, self.rules.patience).await;
+        let (found, hold) = self.ask(self.rules.patience).await;
         tracing::debug!(host = %self.host, number = probe.number, ?found, "probed");
         let gate = self.ledger.probed(&self.host, probe, found, &self.rules, (self.dice)()).await?;
         self.signals.see(&self.host, gate);
@@ -160,19 +162,15 @@ impl<L: Ledger, E: Evolution + Send + Sync + 'static> Watch<L, E> {
         self.signals.see(&self.host, gate);
         Ok(gate)
     }
-}
 
-/// Asks the host whether it answers and takes our key, and then whether its database does: without one the API still takes
-/// the key. The second question is about an instance that is not in the API's memory; the filtered list would answer that
-/// from memory alone.
-pub(super) async fn ask(api: &impl Evolution, patience: Duration) -> (Probed, Option<Duration>) {
-    let questions = async {
-        match breaker::judge(&api.verify_creds().await) {
-            (Probed::Answered, _) => breaker::judge(&api.connection_state(&breaker::nobody()).await),
-            not_well => not_well,
+    /// Asks the host whether it works, and how long it wants to be left alone, if it does. A probe that panics has failed.
+    pub(super) async fn ask(&self, patience: Duration) -> (Probed, Option<Duration>) {
+        let asking = AssertUnwindSafe(async { self.probe.ask().await }).catch_unwind();
+        match timeout(patience, asking).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => (Probed::Failed, None),
         }
-    };
-    timeout(patience, questions).await.unwrap_or((Probed::Failed, None))
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `sluice dead-letters`.
 
 use serde_json::json;
-use sluice::ledger::{Changed, Ledger};
+use sluice::ledger::{Changed, OperatorLedger};
 use workflows::{
     ids::RunId,
     outcome::{Class, Failure, Outcome},

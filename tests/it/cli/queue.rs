@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::servers;
 
 use super::Cli;
-use crate::conformance::bench::{PROVISION, registry, user};
+use crate::conformance::bench::{HOST, PROVISION, user};
 
 fn line<'a>(stats: &'a Value, list: &str, key: &str, name: &str) -> &'a Value {
     let lines = stats[list].as_array().unwrap();
@@ -20,17 +20,35 @@ async fn stats_say_what_waits_and_what_is_dead() {
     let table = cli.run(&["queue", "stats"]).await.expect(0).table();
 
     let create = line(&stats, "steps", "step", "create-instance");
-    for (name, count) in [("due", 1), ("delayed", 0), ("waiting", 0), ("dispatched", 0), ("running", 1)] {
+    for (name, count) in [("due", 1), ("held", 0), ("scheduled", 0), ("waiting", 0), ("running", 1)] {
         assert_eq!(create[name], json!(count), "{name}");
     }
-    assert!(create["oldest_due_at"].is_string());
+    assert!(create["oldest_unfinished_at"].is_string());
+    assert_eq!((&create["passes"], &create["capped"]), (&json!(true), &json!(false)));
     assert_eq!(create["redis_depth"], json!(null));
     assert_eq!(line(&stats, "steps", "step", "verify")["due"], json!(0));
     assert_eq!(stats["dead_letters"][0]["reason"], json!("permanent_error"));
     assert_eq!(stats["projections_pending"]["count"], json!(0));
-    assert!(table.contains("create-instance | 1 | <ago> | 0 | 0 | 0 | 1 | -"), "{table}");
-    assert!(table.contains("step | create-instance | open | - | -"), "{table}");
+    assert!(table.contains("create-instance | pass | 1 | 0 | 0 | 0 | 1 | <ago> | -"), "{table}");
+    assert!(table.contains("step | create-instance | passes | - | -"), "{table}");
     assert!(table.contains("permanent_error | create-instance | 1 | <ago>"), "{table}");
+}
+
+#[tokio::test]
+async fn stats_say_what_a_gate_holds_and_why() {
+    let cli = Cli::new().await;
+    cli.bench.start(PROVISION, user()).await;
+    cli.run(&["queue", "pause", "--host", HOST]).await.expect(0);
+
+    let stats = cli.run(&["queue", "stats", "--json"]).await.expect(0).json();
+    let table = cli.run(&["queue", "stats"]).await.expect(0).table();
+
+    let create = line(&stats, "steps", "step", "create-instance");
+    assert_eq!((&create["due"], &create["held"]), (&json!(0), &json!(1)));
+    assert_eq!((&create["passes"], &create["reason"]), (&json!(false), &json!("paused by ana")));
+    assert_eq!(line(&stats, "gates", "name", HOST)["passes"], json!(false));
+    assert!(table.contains("create-instance | closed: paused by ana | 0 | 1 | 0 | 0 | 0 | - | -"), "{table}");
+    assert!(table.contains(&format!("host | {HOST} | closed: paused by ana ")), "{table}");
 }
 
 #[tokio::test]
@@ -51,17 +69,17 @@ async fn stats_count_what_redis_holds_and_do_without_it() {
 }
 
 #[tokio::test]
-async fn nothing_is_dispatched_between_pause_and_resume() {
+async fn nothing_may_start_between_pause_and_resume() {
     let cli = Cli::new().await;
     cli.bench.start(PROVISION, user()).await;
 
     let paused = cli.run(&["queue", "pause", "create-instance", "--note", "the API moves"]).await.expect(0);
     let again = cli.run(&["queue", "pause", "create-instance", "--json"]).await.expect(0);
-    assert_eq!(cli.bench.dispatch("create-instance", 10).await.len(), 0);
+    assert_eq!(cli.bench.due("create-instance").await.len(), 0);
     let table = cli.run(&["queue", "stats"]).await.expect(0).out;
     let resumed = cli.run(&["queue", "resume", "create-instance", "--by", "bob"]).await.expect(0);
 
-    assert_eq!(cli.bench.dispatch("create-instance", 10).await.len(), 1);
+    assert_eq!(cli.bench.due("create-instance").await.len(), 1);
     assert_eq!(paused.out, "step create-instance is paused\n");
     assert_eq!(
         again.json(),
@@ -78,18 +96,17 @@ async fn nothing_is_dispatched_between_pause_and_resume() {
 #[tokio::test]
 async fn a_workflow_and_a_host_are_paused_by_name() {
     let cli = Cli::new().await;
-    cli.bench.ledger().ensure_gates(&registry(), Some("api.test:8080")).await.unwrap();
     cli.bench.start(PROVISION, user()).await;
 
     cli.run(&["queue", "pause", "--workflow", PROVISION]).await.expect(0);
-    assert_eq!(cli.bench.dispatch("create-instance", 10).await.len(), 0);
+    assert_eq!(cli.bench.due("create-instance").await.len(), 0);
     cli.run(&["queue", "resume", "--workflow", PROVISION]).await.expect(0);
-    cli.run(&["queue", "pause", "--host", "api.test:8080"]).await.expect(0);
-    assert_eq!(cli.bench.dispatch_for("create-instance", Some("api.test:8080"), 10).await.len(), 0);
-    cli.run(&["queue", "resume", "--host", "api.test:8080"]).await.expect(0);
+    cli.run(&["queue", "pause", "--host", HOST]).await.expect(0);
+    assert_eq!(cli.bench.due("create-instance").await.len(), 0);
+    cli.run(&["queue", "resume", "--host", HOST]).await.expect(0);
 
     let stats = cli.run(&["queue", "stats", "--json"]).await.expect(0).json();
-    assert_eq!(line(&stats, "gates", "name", "api.test:8080")["paused_at"], json!(null));
+    assert_eq!(line(&stats, "gates", "name", HOST)["paused_at"], json!(null));
     assert_eq!(line(&stats, "gates", "name", PROVISION)["paused_by"], json!(null));
 }
 
@@ -132,8 +149,21 @@ async fn a_mistyped_gate_is_refused_and_a_missing_one_too() {
         cli.run(arguments).await.expect(2);
     }
 
-    let known = r#"there is no step "create-instanc"; those that are there: configure-webhooks, create-instance"#;
+    let known = "there is no step create-instanc; those that are there: configure-webhooks, create-instance";
     assert!(mistyped.err.contains(known), "{}", mistyped.err);
-    assert!(unknown.err.contains("those that are there: none yet"), "{}", unknown.err);
+    let known = format!("there is no host elsewhere.test; those that are there: {HOST}");
+    assert!(unknown.err.contains(&known), "{}", unknown.err);
     assert_eq!(cli.state().await, before);
+}
+
+#[tokio::test]
+async fn a_database_that_no_role_has_seen_says_so() {
+    let cli = Cli::new().await;
+    cli.superuser().await.run("delete from sluice.definition; delete from sluice.gate").await;
+
+    let stats = cli.run(&["queue", "stats"]).await.expect(0);
+    let unknown = cli.run(&["queue", "pause", "verify"]).await.expect(4);
+
+    assert!(stats.out.contains("no workflow is registered yet"), "{}", stats.out);
+    assert!(unknown.err.contains("those that are there: none yet"), "{}", unknown.err);
 }

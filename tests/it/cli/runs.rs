@@ -1,17 +1,18 @@
 //! `sluice runs`.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice::ledger::{
-    Ledger,
+    RelayLedger, WorkerLedger,
     scenario::{FORMAT, Met, Scenario},
+    settlement::Quiet,
 };
-use workflows::{outcome::Class, state::RunState};
+use workflows::{ids::RunId, outcome::Class, state::RunState};
 
 use super::Cli;
 use crate::{
     app::App,
     conformance::{
-        bench::{LONG, PROVISION, refusal, retry, success, user},
+        bench::{LONG, PROVISION, RECONFIGURE, refusal, retry, success, user},
         world::World,
     },
     program,
@@ -27,12 +28,12 @@ async fn the_list_says_where_each_run_stands() {
 
     assert_eq!(
         listed.table(),
-        "RUN | STATE | WORKFLOW | STEP | STEP STATE | FAILURES | STARTED | ENDED | SUBJECT | ERROR\n\
-         <run> | active | provision-instance | create-instance | due | 0 | <ago> | - | <user> | -\n\
-         <run> | active | provision-instance | create-instance | running | 0 | <ago> | - | <user> | -\n\
-         <run> | cancelled | provision-instance | create-instance | cancelled | 0 | <ago> | <ago> | <user> | -\n\
-         <run> | dead | provision-instance | create-instance | dead | 0 | <ago> | <ago> | <user> | the server refuses it\n\
-         <run> | succeeded | provision-instance | verify | succeeded | 0 | <ago> | <ago> | <user> | -"
+        "RUN | STATE | WORKFLOW | STEP | STEP STATE | WAITS FOR | FAILURES | STARTED | ENDED | SUBJECT | ERROR\n\
+         <run> | active | provision-instance | create-instance | due | a worker | 0 | <ago> | - | <user> | -\n\
+         <run> | active | provision-instance | create-instance | running | - | 0 | <ago> | - | <user> | -\n\
+         <run> | cancelled | provision-instance | create-instance | cancelled | - | 0 | <ago> | <ago> | <user> | -\n\
+         <run> | dead | provision-instance | create-instance | dead | - | 0 | <ago> | <ago> | <user> | the server refuses it\n\
+         <run> | succeeded | provision-instance | verify | succeeded | - | 0 | <ago> | <ago> | <user> | -"
     );
     assert_eq!(filtered["runs"].as_array().unwrap().len(), 1);
     assert_eq!(filtered["runs"][0]["id"], json!(dead));
@@ -75,6 +76,63 @@ async fn a_run_is_shown_with_its_steps_attempts_and_announcements() {
     assert_eq!(document["steps"][0].get("output"), None);
 }
 
+/// What the run's first step that is not done waits for, for machines and for people.
+async fn waits(cli: &Cli, run: RunId) -> (Value, String) {
+    let run = run.to_string();
+    let document = cli.run(&["runs", "show", &run, "--json"]).await.expect(0).json();
+    let step = document["steps"].as_array().unwrap().iter().find(|step| step["state"] == "due").unwrap();
+    (step["waits_for"].clone(), cli.run(&["runs", "show", &run]).await.expect(0).out)
+}
+
+#[tokio::test]
+async fn a_due_step_says_what_it_waits_for() {
+    let cli = Cli::new().await;
+    let user = user();
+    let run = cli.bench.start(PROVISION, user).await;
+
+    let (free, said) = waits(&cli, run).await;
+    assert_eq!(free, json!([{ "for": "worker" }]));
+    assert!(said.contains("a worker"), "{said}");
+
+    cli.run(&["queue", "pause", "create-instance", "--by", "bob"]).await.expect(0);
+    let (paused, said) = waits(&cli, run).await;
+    assert_eq!(paused, json!([{ "for": "gate", "reason": "paused by bob" }]));
+    assert!(said.contains("a gate: paused by bob"), "{said}");
+    cli.run(&["queue", "resume", "create-instance"]).await.expect(0);
+
+    cli.run(&["queue", "concurrency", "create-instance", "5"]).await.expect(0);
+    assert_eq!(waits(&cli, run).await.0, json!([{ "for": "limit" }]));
+    cli.run(&["queue", "concurrency", "create-instance", "off"]).await.expect(0);
+
+    cli.bench.work(run, "create-instance", retry()).await;
+    let (later, said) = waits(&cli, run).await;
+    assert_eq!((later.as_array().unwrap().len(), &later[0]["for"]), (1, &json!("backoff")));
+    assert!(later[0]["until"].is_string() && said.contains("its delay, over in "), "{said}");
+
+    let other = cli.bench.start(RECONFIGURE, user).await;
+    let (turn, said) = waits(&cli, other).await;
+    assert_eq!(turn, json!([{ "for": "turn", "behind": run }]));
+    assert!(said.contains(&format!("its turn behind run {run}")), "{said}");
+    let listed = cli.run(&["runs", "list", "--workflow", RECONFIGURE, "--json"]).await.expect(0).json();
+    assert_eq!(listed["runs"][0]["waits_for"], turn);
+}
+
+/// A call that creates may still be under way: its worker says no more of it.
+#[tokio::test]
+async fn a_step_whose_resource_is_busy_says_until_when() {
+    let cli = Cli::new().await;
+    let run = cli.bench.start(PROVISION, user()).await;
+    let claim = cli.bench.take(run, "create-instance").await;
+    cli.bench.write(cli.bench.plan(&claim, retry(), Quiet::Unsure)).await;
+    let due = format!("update sluice.step set due_at = now() - interval '1 second' where run_id = '{run}'");
+    cli.superuser().await.run(&due).await;
+
+    let (busy, said) = waits(&cli, run).await;
+
+    assert_eq!((busy.as_array().unwrap().len(), &busy[0]["for"]), (1, &json!("resource")));
+    assert!(busy[0]["until"].is_string() && said.contains("its resource, free in "), "{said}");
+}
+
 #[tokio::test]
 async fn a_run_that_nobody_asked_for_says_why_it_is_there() {
     let cli = Cli::new().await;
@@ -87,7 +145,7 @@ async fn a_run_that_nobody_asked_for_says_why_it_is_there() {
     let listed = cli.run(&["runs", "list", "--json"]).await.expect(0).json();
     let shown =
         async |at: usize| cli.run(&["runs", "show", listed["runs"][at]["id"].as_str().unwrap()]).await.expect(0).out;
-    let looks: Vec<_> = (0..2).map(|at| listed["runs"][at]["second_look"].as_bool().unwrap()).collect();
+    let looks: Vec<_> = (0..2).map(|at| listed["runs"][at]["internal"].as_bool().unwrap()).collect();
 
     let second = looks.iter().position(|look| *look).unwrap();
     assert_eq!(looks.iter().filter(|look| **look).count(), 1);

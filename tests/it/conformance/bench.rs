@@ -1,26 +1,26 @@
 //! A ledger to try things on: definitions with small budgets, and the few moves that every behaviour is made of.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use sluice::ledger::{
-    By, Claim, Claimed, Dispatched, Expired, Key, Ledger, NewRun, Settled, Settlement, Setup, Started, Worker,
-    settlement::Quiet,
+    By, Claim, Claimed, Due, DueKey, Expired, NewRun, RelayLedger, Settled, Settlement, Started, Waiting, Worker,
+    WorkerLedger, settlement::Quiet,
 };
 use uuid::Uuid;
 use workflows::{
-    definition::{Reach, Registry, Step, Workflow},
-    ids::{InstanceName, RunId, StepName, Subject, Token, UserId, WorkflowName},
-    outcome::{Class, Facts, Failure, Outcome},
+    definition::{Definition, Reach, Registry, Step},
+    ids::{ResourceName, RunId, StepName, Token, WorkflowName},
+    outcome::{Class, Failure, Memory, Outcome},
     policy::Retry,
-    secret::Secret,
     state::{Limits, RunState, StepState},
+    whatsapp::{
+        names::{InstanceName, UserId},
+        provision,
+    },
 };
 
 use super::world::{StepSeen, World};
@@ -28,8 +28,17 @@ use super::world::{StepSeen, World};
 pub const PROVISION: &str = "provision-instance";
 pub const RECONFIGURE: &str = "reconfigure-webhooks";
 pub const DEPROVISION: &str = "deprovision-instance";
-/// Three steps that bear no failure, no crash and no send-back.
+/// Three steps that bear no failure, no crash and no send-back, and call no host.
 pub const BRITTLE: &str = "brittle";
+
+/// What the other workflows call.
+pub const HOST: &str = "api.example";
+
+pub const CREATE: &str = "create-instance";
+pub const CONFIGURE: &str = "configure-webhooks";
+pub const VERIFY: &str = "verify";
+/// The steps of `provision-instance`.
+pub const STEPS: [&str; 3] = [CREATE, CONFIGURE, VERIFY];
 
 /// Long beside the time that a slow machine takes for a test's own calls, short beside what the tests let go by.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -42,27 +51,41 @@ pub const NO_BUDGET: Limits = Limits { failures: 1, crashes: 1, send_backs: 0 };
 
 pub fn registry() -> Registry {
     use Reach::{Exclusive, Shared};
-    let provision = [("create-instance", Exclusive), ("configure-webhooks", Shared), ("verify", Shared)];
-    let reconfigure = [("configure-webhooks", Shared), ("verify", Shared)];
-    let brittle = [("first", Exclusive), ("second", Exclusive), ("third", Exclusive)];
+    let product = provision::definition(Retry::default(), DEADLINE, DEADLINE, HOST);
+    let provision = workflow(PROVISION, LIMITS, &[(CREATE, Exclusive), (CONFIGURE, Shared), (VERIFY, Shared)]);
+    let reconfigure = workflow(RECONFIGURE, LIMITS, &[(CONFIGURE, Shared), (VERIFY, Shared)]);
+    let brittle = workflow(BRITTLE, NO_BUDGET, &[("first", Exclusive), ("second", Exclusive), ("third", Exclusive)]);
     Registry::new(vec![
-        workflow(PROVISION, 1, 0, LIMITS, &provision),
-        workflow(RECONFIGURE, 1, -5, LIMITS, &reconfigure),
-        workflow(DEPROVISION, 1, 0, LIMITS, &[("delete-instance", Exclusive)]),
-        workflow(BRITTLE, 1, 0, NO_BUDGET, &brittle),
+        Definition { projection: product.projection, source: product.source, ..provision },
+        Definition { priority: -5, ..reconfigure },
+        workflow(DEPROVISION, LIMITS, &[("delete-instance", Exclusive)]),
+        without_host(brittle),
     ])
 }
 
-pub fn workflow(name: &str, version: i16, priority: i16, limits: Limits, steps: &[(&str, Reach)]) -> Workflow {
+pub fn workflow(name: &str, limits: Limits, steps: &[(&str, Reach)]) -> Definition {
     let step = |(name, reach): &(&str, Reach)| Step {
         name: name.parse().unwrap(),
         timeout: Duration::from_secs(30),
         lease: LEASE,
         retry: Retry { limits, ..Retry::default() },
         reach: *reach,
+        host: Some(HOST.to_owned()),
     };
-    let steps = steps.iter().map(step).collect();
-    Workflow { name: name.parse().unwrap(), version, steps, deadline: DEADLINE, priority }
+    Definition {
+        name: name.parse().unwrap(),
+        version: 1,
+        steps: steps.iter().map(step).collect(),
+        deadline: DEADLINE,
+        priority: 0,
+        projection: None,
+        source: None,
+    }
+}
+
+fn without_host(mut workflow: Definition) -> Definition {
+    workflow.steps.iter_mut().for_each(|step| step.host = None);
+    workflow
 }
 
 static DRAWN: AtomicU64 = AtomicU64::new(1);
@@ -71,42 +94,37 @@ fn draw() -> u64 {
     DRAWN.fetch_add(1, Ordering::Relaxed)
 }
 
-pub fn setup(registry: Registry) -> Setup {
-    Setup {
-        registry: Arc::new(registry),
-        draw_run: Arc::new(|| RunId::new(Uuid::from_u128(draw().into()))),
-        draw_token: Arc::new(|| Secret::new(format!("token-{}", draw()))),
-        on_sign_up: PROVISION.parse().unwrap(),
-    }
-}
-
-pub fn name(text: &str) -> StepName {
-    text.parse().unwrap()
-}
-
 pub fn worker(name: &str) -> Worker {
-    Worker { name: name.to_owned(), host: None }
+    Worker { name: name.to_owned() }
 }
 
 pub fn by(actor: &str) -> By {
     By { actor: actor.to_owned(), note: Some("because".to_owned()) }
 }
 
+pub fn name(text: &str) -> StepName {
+    text.parse().unwrap()
+}
+
 pub fn user() -> UserId {
     UserId::new(Uuid::from_u128(0xaaaa_0000_0000_0000_0000_0000_0000_0000 + u128::from(draw())))
 }
 
-pub fn token() -> Token {
+/// What a user's runs work on.
+pub fn resource_of(user: UserId) -> ResourceName {
+    InstanceName::of_user(user).resource()
+}
+
+/// A token that no claim draws.
+pub fn forged_token() -> Token {
     Token::new(draw().try_into().unwrap())
 }
 
 pub fn new_run(workflow: &str, user: UserId) -> NewRun {
     NewRun {
-        id: RunId::new(Uuid::from_u128(draw().into())),
         workflow: workflow.parse::<WorkflowName>().unwrap(),
         subject: user.subject(),
-        resource: InstanceName::of_user(user),
-        instance_token: Secret::new(format!("token-{}", draw())),
+        resource: resource_of(user),
         input: json!({ "for": user }),
         traceparent: None,
         age: Duration::ZERO,
@@ -118,7 +136,12 @@ pub fn success() -> Outcome {
 }
 
 pub fn success_with(output: Value) -> Outcome {
-    Outcome::Success { output, facts: Facts::default(), note: None }
+    Outcome::Success { output, memory: Memory::default(), note: None }
+}
+
+/// A success that leaves the resource a text under `token`.
+pub fn success_that_keeps(token: &str) -> Outcome {
+    Outcome::Success { output: json!({}), memory: Memory::default().with("token", token), note: None }
 }
 
 pub fn failure() -> Failure {
@@ -139,6 +162,37 @@ pub fn send_back(to: &str) -> Outcome {
 
 pub fn defer() -> Outcome {
     Outcome::Defer { failure: Failure::new(Class::Loading, "it is loading"), after: None }
+}
+
+/// The run's state after a settle that was written.
+pub fn run_after(settled: &Settled) -> RunState {
+    match settled {
+        Settled::Done { run, .. } => *run,
+        other => panic!("nothing was written: {other:?}"),
+    }
+}
+
+/// What a settle that was written made due, and named.
+pub fn due_after(settled: &Settled) -> Option<&Due> {
+    match settled {
+        Settled::Done { due, .. } => due.as_ref(),
+        other => panic!("nothing was written: {other:?}"),
+    }
+}
+
+/// The lease of this claim, as somebody says who finds that it has run out.
+pub fn expired(claim: &Claim) -> Expired {
+    Expired {
+        key: claim.key,
+        workflow: claim.workflow.clone(),
+        version: claim.version,
+        step: claim.step.clone(),
+        spent: claim.spent,
+        attempt: claim.attempt,
+        worker: "w".to_owned(),
+        traceparent: None,
+        worker_lives: false,
+    }
 }
 
 /// A ledger at work, and what is needed to move it.
@@ -167,6 +221,16 @@ impl<W: World> Bench<W> {
         run
     }
 
+    pub async fn start_many(&self, workflow: &str, count: usize) -> Vec<RunId> {
+        let runs: Vec<NewRun> = (0..count).map(|_| new_run(workflow, user())).collect();
+        let started = self.ledger().start(&runs).await.unwrap();
+        let new = |started| match started {
+            Started::New(run) => run,
+            other => panic!("{workflow} was not started: {other:?}"),
+        };
+        started.into_iter().map(new).collect()
+    }
+
     pub async fn step(&self, run: RunId, position: i16) -> StepSeen {
         self.world.step(run, position).await.unwrap_or_else(|| panic!("{run} has no step {position}"))
     }
@@ -175,46 +239,51 @@ impl<W: World> Bench<W> {
         self.step(run, position).await.state
     }
 
-    pub async fn dispatch(&self, queue: &str, most: usize) -> Vec<Key> {
-        self.dispatch_for(queue, None, most).await
+    /// What waits in that queue, up to `most`.
+    pub async fn waiting(&self, queue: &str, most: usize) -> Option<Waiting> {
+        self.ledger().waiting(most).await.unwrap().into_iter().find(|waiting| waiting.queue.as_str() == queue)
     }
 
-    pub async fn dispatch_for(&self, queue: &str, host: Option<&str>, most: usize) -> Vec<Key> {
-        let tokens: Vec<Token> = (0..most).map(|_| token()).collect();
-        let dispatched: Vec<Dispatched> = self.ledger().dispatch(&name(queue), host, &tokens).await.unwrap();
-        dispatched.into_iter().map(|dispatched| dispatched.key).collect()
+    /// What is due in that queue and may be pushed.
+    pub async fn due(&self, queue: &str) -> Vec<DueKey> {
+        let waiting = self.waiting(queue, 1000).await;
+        waiting.map(|waiting| waiting.due.into_iter().map(|due| due.key).collect()).unwrap_or_default()
     }
 
-    /// Dispatch the run's step of that queue. Steps of other runs that are due there are dispatched with it.
-    pub async fn dispatch_of(&self, run: RunId, queue: &str) -> Key {
-        let keys = self.dispatch(queue, 50).await;
-        *keys.iter().find(|key| key.run == run).unwrap_or_else(|| panic!("{queue} of {run} is not due"))
+    /// The run's step of that queue, as it is due now.
+    pub async fn due_of(&self, run: RunId, queue: &str) -> DueKey {
+        let due = self.due(queue).await;
+        *due.iter().find(|key| key.run == run).unwrap_or_else(|| panic!("{queue} of {run} is not due"))
     }
 
-    pub async fn claim(&self, worker_name: &str, key: Key) -> Claimed {
-        self.ledger().claim(&worker(worker_name), &[key]).await.unwrap().remove(0)
+    pub async fn claim(&self, worker_name: &str, key: DueKey) -> Claimed {
+        self.claim_all(worker_name, &[key]).await.remove(0)
     }
 
-    /// Dispatch and claim the run's step of that queue, as the worker `w`.
+    pub async fn claim_all(&self, worker_name: &str, keys: &[DueKey]) -> Vec<Claimed> {
+        self.ledger().claim(&worker(worker_name), keys).await.unwrap()
+    }
+
+    /// Claim the run's step of that queue, as the worker `w`.
     pub async fn take(&self, run: RunId, queue: &str) -> Claim {
         self.take_as("w", run, queue).await
     }
 
     pub async fn take_as(&self, worker_name: &str, run: RunId, queue: &str) -> Claim {
-        let key = self.dispatch_of(run, queue).await;
+        let key = self.due_of(run, queue).await;
         self.hold(worker_name, key).await
     }
 
-    async fn hold(&self, worker_name: &str, key: Key) -> Claim {
+    async fn hold(&self, worker_name: &str, key: DueKey) -> Claim {
         match self.claim(worker_name, key).await {
             Claimed::Yes(claim) => *claim,
             other => panic!("{key:?} was not claimed: {other:?}"),
         }
     }
 
-    /// Dispatch and claim whichever step of that queue is due, as the worker `w`.
+    /// Claim whichever step of that queue is due first, as the worker `w`.
     pub async fn take_any(&self, queue: &str) -> Claim {
-        let keys = self.dispatch(queue, 1).await;
+        let keys = self.due(queue).await;
         let key = *keys.first().unwrap_or_else(|| panic!("nothing of {queue} is due"));
         self.hold("w", key).await
     }
@@ -225,7 +294,7 @@ impl<W: World> Bench<W> {
     }
 
     pub fn plan_rescue(&self, expired: &Expired) -> Settlement {
-        let workflow = self.registry.find(&expired.claim.workflow, expired.claim.version).unwrap();
+        let workflow = self.registry.find(&expired.workflow, expired.version).unwrap();
         Settlement::rescue(expired, workflow, 1.0).unwrap()
     }
 
@@ -234,15 +303,17 @@ impl<W: World> Bench<W> {
     }
 
     pub async fn write(&self, settlement: Settlement) -> Settled {
-        self.ledger().settle(&[settlement]).await.unwrap().remove(0)
+        self.write_all(&[settlement]).await.remove(0)
     }
 
-    /// Dispatch, claim and settle the run's step of that queue.
-    pub async fn work(&self, run: RunId, queue: &str, outcome: Outcome) -> Settled {
+    pub async fn write_all(&self, settlements: &[Settlement]) -> Vec<Settled> {
+        WorkerLedger::settle(self.ledger(), settlements).await.unwrap()
+    }
+
+    /// Claim and settle the run's step of that queue. The run's state after it.
+    pub async fn work(&self, run: RunId, queue: &str, outcome: Outcome) -> RunState {
         let claim = self.take(run, queue).await;
-        let settled = self.settle(&claim, outcome).await;
-        assert!(matches!(settled, Settled::Done(_)), "{queue} of {run}: {settled:?}");
-        settled
+        run_after(&self.settle(&claim, outcome).await)
     }
 
     /// Let these steps succeed, one after the other.
@@ -256,7 +327,8 @@ impl<W: World> Bench<W> {
     pub async fn rescue(&self) -> usize {
         let expired = self.ledger().expired(50).await.unwrap();
         for one in &expired {
-            self.write(self.plan_rescue(one)).await;
+            let settled = RelayLedger::settle(self.ledger(), &[self.plan_rescue(one)]).await.unwrap();
+            assert_eq!(settled.len(), 1);
         }
         expired.len()
     }
@@ -264,7 +336,7 @@ impl<W: World> Bench<W> {
     /// Start a run of `provision-instance` whose first step is refused.
     pub async fn dead_run(&self, user: UserId) -> RunId {
         let run = self.start(PROVISION, user).await;
-        assert_eq!(self.work(run, "create-instance", refusal()).await, Settled::Done(RunState::Dead));
+        assert_eq!(self.work(run, CREATE, refusal()).await, RunState::Dead);
         run
     }
 
@@ -272,7 +344,9 @@ impl<W: World> Bench<W> {
         self.world.attempts(run).await.into_iter().map(|attempt| attempt.outcome).collect()
     }
 
-    pub async fn subject_token(&self, subject: &Subject) -> String {
-        self.world.instance(subject).await.token
+    /// What the resource's memory holds under `token`.
+    pub async fn kept_token(&self, user: UserId) -> Option<String> {
+        let memory = self.world.resource(&resource_of(user)).await.memory;
+        memory.get("token").map(|token| token.as_str().unwrap().to_owned())
     }
 }

@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-use sluice::ledger::{Changed, Claimed, Ledger, Settled};
+use sluice::ledger::{Changed, Claimed, OperatorLedger};
 use uuid::Uuid;
 use workflows::{
     ids::RunId,
-    outcome::{Facts, Outcome},
-    secret::Secret,
     state::{RunState, StepState},
 };
 
 use super::{
-    bench::{Bench, LEASE, LONG, PROVISION, by, retry, send_back, success, user},
+    bench::{
+        Bench, CONFIGURE, CREATE, DEPROVISION, LEASE, LONG, PROVISION, VERIFY, by, due_after, retry, run_after,
+        send_back, success, success_that_keeps, user,
+    },
     world::{Moment, World},
 };
-
-const CREATE: &str = "create-instance";
 
 pub async fn a_due_run_is_cancelled_at_once(bench: &Bench<impl World>) {
     let user = user();
@@ -28,18 +26,17 @@ pub async fn a_due_run_is_cancelled_at_once(bench: &Bench<impl World>) {
     assert_eq!(bench.world.run(run).await, RunState::Cancelled);
     assert_eq!(bench.state(run, 0).await, StepState::Cancelled);
     assert_eq!(bench.world.events(run).await, ["provision-instance.cancelled"]);
-    assert!(bench.dispatch(CREATE, 10).await.is_empty());
+    assert_eq!(bench.due(CREATE).await, []);
     bench.start(PROVISION, user).await;
 }
 
-pub async fn a_dispatched_run_is_cancelled_at_once(bench: &Bench<impl World>) {
+pub async fn a_run_whose_hint_is_out_is_cancelled_at_once(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
-    let key = bench.dispatch_of(run, CREATE).await;
+    let key = bench.due_of(run, CREATE).await;
 
     assert_eq!(bench.ledger().cancel(run, &by("ana")).await.unwrap(), Changed::Yes);
 
     assert!(matches!(bench.claim("w", key).await, Claimed::Stale));
-    assert_eq!(bench.ledger().put_back(&[key]).await.unwrap(), 0);
     assert_eq!(bench.state(run, 0).await, StepState::Cancelled);
 }
 
@@ -50,16 +47,15 @@ pub async fn a_running_step_ends_its_cancelled_run_at_its_settle(bench: &Bench<i
 
     assert_eq!(bench.ledger().cancel(run, &by("ana")).await.unwrap(), Changed::AtSettle);
     assert_eq!(bench.state(run, 0).await, StepState::Running);
-    let facts = Facts { token: Some(Secret::new("theirs")), ..Facts::default() };
-    let settled = bench.settle(&claim, Outcome::Success { output: json!({}), facts, note: None }).await;
+    let settled = bench.settle(&claim, success_that_keeps("theirs")).await;
 
-    assert_eq!(settled, Settled::Done(RunState::Cancelled));
+    assert_eq!((run_after(&settled), due_after(&settled)), (RunState::Cancelled, None));
     assert_eq!(bench.state(run, 0).await, StepState::Cancelled);
     assert_eq!(bench.world.step(run, 1).await, None);
     assert_eq!(bench.world.attempts(run).await.len(), 1);
     assert_eq!(bench.world.events(run).await, ["provision-instance.cancelled"]);
     // What a deprovision needs is kept.
-    assert_eq!(bench.subject_token(&user.subject()).await, "theirs");
+    assert_eq!(bench.kept_token(user).await.as_deref(), Some("theirs"));
 }
 
 pub async fn a_cancelled_run_whose_worker_crashed_ends_at_the_rescue(bench: &Bench<impl World>) {
@@ -77,8 +73,8 @@ pub async fn a_cancelled_run_whose_worker_crashed_ends_at_the_rescue(bench: &Ben
 
 pub async fn a_cancelled_run_leaves_no_step_waiting(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
-    bench.succeed(run, &[CREATE, "configure-webhooks"]).await;
-    bench.work(run, "verify", send_back(CREATE)).await;
+    bench.succeed(run, &[CREATE, CONFIGURE]).await;
+    bench.work(run, VERIFY, send_back(CREATE)).await;
     let claim = bench.take(run, CREATE).await;
     bench.ledger().cancel(run, &by("ana")).await.unwrap();
 
@@ -105,7 +101,7 @@ pub async fn a_dead_run_is_discarded(bench: &Bench<impl World>) {
 }
 
 pub async fn what_has_ended_cannot_be_cancelled(bench: &Bench<impl World>) {
-    let run = bench.start("deprovision-instance", user()).await;
+    let run = bench.start(DEPROVISION, user()).await;
     bench.work(run, "delete-instance", success()).await;
     let unknown = RunId::new(Uuid::from_u128(u128::MAX));
     bench.world.advance(LONG).await;

@@ -5,18 +5,18 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{Claim, Claimed, Expired, Key, Ledger, Settlement, settlement::Quiet};
+use sluice::ledger::{Claim, DueKey, Key, OperatorLedger, RelayLedger, Settlement, settlement::Quiet};
 use workflows::{
-    ids::{InstanceName, RunId},
-    outcome::{Given, Outcome},
+    ids::RunId,
+    outcome::{Memory, Outcome, StepInput},
     secret::Secret,
     state::{Effect, Event, Limits, Place, RunState, Step, StepState, transition},
 };
 
 use super::{
     bench::{
-        BRITTLE, Bench, DEADLINE, DEPROVISION, LEASE, LIMITS, NO_BUDGET, PROVISION, by, defer, refusal, retry,
-        send_back, success, token, user, worker,
+        BRITTLE, Bench, DEADLINE, DEPROVISION, LEASE, LIMITS, NO_BUDGET, PROVISION, STEPS, by, defer, expired,
+        forged_token, refusal, resource_of, retry, send_back, success, user,
     },
     world::{Moment, World},
 };
@@ -30,12 +30,7 @@ struct Subject {
     limits: Limits,
 }
 
-const INNER: Subject = Subject {
-    workflow: PROVISION,
-    steps: &["create-instance", "configure-webhooks", "verify"],
-    position: 1,
-    limits: LIMITS,
-};
+const INNER: Subject = Subject { workflow: PROVISION, steps: &STEPS, position: 1, limits: LIMITS };
 const WITHOUT_BUDGET: Subject =
     Subject { workflow: BRITTLE, steps: &["first", "second", "third"], position: 1, limits: NO_BUDGET };
 const LAST: Subject = Subject { position: 2, ..INNER };
@@ -53,9 +48,6 @@ impl Subject {
     /// What can happen to a step in that place: the first one has nothing to send back to, the last nobody to send it back.
     fn events(&self) -> Vec<Event> {
         let mut events = vec![
-            Event::Dispatch,
-            Event::PutBack,
-            Event::Lose,
             Event::Claim,
             Event::Succeed(self.place()),
             Event::Fail,
@@ -130,7 +122,6 @@ async fn compare(bench: &Bench<impl World>, subject: Subject, state: StepState, 
     }
     // Out of the way of the next one.
     bench.ledger().cancel(held.run, &by("the test")).await.unwrap();
-    bench.ledger().lose().await.unwrap();
 }
 
 async fn seen(bench: &Bench<impl World>, held: &Held) -> Step {
@@ -182,7 +173,6 @@ async fn drive(bench: &Bench<impl World>, subject: Subject, state: StepState) ->
     let mut held = Held { subject, run, claim: forged(subject, run, subject.position) };
     match state {
         StepState::Due => {}
-        StepState::Dispatched => held.claim.key = bench.dispatch_of(run, subject.queue()).await,
         StepState::Running => held.claim = bench.take(run, subject.queue()).await,
         StepState::Succeeded | StepState::Dead => {
             held.claim = bench.take(run, subject.queue()).await;
@@ -200,20 +190,19 @@ async fn drive(bench: &Bench<impl World>, subject: Subject, state: StepState) ->
 fn forged(subject: Subject, run: RunId, position: i16) -> Claim {
     let user = user();
     Claim {
-        key: Key { run, position, token: token() },
+        key: Key { run, position, token: forged_token() },
         workflow: subject.workflow.parse().unwrap(),
         version: 1,
         step: subject.steps[usize::try_from(position).unwrap()].parse().unwrap(),
         spent: Default::default(),
         send_backs: vec![0; usize::try_from(position).unwrap()],
         attempt: 1,
-        given: Given {
+        input: StepInput {
             subject: user.subject(),
-            instance: InstanceName::of_user(user),
-            token: Secret::new("forged"),
-            created_before: false,
-            paired_before: false,
-            imported: false,
+            resource: resource_of(user),
+            secret: Secret::new("forged"),
+            memory: Memory::default(),
+            exclusive_before: false,
             input: json!({}),
         },
         traceparent: None,
@@ -223,19 +212,10 @@ fn forged(subject: Subject, run: RunId, position: i16) -> Claim {
 
 async fn apply(bench: &Bench<impl World>, held: &Held, event: Event) {
     let ledger = bench.ledger();
-    let key = held.claim.key;
     match event {
-        Event::Dispatch => {
-            bench.dispatch(held.subject.queue(), 50).await;
-        }
-        Event::PutBack => {
-            ledger.put_back(&[key]).await.unwrap();
-        }
-        Event::Lose => {
-            ledger.lose().await.unwrap();
-        }
         Event::Claim => {
-            ledger.claim(&worker("w"), &[key]).await.unwrap();
+            let generation = bench.step(held.run, held.subject.position).await.generation;
+            bench.claim("w", DueKey { run: held.run, position: held.subject.position, generation }).await;
         }
         Event::Succeed(_) => settle(bench, held, success()).await,
         Event::Fail => settle(bench, held, retry()).await,
@@ -246,7 +226,7 @@ async fn apply(bench: &Bench<impl World>, held: &Held, event: Event) {
         Event::Rerun => rerun(bench, held).await,
         Event::Exceed => {
             bench.world.advance(DEADLINE + Duration::from_secs(60)).await;
-            ledger.exceed(None, 1000).await.unwrap();
+            ledger.exceed(1000).await.unwrap();
         }
         Event::Cancel => {
             ledger.cancel(held.run, &by("ana")).await.unwrap();
@@ -267,21 +247,17 @@ async fn settle(bench: &Bench<impl World>, held: &Held, outcome: Outcome) {
 async fn expire(bench: &Bench<impl World>, held: &Held) {
     bench.world.advance(LEASE + Duration::from_secs(1)).await;
     bench.rescue().await;
-    let said = Expired { claim: held.claim.clone(), worker_lives: false };
-    bench.write(bench.plan_rescue(&said)).await;
+    bench.write(bench.plan_rescue(&expired(&held.claim))).await;
 }
 
 /// The next step sends the run back to this one; where it cannot be running, a forged settlement says that it does.
 async fn rerun(bench: &Bench<impl World>, held: &Held) {
     let next = held.subject.position + 1;
     let queue = held.subject.steps[usize::try_from(next).unwrap()];
-    let keys = bench.dispatch(queue, 50).await;
-    let claim = match keys.into_iter().find(|key| key.run == held.run) {
-        Some(key) => match bench.claim("w", key).await {
-            Claimed::Yes(claim) => *claim,
-            other => panic!("{queue} was not claimed: {other:?}"),
-        },
-        None => forged(held.subject, held.run, next),
+    let due = bench.due(queue).await.into_iter().any(|key| key.run == held.run);
+    let claim = match due {
+        true => bench.take(held.run, queue).await,
+        false => forged(held.subject, held.run, next),
     };
     let settlement: Settlement = bench.plan(&claim, send_back(held.subject.queue()), Quiet::Yes);
     bench.write(settlement).await;

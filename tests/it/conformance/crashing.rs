@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{Lease, Ledger, Settled};
+use sluice::ledger::{Claimed, Lease, RelayLedger, Settled, WorkerLedger};
 use workflows::state::{DeathReason, RunState, Spent, StepState};
 
 use super::{
-    bench::{Bench, LEASE, LIMITS, LONG, PROVISION, success, user, worker},
-    world::World,
+    bench::{Bench, CREATE, LEASE, LIMITS, LONG, PROVISION, due_after, expired, run_after, success, user, worker},
+    world::{Moment, World},
 };
 
-const CREATE: &str = "create-instance";
 const OVER: Duration = Duration::from_secs(LEASE.as_secs() + 1);
 
 pub async fn crashes_count_and_end_the_run_at_the_limit(bench: &Bench<impl World>) {
@@ -32,9 +31,8 @@ pub async fn crashes_count_and_end_the_run_at_the_limit(bench: &Bench<impl World
 
 pub async fn a_lost_lease_whose_worker_lives_is_no_crash(bench: &Bench<impl World>) {
     let (lost, kept) = (bench.start(PROVISION, user()).await, bench.start(PROVISION, user()).await);
-    let keys = bench.dispatch(CREATE, 10).await;
-    bench.ledger().claim(&worker("alive"), &keys).await.unwrap();
-    let key = *keys.iter().find(|key| key.run == kept).unwrap();
+    bench.take_as("alive", lost, CREATE).await;
+    let key = bench.take_as("alive", kept, CREATE).await.key;
 
     // It beats, as it must, every second; this one lease is not among those that it renews.
     for _ in 1..LEASE.as_secs() {
@@ -50,6 +48,37 @@ pub async fn a_lost_lease_whose_worker_lives_is_no_crash(bench: &Bench<impl Worl
     assert_eq!(bench.outcomes(lost).await, ["deferred"]);
 }
 
+pub async fn a_rescued_step_is_due_at_once_and_once_more(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let before = bench.due_of(run, CREATE).await;
+    assert!(matches!(bench.claim("killed", before).await, Claimed::Yes(_)));
+    bench.world.advance(OVER).await;
+    let expired = bench.ledger().expired(10).await.unwrap();
+
+    let settled = RelayLedger::settle(bench.ledger(), &[bench.plan_rescue(&expired[0])]).await.unwrap();
+
+    let after = bench.due_of(run, CREATE).await;
+    assert_eq!(due_after(&settled[0]).map(|due| due.key), Some(after), "it may be pushed at once");
+    assert_eq!(bench.step(run, 0).await.moment, Moment::Now);
+    assert!(before.generation < after.generation, "{before:?}, {after:?}");
+    assert!(matches!(bench.claim("w", before).await, Claimed::Stale));
+    let Claimed::Yes(claim) = bench.claim("w", after).await else { panic!("it was not claimed") };
+    assert_eq!((claim.attempt, claim.spent.crashes), (2, 1));
+}
+
+pub async fn what_ran_out_says_whose_attempt_it_was(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take_as("killed", run, CREATE).await;
+    bench.world.advance(OVER).await;
+
+    let expired = bench.ledger().expired(10).await.unwrap();
+
+    let [one] = &expired[..] else { panic!("{expired:?}") };
+    assert_eq!((one.key, one.attempt, one.spent), (claim.key, 1, Spent::default()));
+    assert_eq!((one.workflow.as_str(), one.version, one.step.as_str()), (PROVISION, 1, CREATE));
+    assert_eq!((one.worker.as_str(), one.worker_lives), ("killed", false));
+}
+
 pub async fn a_lease_that_was_renewed_is_not_rescued(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
     let claim = bench.take(run, CREATE).await;
@@ -61,7 +90,7 @@ pub async fn a_lease_that_was_renewed_is_not_rescued(bench: &Bench<impl World>) 
 
     assert_eq!(settled, Settled::Stale);
     assert_eq!(bench.state(run, 0).await, StepState::Running);
-    assert_eq!(bench.settle(&claim, success()).await, Settled::Done(RunState::Active));
+    assert_eq!(run_after(&bench.settle(&claim, success()).await), RunState::Active);
 }
 
 pub async fn a_lease_that_has_not_ended_is_not_expired(bench: &Bench<impl World>) {
@@ -72,8 +101,7 @@ pub async fn a_lease_that_has_not_ended_is_not_expired(bench: &Bench<impl World>
     assert!(bench.ledger().expired(10).await.unwrap().is_empty());
 
     // Nor does a rescue that claims it has.
-    let expired = sluice::ledger::Expired { claim, worker_lives: false };
-    assert_eq!(bench.write(bench.plan_rescue(&expired)).await, Settled::Stale);
+    assert_eq!(bench.write(bench.plan_rescue(&expired(&claim))).await, Settled::Stale);
     assert_eq!(bench.step(run, 0).await.spent.crashes, 0);
 }
 

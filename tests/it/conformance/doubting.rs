@@ -1,14 +1,12 @@
 //! A call may have outlived its lease: the instance is looked at again.
 
-use sluice::ledger::{Changed, Ledger};
+use sluice::ledger::{Changed, OperatorLedger, RelayLedger, WorkerLedger};
 use workflows::{definition, ids::RunId, state::RunState};
 
 use super::{
-    bench::{Bench, DEPROVISION, LONG, PROVISION, by, success, user},
+    bench::{Bench, CREATE, DEPROVISION, LONG, PROVISION, STEPS, by, refusal, success, user},
     world::{Moment, World},
 };
-
-const STEPS: [&str; 3] = ["create-instance", "configure-webhooks", "verify"];
 
 /// Long enough for whatever was under way.
 async fn be_quiet(bench: &Bench<impl World>) {
@@ -23,7 +21,7 @@ pub async fn a_doubted_instance_gets_another_run_when_the_first_has_succeeded(be
     let user = user();
     bench.world.sign_up(user).await;
     bench.ledger().intake(10).await.unwrap();
-    let claim = bench.take_any("create-instance").await;
+    let claim = bench.take_any(CREATE).await;
     bench.ledger().doubt(claim.key.run).await.unwrap();
     bench.world.advance(LONG).await;
     assert_eq!(bench.rescue().await, 1);
@@ -34,14 +32,34 @@ pub async fn a_doubted_instance_gets_another_run_when_the_first_has_succeeded(be
 
     assert_eq!(look(bench).await, 1);
 
-    assert_eq!(bench.world.queue_row(user).await.status, "processing");
-    let again = bench.take_any("create-instance").await;
-    assert!(again.given.created_before, "it would create without a look");
-    assert_eq!(again.given.token.expose(), claim.given.token.expose());
+    assert_eq!(bench.world.queue_row(user).await.status, "completed", "the user hears nothing of it");
+    let again = bench.take_any(CREATE).await;
+    assert!(again.input.exclusive_before, "it would create without a look");
+    assert_eq!(again.input.secret.expose(), claim.input.secret.expose());
     bench.settle(&again, success()).await;
     bench.succeed(again.key.run, &STEPS[1..]).await;
     assert_eq!(bench.world.queue_row(user).await.status, "completed");
+    assert_eq!(bench.world.events(again.key.run).await, [] as [&str; 0], "it announces nothing");
     assert_eq!(look(bench).await, 0, "one look is enough");
+}
+
+pub async fn a_second_look_that_needs_a_person_is_shown(bench: &Bench<impl World>) {
+    let user = user();
+    bench.world.sign_up(user).await;
+    bench.ledger().intake(10).await.unwrap();
+    let first = bench.take_any(CREATE).await;
+    bench.ledger().doubt(first.key.run).await.unwrap();
+    bench.settle(&first, success()).await;
+    bench.succeed(first.key.run, &STEPS[1..]).await;
+    be_quiet(bench).await;
+    assert_eq!(look(bench).await, 1);
+
+    let again = bench.take_any(CREATE).await;
+    bench.settle(&again, refusal()).await;
+
+    assert_eq!(bench.world.run(again.key.run).await, RunState::Dead);
+    assert_eq!(bench.world.queue_row(user).await.status, "failed");
+    assert_eq!(bench.world.events(again.key.run).await, ["provision-instance.dead"]);
 }
 
 async fn doubted_run(bench: &Bench<impl World>) -> RunId {

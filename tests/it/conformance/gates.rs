@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{Claimed, HostGate, Ledger, PutBack};
+use sluice::ledger::{Claim, Claimed, DueKey, HostGate, OperatorLedger, Refusal, RelayLedger, WorkerLedger};
 use workflows::{
-    breaker::{Probed, Rules, Signal, State},
+    breaker::{BETWEEN_RUNS, PREFER_UNTRIED, Probed, Rules, Signal, State},
     ids::RunId,
     state::StepState,
 };
 
 use super::{
-    bench::{Bench, PROVISION, by, user, worker},
-    world::{Gate, Scope, World},
+    bench::{BRITTLE, Bench, CONFIGURE, CREATE, HOST, PROVISION, by, due_after, retry, success, user},
+    claiming::assert_refused,
+    world::{Scope, World},
 };
 
-pub const HOST: &str = "api.example";
-const CREATE: &str = "create-instance";
+/// How long a process has to make its probe.
 const LEASE: Duration = Duration::from_secs(7);
 
 pub async fn report(bench: &Bench<impl World>, signals: &[Signal]) -> HostGate {
@@ -31,12 +31,12 @@ pub async fn trip(bench: &Bench<impl World>) -> HostGate {
     report(bench, &[1, 2, 3].map(|number| Signal::Failing(nobody(number)))).await
 }
 
-/// The host answers a probe, and one run that is due is let through.
-pub async fn half_open(bench: &Bench<impl World>) -> RunId {
+/// The host answers a probe, and one run that is due is let through: its claim.
+pub async fn half_open(bench: &Bench<impl World>) -> Claim {
     answer(bench).await;
-    let keys = bench.dispatch_for(CREATE, Some(HOST), 10).await;
-    assert_eq!(keys.len(), 1);
-    keys[0].run
+    let mut claims = claim_all(bench).await;
+    assert_eq!(claims.len(), 1, "one run is let through");
+    claims.remove(0)
 }
 
 async fn answer(bench: &Bench<impl World>) {
@@ -46,18 +46,21 @@ async fn answer(bench: &Bench<impl World>) {
     assert_eq!(gate.breaker, State::HalfOpen);
 }
 
-async fn start(bench: &Bench<impl World>, count: usize) -> Vec<RunId> {
-    let mut runs = Vec::new();
-    for _ in 0..count {
-        runs.push(bench.start(PROVISION, user()).await);
-    }
-    runs
+/// Claim whatever waits. The gates refuse the rest.
+async fn claim_all(bench: &Bench<impl World>) -> Vec<Claim> {
+    let keys = bench.due(CREATE).await;
+    claim_each(bench, &keys).await
 }
 
-async fn claim(bench: &Bench<impl World>, key: sluice::ledger::Key) -> Claimed {
-    let mut asking = worker("w");
-    asking.host = Some(HOST.to_owned());
-    bench.ledger().claim(&asking, &[key]).await.unwrap().remove(0)
+async fn claim_each(bench: &Bench<impl World>, keys: &[DueKey]) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for claimed in bench.claim_all("w", keys).await {
+        match claimed {
+            Claimed::Yes(claim) => claims.push(*claim),
+            refused => assert_refused(&refused, Refusal::GateClosed),
+        }
+    }
+    claims
 }
 
 pub async fn a_gate_says_whether_a_change_changed_it(bench: &Bench<impl World>) {
@@ -71,23 +74,30 @@ pub async fn a_gate_says_whether_a_change_changed_it(bench: &Bench<impl World>) 
     assert!(ledger.resume(Scope::Host, HOST, ana).await.unwrap());
     assert!(!ledger.resume(Scope::Host, HOST, ana).await.unwrap());
     assert!(!ledger.set_rate(Scope::Workflow, PROVISION, Some(1.0), ana).await.unwrap());
-    assert!(!ledger.set_rate(Scope::Step, CREATE, Some(0.0), ana).await.unwrap());
+    for no_rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(!ledger.set_rate(Scope::Step, CREATE, Some(no_rate), ana).await.unwrap(), "{no_rate}");
+    }
+    assert!(!ledger.set_concurrency(Scope::Step, CREATE, Some(0), ana).await.unwrap());
     assert!(!ledger.set_concurrency(Scope::Workflow, PROVISION, Some(1), ana).await.unwrap());
     assert!(ledger.set_rate(Scope::Step, CREATE, None, ana).await.unwrap());
 }
 
 pub async fn three_runs_that_fail_open_the_breaker(bench: &Bench<impl World>) {
-    start(bench, 3).await;
-    let key = bench.dispatch_for(CREATE, Some(HOST), 1).await[0];
+    bench.start_many(PROVISION, 3).await;
+    let elsewhere = bench.start(BRITTLE, user()).await;
+    let keys = bench.due(CREATE).await;
 
     let twice = report(bench, &[Signal::Failing(nobody(1)), Signal::Failing(nobody(2))]).await;
     let opened = report(bench, &[Signal::Failing(nobody(3))]).await;
 
     assert_eq!((twice.breaker, twice.failing), (State::Closed, true));
     assert_eq!((opened.breaker, opened.probe_due), (State::Open, false));
-    assert!(bench.dispatch_for(CREATE, Some(HOST), 10).await.is_empty());
-    assert!(matches!(claim(bench, key).await, Claimed::PutBack(PutBack::GateClosed)));
-    assert_eq!(bench.state(key.run, 0).await, StepState::Due);
+    assert_eq!(bench.due(CREATE).await, []);
+    let before = bench.world.rows().await;
+    assert_refused(&bench.claim("w", keys[0]).await, Refusal::GateClosed);
+    assert_eq!(bench.world.rows().await, before);
+    assert_eq!(bench.state(keys[0].run, 0).await, StepState::Due);
+    bench.take(elsewhere, "first").await;
 }
 
 pub async fn a_good_answer_in_between_keeps_it_closed(bench: &Bench<impl World>) {
@@ -128,105 +138,149 @@ pub async fn a_probe_that_came_too_late_changes_nothing(bench: &Bench<impl World
 }
 
 pub async fn a_half_open_breaker_lets_one_untried_run_through(bench: &Bench<impl World>) {
-    let runs = start(bench, 5).await;
-    let late = bench.dispatch_for(CREATE, Some(HOST), 1).await[0];
-    assert_eq!(late.run, runs[0]);
-    report(bench, &[1, 2, 3].map(|number| Signal::Failing(runs[number]))).await;
+    let runs = bench.start_many(PROVISION, 5).await;
+    let keys = bench.due(CREATE).await;
+    report(bench, &[0, 1, 2].map(|number| Signal::Failing(runs[number]))).await;
+    answer(bench).await;
+    let named: Vec<_> = bench.due(CREATE).await.into_iter().map(|key| key.run).collect();
+    assert_eq!(named, runs[3..], "those that failed are pushed last");
 
-    let let_through = half_open(bench).await;
+    // All of them ask, those that failed first.
+    let claims = claim_each(bench, &keys).await;
 
-    assert_eq!(let_through, runs[4]);
+    assert_eq!(claims.iter().map(|claim| claim.key.run).collect::<Vec<_>>(), [runs[3]]);
     bench.world.advance(Duration::from_secs(5)).await;
-    assert!(bench.dispatch_for(CREATE, Some(HOST), 10).await.is_empty());
-    assert!(matches!(claim(bench, late).await, Claimed::PutBack(PutBack::GateClosed)));
+    assert_eq!(claim_each(bench, &keys[4..]).await.len(), 0, "while it is under way nothing else is let through");
+}
+
+pub async fn a_half_open_breaker_names_few_to_be_pushed(bench: &Bench<impl World>) {
+    bench.start_many(PROVISION, 5).await;
+    trip(bench).await;
+    answer(bench).await;
+
+    let waiting = bench.waiting(CREATE, 10).await.expect("one may go");
+
+    assert!(!waiting.due.is_empty());
+    assert_eq!(waiting.most, Some(1));
+}
+
+pub async fn where_only_failing_runs_wait_one_of_them_is_let_through(bench: &Bench<impl World>) {
+    let runs = bench.start_many(PROVISION, 3).await;
+    let keys = bench.due(CREATE).await;
+    report(bench, &[0, 1, 2].map(|number| Signal::Failing(runs[number]))).await;
+    answer(bench).await;
+
+    let at_first = claim_each(bench, &keys).await;
+    bench.world.advance(PREFER_UNTRIED + Duration::from_secs(1)).await;
+    let later = claim_each(bench, &keys).await;
+
+    assert_eq!((at_first.len(), later.len()), (0, 1));
+}
+
+pub async fn the_next_run_is_let_through_when_the_first_ones_answer_was_reported(bench: &Bench<impl World>) {
+    bench.start_many(PROVISION, 2).await;
+    trip(bench).await;
+    answer(bench).await;
+    let keys = bench.due(CREATE).await;
+    let first = claim_each(bench, &keys).await.remove(0);
+    bench.settle(&first, retry()).await;
+
+    let at_once = claim_each(bench, &keys[1..]).await.len();
+    bench.world.advance(BETWEEN_RUNS).await;
+    let later = claim_each(bench, &keys[1..]).await.len();
+
+    assert_eq!((at_once, later), (0, 1));
+}
+
+pub async fn the_run_let_through_goes_on_with_its_next_step(bench: &Bench<impl World>) {
+    bench.start_many(PROVISION, 2).await;
+    trip(bench).await;
+    let claim = half_open(bench).await;
+
+    let settled = bench.settle(&claim, success()).await;
+    let next = bench.due_of(claim.key.run, CONFIGURE).await;
+
+    assert!(due_after(&settled).is_none_or(|due| due.key == next), "{settled:?}");
+    assert!(matches!(bench.claim("w", next).await, Claimed::Yes(_)), "it was let through");
 }
 
 pub async fn only_the_answer_to_the_run_let_through_closes_it(bench: &Bench<impl World>) {
-    let runs = start(bench, 2).await;
+    let runs = bench.start_many(PROVISION, 2).await;
     trip(bench).await;
     let first = half_open(bench).await;
 
     let unmoved = report(bench, &[Signal::Healthy(nobody(1)), Signal::Failing(nobody(2))]).await;
-    let reopened = report(bench, &[Signal::Failing(first)]).await;
+    let reopened = report(bench, &[Signal::Failing(first.key.run)]).await;
     assert_eq!((unmoved.breaker, reopened.breaker), (State::HalfOpen, State::Open));
-    bench.ledger().lose().await.unwrap();
+    bench.settle(&first, retry()).await;
     let second = half_open(bench).await;
-    let closed = report(bench, &[Signal::Healthy(second)]).await;
+    let closed = report(bench, &[Signal::Healthy(second.key.run)]).await;
 
     assert_eq!((closed.breaker, closed.failing), (State::Closed, false));
+    let (first, second) = (first.key.run, second.key.run);
     assert!(runs.contains(&first) && runs.contains(&second) && first != second);
 }
 
-pub async fn a_run_let_through_that_is_put_back_makes_room_for_the_next(bench: &Bench<impl World>) {
-    start(bench, 2).await;
+pub async fn a_run_let_through_that_says_nothing_makes_room_for_the_next(bench: &Bench<impl World>) {
+    bench.start_many(PROVISION, 2).await;
     trip(bench).await;
     let first = half_open(bench).await;
-    assert!(bench.dispatch_for(CREATE, Some(HOST), 10).await.is_empty());
+    assert_eq!(claim_all(bench).await.len(), 0);
 
-    bench.ledger().lose().await.unwrap();
-    bench.world.advance(Duration::from_secs(2)).await;
-    let keys = bench.dispatch_for(CREATE, Some(HOST), 10).await;
+    // Its worker was killed, and rescued; nobody heard what the host answered.
+    bench.world.advance(super::bench::LEASE + BETWEEN_RUNS).await;
+    assert_eq!(bench.rescue().await, 1);
+    let second = claim_all(bench).await;
 
-    assert_eq!(keys.len(), 1);
-    assert!(matches!(claim(bench, keys[0]).await, Claimed::Yes(_)), "{first} was let through before");
+    assert_eq!(second.len(), 1, "{:?} was let through before", first.key.run);
 }
 
 pub async fn a_backlog_is_let_go_slowly(bench: &Bench<impl World>) {
-    start(bench, 200).await;
+    bench.start_many(PROVISION, 200).await;
+    let mut keys = bench.due(CREATE).await;
     trip(bench).await;
     let let_through = half_open(bench).await;
-    report(bench, &[Signal::Healthy(let_through)]).await;
+    keys.retain(|key| key.run != let_through.key.run);
+    report(bench, &[Signal::Healthy(let_through.key.run)]).await;
 
-    // Nothing is in anybody's hands when the next second's worth is given out.
     let mut given = Vec::new();
     for _ in 0..3 {
-        given.push(bench.dispatch_for(CREATE, Some(HOST), 200).await.len());
-        bench.ledger().lose().await.unwrap();
+        let claims = claim_each(bench, &keys).await;
+        keys.retain(|key| claims.iter().all(|claim| claim.key.run != key.run));
+        given.push(claims.len());
         bench.world.advance(Duration::from_secs(1)).await;
     }
     bench.world.advance(Duration::from_secs(8)).await;
 
     // What a slow machine adds to a second is little beside the whole.
     assert!(given[0] <= 32 && given[0] < given[2] && given[2] <= 180, "{given:?}");
-    assert_eq!(bench.dispatch_for(CREATE, Some(HOST), 200).await.len(), 200);
+    assert_eq!(claim_each(bench, &keys).await.len(), keys.len());
 }
 
 pub async fn what_the_host_asks_for_holds_it(bench: &Bench<impl World>) {
-    start(bench, 1).await;
+    bench.start(PROVISION, user()).await;
 
     let held = [Signal::Hold(Duration::from_secs(60)), Signal::Hold(Duration::from_secs(20))];
     report(bench, &held).await;
     report(bench, &[Signal::Hold(Duration::from_secs(5))]).await;
 
     bench.world.advance(Duration::from_secs(40)).await;
-    assert!(bench.dispatch_for(CREATE, Some(HOST), 10).await.is_empty());
+    assert_eq!(bench.due(CREATE).await, []);
     bench.world.advance(Duration::from_secs(21)).await;
-    assert_eq!(bench.dispatch_for(CREATE, Some(HOST), 10).await.len(), 1);
+    assert_eq!(bench.due(CREATE).await.len(), 1);
 }
 
 pub async fn a_step_that_waits_for_the_api_says_why(bench: &Bench<impl World>) {
     let user = user();
     bench.world.sign_up(user).await;
     bench.ledger().intake(10).await.unwrap();
-    assert_eq!(bench.ledger().explain(HOST, 10).await.unwrap(), 0);
+    bench.start(BRITTLE, super::bench::user()).await;
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 0);
     report(bench, &[Signal::KeyRefused(nobody(1))]).await;
 
-    assert_eq!(bench.ledger().explain(HOST, 10).await.unwrap(), 1);
-    assert_eq!(bench.ledger().explain(HOST, 10).await.unwrap(), 0);
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 0);
 
-    assert!(bench.world.queue_row(user).await.has_error);
-}
-
-pub async fn a_limited_host_has_one_seconds_worth_outstanding(bench: &Bench<impl World>) {
-    start(bench, 12).await;
-    bench.world.set(Gate::Rate(Scope::Host, HOST, 3.0)).await;
-    bench.world.advance(Duration::from_secs(60)).await;
-
-    let keys = bench.dispatch_for(CREATE, Some(HOST), 12).await;
-    bench.world.advance(Duration::from_secs(60)).await;
-    assert!(bench.dispatch_for(CREATE, Some(HOST), 12).await.is_empty());
-    assert!(matches!(claim(bench, keys[0]).await, Claimed::Yes(_)));
-
-    assert_eq!(keys.len(), 3);
-    assert_eq!(bench.dispatch_for(CREATE, Some(HOST), 12).await.len(), 1);
+    let said = bench.world.queue_row(user).await.error.expect("a reason");
+    assert!(said.contains(HOST) && said.contains(Rules::default().key_advice), "{said}");
 }

@@ -3,27 +3,27 @@
 
 use std::time::Duration;
 
-use sluice::{
-    ledger::{Changed, Claimed, HostGate, Key, Ledger, PutBack},
-    queue::{Marks, loss::Epoch},
+use sluice::ledger::{
+    Changed, Claimed, DueKey, HostGate, OperatorLedger, Refusal, RelayLedger, Settled, Started, WorkerLedger,
 };
 use sqlx::{PgPool, Postgres as Driver, Transaction};
 use tests::servers::until;
 use workflows::{
-    breaker::{Rules, Signal, State},
+    breaker::{Probed, Rules, Signal, State},
     ids::RunId,
     state::{RunState, StepState},
 };
 
 use super::{
-    bench::{Bench, PROVISION, RECONFIGURE, by, token, user},
-    gates::HOST,
+    bench::{
+        Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LONG, PROVISION, RECONFIGURE, STEPS, VERIFY, by, new_run,
+        run_after, success, user,
+    },
+    claiming::{assert_one_won, assert_refused},
+    gates,
     postgres::InPostgres,
-    world::{Gate, Scope, World},
+    world::{Gate, Moment, Scope, World},
 };
-
-const CREATE: &str = "create-instance";
-const CONFIGURE: &str = "configure-webhooks";
 
 /// Rows in the test's own hands, until it lets go of them.
 struct Held {
@@ -40,135 +40,260 @@ impl Held {
         Self { rows, pool }
     }
 
-    /// Waits until so many sessions of this test's database wait for a lock.
     async fn until_waited_for(&self, by: i64) {
-        let select = "select count(*) = $1
-             from pg_stat_activity
-             where datname = current_database()
-               and wait_event_type = 'Lock'";
-        let enough =
-            async || sqlx::query_scalar(select).bind(by).fetch_one(&self.pool).await.unwrap_or(false).then_some(());
-        until(Duration::from_secs(4), enough).await.unwrap_or_else(|| panic!("{by} sessions do not wait for a lock"));
+        until_waited_for(&self.pool, by).await;
     }
 
     async fn let_go(self) {
         self.rows.commit().await.unwrap();
     }
+
+    async fn let_go_when_waited_for(self, by: i64) {
+        self.until_waited_for(by).await;
+        self.let_go().await;
+    }
 }
 
-async fn two_claims_at_once(bench: &Bench<InPostgres>, key: Key) -> [Claimed; 2] {
-    let held = Held::by(bench, "select from sluice.resource for update").await;
-    let let_go = async {
-        held.until_waited_for(2).await;
-        held.let_go().await;
-    };
+/// Waits until so many sessions of this test's database wait for a lock.
+async fn until_waited_for(pool: &PgPool, by: i64) {
+    let select = "select count(*) = $1
+         from pg_stat_activity
+         where datname = current_database()
+           and wait_event_type = 'Lock'";
+    let enough = async || sqlx::query_scalar(select).bind(by).fetch_one(pool).await.unwrap_or(false).then_some(());
+    until(Duration::from_secs(4), enough).await.unwrap_or_else(|| panic!("{by} sessions do not wait for a lock"));
+}
 
-    let (one, other, ()) = tokio::join!(bench.claim("one", key), bench.claim("other", key), let_go);
+const STEP_ROWS: &str = "select from sluice.step for update";
+const RESOURCE_ROWS: &str = "select from sluice.resource for update";
+const GATE_ROWS: &str = "select from sluice.gate for update";
+
+async fn two_claims_at_once(bench: &Bench<InPostgres>, keys: [DueKey; 2], rows: &'static str) -> [Claimed; 2] {
+    let held = Held::by(bench, rows).await;
+
+    let (one, other, ()) =
+        tokio::join!(bench.claim("one", keys[0]), bench.claim("other", keys[1]), held.let_go_when_waited_for(2));
 
     [one, other]
-}
-
-fn assert_one_won(claimed: &[Claimed; 2]) {
-    let won = claimed.iter().filter(|claimed| matches!(claimed, Claimed::Yes(_))).count();
-    let stale = claimed.iter().filter(|claimed| matches!(claimed, Claimed::Stale)).count();
-    assert_eq!((won, stale), (1, 1), "{claimed:?}");
 }
 
 pub async fn of_two_claims_at_once_one_wins(bench: &Bench<InPostgres>) {
     // A step that keeps nothing busy, so that only its own state stands between the two.
     let run = bench.start(RECONFIGURE, user()).await;
-    let key = bench.dispatch_of(run, CONFIGURE).await;
+    let key = bench.due_of(run, CONFIGURE).await;
 
-    let claimed = two_claims_at_once(bench, key).await;
+    let claimed = two_claims_at_once(bench, [key; 2], STEP_ROWS).await;
 
     assert_one_won(&claimed);
     assert_eq!(bench.state(run, 0).await, StepState::Running);
 }
 
-pub async fn of_two_claims_at_once_the_loser_puts_nothing_back(bench: &Bench<InPostgres>) {
-    // The winner keeps the resource busy: the other one is refused, and would put back.
+pub async fn of_two_claims_at_once_the_loser_writes_nothing(bench: &Bench<InPostgres>) {
+    // The winner keeps the resource busy, and the other one finds it so.
     let run = bench.start(PROVISION, user()).await;
-    let key = bench.dispatch_of(run, CREATE).await;
+    let key = bench.due_of(run, CREATE).await;
 
-    let claimed = two_claims_at_once(bench, key).await;
+    let claimed = two_claims_at_once(bench, [key; 2], STEP_ROWS).await;
 
     assert_one_won(&claimed);
-    assert_eq!(bench.state(run, 0).await, StepState::Running);
+    let step = bench.step(run, 0).await;
+    assert_eq!((step.state, step.generation, step.spent), (StepState::Running, key.generation, Default::default()));
 }
 
-/// The step is lost and dispatched again while a claim stands before its row. The claim's answer, and the new key.
-async fn overtake(bench: &Bench<InPostgres>, key: Key) -> (Claimed, Key) {
-    let new = Key { token: token(), ..key };
-    let mut held = Held::by(bench, "select from sluice.step for update").await;
-    let dispatched_again = async {
+pub async fn of_two_claims_at_once_one_spends_the_allowance(bench: &Bench<InPostgres>) {
+    let run = bench.start(PROVISION, user()).await;
+    let other = bench.start(PROVISION, user()).await;
+    let (key, next) = (bench.due_of(run, CREATE).await, bench.due_of(other, CREATE).await);
+    // Two starts are in store, and no third comes while this test lasts.
+    bench.world.set(Gate::Rate(Scope::Step, CREATE, 2.0)).await;
+    bench.world.advance(LONG).await;
+
+    let claimed = two_claims_at_once(bench, [key; 2], STEP_ROWS).await;
+
+    assert_one_won(&claimed);
+    assert!(matches!(bench.claim("w", next).await, Claimed::Yes(_)), "one start was left");
+}
+
+pub async fn of_two_claims_at_a_gate_with_one_place_one_wins(bench: &Bench<InPostgres>) {
+    bench.start_many(PROVISION, 2).await;
+    let keys = bench.due(CREATE).await;
+    bench.world.set(Gate::Concurrency(Scope::Step, CREATE, 1)).await;
+
+    let claimed = two_claims_at_once(bench, [keys[0], keys[1]], GATE_ROWS).await;
+
+    let won = claimed.iter().filter(|claimed| matches!(claimed, Claimed::Yes(_))).count();
+    let refused = claimed.iter().filter(|claimed| matches!(claimed, Claimed::Refused(Refusal::GateClosed))).count();
+    assert_eq!((won, refused), (1, 1), "{claimed:?}");
+}
+
+pub async fn of_two_claims_at_a_half_open_breaker_one_wins(bench: &Bench<InPostgres>) {
+    bench.start_many(PROVISION, 2).await;
+    let keys = bench.due(CREATE).await;
+    gates::trip(bench).await;
+    bench.world.advance(LONG).await;
+    let probe = bench.ledger().probe(HOST, Duration::from_secs(7)).await.unwrap().expect("a probe is due");
+    bench.ledger().probed(HOST, probe, Probed::Answered, &Rules::default(), 1.0).await.unwrap();
+
+    let claimed = two_claims_at_once(bench, [keys[0], keys[1]], GATE_ROWS).await;
+
+    let won = claimed.iter().filter(|claimed| matches!(claimed, Claimed::Yes(_))).count();
+    assert_eq!(won, 1, "{claimed:?}");
+}
+
+/// The step becomes due anew while a claim stands before its row. The claim's answer, and the new key.
+async fn overtake(bench: &Bench<InPostgres>, key: DueKey) -> (Claimed, DueKey) {
+    let new = DueKey { generation: key.generation + 1, ..key };
+    let mut held = Held::by(bench, STEP_ROWS).await;
+    let due_again = async {
         held.until_waited_for(1).await;
-        let update = "update sluice.step set token = $2, dispatched_at = now() where run_id = $1";
-        sqlx::query(update).bind(key.run.uuid()).bind(new.token.bits()).execute(&mut *held.rows).await.unwrap();
+        let update = "update sluice.step set generation = $2 where run_id = $1";
+        sqlx::query(update).bind(key.run.uuid()).bind(new.generation).execute(&mut *held.rows).await.unwrap();
         held.let_go().await;
     };
 
-    let (claimed, ()) = tokio::join!(bench.claim("slow", key), dispatched_again);
+    let (claimed, ()) = tokio::join!(bench.claim("slow", key), due_again);
 
     (claimed, new)
 }
 
 pub async fn a_claim_that_is_overtaken_takes_nothing(bench: &Bench<InPostgres>) {
     let run = bench.start(PROVISION, user()).await;
-    let key = bench.dispatch_of(run, CREATE).await;
+    let key = bench.due_of(run, CREATE).await;
 
     let (claimed, new) = overtake(bench, key).await;
 
     assert!(matches!(claimed, Claimed::Stale), "{claimed:?}");
-    assert_eq!(bench.state(run, 0).await, StepState::Dispatched);
+    assert_eq!(bench.state(run, 0).await, StepState::Due);
     assert!(matches!(bench.claim("w", new).await, Claimed::Yes(_)));
 }
 
-pub async fn a_claim_that_is_overtaken_puts_nothing_back(bench: &Bench<InPostgres>) {
+pub async fn a_claim_that_is_overtaken_behind_a_limit_spends_nothing(bench: &Bench<InPostgres>) {
     let run = bench.start(PROVISION, user()).await;
-    let key = bench.dispatch_of(run, CREATE).await;
+    let key = bench.due_of(run, CREATE).await;
+    bench.world.set(Gate::Rate(Scope::Step, CREATE, 1.0)).await;
+    bench.world.advance(LONG).await;
+
+    let (claimed, new) = overtake(bench, key).await;
+
+    assert!(matches!(claimed, Claimed::Stale), "{claimed:?}");
+    assert!(matches!(bench.claim("w", new).await, Claimed::Yes(_)), "the one start was spent on nothing");
+}
+
+pub async fn a_claim_that_is_overtaken_at_a_closed_gate_writes_nothing(bench: &Bench<InPostgres>) {
+    let run = bench.start(PROVISION, user()).await;
+    let key = bench.due_of(run, CREATE).await;
     bench.world.set(Gate::Pause(Scope::Step, CREATE)).await;
 
     let (claimed, new) = overtake(bench, key).await;
 
     assert!(matches!(claimed, Claimed::Stale), "{claimed:?}");
-    assert_eq!(bench.state(run, 0).await, StepState::Dispatched);
-    assert!(matches!(bench.claim("w", new).await, Claimed::PutBack(PutBack::GateClosed)));
+    assert_eq!(bench.state(run, 0).await, StepState::Due);
+    assert_refused(&bench.claim("w", new).await, Refusal::GateClosed);
+}
+
+pub async fn a_cancellation_and_a_settle_at_once_end_the_run(bench: &Bench<InPostgres>) {
+    for settle_first in [false, true] {
+        let run = bench.start(PROVISION, user()).await;
+        let claim = bench.take(run, CREATE).await;
+        let held = Held::by(bench, STEP_ROWS).await;
+        let (pool, ana) = (bench.world.pool().clone(), by("ana"));
+        // Who waits first is served first.
+        let cancel = async {
+            until_waited_for(&pool, i64::from(settle_first)).await;
+            bench.ledger().cancel(run, &ana).await.unwrap()
+        };
+        let settle = async {
+            until_waited_for(&pool, i64::from(!settle_first)).await;
+            bench.settle(&claim, success()).await
+        };
+
+        let (cancelled, settled, ()) = tokio::join!(cancel, settle, held.let_go_when_waited_for(2));
+
+        let expected = if settle_first { Changed::Yes } else { Changed::AtSettle };
+        assert_eq!((cancelled, bench.world.run(run).await), (expected, RunState::Cancelled));
+        assert!(matches!(settled, Settled::Done { .. }), "{settled:?}");
+    }
+}
+
+pub async fn a_cancellation_that_meets_a_claim_waits_for_its_settle(bench: &Bench<InPostgres>) {
+    let run = bench.start(PROVISION, user()).await;
+    let key = bench.due_of(run, CREATE).await;
+    let held = Held::by(bench, RESOURCE_ROWS).await;
+    let (pool, ana) = (bench.world.pool().clone(), by("ana"));
+    // The claim has the step, and waits for the resource.
+    let cancel = async {
+        until_waited_for(&pool, 1).await;
+        bench.ledger().cancel(run, &ana).await.unwrap()
+    };
+
+    let (claimed, cancelled, ()) = tokio::join!(bench.claim("w", key), cancel, held.let_go_when_waited_for(2));
+
+    let Claimed::Yes(claim) = claimed else { panic!("{claimed:?}") };
+    assert_eq!((cancelled, bench.world.run(run).await), (Changed::AtSettle, RunState::Active));
+    assert_eq!(run_after(&bench.settle(&claim, success()).await), RunState::Cancelled);
 }
 
 pub async fn failures_reported_at_once_are_all_heard(bench: &Bench<InPostgres>) {
     bench.world.set(Gate::Rate(Scope::Host, HOST, 100.0)).await;
-    let held = Held::by(bench, "select from sluice.gate for update").await;
+    let held = Held::by(bench, GATE_ROWS).await;
     let report = async |number| -> HostGate {
         let failing = [Signal::Failing(RunId::new(uuid::Uuid::from_u128(number)))];
         bench.ledger().report(HOST, &failing, &Rules::default(), 1.0).await.unwrap()
     };
-    let let_go = async {
-        held.until_waited_for(3).await;
-        held.let_go().await;
-    };
 
-    tokio::join!(report(1), report(2), report(3), let_go);
+    tokio::join!(report(1), report(2), report(3), held.let_go_when_waited_for(3));
 
     assert_eq!(bench.ledger().host_gate(HOST).await.unwrap().breaker, State::Open);
 }
 
-pub async fn of_a_revival_and_a_discard_at_once_one_is_done(bench: &Bench<InPostgres>) {
+pub async fn of_a_revival_and_a_discard_at_once_one_settles_the_dead_letter(bench: &Bench<InPostgres>) {
     let run = bench.dead_run(user()).await;
     let (ana, bob) = (by("ana"), by("bob"));
-    let held = Held::by(bench, "select from sluice.run for update").await;
-    let let_go = async {
-        held.until_waited_for(2).await;
-        held.let_go().await;
+    let held = Held::by(bench, STEP_ROWS).await;
+
+    let (revived, discarded, ()) = tokio::join!(
+        bench.ledger().revive(run, &ana),
+        bench.ledger().cancel(run, &bob),
+        held.let_go_when_waited_for(2)
+    );
+
+    assert_eq!((discarded.unwrap(), bench.world.run(run).await), (Changed::Yes, RunState::Cancelled));
+    let resolution = match revived.unwrap() {
+        Changed::Yes => "revived",
+        Changed::No(RunState::Cancelled) => "discarded",
+        other => panic!("{other:?}"),
     };
+    let letters = bench.world.dead_letters(run).await;
+    assert_eq!((letters.len(), letters[0].resolution.as_deref()), (1, Some(resolution)));
+}
 
-    let (revived, discarded, ()) =
-        tokio::join!(bench.ledger().revive(run, &ana), bench.ledger().discard(run, &bob), let_go);
+pub async fn of_two_starts_at_once_one_is_new(bench: &Bench<InPostgres>) {
+    for _ in 0..10 {
+        let runs = [new_run(PROVISION, user())];
+        let (one, other) = (bench.ledger().clone(), bench.ledger().clone());
 
-    let changed = (revived.unwrap(), discarded.unwrap());
-    match bench.world.run(run).await {
-        RunState::Active => assert_eq!(changed, (Changed::Yes, Changed::No(RunState::Active))),
-        state => assert_eq!((state, changed), (RunState::Cancelled, (Changed::No(RunState::Cancelled), Changed::Yes))),
+        let (a, b) = tokio::join!(one.start(&runs), other.start(&runs));
+
+        match [a.unwrap().remove(0), b.unwrap().remove(0)] {
+            [Started::New(run), Started::Joined(same, RunState::Active)]
+            | [Started::Joined(same, RunState::Active), Started::New(run)] => assert_eq!(run, same),
+            other => panic!("{other:?}"),
+        }
     }
+}
+
+pub async fn a_run_that_starts_while_the_one_before_it_ends_has_its_turn(bench: &Bench<InPostgres>) {
+    let user = user();
+    let run = bench.start(PROVISION, user).await;
+    bench.succeed(run, &STEPS[..2]).await;
+    let claim = bench.take(run, VERIFY).await;
+    let held = Held::by(bench, RESOURCE_ROWS).await;
+
+    let (settled, second, ()) =
+        tokio::join!(bench.settle(&claim, success()), bench.start(DEPROVISION, user), held.let_go_when_waited_for(2));
+
+    assert_eq!(run_after(&settled), RunState::Succeeded);
+    assert_eq!(bench.step(second, 0).await.moment, Moment::Now);
 }
 
 pub async fn a_row_in_its_users_hands_is_passed_over(bench: &Bench<InPostgres>) {
@@ -180,58 +305,21 @@ pub async fn a_row_in_its_users_hands_is_passed_over(bench: &Bench<InPostgres>) 
     let started = bench.ledger().intake(10).await.unwrap().started;
     held.let_go().await;
 
-    assert_eq!(started, 1);
+    assert_eq!(started.len(), 1);
     assert_eq!(bench.world.queue_row(busy).await.status, "pending");
-    assert_eq!(bench.ledger().intake(10).await.unwrap().started, 1);
+    assert_eq!(bench.ledger().intake(10).await.unwrap().started.len(), 1);
 }
 
-pub async fn a_queue_in_another_relays_hands_is_passed_over(bench: &Bench<InPostgres>) {
+pub async fn what_waits_is_seen_past_locks(bench: &Bench<InPostgres>) {
     bench.start(PROVISION, user()).await;
-    let held = Held::by(bench, "select from sluice.gate where scope = 'step' for update").await;
+    bench.world.set(Gate::Rate(Scope::Step, CREATE, 10.0)).await;
+    bench.world.advance(LONG).await;
+    let steps = Held::by(bench, STEP_ROWS).await;
+    let gates = Held::by(bench, GATE_ROWS).await;
 
-    let meanwhile = bench.dispatch(CREATE, 10).await;
-    held.let_go().await;
+    let due = bench.due(CREATE).await;
 
-    assert_eq!(meanwhile, []);
-    assert_eq!(bench.dispatch(CREATE, 10).await.len(), 1);
-}
-
-pub async fn a_step_in_other_hands_is_not_dispatched(bench: &Bench<InPostgres>) {
-    bench.start(PROVISION, user()).await;
-    let held = Held::by(bench, "select from sluice.step for update").await;
-    let other = bench.start(PROVISION, user()).await;
-
-    let dispatched = bench.dispatch(CREATE, 10).await;
-    held.let_go().await;
-
-    assert_eq!(dispatched.iter().map(|key| key.run).collect::<Vec<_>>(), [other]);
-}
-
-pub async fn a_step_that_is_being_claimed_is_not_lost(bench: &Bench<InPostgres>) {
-    let claimed = bench.start(PROVISION, user()).await;
-    bench.dispatch(CREATE, 10).await;
-    let held = Held::by(bench, "select from sluice.step for update").await;
-    let other = bench.start(PROVISION, user()).await;
-    bench.dispatch(CREATE, 10).await;
-
-    let lost = bench.ledger().lose().await.unwrap();
-    held.let_go().await;
-
-    assert_eq!(lost, 1);
-    assert_eq!(bench.state(claimed, 0).await, StepState::Dispatched);
-    assert_eq!(bench.state(other, 0).await, StepState::Due);
-}
-
-pub async fn of_two_relays_that_see_a_loss_one_handles_it(bench: &Bench<InPostgres>) {
-    let run = bench.start(PROVISION, user()).await;
-    bench.dispatch_of(run, CREATE).await;
-    let [one, other] = [1, 2].map(Epoch::new);
-    assert!(bench.ledger().take_epoch(None, one, None).await.unwrap());
-    assert_eq!(bench.state(run, 0).await, StepState::Due);
-    bench.dispatch_of(run, CREATE).await;
-
-    assert!(!bench.ledger().take_epoch(None, other, None).await.unwrap());
-
-    assert_eq!(bench.state(run, 0).await, StepState::Dispatched);
-    assert_eq!(bench.ledger().read().await.unwrap().epoch, Some(one));
+    steps.let_go().await;
+    gates.let_go().await;
+    assert_eq!(due.len(), 1);
 }

@@ -1,27 +1,31 @@
-//! The ledger in memory as the suite sees it.
+//! The model ledger as the suite sees it.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use sluice::ledger::memory::{Memory, QueueStatus};
+use tests::ledger::{ModelLedger, QueueStatus, Setup};
+use uuid::Uuid;
 use workflows::{
     definition::Registry,
-    ids::{InstanceName, RunId, Subject, UserId},
+    ids::{ResourceName, RunId, Token},
+    secret::Secret,
     state::{RunState, StepState},
+    whatsapp::names::UserId,
 };
 
 use super::{
-    bench::{Bench, registry, setup},
-    world::{AttemptSeen, Budget, InstanceSeen, LetterSeen, Moment, RowSeen, StepSeen, World},
+    bench::{Bench, PROVISION, registry},
+    world::{AttemptSeen, Budget, LetterSeen, Moment, ResourceSeen, RowSeen, StepSeen, World},
 };
 
 pub struct InMemory {
-    ledger: Memory,
+    ledger: ModelLedger,
+    setup: Setup,
     microseconds: Arc<AtomicU64>,
 }
 
@@ -30,7 +34,20 @@ pub fn bench() -> Bench<InMemory> {
     let read = microseconds.clone();
     // As with a real clock, no two moments are the same.
     let clock = Arc::new(move || Duration::from_micros(read.fetch_add(1, Ordering::Relaxed)));
-    Bench::new(InMemory { ledger: Memory::new(setup(registry()), clock), microseconds })
+    let setup = setup();
+    Bench::new(InMemory { ledger: ModelLedger::new(setup.clone(), clock), setup, microseconds })
+}
+
+fn setup() -> Setup {
+    let (runs, secrets, tokens) = (AtomicU64::new(1), AtomicU64::new(1), AtomicI64::new(1));
+    Setup {
+        registry: Arc::new(registry()),
+        draw_run: Arc::new(move || RunId::new(Uuid::from_u128(runs.fetch_add(1, Ordering::Relaxed).into()))),
+        draw_secret: Arc::new(move || Secret::new(format!("secret-{:016x}", secrets.fetch_add(1, Ordering::Relaxed)))),
+        // Far from what the suite forges.
+        draw_token: Arc::new(move || Token::new(-tokens.fetch_add(1, Ordering::Relaxed))),
+        on_sign_up: PROVISION.parse().unwrap(),
+    }
 }
 
 impl InMemory {
@@ -40,14 +57,14 @@ impl InMemory {
 }
 
 impl World for InMemory {
-    type Ledger = Memory;
+    type Ledger = ModelLedger;
 
-    fn ledger(&self) -> &Memory {
+    fn ledger(&self) -> &ModelLedger {
         &self.ledger
     }
 
-    fn build(&self, registry: Registry) -> Memory {
-        self.ledger.with_setup(setup(registry))
+    async fn build(&self, registry: Registry) -> ModelLedger {
+        self.ledger.with_setup(Setup { registry: Arc::new(registry), ..self.setup.clone() })
     }
 
     async fn run(&self, run: RunId) -> RunState {
@@ -62,7 +79,8 @@ impl World for InMemory {
             Some(due_at) if due_at <= now => Moment::Now,
             Some(_) => Moment::Later,
         };
-        Some(StepSeen { state: step.state, spent: step.spent, moment, output: step.output })
+        let (state, generation, spent, output) = (step.state, step.generation, step.spent, step.output);
+        Some(StepSeen { state, generation, spent, moment, output })
     }
 
     async fn attempts(&self, run: RunId) -> Vec<AttemptSeen> {
@@ -92,18 +110,22 @@ impl World for InMemory {
         events.map(|event| event.routing_key).collect()
     }
 
-    async fn instance(&self, subject: &Subject) -> InstanceSeen {
-        let instance = self.ledger.tables().instances.remove(subject).unwrap();
-        InstanceSeen {
-            token: instance.token.expose().to_owned(),
-            status: instance.status.as_str().to_owned(),
-            webhook_url: instance.webhook_url,
-        }
+    async fn resource(&self, name: &ResourceName) -> ResourceSeen {
+        let resource = self.ledger.tables().resources.remove(name).unwrap();
+        ResourceSeen { secret: resource.secret.expose().to_owned(), memory: resource.memory.as_json() }
     }
 
-    async fn is_busy(&self, resource: &InstanceName) -> bool {
+    async fn is_busy(&self, resource: &ResourceName) -> bool {
         let resource = self.ledger.tables().resources.remove(resource).unwrap();
         resource.busy_until.is_some_and(|until| until > self.now())
+    }
+
+    async fn rows(&self) -> String {
+        let mut tables = self.ledger.tables();
+        tables.heartbeats.clear();
+        // What prints as `***` beside them.
+        let memories: Vec<_> = tables.resources.values().map(|resource| resource.memory.as_json()).collect();
+        format!("{tables:#?}\n{memories:#?}")
     }
 
     async fn violations(&self) -> Vec<String> {
@@ -133,7 +155,6 @@ impl World for InMemory {
             QueueStatus::Completed => "completed",
             QueueStatus::Failed => "failed",
         };
-        let has_error = row.error_message.is_some();
-        RowSeen { status: status.to_owned(), retry_count: row.retry_count, has_error }
+        RowSeen { status: status.to_owned(), retry_count: row.retry_count, error: row.error_message }
     }
 }

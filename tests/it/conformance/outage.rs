@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use sluice::ledger::Ledger;
+use sluice::ledger::RelayLedger;
 use tests::servers::{Postgres, postgres::Options, until};
 use workflows::definition;
 
 use super::{
-    bench::{Bench, LEASE, PROVISION, user},
+    bench::{Bench, CREATE, LEASE, PROVISION, user},
     postgres::InPostgres,
     world::World,
 };
@@ -16,7 +16,7 @@ pub async fn an_outage_of_postgres_is_no_crash_of_its_clients(bench: &Bench<InPo
     let mut server = Postgres::start(Options::default()).await.unwrap();
     let bench = bench.world.on(&server).await;
     let run = bench.start(PROVISION, user()).await;
-    bench.take(run, "create-instance").await;
+    bench.take(run, CREATE).await;
     bench.world.advance(LEASE * 2).await;
     server.restart().await.unwrap();
 
@@ -25,6 +25,6 @@ pub async fn an_outage_of_postgres_is_no_crash_of_its_clients(bench: &Bench<InPo
 
     let up = "select extract(epoch from now() - pg_postmaster_start_time())::float8";
     let up: f64 = sqlx::query_scalar(up).fetch_one(bench.world.pool()).await.unwrap();
-    assert_eq!(expired[0].claim.key.run, run);
+    assert_eq!(expired[0].key.run, run);
     assert!(up > definition::LEASE.as_secs_f64(), "rescued {up} s after the server's start");
 }

@@ -4,27 +4,21 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use sluice::ledger::postgres::{Pooling, Postgres};
+use sluice::{database::Pooling, ledger::postgres::Postgres};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tests::servers::{self, Database, fresh_database_from, until};
 use workflows::{
     definition::{LEASE, Registry},
-    ids::{InstanceName, RunId, Subject, UserId},
+    ids::{ResourceName, RunId},
     state::{DeathReason, RunState, Spent, StepState},
+    whatsapp::names::UserId,
 };
 
 use super::{
-    bench::{Bench, registry, setup},
-    world::{AttemptSeen, Budget, InstanceSeen, LetterSeen, Moment, RowSeen, StepSeen, World},
+    bench::{Bench, registry},
+    world::{AttemptSeen, Budget, LetterSeen, Moment, ResourceSeen, RowSeen, StepSeen, World},
 };
 use crate::{app::App, pooler};
-
-/// How the suite's ledgers are guarded: by all, but where a test takes a guard away.
-pub type Guarded = Arc<dyn Fn(Postgres) -> Postgres + Send + Sync>;
-
-pub fn by_all() -> Guarded {
-    Arc::new(|ledger| ledger)
-}
 
 pub struct InPostgres {
     ledger: Postgres,
@@ -33,18 +27,13 @@ pub struct InPostgres {
     services: PgPool,
     pooling: Pooling,
     url: String,
-    guarded: Guarded,
     _database: Option<Database>,
 }
 
 pub async fn bench() -> Bench<InPostgres> {
-    bench_of(by_all()).await
-}
-
-pub async fn bench_of(guarded: Guarded) -> Bench<InPostgres> {
     let database = database().await;
     let services = services(database.url()).await;
-    bench_with(database, services, Pooling::Session, guarded).await
+    bench_with(database, services, Pooling::Session).await
 }
 
 /// Each transaction on another backend than the one before.
@@ -55,7 +44,7 @@ pub async fn bench_through_a_pooler() -> Bench<InPostgres> {
     // The pooler takes in turns what it has, so it must have two.
     let both = (services.begin().await.unwrap(), services.begin().await.unwrap());
     drop(both);
-    bench_with(database, services, Pooling::Transaction, by_all()).await
+    bench_with(database, services, Pooling::Transaction).await
 }
 
 async fn database() -> Database {
@@ -77,18 +66,18 @@ async fn services(url: &str) -> PgPool {
         .unwrap()
 }
 
-async fn bench_with(database: Database, services: PgPool, pooling: Pooling, guarded: Guarded) -> Bench<InPostgres> {
-    let world = InPostgres::at(database.url(), services, pooling, guarded).await;
+async fn bench_with(database: Database, services: PgPool, pooling: Pooling) -> Bench<InPostgres> {
+    let world = InPostgres::at(database.url(), services, pooling).await;
     wait_until_leases_may_end(&world.pool).await;
     Bench::new(InPostgres { _database: Some(database), ..world })
 }
 
 impl InPostgres {
-    async fn at(url: &str, services: PgPool, pooling: Pooling, guarded: Guarded) -> Self {
+    async fn at(url: &str, services: PgPool, pooling: Pooling) -> Self {
         let pool = PgPoolOptions::new().max_connections(2).connect(url).await.unwrap();
-        let ledger = guarded(Postgres::new(services.clone(), pooling, setup(registry())));
-        ledger.ensure_gates(&registry(), None).await.unwrap();
-        Self { ledger, pool, services, pooling, url: url.to_owned(), guarded, _database: None }
+        let ledger = Postgres::new(services.clone(), pooling, Arc::new(registry()));
+        ledger.register().await.unwrap();
+        Self { ledger, pool, services, pooling, url: url.to_owned(), _database: None }
     }
 
     /// The same suite on a server of the caller's own, which must outlive it.
@@ -97,12 +86,23 @@ impl InPostgres {
         let app = App::at(url.parse().unwrap());
         app.become_supabase().await;
         app.migrate().await;
-        Bench::new(Self::at(&url, services(&url).await, Pooling::Session, self.guarded.clone()).await)
+        Bench::new(Self::at(&url, services(&url).await, Pooling::Session).await)
     }
 
     /// As the superuser.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The same ledger over more connections of its own, and these, so that their end can be waited for.
+    pub async fn widely(&self, connections: u32) -> (Postgres, PgPool) {
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .after_connect(|connection, _| Box::pin(become_services(connection)))
+            .connect(&self.url)
+            .await
+            .unwrap();
+        (Postgres::new(pool.clone(), Pooling::Session, Arc::new(registry())), pool)
     }
 
     /// As the superuser.
@@ -132,8 +132,10 @@ impl World for InPostgres {
         &self.ledger
     }
 
-    fn build(&self, registry: Registry) -> Postgres {
-        (self.guarded)(Postgres::new(self.services.clone(), self.pooling, setup(registry)))
+    async fn build(&self, registry: Registry) -> Postgres {
+        let ledger = Postgres::new(self.services.clone(), self.pooling, Arc::new(registry));
+        ledger.register().await.unwrap();
+        ledger
     }
 
     async fn run(&self, run: RunId) -> RunState {
@@ -143,15 +145,15 @@ impl World for InPostgres {
     }
 
     async fn step(&self, run: RunId, position: i16) -> Option<StepSeen> {
-        type Row = (String, i32, i32, i32, i32, Option<bool>, Option<Value>);
-        let select = "select state, failures, crashes, send_backs, defers,
+        type Row = (String, i32, i32, i32, i32, i32, Option<bool>, Option<Value>);
+        let select = "select state, generation, failures, crashes, send_backs, defers,
                case when state = 'due' then due_at <= clock_timestamp() end, output
              from sluice.step
              where run_id = $1
                and position = $2";
         let row: Option<Row> =
             sqlx::query_as(select).bind(run.uuid()).bind(position).fetch_optional(&self.pool).await.unwrap();
-        let (state, failures, crashes, send_backs, defers, due, output) = row?;
+        let (state, generation, failures, crashes, send_backs, defers, due, output) = row?;
         let count = |number: i32| u32::try_from(number).unwrap();
         let moment = match due {
             None => Moment::Waits,
@@ -164,7 +166,7 @@ impl World for InPostgres {
             send_backs: count(send_backs),
             defers: count(defers),
         };
-        Some(StepSeen { state: state.parse::<StepState>().unwrap(), spent, moment, output })
+        Some(StepSeen { state: state.parse::<StepState>().unwrap(), generation, spent, moment, output })
     }
 
     async fn attempts(&self, run: RunId) -> Vec<AttemptSeen> {
@@ -189,14 +191,35 @@ impl World for InPostgres {
         sqlx::query_scalar(select).bind(run.uuid()).fetch_all(&self.pool).await.unwrap()
     }
 
-    async fn instance(&self, subject: &Subject) -> InstanceSeen {
-        let select = "select token, status, webhook_url from sluice.instance where subject = $1";
-        let (token, status, webhook_url) =
-            sqlx::query_as(select).bind(subject.as_str()).fetch_one(&self.pool).await.unwrap();
-        InstanceSeen { token, status, webhook_url }
+    async fn resource(&self, name: &ResourceName) -> ResourceSeen {
+        let select = "select secret, memory from sluice.resource where name = $1";
+        let (secret, memory) = sqlx::query_as(select).bind(name.as_str()).fetch_one(&self.pool).await.unwrap();
+        ResourceSeen { secret, memory }
     }
 
-    async fn is_busy(&self, resource: &InstanceName) -> bool {
+    async fn rows(&self) -> String {
+        // With the transaction that wrote each: a row that was written as it was is written all the same.
+        let tables =
+            "select format('select %L || xmin || %L || row::text from %s as row', table_name || ' ', ' ', table_name)
+             from (
+               select format('%I.%I', table_schema, table_name) as table_name
+               from information_schema.tables
+               where table_type = 'BASE TABLE'
+                 and (table_schema = 'sluice' and table_name <> 'heartbeat' or table_name like 'evolution%')
+               order by table_name
+             ) as ours";
+        let selects: Vec<String> = sqlx::query_scalar(tables).fetch_all(&self.pool).await.unwrap();
+        let mut rows = Vec::new();
+        for select in selects {
+            let mut of_table: Vec<String> =
+                sqlx::query_scalar(sqlx::AssertSqlSafe(select)).fetch_all(&self.pool).await.unwrap();
+            of_table.sort();
+            rows.append(&mut of_table);
+        }
+        rows.join("\n")
+    }
+
+    async fn is_busy(&self, resource: &ResourceName) -> bool {
         let select = "select coalesce(busy_until > clock_timestamp(), false) from sluice.resource where name = $1";
         sqlx::query_scalar(select).bind(resource.as_str()).fetch_one(&self.pool).await.unwrap()
     }
@@ -231,12 +254,12 @@ impl World for InPostgres {
     }
 
     async fn queue_row(&self, user: UserId) -> RowSeen {
-        let select = "select status, retry_count, error_message is not null
+        let select = "select status, retry_count, error_message
              from evolution_instance_creation_queue
              where user_id = $1";
-        let (status, retry_count, has_error): (String, i32, bool) =
+        let (status, retry_count, error): (String, i32, Option<String>) =
             sqlx::query_as(select).bind(user.uuid()).fetch_one(&self.pool).await.unwrap();
-        RowSeen { status, retry_count: retry_count.try_into().unwrap(), has_error }
+        RowSeen { status, retry_count: retry_count.try_into().unwrap(), error }
     }
 }
 
@@ -251,7 +274,9 @@ pub fn everything_is_older_by(by: Duration) -> String {
                  select format('update sluice.%I set %s', table_name,
                    string_agg(format('%1$I = %1$I - interval ''{} microseconds''', column_name), ', ')) as statement
                  from information_schema.columns
+                 join information_schema.tables using (table_schema, table_name)
                  where table_schema = 'sluice'
+                   and table_type = 'BASE TABLE'
                    and data_type = 'timestamp with time zone'
                  group by table_name
                loop

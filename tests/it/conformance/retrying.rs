@@ -2,26 +2,23 @@
 
 use std::time::Duration;
 
-use sluice::ledger::Settled;
 use workflows::state::{DeathReason, RunState, Spent, StepState};
 
 use super::{
-    bench::{Bench, LIMITS, LONG, PROVISION, defer, retry, success, user},
+    bench::{Bench, CREATE, LIMITS, LONG, PROVISION, defer, retry, success, user},
     world::{Moment, World},
 };
-
-const CREATE: &str = "create-instance";
 
 pub async fn failures_count_and_end_the_run_at_the_limit(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
 
     for failures in 1..LIMITS.failures {
-        assert_eq!(bench.work(run, CREATE, retry()).await, Settled::Done(RunState::Active));
+        assert_eq!(bench.work(run, CREATE, retry()).await, RunState::Active);
         let step = bench.step(run, 0).await;
         assert_eq!((step.state, step.spent), (StepState::Due, Spent { failures, ..Spent::default() }));
         bench.world.advance(LONG).await;
     }
-    assert_eq!(bench.work(run, CREATE, retry()).await, Settled::Done(RunState::Dead));
+    assert_eq!(bench.work(run, CREATE, retry()).await, RunState::Dead);
 
     let letters = bench.world.dead_letters(run).await;
     assert_eq!((letters.len(), letters[0].reason), (1, DeathReason::AttemptsExhausted));
@@ -60,10 +57,11 @@ pub async fn a_failed_step_waits_out_its_delay(bench: &Bench<impl World>) {
         bench.work(run, CREATE, retry()).await;
     }
 
-    // The second failure's delay is 2 s.
+    // The second failure's delay is 2 s. Its neighbours wait for nobody.
+    let neighbour = bench.start(PROVISION, user()).await;
     assert_eq!(bench.step(run, 0).await.moment, Moment::Later);
-    assert!(bench.dispatch(CREATE, 10).await.is_empty());
+    assert_eq!(bench.due(CREATE).await, [bench.due_of(neighbour, CREATE).await]);
     bench.world.advance(Duration::from_secs(2)).await;
 
-    assert_eq!(bench.dispatch(CREATE, 10).await.len(), 1);
+    assert_eq!(bench.due(CREATE).await.len(), 2);
 }

@@ -1,7 +1,7 @@
 //! A person gives a dead run a fresh budget.
 
 use serde_json::json;
-use sluice::ledger::{Changed, Ledger, Settled};
+use sluice::ledger::{Changed, OperatorLedger, RelayLedger, Traced};
 use uuid::Uuid;
 use workflows::{
     ids::RunId,
@@ -10,16 +10,17 @@ use workflows::{
 
 use super::{
     bench::{
-        Bench, DEPROVISION, LIMITS, LONG, PROVISION, by, name, refusal, retry, success, success_with, token, user,
+        Bench, CONFIGURE, CREATE, DEPROVISION, LIMITS, LONG, PROVISION, by, refusal, retry, run_after, success,
+        success_with, user,
     },
     world::{Moment, World},
 };
 
 pub async fn a_revived_run_keeps_its_outputs_and_gets_a_fresh_budget(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
-    bench.work(run, "create-instance", success_with(json!({ "made": 1 }))).await;
+    bench.work(run, CREATE, success_with(json!({ "made": 1 }))).await;
     for _ in 0..LIMITS.failures {
-        bench.work(run, "configure-webhooks", retry()).await;
+        bench.work(run, CONFIGURE, retry()).await;
         bench.world.advance(LONG).await;
     }
     assert_eq!(bench.world.run(run).await, RunState::Dead);
@@ -31,13 +32,13 @@ pub async fn a_revived_run_keeps_its_outputs_and_gets_a_fresh_budget(bench: &Ben
     assert_eq!((failed.state, failed.moment, failed.spent), (StepState::Due, Moment::Now, Spent::default()));
     assert_eq!(bench.world.dead_letters(run).await[0].resolution.as_deref(), Some("revived"));
     for _ in 1..LIMITS.failures {
-        assert_eq!(bench.work(run, "configure-webhooks", retry()).await, Settled::Done(RunState::Active));
+        assert_eq!(bench.work(run, CONFIGURE, retry()).await, RunState::Active);
         bench.world.advance(LONG).await;
     }
-    let claim = bench.take(run, "configure-webhooks").await;
-    assert_eq!(claim.given.input, json!({ "made": 1 }));
+    let claim = bench.take(run, CONFIGURE).await;
+    assert_eq!(claim.input.input, json!({ "made": 1 }));
     assert_eq!(claim.attempt, LIMITS.failures * 2);
-    assert_eq!(bench.settle(&claim, retry()).await, Settled::Done(RunState::Dead));
+    assert_eq!(run_after(&bench.settle(&claim, retry()).await), RunState::Dead);
     let keys = bench.world.events(run).await;
     assert_eq!(keys, ["provision-instance.dead"; 2]);
 }
@@ -68,23 +69,36 @@ pub async fn only_a_dead_run_is_revived(bench: &Bench<impl World>) {
     assert_eq!(bench.state(done, 0).await, StepState::Succeeded);
 }
 
+pub async fn a_revived_step_is_due_under_another_generation(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let before = bench.due_of(run, CREATE).await;
+    bench.work(run, CREATE, refusal()).await;
+
+    bench.ledger().revive(run, &by("ana")).await.unwrap();
+
+    let after = bench.due_of(run, CREATE).await;
+    assert!(before.generation < after.generation, "{before:?}, {after:?}");
+}
+
 pub async fn a_revived_run_leaves_its_trace_and_is_linked_to_it(bench: &Bench<impl World>) {
     let run = bench.dead_run(user()).await;
-    let begin = async |context: &str| bench.ledger().begin_traces(&[(run, context.to_owned())]).await.unwrap();
-    let dispatch = async || {
-        let dispatched = bench.ledger().dispatch(&name("create-instance"), None, &[token()]).await.unwrap();
-        let [only] = &dispatched[..] else { panic!("not one step is due: {dispatched:?}") };
-        bench.ledger().put_back(&[only.key]).await.unwrap();
+    let keep = async |was: Option<&str>, now: &str| {
+        let traced = Traced { run, was: was.map(str::to_owned), now: now.to_owned() };
+        bench.ledger().keep_traces(&[traced]).await.unwrap()
+    };
+    let contexts = async || {
+        let waiting = bench.waiting(CREATE, 10).await.expect("it is due");
+        let [only] = &waiting.due[..] else { panic!("not one step is due: {waiting:?}") };
         (only.traceparent.clone(), only.linked.clone())
     };
 
-    let first = (begin("first").await, begin("other").await);
+    let first = (keep(None, "first").await, keep(None, "other").await, keep(Some("first"), "sampled").await);
     bench.ledger().revive(run, &by("ana")).await.unwrap();
-    let revived = dispatch().await;
-    let second = begin("second").await;
+    let revived = contexts().await;
+    let second = keep(None, "second").await;
 
-    assert_eq!(first, (vec![true], vec![false]));
-    assert_eq!(revived, (None, Some("first".to_owned())));
+    assert_eq!(first, (vec![true], vec![false], vec![true]));
+    assert_eq!(revived, (None, Some("sampled".to_owned())));
     assert_eq!(second, [true]);
-    assert_eq!(dispatch().await, (Some("second".to_owned()), Some("first".to_owned())));
+    assert_eq!(contexts().await, (Some("second".to_owned()), Some("sampled".to_owned())));
 }

@@ -1,49 +1,121 @@
 //! From `running` to wherever the attempt led: written once, as a whole, by whoever holds the token.
 
 use serde_json::json;
-use sluice::ledger::{Ledger, Settled, settlement::Quiet};
+use sluice::ledger::{Claimed, Settled, settlement::Quiet};
 use workflows::{
-    outcome::{Facts, InstanceStatus, Outcome},
-    secret::Secret,
+    outcome::{Memory, Outcome},
     state::{DeathReason, RunState, StepState},
 };
 
 use super::{
-    bench::{Bench, LEASE, LONG, PROVISION, defer, refusal, retry, success, success_with, user},
-    world::{Moment, World},
+    bench::{
+        Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LONG, PROVISION, STEPS, VERIFY, defer, due_after, refusal,
+        resource_of, retry, run_after, send_back, success, success_that_keeps, success_with, user,
+    },
+    world::{Gate, Moment, Scope, World},
 };
 
-const CREATE: &str = "create-instance";
-
-pub async fn a_success_makes_the_next_step_due_with_its_output_and_facts(bench: &Bench<impl World>) {
+pub async fn a_success_makes_the_next_step_due_with_its_output_and_memory(bench: &Bench<impl World>) {
     let user = user();
     let run = bench.start(PROVISION, user).await;
     let claim = bench.take(run, CREATE).await;
-    let facts = Facts {
-        token: Some(Secret::new("theirs")),
-        status: Some(InstanceStatus::Connecting),
-        qr_code: None,
-        webhook_url: Some("https://app.example/hook".to_owned()),
-    };
-    let outcome = Outcome::Success { output: json!({ "made": 1 }), facts, note: Some("adopted".to_owned()) };
+    let memory = Memory::default().with("token", "theirs").with("webhook_url", "https://app.example/hook");
+    let outcome = Outcome::Success { output: json!({ "made": 1 }), memory, note: Some("adopted".to_owned()) };
 
-    assert_eq!(bench.settle(&claim, outcome).await, Settled::Done(RunState::Active));
+    assert_eq!(run_after(&bench.settle(&claim, outcome).await), RunState::Active);
 
     let (done, next) = (bench.step(run, 0).await, bench.step(run, 1).await);
     assert_eq!((done.state, done.output), (StepState::Succeeded, Some(json!({ "made": 1 }))));
     assert_eq!((next.state, next.moment), (StepState::Due, Moment::Now));
-    let instance = bench.world.instance(&user.subject()).await;
-    assert_eq!((instance.token.as_str(), instance.status.as_str()), ("theirs", "connecting"));
-    assert_eq!(instance.webhook_url.as_deref(), Some("https://app.example/hook"));
+    let memory = bench.world.resource(&resource_of(user)).await.memory;
+    assert_eq!(memory, json!({ "token": "theirs", "webhook_url": "https://app.example/hook" }));
     assert_eq!(bench.outcomes(run).await, ["succeeded"]);
     assert!(bench.world.events(run).await.is_empty());
 }
 
+pub async fn what_a_step_keeps_is_merged_into_what_was_kept(bench: &Bench<impl World>) {
+    let user = user();
+    let run = bench.start(PROVISION, user).await;
+    let keeps = |memory| Outcome::Success { output: json!({}), memory, note: None };
+    bench.work(run, CREATE, keeps(Memory::default().with("token", "first").with("status", "connecting"))).await;
+
+    bench.work(run, CONFIGURE, keeps(Memory::default().with("token", "second").with("paired", true))).await;
+
+    let memory = bench.world.resource(&resource_of(user)).await.memory;
+    assert_eq!(memory, json!({ "token": "second", "status": "connecting", "paired": true }));
+}
+
+pub async fn what_a_settle_makes_due_is_named_and_is_what_waits(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    for (queue, outcome, next) in [
+        (CREATE, success(), Some(CONFIGURE)),
+        (CONFIGURE, success(), Some(VERIFY)),
+        (VERIFY, send_back(CREATE), Some(CREATE)),
+        (CREATE, success(), Some(CONFIGURE)),
+        (CONFIGURE, success(), Some(VERIFY)),
+        (VERIFY, success(), None),
+    ] {
+        let claim = bench.take(run, queue).await;
+
+        let settled = bench.settle(&claim, outcome).await;
+
+        let named = due_after(&settled);
+        assert_eq!(named.map(|due| due.step.as_str()), next, "after {queue}");
+        if let Some(due) = named {
+            let waiting = bench.waiting(due.step.as_str(), 10).await.expect("it waits");
+            assert_eq!(waiting.due, [due.clone()]);
+        }
+    }
+}
+
+pub async fn a_step_that_is_due_later_is_named_by_no_settle(bench: &Bench<impl World>) {
+    let runs = bench.start_many(PROVISION, 3).await;
+    for (run, outcome) in runs.into_iter().zip([retry(), defer(), refusal()]) {
+        let claim = bench.take(run, CREATE).await;
+
+        assert_eq!(due_after(&bench.settle(&claim, outcome).await), None);
+    }
+}
+
+pub async fn a_step_behind_a_closed_gate_is_named_by_no_settle(bench: &Bench<impl World>) {
+    for gate in [
+        Gate::Pause(Scope::Step, CONFIGURE),
+        Gate::Pause(Scope::Workflow, PROVISION),
+        Gate::Hold(Scope::Host, HOST, LONG),
+    ] {
+        let run = bench.start(PROVISION, user()).await;
+        let claim = bench.take(run, CREATE).await;
+        bench.world.set(gate).await;
+
+        let settled = bench.settle(&claim, success()).await;
+
+        assert_eq!(due_after(&settled), None, "{gate:?}");
+        let (Gate::Pause(scope, name) | Gate::Hold(scope, name, _)) = gate else { unreachable!() };
+        bench.world.set(Gate::Resume(scope, name)).await;
+        bench.world.advance(LONG).await;
+        bench.due_of(run, CONFIGURE).await;
+    }
+}
+
+pub async fn a_run_whose_turn_a_settle_brings_is_due(bench: &Bench<impl World>) {
+    let user = user();
+    let first = bench.start(PROVISION, user).await;
+    let second = bench.start(DEPROVISION, user).await;
+    bench.succeed(first, &STEPS[..2]).await;
+    let claim = bench.take(first, VERIFY).await;
+
+    let settled = bench.settle(&claim, success()).await;
+
+    let key = bench.due_of(second, "delete-instance").await;
+    assert!(due_after(&settled).is_none_or(|due| due.key == key), "{settled:?}");
+    assert!(matches!(bench.claim("w", key).await, Claimed::Yes(_)));
+}
+
 pub async fn the_last_success_ends_the_run(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
-    bench.succeed(run, &[CREATE, "configure-webhooks"]).await;
+    bench.succeed(run, &STEPS[..2]).await;
 
-    assert_eq!(bench.work(run, "verify", success()).await, Settled::Done(RunState::Succeeded));
+    assert_eq!(bench.work(run, VERIFY, success()).await, RunState::Succeeded);
 
     assert_eq!(bench.world.run(run).await, RunState::Succeeded);
     assert_eq!(bench.world.events(run).await, ["provision-instance.succeeded"]);
@@ -74,9 +146,9 @@ pub async fn a_settle_twice_in_one_batch_is_written_once(bench: &Bench<impl Worl
     let claim = bench.take(run, CREATE).await;
     let settlement = bench.plan(&claim, retry(), Quiet::Yes);
 
-    let settled = bench.ledger().settle(&[settlement.clone(), settlement]).await.unwrap();
+    let settled = bench.write_all(&[settlement.clone(), settlement]).await;
 
-    assert_eq!(settled[0], Settled::Done(RunState::Active));
+    assert_eq!(run_after(&settled[0]), RunState::Active);
     assert_eq!(bench.outcomes(run).await, ["failed"]);
     assert_eq!(bench.step(run, 0).await.spent.failures, 1);
 }
@@ -88,17 +160,17 @@ pub async fn a_late_settle_beside_the_right_one_changes_nothing(bench: &Bench<im
     bench.settle(&late, retry()).await;
     bench.world.advance(LONG).await;
     let claim = bench.take(run, CREATE).await;
-    let facts = Facts { token: Some(Secret::new("late")), ..Facts::default() };
-    let late = bench.plan(&late, Outcome::Success { output: json!("late"), facts, note: None }, Quiet::Yes);
+    let late = bench.plan(&late, success_that_keeps("late"), Quiet::Yes);
     let right = bench.plan(&claim, defer(), Quiet::Yes);
 
-    let settled = bench.ledger().settle(&[late.clone(), right, late]).await.unwrap();
+    let settled = bench.write_all(&[late.clone(), right, late]).await;
 
-    assert_eq!(settled, [Settled::Stale, Settled::Done(RunState::Active), Settled::Stale]);
+    assert_eq!((&settled[0], &settled[2]), (&Settled::Stale, &Settled::Stale));
+    assert_eq!(run_after(&settled[1]), RunState::Active);
     let step = bench.step(run, 0).await;
     assert_eq!((step.state, step.spent.defers, step.output), (StepState::Due, 1, None));
     assert_eq!(bench.outcomes(run).await, ["failed", "deferred"]);
-    assert_ne!(bench.subject_token(&user.subject()).await, "late");
+    assert_eq!(bench.kept_token(user).await, None);
     assert_eq!(bench.world.step(run, 1).await, None);
 }
 
@@ -115,27 +187,16 @@ pub async fn a_permanent_failure_ends_the_run_at_once(bench: &Bench<impl World>)
 
 pub async fn a_bad_settlement_harms_only_itself(bench: &Bench<impl World>) {
     let (good, bad) = (bench.start(PROVISION, user()).await, bench.start(PROVISION, user()).await);
-    let keys = bench.dispatch(CREATE, 10).await;
-    let claims = bench.ledger().claim(&super::bench::worker("w"), &keys).await.unwrap();
-    let settlements: Vec<_> = claims
-        .into_iter()
-        .map(|claimed| match claimed {
-            sluice::ledger::Claimed::Yes(claim) if claim.key.run == bad => {
-                bench.plan(&claim, success_with(json!({ "text": "a\u{0}b" })), Quiet::Yes)
-            }
-            sluice::ledger::Claimed::Yes(claim) => bench.plan(&claim, success(), Quiet::Yes),
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let (right, wrong) = (bench.take(good, CREATE).await, bench.take(bad, CREATE).await);
+    let settlements = [
+        bench.plan(&wrong, success_with(json!({ "text": "a\u{0}b" })), Quiet::Yes),
+        bench.plan(&right, success(), Quiet::Yes),
+    ];
 
-    let settled = bench.ledger().settle(&settlements).await.unwrap();
+    let settled = bench.write_all(&settlements).await;
 
-    for (settlement, settled) in settlements.iter().zip(settled) {
-        match settlement.key.run == good {
-            true => assert_eq!(settled, Settled::Done(RunState::Active)),
-            false => assert!(matches!(settled, Settled::Refused(_)), "{settled:?}"),
-        }
-    }
+    assert!(matches!(settled[0], Settled::Refused(_)), "{settled:?}");
+    assert_eq!(run_after(&settled[1]), RunState::Active);
     assert_eq!(bench.state(good, 1).await, StepState::Due);
     assert_eq!(bench.state(bad, 0).await, StepState::Running);
     assert!(bench.outcomes(bad).await.is_empty());

@@ -1,10 +1,10 @@
 //! Starting runs: at most one unfinished per workflow and subject.
 
-use sluice::ledger::{Ledger, Started};
+use sluice::ledger::{RelayLedger, Started};
 use workflows::state::RunState;
 
 use super::{
-    bench::{Bench, DEPROVISION, PROVISION, RECONFIGURE, new_run, user},
+    bench::{Bench, CREATE, DEPROVISION, PROVISION, RECONFIGURE, new_run, resource_of, user},
     world::{Moment, World},
 };
 
@@ -24,9 +24,11 @@ pub async fn starting_twice_in_one_batch_starts_one_run(bench: &Bench<impl World
 
     let started = bench.ledger().start(&runs).await.unwrap();
 
-    let expected = [Started::New(runs[0].id), Started::New(runs[1].id), Started::Joined(runs[0].id, RunState::Active)];
-    assert_eq!(started, expected);
-    assert_eq!(bench.dispatch("create-instance", 10).await.len(), 2);
+    let [Started::New(first), Started::New(second), Started::Joined(joined, RunState::Active)] = started[..] else {
+        panic!("{started:?}")
+    };
+    assert!(first == joined && first != second, "{started:?}");
+    assert_eq!(bench.due(CREATE).await.len(), 2);
 }
 
 pub async fn starting_again_joins_a_dead_run_and_does_not_revive_it(bench: &Bench<impl World>) {
@@ -53,27 +55,37 @@ pub async fn a_name_of_another_subject_is_refused(bench: &Bench<impl World>) {
     thief.resource = owner.resource.clone();
     let honest = new_run(PROVISION, user());
 
-    let started = bench.ledger().start(&[owner.clone(), thief, honest.clone()]).await.unwrap();
+    let started = bench.ledger().start(&[owner.clone(), thief, honest]).await.unwrap();
 
-    assert_eq!((&started[0], &started[2]), (&Started::New(owner.id), &Started::New(honest.id)));
-    assert!(matches!(&started[1], Started::Refused(why) if why.contains(owner.resource.as_str())), "{started:?}");
+    let [Started::New(_), Started::Refused(why), Started::New(_)] = &started[..] else { panic!("{started:?}") };
+    assert!(why.contains(owner.resource.as_str()), "{why}");
 }
 
 pub async fn an_unknown_workflow_is_refused_and_harms_no_neighbour(bench: &Bench<impl World>) {
     let known = new_run(PROVISION, user());
 
-    let started = bench.ledger().start(&[new_run("make-tea", user()), known.clone()]).await.unwrap();
+    let started = bench.ledger().start(&[new_run("make-tea", user()), known]).await.unwrap();
 
-    assert!(matches!(&started[0], Started::Refused(why) if why.contains("make-tea")), "{started:?}");
-    assert_eq!(started[1], Started::New(known.id));
+    let [Started::Refused(why), Started::New(_)] = &started[..] else { panic!("{started:?}") };
+    assert!(why.contains("make-tea"), "{why}");
 }
 
-pub async fn the_instance_keeps_the_token_that_was_drawn_first(bench: &Bench<impl World>) {
+pub async fn a_resource_keeps_the_secret_that_was_drawn_first(bench: &Bench<impl World>) {
     let user = user();
-    let first = new_run(PROVISION, user);
-    bench.ledger().start(std::slice::from_ref(&first)).await.unwrap();
+    let secret = async || bench.world.resource(&resource_of(user)).await.secret;
+    bench.start(PROVISION, user).await;
+    let first = secret().await;
 
-    bench.ledger().start(&[new_run(RECONFIGURE, user)]).await.unwrap();
+    bench.start(RECONFIGURE, user).await;
 
-    assert_eq!(bench.subject_token(&user.subject()).await, first.instance_token.expose());
+    assert!(first.len() >= 16, "nobody guesses it: {first}");
+    assert_eq!(secret().await, first);
+}
+
+pub async fn each_resource_has_a_secret_of_its_own(bench: &Bench<impl World>) {
+    let (one, other) = (user(), user());
+    bench.ledger().start(&[new_run(PROVISION, one), new_run(PROVISION, other)]).await.unwrap();
+
+    let secret = async |user| bench.world.resource(&resource_of(user)).await.secret;
+    assert_ne!(secret(one).await, secret(other).await);
 }

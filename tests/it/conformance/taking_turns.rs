@@ -1,10 +1,10 @@
 //! Runs on one resource run one at a time, in the order in which they were started.
 
-use sluice::ledger::{Changed, Ledger, Settled};
+use sluice::ledger::{Changed, OperatorLedger};
 use workflows::{ids::RunId, state::RunState};
 
 use super::{
-    bench::{Bench, DEPROVISION, PROVISION, RECONFIGURE, by, refusal, success, user},
+    bench::{Bench, CONFIGURE, CREATE, DEPROVISION, PROVISION, RECONFIGURE, STEPS, VERIFY, by, refusal, success, user},
     world::{Moment, World},
 };
 
@@ -28,20 +28,20 @@ pub async fn runs_on_one_resource_take_turns_in_order(bench: &Bench<impl World>)
     let runs = three_runs(bench).await;
     let [first, second, third] = runs;
     assert_eq!(moments(bench, runs).await, [Moment::Now, Moment::Waits, Moment::Waits]);
-    assert!(bench.dispatch("delete-instance", 10).await.is_empty());
+    assert_eq!(bench.due("delete-instance").await, []);
 
-    bench.succeed(first, &["create-instance", "configure-webhooks", "verify"]).await;
+    bench.succeed(first, &STEPS).await;
     assert_eq!(bench.step(second, 0).await.moment, Moment::Now);
     assert_eq!(bench.step(third, 0).await.moment, Moment::Waits);
-    bench.succeed(second, &["configure-webhooks", "verify"]).await;
+    bench.succeed(second, &[CONFIGURE, VERIFY]).await;
 
-    assert_eq!(bench.work(third, "delete-instance", success()).await, Settled::Done(RunState::Succeeded));
+    assert_eq!(bench.work(third, "delete-instance", success()).await, RunState::Succeeded);
 }
 
 pub async fn a_dead_run_gives_up_its_turn(bench: &Bench<impl World>) {
     let runs = three_runs(bench).await;
 
-    bench.work(runs[0], "create-instance", refusal()).await;
+    bench.work(runs[0], CREATE, refusal()).await;
 
     assert_eq!(moments(bench, runs).await, [Moment::Waits, Moment::Now, Moment::Waits]);
 }

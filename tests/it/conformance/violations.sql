@@ -2,7 +2,7 @@
 with live as (
   select run_id, count(*) as steps
   from sluice.step
-  where state in ('dispatched', 'running')
+  where state = 'running'
     or (state = 'due' and due_at is not null)
   group by run_id
 )
@@ -20,6 +20,13 @@ from sluice.run
 join sluice.resource on resource.name = run.resource
 where run.state = 'active'
   and not exists (select from sluice.run as turn where turn.id = resource.run_id and turn.state = 'active')
+
+union all
+
+select format('I2: %s waits for its turn: %s, which is that of %s', run.id, run.waits, resource.run_id)
+from sluice.run
+join sluice.resource on resource.name = run.resource
+where run.waits <> (run.state = 'active' and resource.run_id is distinct from run.id)
 
 union all
 
@@ -47,6 +54,7 @@ union all
 select format('I6: %s is %s and no event says so', run.id, run.state)
 from sluice.run
 where run.state <> 'active'
+  and not (run.internal and run.state = 'succeeded')
   and not exists (
     select from sluice.event
     where event.run_id = run.id

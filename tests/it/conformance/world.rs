@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 pub use sluice::ledger::Scope;
-use sluice::ledger::{By, Ledger};
+use sluice::ledger::{By, Ledger, OperatorLedger};
 use workflows::{
     definition::Registry,
-    ids::{InstanceName, RunId, Subject, UserId},
+    ids::{ResourceName, RunId},
     state::{DeathReason, RunState, Spent, StepState},
+    whatsapp::names::UserId,
 };
 
 /// A ledger, and a way round its verbs.
@@ -17,8 +18,8 @@ pub trait World {
 
     fn ledger(&self) -> &Self::Ledger;
 
-    /// The same rows as a build with other definitions sees them.
-    fn build(&self, registry: Registry) -> Self::Ledger;
+    /// The same rows as a build with other definitions sees them, once it has registered these.
+    async fn build(&self, registry: Registry) -> Self::Ledger;
 
     async fn run(&self, run: RunId) -> RunState;
     async fn step(&self, run: RunId, position: i16) -> Option<StepSeen>;
@@ -28,8 +29,10 @@ pub trait World {
     async fn dead_letters(&self, run: RunId) -> Vec<LetterSeen>;
     /// Their routing keys, in order.
     async fn events(&self, run: RunId) -> Vec<String>;
-    async fn instance(&self, subject: &Subject) -> InstanceSeen;
-    async fn is_busy(&self, resource: &InstanceName) -> bool;
+    async fn resource(&self, name: &ResourceName) -> ResourceSeen;
+    async fn is_busy(&self, resource: &ResourceName) -> bool;
+    /// Every row of the ledger but heartbeats, as text: the same text twice means that nothing was written in between.
+    async fn rows(&self) -> String;
     /// What the ledger's rows say against the invariants, a line each.
     async fn violations(&self) -> Vec<String>;
 
@@ -58,12 +61,14 @@ pub trait World {
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepSeen {
     pub state: StepState,
+    /// How often it became due.
+    pub generation: i32,
     pub spent: Spent,
     pub moment: Moment,
     pub output: Option<Value>,
 }
 
-/// When a step may be dispatched.
+/// When a step may be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     /// For an earlier step, or for its run's turn.
@@ -87,17 +92,16 @@ pub struct LetterSeen {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstanceSeen {
-    pub token: String,
-    pub status: String,
-    pub webhook_url: Option<String>,
+pub struct ResourceSeen {
+    pub secret: String,
+    pub memory: Value,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowSeen {
     pub status: String,
     pub retry_count: u32,
-    pub has_error: bool,
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

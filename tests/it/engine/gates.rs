@@ -1,8 +1,8 @@
 //! Gates, the breaker, and what an outage of the API costs: time, and nothing else.
 
-use sluice::ledger::{By, Ledger, Scope};
+use sluice::ledger::{By, OperatorLedger, Scope};
 use tests::evolution::{Fault, Faults, Outage, RetryAfter, Route, Rule, Stage, When};
-use workflows::{policy::Retry, provision::CREATE_INSTANCE, state::Limits};
+use workflows::{policy::Retry, state::Limits, whatsapp::provision::CREATE_INSTANCE};
 
 use super::*;
 
@@ -100,9 +100,9 @@ async fn relays_share_a_hosts_rate_and_a_steps_concurrency() {
     engine.until("all are ready", ALL_READY).await;
     // One second's worth in store, and one that comes in meanwhile.
     let most = "select max(started) from (
-           select count(*) over (order by dispatched_at range between interval '1 second' preceding and current row)
+           select count(*) over (order by started_at range between interval '1 second' preceding and current row)
              as started
-           from sluice.step
+           from sluice.attempt
          ) as windows";
     assert!(number(&engine, most).await <= 10);
     let most_at_once = "select max(at_once) from (
@@ -200,7 +200,7 @@ async fn one_poison_name_dies_alone() {
     engine.until("it is dead", &format!("select coalesce(({dead}), false)")).await;
     let others = "select count(*) = 6 from evolution_instance_creation_queue where status = 'completed'";
     engine.until("the others are ready", others).await;
-    assert_eq!(number(&engine, "select count(*) from sluice.closure").await, 0);
+    assert_eq!(number(&engine, "select count(*) from sluice.closed_time").await, 0);
     engine.stop().await;
 }
 

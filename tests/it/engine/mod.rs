@@ -9,11 +9,9 @@ mod sign_ups;
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use sluice::{
+    database::Pooling,
     evolution,
-    ledger::{
-        self,
-        postgres::{Pooling, Postgres},
-    },
+    ledger::{self, postgres::Postgres},
     queue::{self, Queue},
     relay, worker,
 };
@@ -25,7 +23,15 @@ use tests::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use workflows::{breaker::Rules, definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
+use workflows::{
+    breaker::Rules,
+    definition::{Definition, Registry},
+    ids::RunId,
+    policy::Retry,
+    secret::Secret,
+    whatsapp::{evolution::HostProbe, provision},
+    workflow::Catalog,
+};
 
 use crate::app::App;
 
@@ -78,7 +84,9 @@ impl Engine {
     /// Without any role.
     async fn idle(app: App, options: Options) -> Self {
         let api = Server::start(Config::default()).await.unwrap();
-        let ledger = ledger_of(&app, &options, Wires::default(), 8).await;
+        let host = client(&api, api.key(), &options).host().to_owned();
+        let ledger = ledger_of(&app, registry(&options, &host), Wires::default(), 8).await;
+        ledger.register().await.unwrap();
         let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
         let (wires, stop) = (Wires::default(), CancellationToken::new());
         Self { app, api, ledger, prefix, options, wires, stop, roles: Vec::new() }
@@ -86,11 +94,23 @@ impl Engine {
 
     /// The ledger as a role that starts now reaches it.
     async fn wired_ledger(&self, connections: u32) -> Postgres {
-        ledger_of(&self.app, &self.options, self.wires, connections).await
+        ledger_of(&self.app, self.registry(), self.wires, connections).await
     }
 
     fn host(&self) -> String {
         client(&self.api, self.api.key(), &self.options).host().to_owned()
+    }
+
+    fn registry(&self) -> Arc<Registry> {
+        registry(&self.options, &self.host())
+    }
+
+    /// The product, over an API that is asked with this key.
+    fn catalog(&self, key: &str) -> Catalog {
+        let (api, host) = (client(&self.api, key, &self.options), self.host());
+        let workflow =
+            provision::Provision::new(api.clone(), provision_settings(&self.options), definition(&self.options, &host));
+        Catalog::default().with(workflow).probing(HostProbe::new(host, api))
     }
 
     /// A relay, and a worker with the API's own key.
@@ -117,13 +137,11 @@ impl Engine {
     async fn start_relay(&mut self) {
         let settings = relay::Settings {
             batch: 200,
-            high_water: 1000,
             intake_poll: Duration::from_millis(100),
             retention: Duration::from_secs(86_400),
-            host: Some(self.host()),
         };
         let ledger = self.wired_ledger(8).await;
-        let listen = Some(ledger.pool().clone());
+        let listen = Some(self.app.options());
         let queue = queue_of(&self.prefix, self.wires).await;
         let deps = relay::Deps { ledger, queue, listen, vitals: Default::default() };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));
@@ -134,16 +152,13 @@ impl Engine {
             steps: provision::step_names().to_vec(),
             concurrency: NonZeroUsize::new(20).unwrap(),
             grace: Duration::from_secs(5),
-            host: Some(self.host()),
             rules: self.options.rules,
         };
         let deps = worker::Deps {
             ledger: self.wired_ledger(8).await,
             leases: self.wired_ledger(1).await,
             queue: queue_of(&self.prefix, self.wires).await,
-            api: client(&self.api, key, &self.options),
-            settings: provision_settings(&self.options),
-            registry: registry(&self.options),
+            catalog: self.catalog(key),
             vitals: Default::default(),
         };
         self.roles.push(tokio::spawn(worker::run(settings, deps, stop)));
@@ -170,7 +185,7 @@ async fn queue_of(prefix: &queue::Prefix, wires: Wires) -> Queue {
     Queue::connect(&queue::Config::new(Secret::new(url.to_string()), prefix.clone())).unwrap()
 }
 
-async fn ledger_of(app: &App, options: &Options, wires: Wires, connections: u32) -> Postgres {
+async fn ledger_of(app: &App, registry: Arc<Registry>, wires: Wires, connections: u32) -> Postgres {
     let straight = app.options();
     let through = wires.postgres.map_or_else(|| straight.clone(), |port| straight.clone().host("127.0.0.1").port(port));
     let pool = PgPoolOptions::new()
@@ -179,16 +194,7 @@ async fn ledger_of(app: &App, options: &Options, wires: Wires, connections: u32)
         .connect_with(through)
         .await
         .unwrap();
-    Postgres::new(pool, Pooling::Session, setup(options))
-}
-
-fn setup(options: &Options) -> ledger::Setup {
-    ledger::Setup {
-        registry: registry(options),
-        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
-        draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
-        on_sign_up: "provision-instance".parse().unwrap(),
-    }
+    Postgres::new(pool, Pooling::Session, registry)
 }
 
 fn client(api: &Server, key: &str, options: &Options) -> evolution::Client {
@@ -206,7 +212,10 @@ fn provision_settings(options: &Options) -> provision::Settings {
     provision::Settings::parse(options).unwrap()
 }
 
-fn registry(options: &Options) -> Arc<Registry> {
-    let definition = provision::definition(options.retry, Duration::from_secs(90), Duration::from_secs(86_400));
-    Arc::new(Registry::new(vec![definition]))
+fn definition(options: &Options, host: &str) -> Definition {
+    provision::definition(options.retry, Duration::from_secs(90), Duration::from_secs(86_400), host)
+}
+
+fn registry(options: &Options, host: &str) -> Arc<Registry> {
+    Arc::new(Registry::new(vec![definition(options, host)]))
 }

@@ -1,6 +1,7 @@
 //! Networks that are cut, and networks that stand still without a word, between a role and its servers. They cost time: no
 //! attempt, no crash, no instance made twice.
 
+use sluice::ledger::RelayLedger;
 use tests::{
     evolution::{Fault, Faults, Route, Rule, Stage, When},
     servers::Proxy,
@@ -135,10 +136,8 @@ async fn a_network_between_worker_and_redis_that_stands_still_loses_nothing_and_
     proxy.stall();
     sign_up(&engine).await;
     // Longer than a worker may be silent before what it fetched is handed back.
-    let waited =
-        "select bool_or(dispatched_at < now() - interval '7 seconds') from sluice.step where state = 'dispatched'";
-    let handed_back = "select count(*) > 0 from sluice.step where state = 'due' and due_at < now()";
-    engine.until("hints wait for a worker", &format!("select coalesce(({waited}), false) or ({handed_back})")).await;
+    let waited = "select bool_or(due_at < now() - interval '7 seconds') from sluice.step where state = 'due'";
+    engine.until("hints wait for a worker", waited).await;
     proxy.mend();
 
     engine.until("all are ready", ALL_READY).await;
@@ -154,14 +153,13 @@ async fn a_question_to_a_postgres_that_says_nothing_any_more_is_given_up() {
     let through = engine.app.options().host("127.0.0.1").port(proxy.port());
     // The pool's own limits come later, or not at all.
     let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(through).await.unwrap();
-    let ledger = Postgres::new(pool, Pooling::Session, setup(&engine.options));
-    ledger::Ledger::due(&ledger).await.unwrap();
+    let ledger = Postgres::new(pool, Pooling::Session, engine.registry());
+    ledger.waiting(1).await.unwrap();
 
     proxy.stall();
     tokio::time::pause();
     let began = tokio::time::Instant::now();
-    let answers =
-        [ledger::Ledger::due(&ledger).await.map(drop), ledger::Ledger::project_pending(&ledger, 10).await.map(drop)];
+    let answers = [ledger.waiting(1).await.map(drop), ledger.project_pending(10).await.map(drop)];
 
     assert!(matches!(answers[0], Err(ledger::Error::Late(_))), "{answers:?}");
     assert!(answers[1].is_err(), "{answers:?}");
@@ -172,13 +170,12 @@ async fn a_question_to_a_postgres_that_says_nothing_any_more_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_leases_that_were_long_in_coming_are_looked_for_again_before_anybody_is_taken_for_dead() {
     let engine = Engine::idle(App::migrated().await, Options::default()).await;
-    engine.ledger.ensure_gates(ledger::Ledger::registry(&engine.ledger), None).await.unwrap();
     let proxy = proxy_to_postgres(&engine).await;
     let through = engine.app.options().host("127.0.0.1").port(proxy.port());
     let pool = PgPoolOptions::new().max_connections(1).connect_with(through).await.unwrap();
-    let behind = Postgres::new(pool, Pooling::Session, setup(&engine.options));
+    let behind = Postgres::new(pool, Pooling::Session, engine.registry());
     engine.app.sign_up(Uuid::new_v4()).await.unwrap();
-    ledger::Ledger::intake(&engine.ledger, 10).await.unwrap();
+    engine.ledger.intake(10).await.unwrap();
     let mut session = engine.app.superuser().await;
     session
         .run(
@@ -191,14 +188,14 @@ async fn expired_leases_that_were_long_in_coming_are_looked_for_again_before_any
 
     proxy.stall();
     let asked = tokio::spawn(async move {
-        let first = relay::rescue_once(&behind, None, &|| 0.5, &Default::default()).await;
+        let first = relay::rescue_once(&behind, &|| 0.5, &Default::default()).await;
         (behind, first)
     });
     let over = "select lease_until < now() - interval '2 seconds' from sluice.step where position = 0";
     engine.until("the lease is over", over).await;
     proxy.mend();
     let (behind, first) = asked.await.unwrap();
-    let crashed = async || relay::rescue_once(&behind, None, &|| 0.5, &Default::default()).await.unwrap().crashed;
+    let crashed = async || relay::rescue_once(&behind, &|| 0.5, &Default::default()).await.unwrap().crashed;
     let later = servers::until(PATIENCE, async || Some(crashed().await).filter(|crashed| *crashed > 0)).await;
 
     assert_eq!((first.unwrap().crashed, later), (0, Some(1)));

@@ -140,6 +140,7 @@ async fn a_lost_sign_up_is_found() {
     owner.run("alter table profiles disable trigger on_profile_created_create_evolution_instance").await;
 
     engine.app.sign_up(Uuid::new_v4()).await.unwrap();
+    owner.run("alter table profiles enable trigger on_profile_created_create_evolution_instance").await;
 
     let mut session = engine.app.superuser().await;
     let completed = "select exists (select from evolution_instance_creation_queue where status = 'completed')";

@@ -1,4 +1,4 @@
-//! The files in deploy/ and README's table against what is really shown.
+//! The files in deploy/ and docs/metrics.md's table against what is really shown.
 
 use std::process::Command;
 
@@ -140,7 +140,7 @@ fn every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() {
 
 #[test]
 fn the_readme_lists_every_metric_as_it_is() {
-    let readme = std::fs::read_to_string(file("README.md")).unwrap();
+    let readme = std::fs::read_to_string(file("docs/metrics.md")).unwrap();
 
     let rows: Vec<&str> = readme
         .lines()

@@ -2,16 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::{
-    Setup,
-    postgres::{
-        Pooling, Postgres,
-        read::{COUNTED, Gauges, StepGauges, TAKE_GAUGES, gauges},
+use sluice::{
+    database::Pooling,
+    ledger::postgres::{
+        Postgres,
+        read::{COUNTED, Gauges, STEPS, Steps, gauges},
     },
 };
 use sqlx::postgres::PgPoolOptions;
-use uuid::Uuid;
-use workflows::{definition::Registry, ids::RunId, policy::Retry, provision, secret::Secret};
+use workflows::{
+    definition::{Definition, Registry},
+    policy::Retry,
+    whatsapp::provision,
+};
 
 use super::PATIENCE;
 use crate::app::App;
@@ -19,29 +22,31 @@ use crate::app::App;
 const HOST: &str = "evolution.example.com";
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A database with the queues of a relay, and its ledger.
+/// A database with the queues of two workflows that share a step, and its ledger, which works as the services' own role.
 async fn ledger() -> (App, Postgres) {
     let app = App::migrated().await;
-    let pool = PgPoolOptions::new().max_connections(20).connect_with(app.options()).await.unwrap();
-    let definition = provision::definition(Retry::default(), Duration::from_secs(90), Duration::from_secs(86_400));
-    let registry = Registry::new(vec![definition]);
-    let setup = Setup {
-        registry: Arc::new(registry.clone()),
-        draw_run: Arc::new(|| RunId::new(Uuid::now_v7())),
-        draw_token: Arc::new(|| Secret::new(Uuid::new_v4().to_string())),
-        on_sign_up: "provision-instance".parse().unwrap(),
-    };
-    let ledger = Postgres::new(pool, Pooling::Session, setup);
-    ledger.ensure_gates(&registry, Some(HOST)).await.unwrap();
+    let pool = PgPoolOptions::new()
+        .max_connections(20)
+        .after_connect(|connection, _| {
+            Box::pin(async { sqlx::query("set role sluice_runtime").execute(connection).await.map(drop) })
+        })
+        .connect_with(app.options())
+        .await
+        .unwrap();
+    let (timeout, deadline) = (Duration::from_secs(90), Duration::from_secs(86_400));
+    let provision = provision::definition(Retry::default(), timeout, deadline, HOST);
+    let verify = provision.steps.last().unwrap().clone();
+    let another = Definition { name: "another".parse().unwrap(), steps: vec![verify], ..provision.clone() };
+    let ledger = Postgres::new(pool, Pooling::Session, Arc::new(Registry::new(vec![provision, another])));
+    ledger.register().await.unwrap();
     (app, ledger)
 }
 
-/// Steps in a state, `due` seconds from now, each of a run of its own.
+/// Steps in a state that became due `due` seconds from now, each of a run of its own.
 async fn insert(app: &App, count: u32, workflow: &str, step: &str, state: &str, due: &str) {
-    let leased = state == "running";
-    let (token, lease, worker) = match state {
-        "due" => ("null", "null", "null"),
-        _ => ("1", if leased { "now()" } else { "null" }, "'w'"),
+    let (token, lease, worker, started) = match state {
+        "running" => ("1", "now()", "'w'", "now()"),
+        _ => ("null", "null", "null", "null"),
     };
     app.superuser()
         .await
@@ -52,24 +57,30 @@ async fn insert(app: &App, count: u32, workflow: &str, step: &str, state: &str, 
                from generate_series(1, {count})
                returning id
              )
-             insert into sluice.step (run_id, position, name, state, due_at, token, lease_until, worker)
-             select id, 0, '{step}', '{state}', now() + make_interval(secs => {due}), {token}, {lease}, {worker}
+             insert into sluice.step (run_id, position, name, state, due_at, started_at, token, lease_until, worker)
+             select id, 0, '{step}', '{state}', now() + make_interval(secs => {due}), {started}, {token}, {lease}, {worker}
              from made"
         ))
         .await;
 }
 
 async fn take(ledger: &Postgres) -> Gauges {
-    gauges(ledger, Some(HOST), Duration::ZERO).await.unwrap()
+    gauges(ledger, Duration::ZERO).await.unwrap()
 }
 
-fn of<'a>(gauges: &'a Gauges, step: &str) -> &'a StepGauges {
-    gauges.steps.iter().find(|gauges| gauges.step == step).unwrap()
+fn of<'a>(gauges: &'a Gauges, step: &str) -> &'a Steps {
+    gauges.taken.steps.iter().find(|steps| steps.step == step).unwrap()
 }
 
-fn counts(gauges: &Gauges, step: &str) -> [u64; 5] {
-    let StepGauges { due, held, scheduled, dispatched, running, .. } = of(gauges, step);
-    [*due, *held, *scheduled, *dispatched, *running]
+/// Due, held, scheduled, running.
+fn counts(gauges: &Gauges, step: &str) -> [i64; 4] {
+    let Steps { due, held, scheduled, running, .. } = of(gauges, step);
+    [*due, *held, *scheduled, *running]
+}
+
+/// How old the oldest unfinished step is, in seconds.
+fn oldest(gauges: &Gauges, step: &str) -> Option<i64> {
+    of(gauges, step).oldest_unfinished_at.map(|at| (gauges.now - at).num_seconds())
 }
 
 #[tokio::test]
@@ -79,8 +90,6 @@ async fn steps_are_counted_by_state_and_held_work_apart() {
     insert(&app, 2, "another", "verify", "due", "-50").await;
     insert(&app, 4, "provision-instance", "verify", "due", "100").await;
     insert(&app, 1, "provision-instance", "verify", "due", "null").await;
-    insert(&app, 5, "provision-instance", "verify", "dispatched", "0").await;
-    insert(&app, 6, "provision-instance", "verify", "running", "0").await;
     let mut session = app.superuser().await;
 
     let open = take(&ledger).await;
@@ -95,18 +104,60 @@ async fn steps_are_counted_by_state_and_held_work_apart() {
     session.run("update sluice.gate set hold_until = now() + interval '1 hour' where name = 'verify'").await;
     let step_held = take(&ledger).await;
     session.run("update sluice.gate set hold_until = null").await;
-    session.run("update sluice.gate set breaker = 'half_open', breaker_cause = 'outage' where scope = 'host'").await;
+    session.run("update sluice.gate set breaker = 'open', breaker_cause = 'outage' where scope = 'host'").await;
     let breaker = take(&ledger).await;
 
-    assert_eq!(counts(&open, "verify"), [5, 0, 4, 5, 6]);
-    assert!((100.0..160.0).contains(&of(&open, "verify").oldest), "{open:?}");
-    assert_eq!((counts(&open, "create-instance"), of(&open, "create-instance").oldest), ([0; 5], 0.0));
-    assert_eq!(counts(&workflow_paused, "verify"), [2, 3, 4, 5, 6]);
-    assert!((50.0..99.0).contains(&of(&workflow_paused, "verify").oldest), "{workflow_paused:?}");
-    assert_eq!((counts(&step_held, "verify"), of(&step_held, "verify").oldest), ([0, 5, 4, 5, 6], 0.0));
-    assert_eq!(counts(&breaker, "verify"), [0, 5, 4, 5, 6]);
-    let host = breaker.gates.iter().find(|gate| gate.scope == "host").unwrap();
-    assert_eq!((host.name.as_str(), host.breaker.as_str(), host.paused, host.held), (HOST, "half_open", false, false));
+    assert_eq!((counts(&open, "verify"), of(&open, "verify").waiting), ([5, 0, 4, 0], 1));
+    assert!((100..160).contains(&oldest(&open, "verify").unwrap()), "{open:?}");
+    assert_eq!((counts(&open, "create-instance"), oldest(&open, "create-instance")), ([0; 4], None));
+    assert_eq!(counts(&workflow_paused, "verify"), [2, 3, 4, 0]);
+    assert!((50..99).contains(&oldest(&workflow_paused, "verify").unwrap()), "{workflow_paused:?}");
+    assert_eq!((counts(&step_held, "verify"), oldest(&step_held, "verify")), ([0, 5, 4, 0], None));
+    assert!(!of(&step_held, "verify").passes && of(&step_held, "create-instance").passes, "{step_held:?}");
+    assert_eq!(counts(&breaker, "verify"), [0, 5, 4, 0]);
+    let host = breaker.taken.gates.iter().find(|gate| gate.scope == "host").unwrap();
+    assert_eq!((host.name.as_str(), host.breaker.as_str(), host.passes), (HOST, "open", false));
+    assert_eq!((host.paused_at, host.hold_until), (None, None));
+}
+
+#[tokio::test]
+async fn of_a_half_open_breaker_all_work_is_held_but_the_run_that_is_let_through() {
+    let (app, ledger) = ledger().await;
+    insert(&app, 3, "provision-instance", "verify", "due", "-100").await;
+    insert(&app, 1, "another", "verify", "due", "-50").await;
+    let mut session = app.superuser().await;
+
+    session.run("update sluice.gate set breaker = 'half_open', breaker_cause = 'outage' where scope = 'host'").await;
+    let nobody = take(&ledger).await;
+    session
+        .run(
+            "update sluice.gate set probe_run = (select id from sluice.run where workflow = 'another')
+             where scope = 'host'",
+        )
+        .await;
+    let one = take(&ledger).await;
+
+    assert_eq!(counts(&nobody, "verify"), [0, 4, 0, 0]);
+    assert_eq!(counts(&one, "verify"), [1, 3, 0, 0]);
+    assert!((50..99).contains(&oldest(&one, "verify").unwrap()), "{one:?}");
+    assert!(one.taken.gates.iter().all(|gate| gate.passes), "{one:?}");
+}
+
+/// Issue 15: with hundreds of steps in Redis and in workers' hands, age and depth said that there was nothing to do.
+#[tokio::test]
+async fn the_scaling_signal_sees_what_workers_hold() {
+    let (app, ledger) = ledger().await;
+    insert(&app, 6, "provision-instance", "verify", "running", "-300").await;
+    insert(&app, 2, "provision-instance", "verify", "due", "-10").await;
+    let mut session = app.superuser().await;
+
+    let seen = take(&ledger).await;
+    session.run("update sluice.gate set breaker = 'open', breaker_cause = 'outage' where scope = 'host'").await;
+    let in_outage = take(&ledger).await;
+
+    assert_eq!(counts(&seen, "verify"), [2, 0, 0, 6]);
+    assert!((300..360).contains(&oldest(&seen, "verify").unwrap()), "{seen:?}");
+    assert_eq!(counts(&in_outage, "verify"), [0, 2, 0, 6]);
 }
 
 #[tokio::test]
@@ -121,15 +172,17 @@ async fn dead_letters_events_and_pending_rows_are_counted() {
              insert into sluice.event (run_id, sequence, routing_key, payload, created_at, published_at)
              values (gen_random_uuid(), 1, 'x', '{}', now() - interval '1 hour', now()),
                (gen_random_uuid(), 1, 'x', '{}', now() - interval '200 seconds', null);
-             insert into sluice.projection_pending (subject, error) values ('a', 'x'), ('b', 'x')",
+             insert into sluice.projection_pending (workflow, subject, run_id, error)
+             values ('w', 'a', gen_random_uuid(), 'x'), ('w', 'b', gen_random_uuid(), 'x')",
         )
         .await;
 
-    let seen = take(&ledger).await;
+    let Gauges { now, taken } = take(&ledger).await;
 
-    assert_eq!((seen.letters.len(), seen.letters[0].reason.as_str(), seen.letters[0].count), (1, "worker_lost", 2));
-    assert!((200.0..260.0).contains(&seen.event_lag), "{}", seen.event_lag);
-    assert_eq!(seen.projections_pending, 2);
+    assert_eq!((taken.letters.len(), taken.letters[0].reason.as_str(), taken.letters[0].count), (1, "worker_lost", 2));
+    let lag = (now - taken.oldest_event_at.unwrap()).num_seconds();
+    assert!((200..260).contains(&lag), "{lag}");
+    assert_eq!(taken.pending.count, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,14 +192,14 @@ async fn however_many_ask_they_are_taken_once() {
     session
         .run(
             "create table public.taken (at timestamptz);
-             create function public.note_taken() returns trigger language plpgsql as
+             create function public.note_taken() returns trigger language plpgsql security definer as
                $$ begin insert into public.taken values (now()); return null; end $$;
              create trigger note_taken after update on sluice.gauges
                for each row execute function public.note_taken()",
         )
         .await;
     let ask = async || {
-        let asking = (0..50).map(|_| gauges(&ledger, Some(HOST), NEVER));
+        let asking = (0..50).map(|_| gauges(&ledger, NEVER));
         futures::future::join_all(asking).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     };
 
@@ -178,6 +231,18 @@ async fn who_finds_another_taking_them_waits_for_nobody() {
 }
 
 #[tokio::test]
+async fn what_a_relay_of_another_version_has_kept_is_not_needed() {
+    let (app, ledger) = ledger().await;
+    insert(&app, 2, "provision-instance", "verify", "due", "0").await;
+    let mut session = app.superuser().await;
+    session.run(r#"update sluice.gauges set taken_at = now(), taken = '{"steps": [{"step": "verify"}]}'"#).await;
+
+    let seen = gauges(&ledger, NEVER).await.unwrap();
+
+    assert_eq!(counts(&seen, "verify")[0], 2);
+}
+
+#[tokio::test]
 async fn a_long_queue_is_counted_up_to_a_bound_through_its_indexes() {
     let (app, ledger) = ledger().await;
     let mut session = app.superuser().await;
@@ -194,22 +259,26 @@ async fn a_long_queue_is_counted_up_to_a_bound_through_its_indexes() {
         .await;
 
     let seen = take(&ledger).await;
-    let sql = TAKE_GAUGES.replace("$1", "0").replace("$2", "'h'").replace("$3", &COUNTED.to_string());
-    let plan: Vec<String> = session.all(&format!("explain {sql}")).await;
+    let plan: Vec<String> = session.all(&format!("explain {}", STEPS.replace("$1", &COUNTED.to_string()))).await;
 
-    assert_eq!(of(&seen, "verify").due, u64::try_from(COUNTED).unwrap());
+    assert_eq!((of(&seen, "verify").due, of(&seen, "verify").capped), (i64::from(COUNTED), true));
     let of_steps: Vec<&String> = plan.iter().filter(|line| line.contains(" on step")).collect();
     assert_eq!(of_steps.len(), 2, "{plan:#?}");
     assert!(of_steps.iter().all(|line| line.contains("Index")), "{plan:#?}");
+    let of_runs: Vec<&String> = plan.iter().filter(|line| line.contains(" on run")).collect();
+    assert!(of_runs.iter().all(|line| line.contains("Index Scan using run_pkey")), "{plan:#?}");
 }
 
+/// All of the above is done as that role; here it is said.
 #[tokio::test]
 async fn the_services_role_may_take_them() {
-    let (app, _) = ledger().await;
+    let (app, ledger) = ledger().await;
     let mut session = app.superuser().await;
 
-    let may: bool =
-        session.one("select has_table_privilege('sluice_runtime', 'sluice.gauges', 'select, update')").await;
+    let may: Vec<bool> = session
+        .all("select has_table_privilege('sluice_runtime', 'sluice.gauges', right_) from unnest(array['select', 'update']) as right_")
+        .await;
 
-    assert!(may);
+    assert_eq!(may, [true, true]);
+    assert!(!take(&ledger).await.taken.steps.is_empty());
 }

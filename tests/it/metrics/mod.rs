@@ -1,8 +1,10 @@
 //! Metrics and health of the roles as separate processes, and the files in deploy/ that are made for them.
 
+mod exposition;
 mod files;
 mod gauges;
 mod health;
+mod open_metrics;
 mod prometheus;
 mod values;
 
@@ -20,6 +22,11 @@ use tests::{
     servers::{Process, postgres, redis, until},
 };
 use uuid::Uuid;
+
+use self::open_metrics::Series;
+
+/// As Prometheus asks.
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
 
 /// Long enough for a loaded machine with two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,10 +70,16 @@ async fn get(address: &str, path: &str) -> (u16, String) {
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
+/// Content type and body of a page that is there.
+async fn get_accepting(address: &str, path: &str, accept: &str) -> (String, String) {
+    let request = client().get(format!("http://{address}{path}")).header("accept", accept);
+    let response = request.send().await.unwrap().error_for_status().unwrap();
+    let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+    (kind, response.text().await.unwrap())
+}
+
 async fn scrape(address: &str) -> Scrape {
-    let (status, text) = get(address, "/metrics").await;
-    assert_eq!(status, 200, "{text}");
-    Scrape::read(&text)
+    Scrape::read(get_accepting(address, "/metrics", OPEN_METRICS).await.1)
 }
 
 /// What all processes show together.
@@ -84,17 +97,9 @@ async fn scrape_all<'a>(addresses: impl IntoIterator<Item = &'a String>) -> Scra
 #[derive(Debug, Default)]
 struct Scrape(Vec<Series>, String);
 
-#[derive(Debug)]
-struct Series {
-    name: String,
-    labels: BTreeMap<String, String>,
-    value: f64,
-}
-
 impl Scrape {
-    fn read(text: &str) -> Self {
-        assert!(text.ends_with("# EOF\n"), "the exposition is cut off: {text}");
-        Self(text.lines().filter(|line| !line.starts_with('#')).map(series).collect(), text.to_owned())
+    fn read(text: String) -> Self {
+        Self(open_metrics::read(&text).unwrap_or_else(|wrong| panic!("{wrong}\n{text}")), text)
     }
 
     /// The names of its samples.
@@ -110,17 +115,6 @@ impl Scrape {
         };
         self.0.iter().filter(wanted).map(|series| series.value).reduce(|sum, value| sum + value)
     }
-}
-
-/// `name{label="value",…} 1.0`; none of our values holds a quote or a comma.
-fn series(line: &str) -> Series {
-    let (series, value) = line.rsplit_once(' ').unwrap();
-    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-    let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).map(|label| {
-        let (label, value) = label.split_once('=').unwrap();
-        (label.to_owned(), value.trim_matches('"').to_owned())
-    });
-    Series { name: name.to_owned(), labels: labels.collect(), value: value.parse().unwrap() }
 }
 
 /// The names of a metric's samples.

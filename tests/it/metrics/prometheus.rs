@@ -81,9 +81,10 @@ async fn a_real_prometheus_scrapes_every_role_and_loads_the_alerts() {
     let prometheus = Prometheus::start(&addresses(&mut fleet).await).await;
 
     prometheus.until_answers("count(up == 1)", &[4.0]).await;
-    prometheus.until_answers("sum(sluice_sign_up_to_ready_seconds_count)", &[1.0]).await;
-    prometheus.until_answers(r#"sum(sluice_runs_total{outcome="ready"})"#, &[1.0]).await;
+    prometheus.until_answers("sum(sluice_run_duration_seconds_count)", &[1.0]).await;
+    prometheus.until_answers(r#"sum(sluice_runs_total{outcome="succeeded"})"#, &[1.0]).await;
     prometheus.until_answers("sum(sluice_queue_depth)", &[0.0]).await;
+    prometheus.until_answers("sum(sluice_unfinished)", &[0.0]).await;
     prometheus.until_answers(r#"count by (role) (sluice_build_info{role="worker"})"#, &[3.0]).await;
 
     // What it has is what the roles show.

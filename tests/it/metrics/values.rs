@@ -61,7 +61,7 @@ async fn what_processes_count_is_what_the_ledger_says() {
     };
     let sum = |name: &str, labels: &[(&str, &str)]| scraped.sum(name, labels);
     assert_eq!(sum("sluice_attempts_total", &[("outcome", "failed"), ("class", "rejected")]), Some(1.0), "{stored:?}");
-    assert_eq!(sum("sluice_runs_total", &[("outcome", "ready")]), Some(4.0));
+    assert_eq!(sum("sluice_runs_total", &[("outcome", "succeeded")]), Some(4.0));
     assert_eq!(sum("sluice_runs_total", &[("outcome", "dead")]), Some(1.0));
     assert_eq!(sum("sluice_dead_letters", &[("reason", "attempts_exhausted")]), Some(1.0));
     assert_eq!(sum("sluice_step_duration_seconds_count", &[]), sum("sluice_attempts_total", &[]));
@@ -70,8 +70,10 @@ async fn what_processes_count_is_what_the_ledger_says() {
     assert_eq!(sum("http_client_request_duration_seconds_count", &[set[0], ("error_type", "400")]), Some(1.0));
 
     // From the sign-up's own moment: the one of ten minutes ago, and three that took a moment.
-    assert_eq!(sum("sluice_sign_up_to_ready_seconds_count", &[]), Some(4.0));
-    let waited = sum("sluice_sign_up_to_ready_seconds_sum", &[]).unwrap();
+    let served = [("workflow", "provision-instance"), ("outcome", "succeeded")];
+    assert_eq!(sum("sluice_run_duration_seconds_count", &served), Some(4.0));
+    assert_eq!(sum("sluice_run_duration_seconds_count", &[("outcome", "dead")]), Some(1.0));
+    let waited = sum("sluice_run_duration_seconds_sum", &served).unwrap();
     assert!((600.0..900.0).contains(&waited), "{waited}");
     let asked: f64 = sqlx::query_scalar(
         "select sum(extract(epoch from run.ended_at - queue.created_at))::float8
@@ -92,9 +94,9 @@ async fn what_processes_count_is_what_the_ledger_says() {
         .unwrap();
     let again = until(PATIENCE, async || {
         let scraped = scrape_all(addresses.values()).await;
-        (scraped.sum("sluice_sign_up_to_ready_seconds_count", &[]) == Some(5.0)).then_some(scraped)
+        (scraped.sum("sluice_run_duration_seconds_count", &served) == Some(5.0)).then_some(scraped)
     });
-    let waited_again = again.await.unwrap().sum("sluice_sign_up_to_ready_seconds_sum", &[]).unwrap() - waited;
+    let waited_again = again.await.unwrap().sum("sluice_run_duration_seconds_sum", &served).unwrap() - waited;
     assert!(waited_again < 60.0, "{waited_again}");
 }
 
@@ -123,7 +125,7 @@ async fn all_that_is_listed_is_shown_and_nothing_else_and_no_secret() {
         assert!(scraped.1.contains(&format!("# HELP {} {}", metric.family(), metric.help)), "{}", metric.name);
     }
     let mut session = fleet.connect().await.unwrap();
-    let token: String = sqlx::query_scalar("select token from sluice.instance").fetch_one(&mut session).await.unwrap();
+    let token: String = sqlx::query_scalar("select secret from sluice.resource").fetch_one(&mut session).await.unwrap();
     for secret in [fleet.api.key(), &token, &user.to_string(), "hunter2", "postgres:"] {
         assert!(!scraped.1.contains(secret), "{secret} is among the metrics");
     }

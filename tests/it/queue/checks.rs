@@ -5,8 +5,7 @@ use sluice::queue::{Finding, Severity};
 use super::*;
 
 async fn findings(options: Options) -> Vec<Finding> {
-    let redis = redis(options).await;
-    queue(&redis).check().await
+    Bench::start(options, Transport::Lists).await.queue.check().await
 }
 
 fn only(findings: &[Finding], severity: Severity, words: &str) {
@@ -30,12 +29,15 @@ async fn a_redis_that_evicts_any_key_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_evicts_keys_that_expire_is_warned_about() {
-    only(
-        &findings(Options::default().maxmemory_policy("volatile-lru")).await,
-        Severity::Warn,
-        "maxmemory-policy is volatile-lru",
-    );
+async fn a_redis_that_evicts_keys_that_expire_is_warned_about_where_workers_have_some() {
+    with_both(Options::default().maxmemory_policy("volatile-lru"), async |Bench { queue, transport, .. }| {
+        let findings = queue.check().await;
+        match transport {
+            Transport::Lists => assert_eq!(findings, []),
+            Transport::ApalisRedis => only(&findings, Severity::Warn, "maxmemory-policy is volatile-lru"),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,16 +70,51 @@ async fn where_config_and_info_are_forbidden_a_warning_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_info_is_forbidden_a_replica_is_refused_by_what_it_answers() {
+    let primary = redis(Options::default()).await;
+    let hidden = Options::default()
+        .set("user", "default on nopass ~* &* +@all -info")
+        .set("replicaof", format!("127.0.0.1 {}", primary.port()));
+
+    only(&findings(hidden).await, Severity::Refuse, "replica");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_rights_is_refused_and_told_which_are_needed() {
+    let elsewhere = "default on nopass ~other:* &* +@all";
+    let silent = "default on nopass ~* resetchannels +@all";
+    let unscripted = "default on nopass ~* &* +@all -@scripting";
+
+    for user in [elsewhere, silent, unscripted] {
+        let found = findings(Options::default().set("user", user)).await;
+
+        only(&found, Severity::Refuse, "it needs ~test:* &test:* +@all -@dangerous");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_redis_is_unknown_and_says_no_password() {
-    let mut redis = redis(Options::default().password("hunter2")).await;
-    let queue = queue(&redis);
-    assert_eq!(queue.check().await, []);
+    let mut bench = Bench::start(Options::default().password("hunter2"), Transport::Lists).await;
+    assert_eq!(bench.queue.check().await, []);
 
-    redis.kill().await.unwrap();
+    bench.redis.kill().await.unwrap();
 
-    let found = queue.check().await;
+    let found = bench.queue.check().await;
     only(&found, Severity::Unknown, "check REDIS_URL");
     assert!(!format!("{found:?}").contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_or_database_is_refused() {
+    let redis = redis(Options::default().password("hunter2")).await;
+    let asked = async |url: String| Queue::connect(&config(&url, Transport::Lists)).unwrap().check().await;
+
+    let password = asked(redis.url().replace("hunter2", "hunter3")).await;
+    let database = asked(format!("{}99", redis.url())).await;
+
+    only(&password, Severity::Refuse, "check its user, its password");
+    only(&database, Severity::Refuse, "the number of its database");
+    assert!(!format!("{password:?}{database:?}").contains("hunter"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

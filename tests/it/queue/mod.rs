@@ -1,15 +1,19 @@
-//! The queue against a real Redis, which each test starts for itself and may kill, freeze or wipe.
+//! The queue against a real Redis, which each test starts for itself and may kill, freeze or wipe. What holds for one transport
+//! holds for both.
 
 mod checks;
 mod drains;
+mod failover;
 mod hints;
-mod loss;
 mod outages;
 mod upkeep;
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use sluice::queue::{Config, Delivery, Drained, Hint, Prefix, Queue, Status};
+use sluice::{
+    ledger::DueKey,
+    queue::{Config, Delivery, Drained, Hint, HintSink, Prefix, PushReport, Pushed, Queue, Status, Transport},
+};
 use tests::servers::{Redis, redis::Options, until};
 use tokio::{
     sync::{mpsc, watch},
@@ -18,37 +22,66 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 use workflows::{
-    ids::{RunId, StepName, Token},
+    ids::{RunId, StepName},
     secret::Secret,
 };
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// A Redis, and a queue in it.
+struct Bench {
+    redis: Redis,
+    queue: Queue,
+    transport: Transport,
+}
+
+/// Runs a test with each transport, and a Redis of its own for each.
+async fn with_both(options: Options, test: impl AsyncFn(Bench)) {
+    for transport in [Transport::Lists, Transport::ApalisRedis] {
+        test(Bench::start(options.clone(), transport).await).await;
+    }
+}
+
+impl Bench {
+    async fn start(options: Options, transport: Transport) -> Self {
+        // Seen where the test fails.
+        println!("{transport:?}");
+        let redis = redis(options).await;
+        let queue = Queue::connect(&config(&redis.url(), transport)).unwrap();
+        Self { redis, queue, transport }
+    }
+
+    /// As another process would have it.
+    fn another_queue(&self) -> Queue {
+        Queue::connect(&config(&self.redis.url(), self.transport)).unwrap()
+    }
+
+    fn queue_with_high_water(&self, high_water: u64) -> Queue {
+        Queue::connect(&Config { high_water, ..config(&self.redis.url(), self.transport) }).unwrap()
+    }
+
+    fn queue_with_prefix(&self, prefix: &str) -> Queue {
+        let prefix: Prefix = prefix.parse().unwrap();
+        Queue::connect(&Config { prefix, ..config(&self.redis.url(), self.transport) }).unwrap()
+    }
+}
+
+fn config(url: &str, transport: Transport) -> Config {
+    Config { transport, ..Config::new(Secret::new(url), "test".parse().unwrap()) }
+}
+
 async fn redis(options: Options) -> Redis {
     Redis::start(options).await.unwrap()
 }
 
-fn queue(redis: &Redis) -> Queue {
-    queue_with_prefix(redis, "test")
-}
-
-fn queue_with_prefix(redis: &Redis, prefix: &str) -> Queue {
-    let prefix: Prefix = prefix.parse().unwrap();
-    Queue::connect(&Config::new(Secret::new(redis.url()), prefix)).unwrap()
-}
-
-async fn connection(redis: &Redis) -> redis::aio::MultiplexedConnection {
-    let client = redis::Client::open(redis.url()).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
-}
-
 async fn command<T: redis::FromRedisValue>(redis: &Redis, line: &str) -> T {
+    let client = redis::Client::open(redis.url()).unwrap();
     let mut words = line.split(' ');
     let mut command = redis::cmd(words.next().unwrap());
     words.for_each(|word| {
         command.arg(word);
     });
-    command.query_async(&mut connection(redis).await).await.unwrap()
+    command.query_async(&mut client.get_multiplexed_async_connection().await.unwrap()).await.unwrap()
 }
 
 fn step() -> StepName {
@@ -57,15 +90,18 @@ fn step() -> StepName {
 
 fn hint() -> Hint {
     Hint {
-        run: RunId::new(Uuid::now_v7()),
-        position: 1,
-        token: Token::new(rand::random()),
+        key: DueKey { run: RunId::new(Uuid::now_v7()), position: 1, generation: 7 },
         trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
     }
 }
 
 fn hints(count: usize) -> Vec<Hint> {
     (0..count).map(|_| hint()).collect()
+}
+
+/// Pushes without a limit.
+async fn push(queue: &Queue, hints: &[Hint]) -> PushReport {
+    PushReport::of(&queue.push(&step(), hints, None).await.unwrap())
 }
 
 /// A consumer on a task of its own; its handler hands each delivery to the test.
@@ -107,17 +143,38 @@ impl Consuming {
 
     async fn next(&mut self) -> Hint {
         let delivery = tokio::time::timeout(SOON, self.deliveries.recv()).await;
-        delivery.expect("a hint was to come").expect("the consumer still runs").hint
+        delivery.expect("a hint was to come").expect("the consumer still runs").hint.clone()
     }
 
-    /// The tokens of the next `count` hints, sorted.
-    async fn tokens(&mut self, count: usize) -> Vec<Token> {
-        let mut tokens = Vec::with_capacity(count);
-        while tokens.len() < count {
-            tokens.push(self.next().await.token);
+    /// The next `count` hints, sorted.
+    async fn take(&mut self, count: usize) -> Vec<DueKey> {
+        let mut keys = Vec::with_capacity(count);
+        while keys.len() < count {
+            keys.push(self.next().await.key);
         }
-        tokens.sort();
-        tokens
+        keys.sort();
+        keys
+    }
+
+    /// Takes what comes until all that is `wanted` was seen, and pushes what was not seen every half second, as a relay's scan
+    /// does: what a dead worker had in hand comes again.
+    async fn take_all(&mut self, queue: &Queue, wanted: &[Hint], seen: &mut Vec<DueKey>) {
+        let all = until(SOON, async || {
+            let missing: Vec<Hint> = wanted.iter().filter(|hint| !seen.contains(&hint.key)).cloned().collect();
+            if missing.is_empty() {
+                return Some(());
+            }
+            let _ = queue.push(&step(), &missing, None).await;
+            let scan = tokio::time::sleep(Duration::from_millis(500));
+            tokio::pin!(scan);
+            loop {
+                tokio::select! {
+                    Some(delivery) = self.deliveries.recv() => seen.push(delivery.hint.key),
+                    () = &mut scan => return None,
+                }
+            }
+        });
+        assert!(all.await.is_some(), "only {} of {} hints came", seen.len(), wanted.len());
     }
 
     async fn stop(self) -> Drained {
@@ -127,6 +184,35 @@ impl Consuming {
 
     async fn until_status(&mut self, condition: impl Fn(&Status) -> bool) {
         until_status(&mut self.status, condition).await;
+    }
+}
+
+/// A consumer that is given `count` hints and acknowledges none, as a worker whose claims take long.
+struct Clinging {
+    held: Vec<Delivery>,
+    task: JoinHandle<Drained>,
+    shutdown: CancellationToken,
+}
+
+impl Clinging {
+    async fn to(queue: &Queue, count: usize) -> Self {
+        let (sender, mut deliveries) = mpsc::unbounded_channel();
+        let (task, _, shutdown) = Consuming::start_with(queue, count, Duration::ZERO, move |delivery| {
+            let _ = sender.send(delivery);
+            std::future::pending()
+        });
+        let mut held = Vec::new();
+        while held.len() < count {
+            held.push(tokio::time::timeout(SOON, deliveries.recv()).await.unwrap().unwrap());
+        }
+        Self { held, task, shutdown }
+    }
+
+    /// As a process that is killed: no drain, no word to Redis.
+    fn die(self) {
+        self.task.abort();
+        // Dropping them would acknowledge them.
+        self.held.into_iter().for_each(std::mem::forget);
     }
 }
 
@@ -145,8 +231,8 @@ async fn until_depth(queue: &Queue, wanted: u64) {
     assert!(reached.is_some(), "the depth is {last:?}, not {wanted}");
 }
 
-fn tokens(hints: &[Hint]) -> Vec<Token> {
-    let mut tokens: Vec<_> = hints.iter().map(|hint| hint.token).collect();
-    tokens.sort();
-    tokens
+fn keys(hints: &[Hint]) -> Vec<DueKey> {
+    let mut keys: Vec<_> = hints.iter().map(|hint| hint.key).collect();
+    keys.sort();
+    keys
 }

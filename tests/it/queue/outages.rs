@@ -1,4 +1,6 @@
-//! Redis killed, restarted, frozen and wiped under a consumer that works.
+//! Redis killed, restarted, restored, frozen and wiped under a consumer that works.
+
+use std::sync::{Arc, Mutex};
 
 use tests::servers::redis::Persistence;
 use tokio::sync::oneshot;
@@ -6,9 +8,9 @@ use tokio::sync::oneshot;
 use super::*;
 
 /// A consumer with one handler in the middle of its work, which ends when the test says so.
-struct Working {
-    task: JoinHandle<Drained>,
-    status: watch::Receiver<Status>,
+pub(super) struct Working {
+    pub(super) task: JoinHandle<Drained>,
+    pub(super) status: watch::Receiver<Status>,
     shutdown: CancellationToken,
     deliveries: mpsc::UnboundedReceiver<Hint>,
     finish: oneshot::Sender<()>,
@@ -16,10 +18,10 @@ struct Working {
 }
 
 impl Working {
-    async fn start(queue: &Queue) -> Self {
+    pub(super) async fn start(queue: &Queue) -> Self {
         let (finish, wait) = oneshot::channel();
         let (done, finished) = oneshot::channel();
-        let first = std::sync::Arc::new(std::sync::Mutex::new(Some((wait, done))));
+        let first = Arc::new(Mutex::new(Some((wait, done))));
         let (sender, mut deliveries) = mpsc::unbounded_channel();
         let (task, status, shutdown) = Consuming::start_with(queue, 4, SOON, move |mut delivery: Delivery| {
             let work = first.lock().unwrap().take();
@@ -33,21 +35,21 @@ impl Working {
                 }
             }
         });
-        queue.push(&step(), &hints(1)).await.unwrap();
+        push(queue, &hints(1)).await;
         tokio::time::timeout(SOON, deliveries.recv()).await.unwrap().unwrap();
         Self { task, status, shutdown, deliveries, finish, finished }
     }
 
     /// Pushes until one of the pushed hints arrives: Redis may still be on its way back.
-    async fn still_delivers(&mut self, queue: &Queue) {
+    pub(super) async fn still_delivers(&mut self, queue: &Queue) {
         let delivered = until(SOON, async || {
-            queue.push(&step(), &hints(1)).await.ok()?;
+            queue.push(&step(), &hints(1), None).await.ok()?;
             tokio::time::timeout(Duration::from_secs(2), self.deliveries.recv()).await.ok()?
         });
         assert!(delivered.await.is_some(), "no hint came through any more");
     }
 
-    async fn ends_well(self) {
+    pub(super) async fn ends_well(self) {
         self.finish.send(()).expect("the handler was cancelled");
         self.finished.await.expect("the handler was cancelled");
         self.shutdown.cancel();
@@ -56,135 +58,168 @@ impl Working {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_redis_ends_no_handler_and_the_consumer_goes_on() {
-    let redis = redis(Options::default()).await;
-    let queue = queue(&redis);
-    let mut working = Working::start(&queue).await;
+async fn a_wiped_redis_takes_every_hint_anew_and_ends_no_handler() {
+    with_both(Options::default(), async |Bench { redis, queue, .. }| {
+        let mut working = Working::start(&queue).await;
+        let bystanders = hints(3);
+        let other: StepName = "verify".parse().unwrap();
+        queue.push(&other, &bystanders, None).await.unwrap();
 
-    let _: () = command(&redis, "FLUSHALL").await;
+        let _: () = command(&redis, "FLUSHALL").await;
 
-    until_status(&mut working.status, |status| status.rebuilds > 0 && status.worker.is_some()).await;
-    working.still_delivers(&queue).await;
-    working.ends_well().await;
+        assert_eq!(queue.push(&other, &bystanders, None).await.unwrap(), [Pushed::New; 3]);
+        working.still_delivers(&queue).await;
+        working.ends_well().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_wiped_again_and_again_under_load_stops_nothing() {
-    let redis = redis(Options::default()).await;
-    let queue = queue(&redis);
-    let mut working = Working::start(&queue).await;
+    with_both(Options::default(), async |Bench { redis, queue, .. }| {
+        let mut working = Working::start(&queue).await;
 
-    for _ in 0..10 {
-        queue.push(&step(), &hints(200)).await.unwrap();
-        working.deliveries.recv().await.unwrap();
-        let _: () = command(&redis, "FLUSHALL").await;
-    }
+        for _ in 0..10 {
+            push(&queue, &hints(200)).await;
+            working.deliveries.recv().await.unwrap();
+            let _: () = command(&redis, "FLUSHALL").await;
+        }
 
-    working.still_delivers(&queue).await;
-    working.ends_well().await;
+        working.still_delivers(&queue).await;
+        working.ends_well().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_restored_from_an_old_snapshot_takes_what_it_lost() {
+    with_both(Options::default(), async |mut bench: Bench| {
+        let (before, after) = (hints(20), hints(20));
+        push(&bench.queue, &before).await;
+        let clinging = Clinging::to(&bench.queue, 5).await;
+        let _: () = command(&bench.redis, "SAVE").await;
+        push(&bench.queue, &after).await;
+        clinging.die();
+
+        bench.redis.kill().await.unwrap();
+        bench.redis.restart().await.unwrap();
+
+        let queue = bench.another_queue();
+        let all = [before, after].concat();
+        let mut consuming = Consuming::start(&queue, 4);
+        consuming.take_all(&queue, &all, &mut Vec::new()).await;
+        until_depth(&queue, 0).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_redis_ends_no_handler_and_the_consumer_comes_back_with_it() {
-    let mut redis = redis(Options::default()).await;
-    let queue = queue(&redis);
-    let mut working = Working::start(&queue).await;
+    with_both(Options::default(), async |mut bench: Bench| {
+        let queue = bench.queue;
+        let mut working = Working::start(&queue).await;
 
-    redis.kill().await.unwrap();
-    until_status(&mut working.status, |status| status.rebuilds > 2).await;
-    assert!(queue.push(&step(), &hints(1)).await.is_err());
-    assert!(queue.depth(&step()).await.is_err());
-    redis.restart().await.unwrap();
+        bench.redis.kill().await.unwrap();
+        until_status(&mut working.status, |status| status.rebuilds > 2).await;
+        assert!(queue.push(&step(), &hints(1), None).await.is_err());
+        assert!(queue.depth(&step()).await.is_err());
+        assert!(queue.ping().await.is_err());
+        bench.redis.restart().await.unwrap();
 
-    working.still_delivers(&queue).await;
-    working.ends_well().await;
+        working.still_delivers(&queue).await;
+        working.ends_well().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_restarts_with_its_data_loses_no_waiting_hint() {
-    let mut redis = redis(Options::default().persistence(Persistence::EveryWrite)).await;
-    let queue = queue(&redis);
-    let pushed = hints(300);
-    queue.push(&step(), &pushed).await.unwrap();
+    with_both(Options::default().persistence(Persistence::EveryWrite), async |mut bench: Bench| {
+        let queue = bench.queue;
+        let pushed = hints(300);
+        push(&queue, &pushed).await;
 
-    redis.restart().await.unwrap();
-    let mut consuming = Consuming::start(&queue, 4);
-    let mut seen = consuming.tokens(100).await;
-    redis.restart().await.unwrap();
+        bench.redis.restart().await.unwrap();
+        let mut consuming = Consuming::start(&queue, 4);
+        let mut seen = consuming.take(100).await;
+        bench.redis.restart().await.unwrap();
 
-    // What was handed over and not acknowledged comes again: at least once, and the claim sorts it out.
-    let wanted = tokens(&pushed);
-    while seen != wanted {
-        seen.push(consuming.next().await.token);
-        seen.sort();
-        seen.dedup();
-    }
+        // Up to those that were on their way to the consumer: a relay's scan finds them.
+        consuming.take_all(&queue, &pushed, &mut seen).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_pause_of_redis_is_not_even_noticed() {
-    let mut redis = redis(Options::default()).await;
-    let queue = queue(&redis);
-    let mut working = Working::start(&queue).await;
+    with_both(Options::default(), async |mut bench: Bench| {
+        let queue = bench.queue;
+        let mut working = Working::start(&queue).await;
 
-    redis.pause().unwrap();
-    let step = step();
-    let mut asked = std::pin::pin!(queue.depth(&step));
-    let unanswered = tokio::time::timeout(Duration::from_millis(800), &mut asked).await;
-    redis.resume().unwrap();
+        bench.redis.pause().unwrap();
+        let step = step();
+        let mut asked = std::pin::pin!(queue.depth(&step));
+        let unanswered = tokio::time::timeout(Duration::from_millis(800), &mut asked).await;
+        bench.redis.resume().unwrap();
 
-    assert!(unanswered.is_err(), "Redis answered while it stood still");
-    asked.await.unwrap();
-    working.still_delivers(&queue).await;
-    assert_eq!(working.status.borrow().rebuilds, 0);
-    working.ends_well().await;
+        assert!(unanswered.is_err(), "Redis answered while it stood still");
+        asked.await.unwrap();
+        working.still_delivers(&queue).await;
+        assert_eq!(working.status.borrow().rebuilds, 0);
+        working.ends_well().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn during_a_long_pause_of_redis_every_call_ends() {
-    let mut redis = redis(Options::default()).await;
-    let queue = queue(&redis);
-    let mut working = Working::start(&queue).await;
+    with_both(Options::default(), async |mut bench: Bench| {
+        let queue = bench.queue;
+        let mut working = Working::start(&queue).await;
 
-    redis.pause().unwrap();
-    for _ in 0..2 {
-        let (step, hints) = (step(), hints(1));
-        let calls = async { (queue.push(&step, &hints).await, queue.depth(&step).await) };
-        let ended = tokio::time::timeout(Duration::from_secs(5), calls).await;
-        assert!(matches!(ended, Ok((Err(_), Err(_)))), "{ended:?}");
-    }
-    redis.resume().unwrap();
+        bench.redis.pause().unwrap();
+        for _ in 0..2 {
+            let (step, hints) = (step(), hints(1));
+            let calls = async { (queue.push(&step, &hints, None).await, queue.depth(&step).await) };
+            let ended = tokio::time::timeout(Duration::from_secs(5), calls).await;
+            assert!(matches!(ended, Ok((Err(_), Err(_)))), "{ended:?}");
+        }
+        bench.redis.resume().unwrap();
 
-    working.still_delivers(&queue).await;
-    working.ends_well().await;
+        working.still_delivers(&queue).await;
+        working.ends_well().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_started_without_redis_begins_when_it_comes() {
-    let mut redis = redis(Options::default()).await;
-    redis.kill().await.unwrap();
-    let queue = queue(&redis);
-    let mut consuming = Consuming::start(&queue, 4);
-    consuming.until_status(|status| status.rebuilds > 1).await;
+    with_both(Options::default(), async |mut bench: Bench| {
+        bench.redis.kill().await.unwrap();
+        let queue = bench.another_queue();
+        let mut consuming = Consuming::start(&queue, 4);
+        consuming.until_status(|status| status.rebuilds > 1).await;
 
-    redis.restart().await.unwrap();
+        bench.redis.restart().await.unwrap();
 
-    let delivered = until(SOON, async || {
-        queue.push(&step(), &hints(1)).await.ok()?;
-        tokio::time::timeout(Duration::from_secs(2), consuming.deliveries.recv()).await.ok()?
-    });
-    assert!(delivered.await.is_some());
+        let delivered = until(SOON, async || {
+            queue.push(&step(), &hints(1), None).await.ok()?;
+            tokio::time::timeout(Duration::from_secs(2), consuming.deliveries.recv()).await.ok()?
+        });
+        assert!(delivered.await.is_some());
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_relay_is_woken_again_after_a_restart() {
-    let mut redis = redis(Options::default()).await;
-    let (worker, relay) = (queue(&redis), queue(&redis));
+    let mut bench = Bench::start(Options::default(), Transport::Lists).await;
+    let (worker, relay) = (bench.another_queue(), bench.another_queue());
     let mut bell = relay.relay_bell();
     tokio::time::timeout(SOON, bell.rung()).await.unwrap();
 
-    redis.kill().await.unwrap();
-    redis.restart().await.unwrap();
+    bench.redis.kill().await.unwrap();
+    bench.redis.restart().await.unwrap();
 
     // Once for the connection that was found again, then for each wake.
     tokio::time::timeout(SOON, bell.rung()).await.unwrap();

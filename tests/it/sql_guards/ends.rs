@@ -1,58 +1,62 @@
-//! What guards the end of an attempt: settle, rescue, deadline.
+//! What guards the end of an attempt: settle, rescue, deadline, second look.
 
 use super::{Guard, NONE};
+
+const STALE: &str = "I9 a stale move changes nothing";
+const BUDGETS: &str = "I5 budgets";
+const QUIET: &str = "I3 one create or delete in flight";
+const EVERY_END: &str = "I1 every sign-up reaches an end";
+const CLOSED: &str = "a closed gate lets nothing through";
 
 pub const GUARDS: &[Guard] = &[
     Guard {
         name: "settle: the token",
-        keeps: "I9 a stale move changes nothing",
-        statement: "ended.to_state",
-        clause: "step.token = ended.token",
-        instead: "true",
+        keeps: STALE,
+        within: "settle",
+        clause: "and running.token = ended.token",
         missed_by: &["a_late_settle_changes_nothing"],
         ..NONE
     },
     Guard {
-        name: "settle: running",
-        keeps: "I9 a stale move changes nothing",
-        statement: "ended.to_state",
-        clause: "step.state = 'running'",
-        instead: "true",
-        schema: "alter table sluice.attempt alter worker drop not null, alter started_at drop not null",
-        missed_by: &["an_inner_step_moves_as_the_state_machine_says"],
+        name: "settle: due another time",
+        keeps: "a hint is good once",
+        within: "settle",
+        clause: "generation = running.generation + 1, ",
+        missed_by: &["a_hint_of_an_earlier_generation_claims_nothing", "a_rescued_step_is_due_at_once_and_once_more"],
+        ..NONE
     },
     Guard {
         name: "settle: counts failures",
-        keeps: "I5 budgets",
-        statement: "ended.to_state",
+        keeps: BUDGETS,
+        within: "settle",
         clause: "failures = ended.failures",
-        instead: "failures = step.failures",
+        instead: "failures = running.failures",
         missed_by: &["failures_count_and_end_the_run_at_the_limit"],
         ..NONE
     },
     Guard {
         name: "settle: counts crashes",
-        keeps: "I5 budgets",
-        statement: "ended.to_state",
+        keeps: BUDGETS,
+        within: "settle",
         clause: "crashes = ended.crashes",
-        instead: "crashes = step.crashes",
+        instead: "crashes = running.crashes",
         missed_by: &["crashes_count_and_end_the_run_at_the_limit"],
         ..NONE
     },
     Guard {
         name: "settle: counts send-backs",
-        keeps: "I5 budgets",
-        statement: "send_backs = case",
-        clause: "send_backs = case when position = $2 then $3 else send_backs end",
-        instead: "send_backs = least($3::integer, send_backs)",
+        keeps: BUDGETS,
+        within: "settle",
+        clause: "then ended.send_backs else again.send_backs end",
+        instead: "then again.send_backs else again.send_backs end",
         missed_by: &["a_run_that_is_sent_back_too_often_dies_and_can_be_revived_to_its_end"],
         ..NONE
     },
     Guard {
         name: "settle: unless it was cancelled",
         keeps: "a cancellation ends its run",
-        statement: "as cancelled",
-        clause: "cancel_by is not null",
+        within: "settle",
+        clause: "running.cancel_asked and ended.\"then\" <> 'succeed'",
         instead: "false",
         missed_by: &[
             "a_running_step_ends_its_cancelled_run_at_its_settle",
@@ -61,102 +65,205 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
+        name: "settle: what is kept stays",
+        keeps: "memory is merged",
+        within: "settle",
+        clause: "held.memory || ended.memory",
+        instead: "ended.memory",
+        missed_by: &["what_a_step_keeps_is_merged_into_what_was_kept"],
+        ..NONE
+    },
+    Guard {
+        name: "settle: a final answer frees",
+        keeps: "the next attempt waits for nothing",
+        within: "settle",
+        clause: "when ended.quiet then null",
+        missed_by: &["a_final_answer_frees_the_resource"],
+        ..NONE
+    },
+    Guard {
+        name: "settle: busy for one call more",
+        keeps: QUIET,
+        within: "settle",
+        clause: "else greatest(held.busy_until, now() + quiet_time)",
+        instead: "else held.busy_until",
+        missed_by: &["a_call_without_an_answer_keeps_the_resource_busy_for_as_long_as_a_call_takes"],
+        ..NONE
+    },
+    Guard {
+        name: "settle: due when the resource is quiet",
+        keeps: QUIET,
+        within: "settle",
+        clause: "if free_at > moved.due_at then",
+        instead: "if false then",
+        missed_by: &["an_exclusive_claim_keeps_the_resource_busy_until_its_lease_would_have_ended"],
+        ..NONE
+    },
+    Guard {
+        name: "settle: names what is due by now",
+        keeps: "a hint that claims nothing is none",
+        within: "settle",
+        clause: "if due_moment > now() then",
+        instead: "if false then",
+        missed_by: &["a_step_that_is_due_later_is_named_by_no_settle"],
+        ..NONE
+    },
+    Guard {
+        name: "settle: names nothing behind a gate",
+        keeps: CLOSED,
+        within: "settle",
+        clause: "not gates.passes or",
+        missed_by: &["a_step_behind_a_closed_gate_is_named_by_no_settle"],
+        ..NONE
+    },
+    Guard {
+        name: "settle: names nothing behind a limit",
+        keeps: "limits hold exactly",
+        within: "settle",
+        clause: "or gates.limited",
+        missed_by: &["a_limited_queue_is_named_by_no_settle"],
+        ..NONE
+    },
+    Guard {
         name: "rescue: expired, as it writes",
-        keeps: "I9 a stale move changes nothing",
-        statement: "ended.to_state",
-        clause: "(not ended.expiry or step.lease_until < now())",
-        instead: "true",
+        keeps: STALE,
+        within: "settle",
+        clause: "and (not ended.expiry or running.lease_until < now())",
         missed_by: &["a_lease_that_was_renewed_is_not_rescued"],
         ..NONE
     },
     Guard {
         name: "rescue: expired, as it reads",
-        keeps: "I9 a stale move changes nothing",
-        statement: "pg_postmaster_start_time",
-        clause: "step.lease_until < now()",
-        instead: "true",
+        keeps: STALE,
+        within: "expired",
+        clause: "and over.lease_until < now()",
         missed_by: &["a_lease_that_has_not_ended_is_not_expired"],
         ..NONE
     },
     Guard {
+        name: "rescue: busy until the lease's end",
+        keeps: "the next attempt waits for nothing",
+        within: "settle",
+        clause: "when ended.expiry then held.busy_until",
+        missed_by: &["a_rescue_keeps_the_resource_busy_no_longer_than_the_lease"],
+        ..NONE
+    },
+    Guard {
         name: "rescue: Postgres is up for a lease",
-        keeps: "I5 budgets",
-        statement: "pg_postmaster_start_time",
-        clause: "now() > pg_postmaster_start_time()",
-        instead: "now() > to_timestamp(0)",
+        keeps: BUDGETS,
+        within: "expired",
+        clause: "and now() > pg_postmaster_start_time() + interval '4 seconds'",
         missed_by: &["an_outage_of_postgres_is_no_crash_of_its_clients"],
         ..NONE
     },
     Guard {
         name: "rescue: a worker that lives",
-        keeps: "I5 budgets",
-        statement: "pg_postmaster_start_time",
-        clause: "heartbeat.beat_at - step.lease_until",
-        instead: "null::interval",
+        keeps: BUDGETS,
+        within: "expired",
+        clause: "heartbeat.beat_at > over.lease_until - definition.lease + interval '1 millisecond'",
+        instead: "false",
         missed_by: &["a_lost_lease_whose_worker_lives_is_no_crash"],
         ..NONE
     },
     Guard {
         name: "deadline: only due steps",
-        keeps: "I9 a stale move changes nothing",
-        statement: "range_agg",
-        clause: "step.state = 'due'",
-        instead: "true",
+        keeps: STALE,
+        within: "exceed",
+        clause: "and due.state = 'due'",
         missed_by: &["a_step_in_hand_is_not_judged_by_the_deadline"],
         ..NONE
     },
     Guard {
+        name: "deadline: not while it waits its turn",
+        keeps: EVERY_END,
+        within: "exceed",
+        clause: "and due.due_at is not null",
+        missed_by: &["a_due_run_past_its_deadline_dies"],
+        ..NONE
+    },
+    Guard {
+        name: "deadline: not behind a closed gate",
+        keeps: EVERY_END,
+        within: "exceed",
+        clause: "and gates.passes",
+        missed_by: &["a_step_behind_a_closed_gate_does_not_exceed", "time_that_a_breaker_held_does_not_count"],
+        ..NONE
+    },
+    Guard {
+        name: "deadline: not at a half-open breaker",
+        keeps: EVERY_END,
+        within: "exceed",
+        clause: "and not gates.half_open",
+        missed_by: &["time_that_a_breaker_held_does_not_count"],
+        ..NONE
+    },
+    Guard {
         name: "deadline: not behind a limit",
-        keeps: "I1 every sign-up reaches an end",
-        statement: "range_agg",
-        clause: "or (step.due_at <= now() and (gate.rate is not null or gate.concurrency is not null))",
-        instead: "",
+        keeps: EVERY_END,
+        within: "exceed",
+        clause: "and not (gates.limited and due.due_at <= now())",
         missed_by: &["a_step_that_waits_for_its_turn_behind_a_limit_does_not_exceed"],
         ..NONE
     },
     Guard {
         name: "deadline: without the time held",
-        keeps: "I1 every sign-up reaches an end",
-        statement: "range_agg",
-        clause: "greatest(shut.since, run.deadline_from) < least(shut.until, now())",
-        instead: "false",
+        keeps: EVERY_END,
+        within: "exceed",
+        clause: "and greatest(closed.closed_at, run.deadline_from) < least(closed.passed_at, now())",
+        instead: "and false",
         missed_by: &["time_that_a_gate_held_does_not_count", "time_that_a_limit_held_does_not_count"],
         ..NONE
     },
     Guard {
-        name: "deadline: not while it waits its turn",
-        keeps: "I1 every sign-up reaches an end",
-        statement: "range_agg",
-        clause: "and step.due_at is not null",
-        instead: "",
-        missed_by: &["a_due_run_past_its_deadline_dies"],
+        name: "deadline: time behind a limit is noted",
+        keeps: EVERY_END,
+        within: "note_waits",
+        clause: "where state = 'due'",
+        instead: "where false",
+        missed_by: &["time_behind_a_limit_that_was_taken_away_does_not_count"],
+        ..NONE
+    },
+    Guard {
+        name: "deadline: time at a claim is noted",
+        keeps: EVERY_END,
+        within: "claim",
+        clause: "if may and asked.due_at < now() - interval '1 second'",
+        instead: "if false and asked.due_at < now() - interval '1 second'",
+        missed_by: &["time_that_a_limit_held_does_not_count"],
         ..NONE
     },
     Guard {
         name: "second look: nothing is under way",
-        keeps: "I3 one create in flight per name",
-        statement: "resource.doubted_at <",
-        clause: "resource.doubted_at < now() - make_interval(secs => $1)",
-        instead: "resource.doubted_at is not null and $1 is not null",
+        keeps: QUIET,
+        within: "look_again",
+        clause: "held.doubted_at < now() - interval '4 seconds'",
+        instead: "held.doubted_at is not null",
         missed_by: &["an_instance_is_not_looked_at_while_a_call_may_be_under_way_there"],
         ..NONE
     },
     Guard {
         name: "second look: only after a success",
         keeps: "I4 no good instance is destroyed",
-        statement: "resource.doubted_at <",
-        clause: "last.state = 'succeeded'",
-        instead: "true",
+        within: "look_again",
+        clause: "last.state = 'succeeded' and",
         missed_by: &["after_a_cancelled_run_nobody_looks"],
         ..NONE
     },
     Guard {
-        name: "second look: only after a sign-up's run",
+        name: "second look: only after its own workflow",
         keeps: "I4 no good instance is destroyed",
-        statement: "resource.doubted_at <",
-        clause: "last.workflow = $3",
-        instead: "$3::text is not null",
+        within: "look_again",
+        clause: "and last.workflow = held.doubted_workflow",
         missed_by: &["after_a_run_of_another_workflow_nobody_looks"],
+        ..NONE
+    },
+    Guard {
+        name: "second look: nobody is told",
+        keeps: "an internal run is the ledger's own",
+        within: "end_run",
+        clause: "ended.internal and to_state = 'succeeded'",
+        instead: "false",
+        missed_by: &["a_doubted_instance_gets_another_run_when_the_first_has_succeeded"],
         ..NONE
     },
 ];

@@ -1,5 +1,6 @@
-//! Each guard of the SQL is taken away once, and the suite must miss it. Beforehand the same behaviours hold with every
-//! guard in place: else their failing would mean nothing.
+//! Each guard of the SQL is taken away once, and the suite must miss it. The guards stand in the functions and views of the
+//! migrations: one without the guard is put in its place, in that trial's own database. Beforehand the same behaviours hold
+//! with every guard in place: else their failing would mean nothing.
 
 mod ends;
 mod starts;
@@ -20,8 +21,9 @@ use trial::{Verdict, let_trials_be_quiet, try_out};
 struct Guard {
     name: &'static str,
     keeps: &'static str,
-    /// Text that its statement contains, and no other.
-    statement: &'static str,
+    /// The function or view of the schema `sluice` that has it.
+    within: &'static str,
+    /// What is taken away: it stands there exactly once.
     clause: &'static str,
     instead: &'static str,
     /// What else guards the same, in the schema: taken away with it.
@@ -31,7 +33,7 @@ struct Guard {
 }
 
 /// What a guard says nothing about.
-const NONE: Guard = Guard { name: "", keeps: "", statement: "", clause: "", instead: "", schema: "", missed_by: &[] };
+const NONE: Guard = Guard { name: "", keeps: "", within: "", clause: "", instead: "", schema: "", missed_by: &[] };
 
 /// A behaviour, on a ledger that lacks this guard, or none.
 type Trial = (Option<&'static Guard>, &'static str);
@@ -55,27 +57,31 @@ fn every_guard_of_the_sql_is_needed() {
     assert!(unmissed.is_empty(), "these guards are not missed:{unmissed}");
 }
 
-const WITHOUT_ITS_MOMENT: Guard = Guard {
+const ITS_MOMENT: Guard = Guard {
     name: "a guard to try the trials with",
-    statement: "with picked as",
-    clause: "and due_at <= now()",
-    missed_by: &["a_failed_step_waits_out_its_delay"],
+    within: "claim",
+    clause: "\n      and due.due_at <= now()",
+    missed_by: &["a_claim_before_its_moment_takes_nothing"],
     ..NONE
 };
 
 #[test]
 fn a_guard_is_missed_only_where_one_was_taken_away() {
-    static TAKEN: Guard = WITHOUT_ITS_MOMENT;
-    static GONE: Guard = Guard { clause: "and due_at < now()", ..WITHOUT_ITS_MOMENT };
-    static STILL_THERE: Guard = Guard { instead: "and due_at <= now()", ..WITHOUT_ITS_MOMENT };
-    static NO_SQL: Guard = Guard { instead: "and duly", ..WITHOUT_ITS_MOMENT };
+    static TAKEN: Guard = ITS_MOMENT;
+    static GONE: Guard = Guard { clause: "and due.due_at < now()", ..ITS_MOMENT };
+    static TWICE: Guard = Guard { clause: "and due.due_at <= now()", ..ITS_MOMENT };
+    static NOWHERE: Guard = Guard { within: "unclaim", ..ITS_MOMENT };
+    static STILL_THERE: Guard = Guard { instead: "\n      and due.due_at <= now()", ..ITS_MOMENT };
+    static NO_SQL: Guard = Guard { instead: "\n      and duly", ..ITS_MOMENT };
     let_trials_be_quiet();
 
     let verdict = |guard: &'static Guard| try_out(Some(guard), guard.missed_by[0]);
 
-    assert_eq!(verdict(&GONE), Verdict::NotFound);
+    for gone in [&GONE, &TWICE, &NOWHERE] {
+        assert!(matches!(verdict(gone), Verdict::NotFound(_)), "{gone:?}");
+    }
     assert_eq!(verdict(&STILL_THERE), Verdict::Holds);
-    assert!(matches!(verdict(&NO_SQL), Verdict::NoStatement(why) if why.contains("duly")));
+    assert!(matches!(verdict(&NO_SQL), Verdict::NoSql(why) if why.contains("duly")));
     assert!(matches!(verdict(&TAKEN), Verdict::Breaks(_)));
 }
 

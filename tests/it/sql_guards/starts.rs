@@ -1,189 +1,267 @@
-//! What guards the start of a run, its turn, its dispatch and what a person does to it.
+//! What guards the start of a run, its turn, intake, and what is named to be pushed.
 
 use super::{Guard, NONE};
+
+const ONE_RUN: &str = "I2 one unfinished run, one at a time";
+const QUIET: &str = "I3 one create or delete in flight";
+const EVERY_END: &str = "I1 every sign-up reaches an end";
+const CLOSED: &str = "a closed gate lets nothing through";
 
 pub const GUARDS: &[Guard] = &[
     Guard {
         name: "start: one unfinished run",
-        keeps: "I2 one unfinished run, one at a time",
-        statement: "on conflict (workflow, subject)",
+        keeps: ONE_RUN,
+        within: "start_run",
         clause: "on conflict (workflow, subject) where state in ('active', 'dead') do nothing",
-        instead: "",
         schema: "drop index sluice.run_one_unfinished",
         missed_by: &[
             "starting_again_joins_the_run_that_is_there",
             "starting_again_joins_a_dead_run_and_does_not_revive_it",
         ],
+        ..NONE
+    },
+    Guard {
+        name: "start: the resource's own subject",
+        keeps: "I3 one instance per user",
+        within: "start_run",
+        clause: "where held.subject = excluded.subject",
+        missed_by: &["a_name_of_another_subject_is_refused"],
+        ..NONE
     },
     Guard {
         name: "start: the turn is free",
-        keeps: "I2 one unfinished run, one at a time",
-        statement: "as first",
-        clause: "and held.run_id is null",
-        instead: "",
+        keeps: ONE_RUN,
+        within: "start_run",
+        clause: "set run_id = coalesce(held.run_id, excluded.run_id)",
+        instead: "set run_id = excluded.run_id",
         missed_by: &["runs_on_one_resource_take_turns_in_order"],
         ..NONE
     },
     Guard {
         name: "start: due only at its turn",
-        keeps: "I2 one unfinished run, one at a time",
-        statement: "insert into sluice.step (run_id, position, name, priority, due_at)\n         select run.id, 0",
-        clause: "case when held.run_id = run.id then now() end",
+        keeps: ONE_RUN,
+        within: "start_run",
+        clause: "case when has_turn then greatest(now(), free_at) end",
         instead: "now()",
         missed_by: &["runs_on_one_resource_take_turns_in_order"],
         ..NONE
     },
     Guard {
+        name: "start: due when the resource is quiet",
+        keeps: QUIET,
+        within: "start_run",
+        clause: "case when has_turn then greatest(now(), free_at) end",
+        instead: "case when has_turn then now() end",
+        missed_by: &["a_new_run_waits_until_its_resource_is_quiet"],
+        ..NONE
+    },
+    Guard {
         name: "turn: the holder has ended",
-        keeps: "I2 one unfinished run, one at a time",
-        statement: "with turn as",
-        clause: "and not exists (select from sluice.run where run.id = resource.run_id and run.state = 'active')",
-        instead: "",
+        keeps: ONE_RUN,
+        within: "give_turn",
+        clause: "and held.run_id is null",
         missed_by: &["a_revived_run_waits_for_its_turn"],
         ..NONE
     },
     Guard {
+        name: "turn: due when the resource is quiet",
+        keeps: QUIET,
+        within: "give_turn",
+        clause: "greatest(now(), free_at)",
+        instead: "now()",
+        missed_by: &["a_run_whose_turn_comes_waits_until_its_resource_is_quiet"],
+        ..NONE
+    },
+    Guard {
+        name: "turn: given up at the run's end",
+        keeps: EVERY_END,
+        within: "end_run",
+        clause: "perform sluice.give_turn(ended.resource);",
+        instead: "null;",
+        missed_by: &["a_dead_run_gives_up_its_turn", "a_cancelled_run_gives_up_its_turn"],
+        ..NONE
+    },
+    Guard {
         name: "intake: rows in other hands",
-        keeps: "I1 every sign-up reaches an end",
-        statement: "as seconds_old",
+        keeps: EVERY_END,
+        within: "take_sign_ups",
         clause: "skip locked",
-        instead: "",
         missed_by: &["a_row_in_its_users_hands_is_passed_over"],
         ..NONE
     },
     Guard {
-        name: "dispatch: due",
-        keeps: "I9 a stale move changes nothing",
-        statement: "with picked as",
-        clause: "state = 'due'",
-        instead: "state <> 'cancelled'",
-        missed_by: &["a_due_step_is_dispatched_once"],
+        name: "intake: requests in other hands",
+        keeps: EVERY_END,
+        within: "take_requests",
+        clause: "skip locked",
+        missed_by: &["a_request_in_another_relays_hands_is_passed_over"],
         ..NONE
     },
     Guard {
-        name: "dispatch: its moment has come",
+        name: "intake: a request never revives",
+        keeps: "I6 who did it, once",
+        within: "take_requests",
+        clause: "elsif taken.outcome = 'dead' then",
+        instead: "elsif taken.outcome = 'dead' and sluice.revive_run(taken.run_id, 'sql', null) then",
+        missed_by: &["a_request_never_revives_a_dead_run"],
+        ..NONE
+    },
+    Guard {
+        name: "waiting: due",
+        keeps: "what runs is pushed no more",
+        within: "waiting",
+        clause: "\n        and due.state = 'due'\n        and due.due_at <= now()\n        and (closed",
+        instead: "\n        and due.due_at <= now()\n        and (closed",
+        missed_by: &["a_due_step_waits_until_it_is_claimed"],
+        ..NONE
+    },
+    Guard {
+        name: "waiting: its moment has come",
         keeps: "I5 budgets",
-        statement: "with picked as",
-        clause: "and due_at <= now()",
-        instead: "",
+        within: "waiting",
+        clause: "\n        and due.due_at <= now()\n        and (closed",
+        instead: "\n        and (closed",
         missed_by: &["a_failed_step_waits_out_its_delay"],
         ..NONE
     },
     Guard {
-        name: "dispatch: one relay per queue",
-        keeps: "I1 every sign-up reaches an end",
-        statement: "null::float8 as open_for",
-        clause: "skip locked",
-        instead: "",
-        missed_by: &["a_queue_in_another_relays_hands_is_passed_over"],
+        name: "waiting: the gates before the queue",
+        keeps: CLOSED,
+        within: "waiting",
+        clause: "continue when not gates.passes;",
+        missed_by: &[
+            "a_paused_step_does_not_wait_to_be_pushed",
+            "nothing_waits_for_a_held_host_until_the_hold_is_over",
+        ],
         ..NONE
     },
     Guard {
-        name: "dispatch: steps in other hands",
-        keeps: "I1 every sign-up reaches an end",
-        statement: "with picked as",
-        clause: "skip locked",
-        instead: "",
-        missed_by: &["a_step_in_other_hands_is_not_dispatched"],
+        name: "waiting: the workflow's gate",
+        keeps: CLOSED,
+        within: "waiting",
+        clause: "and (closed = '{}' or run.workflow <> all (closed))",
+        missed_by: &["a_paused_workflow_does_not_wait_and_others_do"],
         ..NONE
     },
     Guard {
-        name: "dispatch: the queue's gate",
-        keeps: "a closed gate lets nothing through",
-        statement: "null::float8 as open_for",
-        clause: "paused_at is not null or coalesce(hold_until > now(), false) as closed",
-        instead: "false as closed",
-        missed_by: &["a_paused_step_is_not_dispatched"],
+        name: "waiting: one hint at a half-open breaker",
+        keeps: CLOSED,
+        within: "waiting",
+        clause: "capacity := case when gates.half_open then 1 end;",
+        instead: "capacity := null;",
+        missed_by: &["a_half_open_breaker_names_few_to_be_pushed"],
         ..NONE
     },
     Guard {
-        name: "dispatch: the workflow's gate",
-        keeps: "a closed gate lets nothing through",
-        statement: "with picked as",
-        clause: "and (gate.paused_at is not null or gate.hold_until > now())",
+        name: "waiting: untried runs first",
+        keeps: CLOSED,
+        within: "waiting",
+        clause: "and due.run_id = any (half.failing_runs)",
         instead: "and false",
-        missed_by: &["a_paused_workflow_is_not_dispatched_and_others_are"],
+        missed_by: &["a_half_open_breaker_lets_one_untried_run_through"],
         ..NONE
     },
     Guard {
-        name: "dispatch: the host's hold",
-        keeps: "a closed gate lets nothing through",
-        statement: "= gate.probe_run",
-        clause: "coalesce(hold_until > now(), false)",
+        name: "waiting: hints behind a limit are few",
+        keeps: "limits hold exactly",
+        within: "waiting",
+        clause: "capacity := least(capacity, greatest(floor(room), 0)::integer);",
+        instead: "null;",
+        missed_by: &["a_limit_says_how_many_hints_may_lie_about"],
+        ..NONE
+    },
+    Guard {
+        name: "gates: the step's",
+        keeps: CLOSED,
+        within: "gate_state",
+        clause: "or (gate.scope = 'step' and gate.name = gate_state.step)",
+        missed_by: &["a_paused_step_does_not_wait_to_be_pushed"],
+        ..NONE
+    },
+    Guard {
+        name: "gates: the host's",
+        keeps: CLOSED,
+        within: "gate_state",
+        clause: "or (gate.scope = 'host' and gate.name = gate_state.host)",
+        missed_by: &["nothing_waits_for_a_held_host_until_the_hold_is_over", "what_the_host_asks_for_holds_it"],
+        ..NONE
+    },
+    Guard {
+        name: "gates: no pause",
+        keeps: CLOSED,
+        within: "gate_now",
+        clause: "(paused_at IS NOT NULL) OR",
+        missed_by: &["a_paused_step_does_not_wait_to_be_pushed"],
+        ..NONE
+    },
+    Guard {
+        name: "gates: no hold",
+        keeps: CLOSED,
+        within: "gate_now",
+        clause: "COALESCE((hold_until > now()), false)",
         instead: "false",
-        missed_by: &["a_held_host_is_not_dispatched_to_until_the_hold_is_over", "what_the_host_asks_for_holds_it"],
+        missed_by: &["nothing_waits_for_a_held_host_until_the_hold_is_over", "what_the_host_asks_for_holds_it"],
         ..NONE
     },
     Guard {
-        name: "dispatch: the host's breaker",
-        keeps: "a closed gate lets nothing through",
-        statement: "= gate.probe_run",
-        clause: "or breaker = 'open'",
-        instead: "",
+        name: "gates: no open breaker",
+        keeps: CLOSED,
+        within: "gate_now",
+        clause: "OR (breaker = 'open'::text)) AS closed",
+        instead: ") AS closed",
         missed_by: &["three_runs_that_fail_open_the_breaker"],
         ..NONE
     },
     Guard {
-        name: "dispatch: one run at a half-open one",
-        keeps: "a closed gate lets nothing through",
-        statement: "= gate.probe_run",
-        clause: "breaker = 'half_open' and (",
-        instead: "false and (",
-        missed_by: &["a_half_open_breaker_lets_one_untried_run_through"],
-        ..NONE
-    },
-    Guard {
-        name: "dispatch: untried runs first",
-        keeps: "a closed gate lets nothing through",
-        statement: "with picked as",
-        clause: "and run_id <> all($3::uuid[])",
-        instead: "and ($3::uuid[]) is not null",
-        missed_by: &["a_half_open_breaker_lets_one_untried_run_through"],
-        ..NONE
-    },
-    Guard {
-        name: "revive, discard: one at a time",
+        name: "revive: only a dead run",
         keeps: "I6 who did it, once",
-        statement: "select state, subject from sluice.run",
-        clause: "for no key update",
-        instead: "",
-        missed_by: &["of_a_revival_and_a_discard_at_once_one_is_done"],
+        within: "revive_run",
+        clause: "and dead.state = 'dead'",
+        missed_by: &["of_a_revival_and_a_discard_at_once_one_settles_the_dead_letter"],
         ..NONE
     },
     Guard {
         name: "revive: only the dead step",
         keeps: "I9 a stale move changes nothing",
-        statement: "due_at = null, failures = 0",
-        clause: "and state = 'dead'",
-        instead: "",
+        within: "revive_run",
+        clause: "where run_id = revived.id\n    and state = 'dead'",
+        instead: "where run_id = revived.id",
+        missed_by: &["a_revived_run_keeps_its_outputs_and_gets_a_fresh_budget"],
+        ..NONE
+    },
+    Guard {
+        name: "revive: the dead letter is settled",
+        keeps: "I6 who did it, once",
+        within: "revive_run",
+        clause: "set resolved_at = now(), resolution = 'revived', resolved_by = revive_run.actor, note = revive_run.note",
+        instead: "set note = revive_run.note",
         missed_by: &["a_revived_run_keeps_its_outputs_and_gets_a_fresh_budget"],
         ..NONE
     },
     Guard {
         name: "cancel: only what has not ended",
         keeps: "I6 who did it, once",
-        statement: "set state = 'cancelled'",
-        clause: "and step.state in ('due', 'dispatched', 'dead')",
-        instead: "",
+        within: "cancel",
+        clause: "ended.state <> 'active' or dead_only",
+        instead: "false",
+        missed_by: &["what_has_ended_cannot_be_cancelled"],
+        ..NONE
+    },
+    Guard {
+        name: "cancel: only steps that have not ended",
+        keeps: "I6 who did it, once",
+        within: "end_run",
+        clause: "and state in ('due', 'dead')",
         missed_by: &["an_inner_step_moves_as_the_state_machine_says"],
         ..NONE
     },
     Guard {
-        name: "breaker: reports one after another",
-        keeps: "a closed gate lets nothing through",
-        statement: "as failing_for, probes",
-        clause: "for no key update",
-        instead: "",
-        missed_by: &["failures_reported_at_once_are_all_heard"],
-        ..NONE
-    },
-    Guard {
-        name: "breaker: one probe at a time",
-        keeps: "a closed gate lets nothing through",
-        statement: "set probes = probes + 1",
-        clause: "and coalesce(probe_at, now()) <= now()",
-        instead: "",
-        missed_by: &["one_process_at_a_time_may_probe"],
+        name: "cancel: the steps are locked first",
+        keeps: "a cancellation ends its run",
+        within: "cancel",
+        clause: "order by position\n    for no key update",
+        instead: "order by position",
+        missed_by: &["a_cancellation_that_meets_a_claim_waits_for_its_settle"],
         ..NONE
     },
 ];

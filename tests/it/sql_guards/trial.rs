@@ -1,15 +1,12 @@
 //! One behaviour on a ledger that lacks one guard, in a thread and a runtime of its own: what it does there is up to it.
 
-use std::{any::Any, panic, sync::Arc, thread, time::Duration};
+use std::{any::Any, panic, thread, time::Duration};
 
-use sluice::ledger::postgres::Removed;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{runtime, time::timeout};
 
 use super::Guard;
-use crate::conformance::{
-    behave,
-    postgres::{Guarded, bench_of, by_all},
-};
+use crate::conformance::{behave, postgres::bench};
 
 /// Longer than any behaviour takes, on a slow machine too.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -22,45 +19,69 @@ pub enum Verdict {
     Holds,
     /// As it must, and how.
     Breaks(String),
-    /// Nothing was tried: no statement has the clause.
-    NotFound,
-    /// Nothing was tried: Postgres does not take the statement that is left.
-    NoStatement(String),
+    /// Nothing was tried: the clause does not stand there exactly once.
+    NotFound(String),
+    /// Nothing was tried: Postgres does not take what is left.
+    NoSql(String),
 }
 
 /// A behaviour that does not end breaks.
 pub fn try_out(guard: Option<&'static Guard>, behaviour: &'static str) -> Verdict {
-    let removed = guard.map(|guard| Removed::new(guard.statement, guard.clause, guard.instead));
-    let guarded: Guarded = match removed.clone() {
-        Some(removed) => Arc::new(move |ledger| ledger.without(removed.clone())),
-        None => by_all(),
-    };
-    let schema = guard.map_or("", |guard| guard.schema);
     let trial = thread::Builder::new().name(TRIAL.to_owned()).spawn(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let behaves = async {
-            let bench = bench_of(guarded).await;
-            sqlx::raw_sql(schema).execute(bench.world.pool()).await.unwrap();
-            behave(behaviour, &bench).await;
-        };
-        runtime.block_on(async { timeout(DEADLINE, behaves).await })
+        runtime.block_on(async {
+            let bench = bench().await;
+            if let Some(guard) = guard {
+                take_away(bench.world.pool(), guard).await?;
+            }
+            let ended = timeout(DEADLINE, behave(behaviour, &bench)).await;
+            Ok(ended.map_or_else(|_| Verdict::Breaks("does not end".to_owned()), |()| Verdict::Holds))
+        })
     });
-    let ended = trial.unwrap().join();
-    if removed.is_some_and(|removed| !removed.was_found()) {
-        return Verdict::NotFound;
-    }
-    match ended {
-        Ok(Ok(())) => Verdict::Holds,
-        Ok(Err(_)) => Verdict::Breaks("does not end".to_owned()),
+    match trial.unwrap().join() {
+        Ok(tried) => tried.unwrap_or_else(|not_tried| not_tried),
         Err(panic) => judge(&message(&*panic)),
     }
 }
 
-/// What the ledger or the behaviour said, on one line. 42: Postgres could not make sense of the statement.
+/// Puts what has the guard in its place without it. A view of one table is read without that table's name, which not every
+/// version of Postgres prints.
+async fn take_away(pool: &PgPool, guard: &Guard) -> Result<(), Verdict> {
+    let definitions: Vec<String> = sqlx::query_scalar(
+        "select pg_get_functiondef(oid)
+         from pg_proc
+         where pronamespace = 'sluice'::regnamespace
+           and proname = $1
+         union all
+         select format('create or replace view sluice.%I as %s', relname, replace(pg_get_viewdef(oid), 'gate.', ''))
+         from pg_class
+         where relnamespace = 'sluice'::regnamespace
+           and relkind = 'v'
+           and relname = $1",
+    )
+    .bind(guard.within)
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let [definition] = &definitions[..] else {
+        return Err(Verdict::NotFound(format!("{} things are called {}", definitions.len(), guard.within)));
+    };
+    let times = definition.matches(guard.clause).count();
+    if times != 1 {
+        return Err(Verdict::NotFound(format!("it stands there {times} times")));
+    }
+    for sql in [definition.replace(guard.clause, guard.instead), guard.schema.to_owned()] {
+        let put = sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await;
+        put.map_err(|error| Verdict::NoSql(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// What the ledger or the behaviour said, on one line. 42: Postgres could not make sense of a statement within.
 fn judge(said: &str) -> Verdict {
     let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.contains("code: \"42") {
-        return Verdict::NoStatement(line);
+        return Verdict::NoSql(line);
     }
     let database = line.split_once("message: \"").and_then(|(_, rest)| rest.split_once("\", "));
     Verdict::Breaks(database.map_or(line.as_str(), |(message, _)| message).to_owned())

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tests::evolution::Request;
 use tokio::{sync::oneshot, time};
-use workflows::{
+use workflows::whatsapp::{
     evolution::{ApiError, Call, ErrorKind, answer::Response},
-    ids::InstanceName,
+    names::InstanceName,
 };
 
 use super::Client;

@@ -3,7 +3,7 @@
 
 use anyhow::Context;
 use sluice::evolution::{Client, Options, Timeouts};
-use workflows::{evolution::Evolution, secret::Secret};
+use workflows::{secret::Secret, whatsapp::evolution::Evolution};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {

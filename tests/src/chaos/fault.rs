@@ -10,6 +10,7 @@ use serde::Serialize;
 pub enum Fault {
     WorkerKilled,
     WorkerKilledBeforeClaim,
+    WorkerKilledBeforePush,
     WorkerFrozen,
     RelayKilled,
     RelayKilledBeforePush,
@@ -27,9 +28,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::WorkerKilled,
         Self::WorkerKilledBeforeClaim,
+        Self::WorkerKilledBeforePush,
         Self::WorkerFrozen,
         Self::RelayKilled,
         Self::RelayKilledBeforePush,
@@ -52,6 +54,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::WorkerKilled => "worker killed",
             Self::WorkerKilledBeforeClaim => "worker killed with fetched, unclaimed tasks",
+            Self::WorkerKilledBeforePush => "worker killed between commit and push",
             Self::WorkerFrozen => "worker frozen for longer than its lease",
             Self::RelayKilled => "relay killed",
             Self::RelayKilledBeforePush => "relay killed between commit and push",
@@ -103,6 +106,7 @@ const PROCESSES: Bag = Bag {
         (Fault::WorkerKilled, 7),
         (Fault::RelayKilled, 5),
         (Fault::WorkerKilledBeforeClaim, 2),
+        (Fault::WorkerKilledBeforePush, 2),
         (Fault::RelayKilledBeforePush, 2),
         (Fault::WorkerFrozen, 1),
     ],

@@ -1,5 +1,5 @@
-//! Holds a relay at its commit, or a worker at its claim, for as long as it takes to kill it there: two triggers of this
-//! harness' own on the ledger's table wait for an advisory lock that is free unless a test takes it.
+//! Holds a relay or a worker at its commit, or a worker at its claim, for as long as it takes to kill it there: triggers of
+//! this harness' own on the ledger's table wait for an advisory lock that is free unless a test takes it.
 
 use std::time::Duration;
 
@@ -11,10 +11,12 @@ use crate::servers::until;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
-    /// A relay that commits what it dispatches, and has pushed nothing yet.
-    Commit,
+    /// A relay that commits the runs it has taken in, and has pushed nothing yet.
+    Intake,
     /// A worker that claims what it fetched from Redis.
     Claim,
+    /// A worker that commits a step's end, and has not pushed the next step yet.
+    Settle,
 }
 
 const CAUGHT_WITHIN: Duration = Duration::from_secs(2);
@@ -31,15 +33,20 @@ pub(super) async fn install(url: &str) -> Result<()> {
            return null;
          end
          $$;
-         create constraint trigger chaos_commit
-           after update on sluice.step
+         create constraint trigger chaos_intake
+           after insert on sluice.step
            deferrable initially deferred
-           for each row when (old.state = 'due' and new.state = 'dispatched')
+           for each row when (new.position = 0)
            execute function chaos.hold('1');
          create trigger chaos_claim
            after update on sluice.step
-           for each row when (old.state = 'dispatched' and new.state = 'running')
-           execute function chaos.hold('2');",
+           for each row when (old.state = 'due' and new.state = 'running')
+           execute function chaos.hold('2');
+         create constraint trigger chaos_settle
+           after insert on sluice.step
+           deferrable initially deferred
+           for each row when (new.position > 0)
+           execute function chaos.hold('3');",
     )
     .execute(&mut session)
     .await
@@ -56,8 +63,9 @@ pub(super) struct Hold {
 impl Hold {
     pub async fn at(url: &str, place: Place) -> Result<Self> {
         let number = match place {
-            Place::Commit => 1,
+            Place::Intake => 1,
             Place::Claim => 2,
+            Place::Settle => 3,
         };
         let session = timeout(ANSWERS_WITHIN, PgConnection::connect(url)).await.context("Postgres does not answer")?;
         let mut hold = Self { session: session.context("connect")?, number };

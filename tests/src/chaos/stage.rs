@@ -133,7 +133,7 @@ pub(super) struct Counts {
     pub processing: i64,
     pub ready: i64,
     pub failed: i64,
-    /// Instances that are still to be looked at again.
+    /// Instances that are still to be looked at again, or are looked at now.
     pub doubted: i64,
 }
 
@@ -183,7 +183,8 @@ impl Watch {
                count(*) filter (where queue.status = 'processing') as processing,
                count(*) filter (where queue.status = 'completed') as ready,
                count(*) filter (where queue.status = 'failed') as failed,
-               (select count(*) from sluice.resource where doubted_at is not null) as doubted
+               (select count(*) from sluice.resource where doubted_at is not null)
+                 + (select count(*) from sluice.run where internal and state = 'active') as doubted
              from auth.users
              left join public.evolution_instance_creation_queue as queue on queue.user_id = users.id",
         );

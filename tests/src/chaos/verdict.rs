@@ -111,9 +111,9 @@ impl Verdict {
     /// Who is ready by the ledger has one instance at the API, with the ledger's token and an enabled webhook.
     async fn compare_with_api(&mut self, session: &mut PgConnection, stage: &Stage) -> Result<()> {
         let succeeded: Vec<(String, String)> = sqlx::query_as(
-            "select distinct instance.name, instance.token
+            "select distinct resource.name, coalesce(resource.memory ->> 'token', resource.secret)
              from sluice.run
-             join sluice.instance on instance.subject = run.subject
+             join sluice.resource on resource.name = run.resource
              join public.evolution_instances as shown on shown.user_id::text = run.subject
              where run.state = 'succeeded'",
         )

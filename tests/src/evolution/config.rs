@@ -144,12 +144,26 @@ pub struct Config {
     pub qr_limit: u32,
     /// Length of the QR image in `base64`. The real one has 15,000 characters, which a simulator need not carry.
     pub qr_image_length: usize,
+    /// `CACHE_REDIS_SAVE_INSTANCES`: the guard asks memory and cache for a name, never the database, so that until an instance
+    /// is loaded its name seems free and a create destroys it. Off in `.env.example`, on in `env.example`.
+    pub save_instances: bool,
+    /// What `GET /` calls itself. A 1.x server refuses every `webhook/set`.
+    pub version: String,
     /// `RABBITMQ_ENABLED`.
     pub rabbitmq: bool,
     /// `DEL_INSTANCE`: instances not `open` this long after their create are removed.
     pub remove_unconnected_after: Option<Duration>,
     /// Calls and destroyed instances kept for inspection; the oldest are forgotten first.
     pub log_limit: usize,
+}
+
+impl Config {
+    /// Whether a restart connects only instances that are stored as open or connecting: 2.3.7 and later.
+    pub(super) fn connects_only_open(&self) -> bool {
+        let mut numbers = self.version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or_default());
+        let mut next = || numbers.next().unwrap_or_default();
+        (next(), next(), next()) >= (2, 3, 7)
+    }
 }
 
 impl Default for Config {
@@ -164,6 +178,8 @@ impl Default for Config {
             body_limit: 8 * 1024 * 1024,
             qr_limit: 30,
             qr_image_length: 64,
+            save_instances: false,
+            version: "2.3.6".to_owned(),
             rabbitmq: false,
             remove_unconnected_after: None,
             log_limit: 10_000,

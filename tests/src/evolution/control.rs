@@ -73,20 +73,23 @@ impl World {
         let row = Row {
             id: id.clone(),
             token: Key::new(planted.token),
-            integration: "WHATSAPP-BAILEYS".to_owned(),
+            integration: planted.integration,
             number: None,
-            status: LinkState::Close,
-            owner_jid: None,
+            status: if planted.phone.is_some() { LinkState::Open } else { LinkState::Close },
+            owner_jid: planted.phone.as_ref().map(|number| format!("{number}@s.whatsapp.net")),
             disconnection: None,
             created: now,
             updated: now,
             webhook: None,
             settings,
             rabbitmq: None,
-            paired: false,
+            paired: planted.phone.is_some(),
             answered_201: planted.answered_201,
         };
-        let loaded = Loaded::new(id.clone(), row.integration.clone());
+        let mut loaded = Loaded::new(id.clone(), row.integration.clone());
+        if row.paired {
+            loaded.link = Link::Open;
+        }
         *self.store.made.entry(planted.name.clone()).or_default() += 1;
         self.store.rows.insert(planted.name.clone(), row);
         self.store.memory.insert(planted.name.clone(), loaded);
@@ -98,6 +101,19 @@ impl World {
 
     pub(super) fn extra(&mut self, fields: Value) -> Extra {
         Extra { id: cuid(&mut self.rng), fields: fields.as_object().cloned().unwrap_or_default(), created: self.now }
+    }
+
+    /// The API's memory loses an instance that its database keeps. False where it was not loaded.
+    pub fn unload(&mut self, now: Duration, name: &str) -> bool {
+        self.run_until(now);
+        self.store.memory.remove(name).is_some()
+    }
+
+    /// The API's database loses an instance that its memory keeps: what a create leaves whose row was not inserted. False
+    /// where there was no row.
+    pub fn unroot(&mut self, now: Duration, name: &str) -> bool {
+        self.run_until(now);
+        self.erase(name, Destroyer::Test)
     }
 
     /// Takes an instance away behind everybody's back. False where there is none.

@@ -28,8 +28,12 @@ pub enum Outage {
     Refuse,
     /// Nothing is ever answered.
     Hang,
-    /// Everything is answered with this status.
+    /// Everything is answered with this status, in the server's own shape.
     Error(u16),
+    /// Everything is answered with this status and a proxy's page: the API is away, and something else stands in its place.
+    Page(u16),
+    /// Everything but the welcome is answered 503, as a successor without an activated licence does.
+    Unlicensed,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +44,8 @@ pub enum Database {
     Down,
     /// Each statement fails with this probability.
     Flapping(f64),
+    /// It restarts: connections are cut, and new ones are not taken yet.
+    Restarting,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

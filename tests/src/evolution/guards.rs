@@ -60,10 +60,16 @@ impl World {
         self.check_key(call.key.as_ref(), name)
     }
 
-    /// Whether memory or the database has this name.
+    /// Whether memory or the database has this name; with the cache of instances, memory alone.
     pub(super) fn exists(&mut self, name: &str) -> Result<bool, Response> {
         if self.store.in_memory(name) {
             return Ok(true);
+        }
+        if self.config.save_instances {
+            if self.store.rows.contains_key(name) {
+                self.journal.hit(Hit::NotLoadedHidden);
+            }
+            return Ok(false);
         }
         if name.contains('\0') {
             return Err(driver_error("invalid byte sequence for encoding \"UTF8\": 0x00"));
@@ -106,6 +112,7 @@ impl World {
             Route::WebhookSet => Next::Answer(self.webhook_set(call)),
             Route::WebhookFind => Next::Answer(self.webhook_find(call.name())),
             Route::SettingsFind => Next::Answer(self.settings_find(call.name())),
+            Route::SettingsSet => Next::Answer(self.settings_set(call)),
             Route::Root | Route::VerifyCreds | Route::Create | Route::Unknown => Next::Park,
         }
     }

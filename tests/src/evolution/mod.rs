@@ -21,6 +21,7 @@ mod reading;
 mod route;
 mod schema;
 pub mod server;
+mod settings;
 mod socket;
 mod store;
 mod strikes;

@@ -1,4 +1,4 @@
-//! The routes that only read: root, fetchInstances, connectionState, settings/find.
+//! The routes that only read: root, fetchInstances, connectionState.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ impl World {
             json!({
                 "status": 200,
                 "message": "Welcome to the Evolution API, it is working!",
-                "version": "2.3.6",
+                "version": self.config.version,
                 "clientName": "evolution_exchange",
                 "manager": format!("{}/manager", self.config.public_url),
                 "documentation": "https://doc.evolution-api.com",
@@ -121,14 +121,5 @@ impl World {
             self.journal.hit(Hit::NotLoadedState);
         }
         state_answer(name, state)
-    }
-
-    pub(super) fn settings_find(&mut self, name: &str) -> Response {
-        if let Err(message) = self.database() {
-            return self.database_down(message);
-        }
-        let settings = self.store.row_of_memory(name).and_then(|row| row.settings.clone());
-        let fields = settings.map_or(Value::Null, |settings| Value::Object(settings.fields));
-        Response::json(200, fields)
     }
 }

@@ -22,6 +22,7 @@ pub enum Route {
     WebhookSet,
     WebhookFind,
     SettingsFind,
+    SettingsSet,
     /// Anything else: 404 `Cannot GET /path`.
     Unknown,
 }
@@ -41,6 +42,7 @@ impl Route {
             Self::WebhookSet => "webhook_set",
             Self::WebhookFind => "webhook_find",
             Self::SettingsFind => "settings_find",
+            Self::SettingsSet => "settings_set",
             Self::Unknown => "unknown",
         }
     }
@@ -109,6 +111,7 @@ fn match_route(method: Method, first: &str, second: &str, third: &str) -> Route 
         Method::Post if named && is(first, "webhook") && is(second, "set") => Route::WebhookSet,
         Method::Get if named && is(first, "webhook") && is(second, "find") => Route::WebhookFind,
         Method::Get if named && is(first, "settings") && is(second, "find") => Route::SettingsFind,
+        Method::Post if named && is(first, "settings") && is(second, "set") => Route::SettingsSet,
         _ => Route::Unknown,
     }
 }

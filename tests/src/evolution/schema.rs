@@ -147,6 +147,22 @@ fn is_number(text: &str) -> bool {
         && chars.next().is_some_and(|second| second.is_ascii_alphanumeric() || matches!(second, '_' | '.' | '@' | '-'))
 }
 
+pub(super) fn settings_faults(body: &Map<String, Value>) -> Vec<String> {
+    const FLAGS: [&str; 6] =
+        ["rejectCall", "groupsIgnore", "alwaysOnline", "readMessages", "readStatus", "syncFullHistory"];
+    let mut faults: Vec<_> = FLAGS.iter().filter_map(|flag| type_fault(flag, body.get(*flag), "boolean")).collect();
+    faults.extend(["msgCall", "wavoipToken"].iter().filter_map(|text| type_fault(text, body.get(*text), "string")));
+    let missing = FLAGS.iter().filter(|flag| !body.contains_key(**flag));
+    faults.extend(missing.map(|flag| format!("instance requires property \"{flag}\"")));
+    faults
+}
+
+/// What a 1.x server makes of the nested body.
+pub(super) fn flat_webhook_faults(body: &Map<String, Value>) -> Vec<String> {
+    let missing = ["url", "enabled"].into_iter().filter(|field| !body.contains_key(*field));
+    missing.map(|field| format!("instance requires property \"{field}\"")).collect()
+}
+
 pub(super) fn webhook_faults(body: &Map<String, Value>) -> Vec<String> {
     let Some(webhook) = body.get("webhook") else {
         return vec!["instance requires property \"webhook\"".to_owned()];

@@ -116,11 +116,22 @@ pub struct Planted {
     pub settings: bool,
     /// Whether a caller is to be taken to have had a 201 for it.
     pub answered_201: bool,
+    pub integration: String,
+    /// The number of the phone that was paired with it.
+    pub phone: Option<String>,
 }
 
 impl Planted {
     pub fn new(name: impl Into<String>, token: impl Into<String>) -> Self {
-        Self { name: name.into(), token: token.into(), webhook: None, settings: true, answered_201: true }
+        Self {
+            name: name.into(),
+            token: token.into(),
+            webhook: None,
+            settings: true,
+            answered_201: true,
+            integration: "WHATSAPP-BAILEYS".to_owned(),
+            phone: None,
+        }
     }
 }
 

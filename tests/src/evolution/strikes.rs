@@ -8,7 +8,8 @@ use super::answers;
 use super::calls::{Call, Phase};
 use super::faults::{Fault, Outage, RetryAfter, Stage};
 use super::hit::Hit;
-use super::message::Response;
+use super::message::{Body, Response};
+use super::route::Route;
 use super::world::World;
 
 impl World {
@@ -36,6 +37,23 @@ impl World {
                 self.journal.hit(Hit::OutageError);
                 let response = injected_error(status, None);
                 self.deliver(call, response);
+            }
+            Some(Outage::Page(status)) => {
+                self.journal.hit(Hit::OutagePage);
+                let page = injected_error(status, Some(json!(format!("{status} page not found"))));
+                self.deliver(call, page);
+            }
+            Some(Outage::Unlicensed) if call.parsed.route == Route::Root => return false,
+            Some(Outage::Unlicensed) => {
+                self.journal.hit(Hit::OutageUnlicensed);
+                let manager = format!("{}/manager/login", self.config.public_url);
+                let body = json!({
+                    "error": "service not activated",
+                    "code": "LICENSE_REQUIRED",
+                    "register_url": manager,
+                    "message": format!("This Evolution API instance is not activated. Open {manager} to activate."),
+                });
+                self.deliver(call, Response::json(503, body));
             }
         }
         true
@@ -83,6 +101,8 @@ fn injected_error(status: u16, body: Option<Value>) -> Response {
         _ => "Internal Server Error",
     };
     match body {
+        // A text stands for a page that is not the API's.
+        Some(Value::String(page)) => Response { status, headers: Vec::new(), body: Body::Text(page) },
         Some(body) => Response::json(status, body),
         None => answers::error(status, name, json!("injected fault")),
     }

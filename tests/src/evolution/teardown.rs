@@ -63,7 +63,9 @@ impl World {
     fn forget(&mut self, teardown: Teardown) {
         if self.database().is_err() {
             // The teardown gives up before its first deed, in silence.
-            self.journal.hit(Hit::DatabaseLeftRow);
+            let has_row = self.store.rows.contains_key(&teardown.name);
+            let phantom = !has_row && self.store.memory.contains_key(&teardown.name);
+            self.journal.hit(if phantom { Hit::PhantomLeft } else { Hit::DatabaseLeftRow });
             self.torn_down(teardown);
             return;
         }
@@ -72,6 +74,12 @@ impl World {
     }
 
     fn erase_torn_down(&mut self, teardown: Teardown) {
+        if self.store.rows.contains_key(&teardown.name) && self.database().is_err() {
+            // Nobody waits for this half: the row stays, and memory has let go of it.
+            self.journal.hit(Hit::DatabaseLeftRowUnloaded);
+            self.torn_down(teardown);
+            return;
+        }
         if let Some(row) = self.store.rows.get(&teardown.name) {
             let other = row.id != teardown.meant;
             let answered = row.answered_201;
@@ -115,13 +123,15 @@ impl World {
         }
     }
 
-    /// A stored instance is loaded and connected, whether it ever was before or not.
+    /// A stored instance is loaded and connected, whether it ever was before or not; from 2.3.7 on, only one that is not stored
+    /// as closed is connected.
     fn load(&mut self, name: &str) {
         let Some(row) = self.store.rows.get(name) else { return };
         if self.store.memory.contains_key(name) {
             return;
         }
         let paired = row.paired;
+        let stays_closed = row.status == LinkState::Close && self.config.connects_only_open();
         let loaded = Loaded::new(row.id.clone(), row.integration.clone());
         self.store.memory.insert(name.to_owned(), loaded);
         if paired {
@@ -129,7 +139,7 @@ impl World {
             if let Some(loaded) = self.store.memory.get_mut(name) {
                 loaded.link = Link::Reopening { at };
             }
-        } else {
+        } else if !stays_closed {
             self.open_socket(name, None);
         }
     }

@@ -15,7 +15,8 @@ const LONGEST_URL: usize = 500;
 
 impl World {
     pub(super) fn webhook_set(&mut self, call: &Call) -> Response {
-        let faults = schema::webhook_faults(&call.body);
+        let old = self.config.version.starts_with("1.");
+        let faults = if old { schema::flat_webhook_faults(&call.body) } else { schema::webhook_faults(&call.body) };
         if !faults.is_empty() {
             return answers::invalid(faults);
         }

@@ -107,6 +107,7 @@ impl World {
     pub(super) fn database(&mut self) -> Result<(), &'static str> {
         use rand::Rng;
         const REFUSED: &str = "database \"evolution\" is not currently accepting connections";
+        const STARTING: &str = "the database system is starting up";
         const CUT: &str = "terminating connection due to administrator command";
         match self.config.faults.database {
             Database::Up => Ok(()),
@@ -115,6 +116,7 @@ impl World {
                 Err(if self.rng.random_bool(0.8) { REFUSED } else { CUT })
             }
             Database::Flapping(_) => Ok(()),
+            Database::Restarting => Err(if self.rng.random_bool(0.8) { STARTING } else { CUT }),
         }
     }
 

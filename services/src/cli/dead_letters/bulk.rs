@@ -23,9 +23,9 @@ use crate::{
         by::ByOptions,
         output::{self, EXIT_CODES, Form},
     },
-    config::{Operator, OperatorOptions, ReviveOptions},
+    config::{Operator, OperatorOptions},
     ledger::{
-        By, Changed, Ledger,
+        By, Changed, OperatorLedger,
         postgres::{
             Postgres,
             read::{self, Letter, LetterId, MOST, Which},
@@ -44,7 +44,7 @@ pub(super) struct Retry {
     #[command(flatten)]
     by: ByOptions,
     #[command(flatten)]
-    config: ReviveOptions,
+    config: OperatorOptions,
 }
 
 #[derive(Args)]

@@ -14,7 +14,7 @@ use crate::{
     },
     config::{Config, Faults, Operator, OperatorOptions},
     ledger::{
-        By, Ledger, Scope,
+        By, OperatorLedger, Scope,
         postgres::{Postgres, read},
     },
     process,
@@ -207,24 +207,18 @@ impl Gate {
         step.or_else(|| host.map(|name| Self { scope: Scope::Host, name }))
     }
 
-    /// A mistyped name would be a gate before nothing. Known is what this build has, and what anybody has used.
+    /// A mistyped name would be a gate before nothing.
     async fn refusal(&self, ledger: &Postgres) -> crate::ledger::Result<Option<String>> {
-        let used = read::gates(ledger).await?;
-        let used = used.into_iter().filter(|gate| gate.scope == self.scope.as_str()).map(|gate| gate.name);
-        let mut known: Vec<String> = match self.scope {
-            Scope::Step => ledger.registry().queues().into_iter().map(String::from).collect(),
-            Scope::Workflow => ledger.registry().all().map(|workflow| workflow.name.to_string()).collect(),
-            Scope::Host => Vec::new(),
-        };
-        known.extend(used);
-        known.sort();
-        known.dedup();
+        let known = read::known(ledger, self.scope).await?;
         if known.contains(&self.name) {
             return Ok(None);
         }
         let (scope, name) = (self.scope.as_str(), &self.name);
-        let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
-        Ok(Some(format!("there is no {scope} {name:?}; those that are there: {known}")))
+        let known = match known.is_empty() {
+            true => "none yet (a relay or worker registers its workflows when it starts)".to_owned(),
+            false => known.join(", "),
+        };
+        Ok(Some(format!("there is no {scope} {name}; those that are there: {known}")))
     }
 }
 

@@ -20,13 +20,13 @@ pub struct Options {
 enum Command {
     /// What waits before each step and each gate, and the dead letters
     Stats(Box<stats::Stats>),
-    /// Nothing behind the gate is dispatched or claimed until it is resumed; what is running goes on
+    /// Nothing behind the gate starts until it is resumed; what is running goes on
     Pause(Box<gate::Pause>),
     /// End a pause and a hold; a breaker closes by itself
     Resume(Box<gate::Resume>),
     /// How many steps may start per second
     Rate(Box<gate::Rate>),
-    /// How many steps may be dispatched or running at once
+    /// How many steps may be running at once
     Concurrency(Box<gate::Concurrency>),
 }
 

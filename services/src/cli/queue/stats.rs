@@ -12,12 +12,9 @@ use crate::{
         output::{self, EXIT_CODES, Form, or_dash, table},
     },
     config::{Operator, StatsOptions},
-    ledger::{
-        Ledger,
-        postgres::{
-            Postgres,
-            read::{self, Gate, OpenLetters, Pending, Steps},
-        },
+    ledger::postgres::{
+        Postgres,
+        read::{self, COUNTED, Gate, OpenLetters, Pending, Steps},
     },
     process,
     queue::{self, Queue},
@@ -67,15 +64,9 @@ impl Stats {
     }
 }
 
-/// Every queue that this build knows or that has a live step.
+/// Every queue that a build has registered.
 async fn queues(ledger: &Postgres, redis: Option<&queue::Config>) -> anyhow::Result<Vec<QueueLine>> {
-    let mut steps = read::steps(ledger).await?;
-    for name in ledger.registry().queues() {
-        if steps.iter().all(|known| known.step != name.as_str()) {
-            steps.push(Steps { step: name.into(), ..Steps::default() });
-        }
-    }
-    steps.sort_by(|one, other| one.step.cmp(&other.step));
+    let steps = read::steps(ledger).await?;
     let mut redis = redis.and_then(|config| said(Queue::connect(config)));
     let mut lines = Vec::with_capacity(steps.len());
     for steps in steps {
@@ -101,7 +92,13 @@ fn said<T>(result: Result<T, impl std::fmt::Display>) -> Option<T> {
 }
 
 fn describe(report: &Report) -> String {
-    let mut parts = vec![steps_table(&report.steps)];
+    let mut parts = vec![match report.steps.is_empty() {
+        true => "no workflow is registered yet: a relay or worker does it when it starts".to_owned(),
+        false => steps_table(&report.steps),
+    }];
+    if report.steps.iter().any(|line| line.steps.capped) {
+        parts.push(format!("of a queue no more than {} steps were counted", COUNTED - 1));
+    }
     if !report.gates.is_empty() {
         parts.push(gates_table(&report.gates));
     }
@@ -111,27 +108,37 @@ fn describe(report: &Report) -> String {
     });
     let Pending { count, oldest_since } = &report.projections_pending;
     if let Some(since) = oldest_since {
-        parts.push(format!("{count} public rows could not be written yet, the oldest since {}", relative(*since)));
+        parts.push(format!(
+            "{count} subjects' rows in the app could not be written yet, the first of them {}",
+            relative(*since)
+        ));
     }
     parts.join("\n\n")
 }
 
 fn steps_table(lines: &[QueueLine]) -> String {
     table(
-        ["STEP", "DUE", "OLDEST DUE", "DELAYED", "WAITING", "DISPATCHED", "RUNNING", "IN REDIS"],
+        ["STEP", "GATES", "DUE", "HELD", "SCHEDULED", "WAITING", "RUNNING", "OLDEST UNFINISHED", "IN REDIS"],
         lines.iter().map(|QueueLine { steps, redis_depth }| {
             [
                 steps.step.clone(),
+                gates_of(steps),
                 steps.due.to_string(),
-                or_dash(steps.oldest_due_at.map(relative)),
-                steps.delayed.to_string(),
+                steps.held.to_string(),
+                steps.scheduled.to_string(),
                 steps.waiting.to_string(),
-                steps.dispatched.to_string(),
                 steps.running.to_string(),
+                or_dash(steps.oldest_unfinished_at.map(relative)),
                 or_dash(*redis_depth),
             ]
         }),
     )
+}
+
+/// How the gates of the step and its host stand together.
+fn gates_of(steps: &Steps) -> String {
+    let state = if steps.passes { "pass" } else { "closed" };
+    steps.reason.as_ref().map_or_else(|| state.to_owned(), |reason| format!("{state}: {reason}"))
 }
 
 fn gates_table(gates: &[Gate]) -> String {
@@ -144,7 +151,7 @@ fn gates_table(gates: &[Gate]) -> String {
     )
 }
 
-/// `open`, or everything that closes it.
+/// `passes`, or everything that closes it.
 fn state(gate: &Gate) -> String {
     let paused = gate
         .paused_at
@@ -154,10 +161,15 @@ fn state(gate: &Gate) -> String {
     });
     let breaker = (gate.breaker != "closed").then(|| {
         let since = gate.breaker_at.map(relative).unwrap_or_default();
-        format!("breaker {} {since} ({})", gate.breaker, gate.breaker_reason.as_deref().unwrap_or("no reason kept"))
+        let state = gate.breaker.replace('_', " ");
+        format!("breaker {state} {since} ({})", gate.breaker_reason.as_deref().unwrap_or("no reason kept"))
     });
-    let closed: Vec<String> = [paused, held, breaker].into_iter().flatten().collect();
-    if closed.is_empty() { "open".to_owned() } else { closed.join("; ") }
+    let causes: Vec<String> = [paused, held, breaker].into_iter().flatten().collect();
+    match (gate.passes, causes.is_empty()) {
+        (true, true) => "passes".to_owned(),
+        (true, false) => format!("passes one run at a time: {}", causes.join("; ")),
+        (false, _) => format!("closed: {}", causes.join("; ")),
+    }
 }
 
 fn letters_table(letters: &[OpenLetters]) -> String {

@@ -13,7 +13,7 @@ use crate::{
         output::{EXIT_CODES, FAILED, Form},
     },
     config::{Operator, OperatorOptions},
-    ledger::{Changed, Ledger},
+    ledger::{Changed, OperatorLedger},
     process,
 };
 

@@ -2,6 +2,7 @@
 
 mod change;
 mod show;
+mod waits;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -9,8 +10,9 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use workflows::{
-    ids::{StepName, Subject, UserId, WorkflowName},
+    ids::{StepName, Subject, WorkflowName},
     state::RunState,
+    whatsapp::names::UserId,
 };
 
 pub(super) use self::show::describe;
@@ -25,6 +27,7 @@ use crate::{
         read::{self, Run, RunFilter},
     },
     process,
+    supabase::users,
 };
 
 #[derive(Args)]
@@ -122,7 +125,7 @@ impl List {
     async fn filter(&self, ledger: &Postgres) -> anyhow::Result<Option<RunFilter>> {
         let subject = match &self.subject {
             Some(email) if email.as_str().contains('@') => {
-                let user = read::user_by_email(ledger, email.as_str()).await;
+                let user = users::by_email(ledger.database(), email.as_str()).await;
                 let user = user.context("look the address up among the profiles: give the user's id instead")?;
                 if user.is_none() {
                     output::remark(format!("no profile has the address {email}"));
@@ -139,7 +142,19 @@ impl List {
 
 fn runs_table(runs: &[Run]) -> String {
     table(
-        ["RUN", "STATE", "WORKFLOW", "STEP", "STEP STATE", "FAILURES", "STARTED", "ENDED", "SUBJECT", "ERROR"],
+        [
+            "RUN",
+            "STATE",
+            "WORKFLOW",
+            "STEP",
+            "STEP STATE",
+            "WAITS FOR",
+            "FAILURES",
+            "STARTED",
+            "ENDED",
+            "SUBJECT",
+            "ERROR",
+        ],
         runs.iter().map(|run| {
             [
                 run.id.to_string(),
@@ -147,6 +162,7 @@ fn runs_table(runs: &[Run]) -> String {
                 run.workflow.clone(),
                 or_dash(run.step.as_deref()),
                 or_dash(run.step_state.as_deref()),
+                or_dash(waits::describe(&run.waits_for)),
                 run.failures.to_string(),
                 relative(run.created_at),
                 or_dash(run.ended_at.map(relative)),

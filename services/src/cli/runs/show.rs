@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use workflows::ids::RunId;
 
+use super::waits;
 use crate::{
     cli::{
         moment::{relative, span},
@@ -104,7 +105,7 @@ fn head(detail: &RunDetail) -> String {
         ("subject", Some(run.subject.clone())),
         ("resource", Some(run.resource.clone())),
         ("state", Some(run.state.clone())),
-        ("why", run.second_look.then(|| SECOND_LOOK.to_owned())),
+        ("why", run.internal.then(|| SECOND_LOOK.to_owned())),
         ("started", Some(relative(run.created_at))),
         ("ended", run.ended_at.map(relative)),
         ("deadline", run.ended_at.is_none().then(|| relative(run.deadline_at))),
@@ -116,12 +117,25 @@ fn head(detail: &RunDetail) -> String {
 
 fn steps_table(steps: &[Step]) -> String {
     table(
-        ["STEP", "STATE", "DUE", "FAILURES", "CRASHES", "SENT BACK", "DEFERS", "ATTEMPTS", "WORKER", "ERROR"],
+        [
+            "STEP",
+            "STATE",
+            "DUE",
+            "WAITS FOR",
+            "FAILURES",
+            "CRASHES",
+            "SENT BACK",
+            "DEFERS",
+            "ATTEMPTS",
+            "WORKER",
+            "ERROR",
+        ],
         steps.iter().map(|step| {
             [
                 step.name.clone(),
                 step.state.clone(),
                 or_dash(step.due_at.map(relative)),
+                or_dash(waits::describe(&step.waits_for)),
                 step.failures.to_string(),
                 step.crashes.to_string(),
                 step.send_backs.to_string(),

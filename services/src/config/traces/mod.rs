@@ -11,7 +11,7 @@ use reqwest::header::HeaderMap;
 use self::parse::{endpoint, header, pairs, with_route};
 use super::Faults;
 use crate::telemetry::{
-    Role,
+    Role, chain,
     export::{Batches, Traces},
     names,
     otlp::Collector,
@@ -118,7 +118,7 @@ impl TraceOptions {
         let collector = match Collector::new(endpoint?, headers?, timeout?) {
             Ok(collector) => Some(collector),
             Err(error) => {
-                let cause = crate::evolution::chain(&error.without_url());
+                let cause = chain(&error.without_url());
                 let mend = "install CA certificates, or name a file of them in SSL_CERT_FILE";
                 faults.add_url(setting, address, format!("no TLS client can be made ({cause}): {mend}"));
                 None

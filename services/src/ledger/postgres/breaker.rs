@@ -10,9 +10,8 @@ use workflows::{
     ids::RunId,
 };
 
-use super::{HostGate, Postgres, Probe, Result, Scope, Tx, gate, limit, seconds};
-use crate::ledger::Error;
-use crate::supabase::PendingRows;
+use super::{HostGate, Postgres, Probe, Result, Scope, gate, seconds};
+use crate::{database::Tx, ledger::Error};
 
 pub(super) async fn report(
     ledger: &Postgres,
@@ -21,18 +20,18 @@ pub(super) async fn report(
     rules: &Rules,
     jitter: f64,
 ) -> Result<HostGate> {
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     let before = lock(&mut tx, host).await?;
     let after = before.clone().hear(signals, rules);
     if after != before {
-        write(&mut tx, host, &before, &after, rules.pause(&after, jitter)).await?;
+        write(&mut tx, host, &before, &after, rules.pause(&after, jitter), rules.key_advice).await?;
     }
     let asked = signals.iter().filter_map(|signal| match signal {
         Signal::Hold(duration) => Some(*duration),
         _ => None,
     });
     if let Some(longest) = asked.max() {
-        let reason = "the Evolution API asked to be left alone for so long (Retry-After)";
+        let reason = "the API asked to be left alone for so long (Retry-After)";
         gate::hold_in(&mut tx, Scope::Host, host, longest, reason).await?;
     }
     let seen = read(&mut tx, host).await?;
@@ -41,7 +40,7 @@ pub(super) async fn report(
 }
 
 pub(super) async fn host_gate(ledger: &Postgres, host: &str) -> Result<HostGate> {
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     let seen = read(&mut tx, host).await?;
     tx.commit().await?;
     Ok(seen)
@@ -49,7 +48,7 @@ pub(super) async fn host_gate(ledger: &Postgres, host: &str) -> Result<HostGate>
 
 /// Whoever moves `probe_at` on has the right until then; `probes` fences it.
 pub(super) async fn probe(ledger: &Postgres, host: &str, lease: Duration) -> Result<Option<Probe>> {
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     let row: Option<(i32,)> = tx
         .query_as(
             "update sluice.gate
@@ -76,12 +75,12 @@ pub(super) async fn probed(
     rules: &Rules,
     jitter: f64,
 ) -> Result<HostGate> {
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     let before = lock(&mut tx, host).await?;
     if before.state == State::Open && before.probes == probe.number {
         let after = before.clone().probed(found);
         let pause = if after.state == State::HalfOpen { Duration::ZERO } else { rules.pause(&after, jitter) };
-        write(&mut tx, host, &before, &after, pause).await?;
+        write(&mut tx, host, &before, &after, pause, rules.key_advice).await?;
     }
     let seen = read(&mut tx, host).await?;
     tx.commit().await?;
@@ -125,7 +124,14 @@ async fn lock(tx: &mut Tx, host: &str) -> Result<Breaker> {
 }
 
 /// The one transition of a breaker, guarded by what it was.
-async fn write(tx: &mut Tx, host: &str, before: &Breaker, after: &Breaker, pause: Duration) -> Result<()> {
+async fn write(
+    tx: &mut Tx,
+    host: &str,
+    before: &Breaker,
+    after: &Breaker,
+    pause: Duration,
+    advice: &str,
+) -> Result<()> {
     let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
     let failing: Vec<Uuid> = after.failing.iter().map(|run| run.uuid()).collect();
     tx.query(
@@ -147,7 +153,7 @@ async fn write(tx: &mut Tx, host: &str, before: &Breaker, after: &Breaker, pause
     .bind(number(before.probes))
     .bind(after.state.as_str())
     .bind(after.cause.map(Cause::as_str))
-    .bind(after.cause.map(|cause| cause.reason(host)))
+    .bind(after.cause.map(|cause| cause.reason(host, advice)))
     .bind(failing)
     .bind(seconds(after.failing_for))
     .bind(number(after.probes))
@@ -174,46 +180,4 @@ async fn read(tx: &mut Tx, host: &str) -> Result<HostGate> {
     let breaker = breaker.parse().map_err(|error: workflows::breaker::Unknown| Error::Unreadable(error.to_string()))?;
     let closed_for = closed_for.map(|ago| Duration::try_from_secs_f64(ago).unwrap_or_default());
     Ok(HostGate { breaker, failing, probe_due, closed_for })
-}
-
-/// A step that was never tried would say nothing: it takes over the gate's reason, and with it the user's row does. What
-/// its last attempt said stays on the attempt. Steps that are locked are being moved this moment.
-pub(super) async fn explain(ledger: &Postgres, host: &str, most: usize) -> Result<usize> {
-    let queues: Vec<String> = ledger.setup.registry.queues().iter().map(ToString::to_string).collect();
-    let mut tx = ledger.begin().await?;
-    let rows: Vec<(String,)> = tx
-        .query_as(
-            "with waiting as (
-               select step.run_id, step.position, gate.breaker_reason
-               from sluice.gate
-               join sluice.step
-                 on step.name = any($2)
-                 and step.state = 'due'
-                 and step.due_at is not null
-                 and step.error is distinct from gate.breaker_reason
-               where gate.scope = 'host'
-                 and gate.name = $1
-                 and gate.breaker = 'open'
-                 and gate.breaker_reason is not null
-               order by step.run_id
-               limit $3
-               for no key update of step skip locked
-             )
-             update sluice.step as step
-             set error = waiting.breaker_reason
-             from waiting
-             join sluice.run on run.id = waiting.run_id
-             where step.run_id = waiting.run_id
-               and step.position = waiting.position
-             returning run.subject",
-        )
-        .bind(host.to_owned())
-        .bind(&queues)
-        .bind(limit(most))
-        .fetch_all(tx.connection())
-        .await?;
-    let subjects: Vec<String> = rows.into_iter().map(|(subject,)| subject).collect();
-    ledger.projection.write(&mut tx, &subjects, PendingRows::Keep).await?;
-    tx.commit().await?;
-    Ok(subjects.len())
 }

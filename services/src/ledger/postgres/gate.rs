@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use workflows::definition::Registry;
 
-use super::{By, Postgres, Result, Scope, Tx, seconds};
+use super::{By, Postgres, Result, Scope, seconds};
+use crate::database::Tx;
 
 pub(super) async fn pause(ledger: &Postgres, scope: Scope, name: &str, by: &By) -> Result<bool> {
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
     let done = tx
         .query(
@@ -29,7 +29,7 @@ pub(super) async fn pause(ledger: &Postgres, scope: Scope, name: &str, by: &By) 
 
 /// What waited is let go slowly at first: `reopened_at`.
 pub(super) async fn resume(ledger: &Postgres, scope: Scope, name: &str, by: &By) -> Result<bool> {
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     let done = tx
         .query(
             "update sluice.gate
@@ -47,7 +47,7 @@ pub(super) async fn resume(ledger: &Postgres, scope: Scope, name: &str, by: &By)
 }
 
 pub(super) async fn hold(ledger: &Postgres, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
     let reason =
         by.note.as_ref().map_or_else(|| format!("held by {}", by.actor), |note| format!("{}: {note}", by.actor));
@@ -80,7 +80,7 @@ pub(super) async fn set_rate(ledger: &Postgres, scope: Scope, name: &str, rate: 
     if scope == Scope::Workflow || rate.is_some_and(|rate| rate <= 0.0 || !rate.is_finite()) {
         return Ok(false);
     }
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
     let done = tx
         .query(
@@ -108,7 +108,7 @@ pub(super) async fn set_concurrency(
     if scope == Scope::Workflow || limit == Some(0) {
         return Ok(false);
     }
-    let mut tx = ledger.begin().await?;
+    let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
     let done = tx
         .query(
@@ -150,22 +150,4 @@ async fn finish(mut tx: Tx, changed: u64, action: &'static str, by: &By, mut det
         .await?;
     tx.commit().await?;
     Ok(true)
-}
-
-/// The rows of every queue and of the API's host.
-pub(super) async fn ensure_all(ledger: &Postgres, registry: &Registry, host: Option<&str>) -> Result<()> {
-    let steps: Vec<String> = registry.queues().iter().map(ToString::to_string).collect();
-    let mut tx = ledger.begin().await?;
-    tx.query(
-        "insert into sluice.gate (scope, name)
-         select 'step', name from unnest($1::text[]) as step (name)
-         union all
-         select 'host', $2 where $2 is not null
-         on conflict do nothing",
-    )
-    .bind(&steps)
-    .bind(host.map(str::to_owned))
-    .execute(tx.connection())
-    .await?;
-    tx.commit().await
 }

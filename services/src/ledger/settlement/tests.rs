@@ -4,35 +4,38 @@ use std::time::Duration;
 
 use serde_json::json;
 use workflows::{
-    definition::{LEASE, Reach, Workflow},
-    ids::{RunId, StepName, Token},
-    outcome::{Class, Facts, Failure, Given, InstanceStatus, Outcome},
+    definition::{LEASE, Step as StepDefinition},
+    ids::{RunId, Token},
+    outcome::StepInput,
     policy::Retry,
     secret::Secret,
-    state::{DeathReason, Limits, Spent, StepState},
+    state::Limits,
 };
 
 use super::*;
-use crate::ledger::Expired;
 
 const LIMITS: Limits = Limits { failures: 3, crashes: 2, send_backs: 1 };
 /// What the middle step has spent when it is tried here.
 const SPENT: Spent = Spent { failures: 1, crashes: 0, send_backs: 1, defers: 4 };
 
-fn workflow() -> Workflow {
-    let step = |name: &str| workflows::definition::Step {
+/// Three steps, of which the first may create or delete.
+fn workflow() -> Definition {
+    let step = |(name, reach): (&str, Reach)| StepDefinition {
         name: name.parse().unwrap(),
         timeout: Duration::from_secs(30),
         lease: LEASE,
         retry: Retry { limits: LIMITS, ..Retry::default() },
-        reach: Reach::Shared,
+        reach,
+        host: None,
     };
-    Workflow {
+    Definition {
         name: "three".parse().unwrap(),
         version: 1,
-        steps: ["first", "second", "third"].map(step).to_vec(),
+        steps: [("first", Reach::Exclusive), ("second", Reach::Shared), ("third", Reach::Shared)].map(step).to_vec(),
         deadline: Duration::from_secs(3600),
         priority: 0,
+        projection: None,
+        source: None,
     }
 }
 
@@ -46,13 +49,12 @@ fn claim(position: i16) -> Claim {
         spent: SPENT,
         send_backs: vec![0; usize::try_from(position).unwrap()],
         attempt: 6,
-        given: Given {
+        input: StepInput {
             subject: "somebody".parse().unwrap(),
-            instance: "somebody".parse().unwrap(),
-            token: Secret::new("token"),
-            created_before: false,
-            paired_before: false,
-            imported: false,
+            resource: "something".parse().unwrap(),
+            secret: Secret::new("secret"),
+            memory: Memory::default(),
+            exclusive_before: false,
             input: json!({}),
         },
         traceparent: None,
@@ -73,7 +75,7 @@ fn plan(claim: &Claim, outcome: Outcome) -> Settlement {
 }
 
 fn success() -> Outcome {
-    Outcome::Success { output: json!({}), facts: Facts::default(), note: None }
+    Outcome::Success { output: json!({}), memory: Memory::default(), note: None }
 }
 
 fn assert_records_the_failure(settlement: &Settlement, outcome: &str) {
@@ -85,16 +87,16 @@ fn assert_records_the_failure(settlement: &Settlement, outcome: &str) {
 
 #[test]
 fn a_success_makes_the_next_step_due_and_keeps_what_was_learnt() {
-    let facts = Facts { status: Some(InstanceStatus::Connecting), ..Facts::default() };
+    let memory = Memory::default().with("colour", "red");
     let outcome =
-        Outcome::Success { output: json!({ "made": 1 }), facts: facts.clone(), note: Some("adopted".to_owned()) };
+        Outcome::Success { output: json!({ "made": 1 }), memory: memory.clone(), note: Some("adopted".to_owned()) };
 
     let settlement = plan(&claim(1), outcome);
 
     assert_eq!((settlement.key, settlement.guard), (claim(1).key, Guard::Token));
     assert_eq!((settlement.to, settlement.spent), (StepState::Succeeded, Spent { defers: 0, ..SPENT }));
     assert_eq!(settlement.then, Then::Advance(name("third")));
-    assert_eq!((settlement.output, settlement.facts), (Some(json!({ "made": 1 })), facts));
+    assert_eq!((settlement.output, settlement.memory), (Some(json!({ "made": 1 })), memory));
     let attempt = Attempt { outcome: "succeeded", note: Some("adopted".to_owned()), ..Attempt::default() };
     assert_eq!(settlement.attempt, attempt);
 }
@@ -211,10 +213,35 @@ fn whether_the_api_is_quiet_is_the_workers_to_say() {
     }
 }
 
+#[test]
+fn what_a_failure_leaves_behind_is_kept() {
+    let memory = Memory::default().with("looks", 2);
+
+    let settlement = plan(&claim(1), Outcome::Retry(failure().remembering(&memory)));
+
+    assert_eq!(settlement.memory, memory);
+}
+
+#[test]
+fn only_a_step_that_may_create_or_delete_keeps_its_resource_busy() {
+    assert!(plan(&claim(0), success()).exclusive);
+    assert!(!plan(&claim(1), success()).exclusive);
+}
+
 fn rescue(crashes: u32, worker_lives: bool) -> Settlement {
-    let mut claim = claim(1);
-    claim.spent.crashes = crashes;
-    Settlement::rescue(&Expired { claim, worker_lives }, &workflow(), 1.0).unwrap()
+    let Claim { key, workflow: name, version, step, spent, attempt, .. } = claim(1);
+    let expired = Expired {
+        key,
+        workflow: name,
+        version,
+        step,
+        spent: Spent { crashes, ..spent },
+        attempt,
+        worker: "gone".to_owned(),
+        traceparent: None,
+        worker_lives,
+    };
+    Settlement::rescue(&expired, &workflow(), 1.0).unwrap()
 }
 
 #[test]

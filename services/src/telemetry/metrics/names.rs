@@ -1,4 +1,4 @@
-//! Every metric that a process of Sluice exposes: its name, what it is, its labels, and what it says. README's table is held
+//! Every metric that a process of Sluice exposes: its name, what it is, its labels, and what it says. docs/metrics.md's table is held
 //! to this one, and this one to what `/metrics` answers. No other module writes a metric's name or a label's.
 
 /// What kind of metric it is.
@@ -73,28 +73,29 @@ impl Described {
 
 // The whole system's, from relays.
 
-pub static OLDEST_DUE_AGE: Metric<1> = Metric::gauge(
-    "sluice_oldest_due_age_seconds",
+pub static UNFINISHED: Metric<1> = Metric::gauge(
+    "sluice_unfinished",
     ["step"],
-    "How long the step that has waited longest has been due; 0 where none is. Work behind a closed gate does not count",
+    "Work that is not finished and not held by a gate, wherever it waits: steps due now and running; scale by it",
+);
+pub static OLDEST_UNFINISHED_AGE: Metric<1> = Metric::gauge(
+    "sluice_oldest_unfinished_age_seconds",
+    ["step"],
+    "How long ago the oldest step among the unfinished became due; 0 where there is none",
 );
 pub static QUEUE_DEPTH: Metric<2> = Metric::gauge(
     "sluice_queue_depth",
     ["step", "state"],
-    "Steps by state: due, held (due behind a closed gate), scheduled (due later), dispatched, running; due, held and \
-     scheduled together are counted up to 20001",
+    "Steps by state: due, held (due behind a closed gate), scheduled (due later), running; a queue is counted up to 20001",
 );
 pub static DEAD_LETTERS: Metric<1> =
     Metric::gauge("sluice_dead_letters", ["reason"], "Dead letters that wait for a person, by why the run died");
-pub static BREAKER_STATE: Metric<1> = Metric::gauge(
-    "sluice_breaker_state",
-    ["host"],
-    "The breaker of an Evolution API host: 0 closed, 1 half open, 2 open",
-);
+pub static BREAKER_STATE: Metric<1> =
+    Metric::gauge("sluice_breaker_state", ["host"], "The breaker of an API host: 0 closed, 1 half open, 2 open");
 pub static GATE_CLOSED: Metric<3> = Metric::gauge(
     "sluice_gate_closed",
     ["scope", "name", "cause"],
-    "1 where a gate is closed: by a pause, a hold (Retry-After, or by hand) or a breaker",
+    "1 where a gate is closed: by a pause, a hold (Retry-After, or by hand) or an open breaker",
 );
 pub static REDIS_OUTSTANDING: Metric<1> =
     Metric::gauge("sluice_redis_outstanding", ["step"], "Hints in Redis that no worker has acknowledged");
@@ -106,7 +107,7 @@ pub static EVENT_LAG: Metric<0> = Metric::gauge(
 pub static PROJECTIONS_PENDING: Metric<0> = Metric::gauge(
     "sluice_projections_pending",
     [],
-    "Users whose public rows could not be written yet, refused or locked by the app's schema",
+    "Subjects whose rows in the app could not be written yet, refused or locked by the app's schema",
 );
 
 // Relays.
@@ -114,12 +115,8 @@ pub static PROJECTIONS_PENDING: Metric<0> = Metric::gauge(
 pub static RESCUED: Metric<1> = Metric::counter(
     "sluice_rescued_total",
     ["kind"],
-    "What a relay took back: crashed (the lease ran out), stray (Redis held no hint), exceeded (past the run's deadline: dead), doubted (a call outlived its lease: looked at again)",
-);
-pub static REDIS_LOSSES: Metric<0> = Metric::counter(
-    "sluice_redis_losses_total",
-    [],
-    "How often Redis was found wiped, restored or replaced, and every dispatched step made due again",
+    "What a relay took back: crashed (the lease ran out), exceeded (past the run's deadline: dead), doubted (a call outlived \
+     its lease: looked at again)",
 );
 pub static LOST_SIGN_UPS_FOUND: Metric<0> =
     Metric::counter("sluice_lost_sign_ups_found_total", [], "Sign-ups without a queue row that the finder gave one");
@@ -133,15 +130,15 @@ pub static ATTEMPTS: Metric<4> = Metric::counter(
 );
 pub static STEP_DURATION: Metric<1> =
     Metric::histogram("sluice_step_duration_seconds", ["step"], "From an attempt's claim to its outcome");
-pub static SIGN_UP_TO_READY: Metric<0> = Metric::histogram(
-    "sluice_sign_up_to_ready_seconds",
-    [],
-    "From the sign-up (the queue row's created_at) to the ready instance; a request that is repeated counts from its intake",
+pub static RUN_DURATION: Metric<2> = Metric::histogram(
+    "sluice_run_duration_seconds",
+    ["workflow", "outcome"],
+    "From the request (of a sign-up: its own moment) to the run's end in an attempt; a repeated request counts from its intake",
 );
 pub static RUNS: Metric<2> = Metric::counter(
     "sluice_runs_total",
     ["workflow", "outcome"],
-    "Runs that an attempt ended: ready, dead, cancelled; what a deadline ended is among the rescued, as exceeded",
+    "Runs that an attempt ended: succeeded, dead, cancelled; what a deadline ended is among the rescued, as exceeded",
 );
 pub static LEASES_LOST: Metric<0> = Metric::counter(
     "sluice_leases_lost_total",
@@ -150,15 +147,15 @@ pub static LEASES_LOST: Metric<0> = Metric::counter(
 );
 pub static STALE_SETTLES: Metric<0> =
     Metric::counter("sluice_stale_settles_total", [], "Settles that came after the step had passed to somebody else");
-pub static PUT_BACK: Metric<2> = Metric::counter(
-    "sluice_put_back_total",
+pub static CLAIMS_REFUSED: Metric<2> = Metric::counter(
+    "sluice_claims_refused_total",
     ["step", "reason"],
-    "Claims that put the step back, uncounted: gate_closed, resource_busy, unknown_definition (another build's step)",
+    "Claims that left the step due, uncounted: gate_closed, resource_busy, unknown_definition (another build's step)",
 );
 pub static HTTP_CLIENT: Metric<4> = Metric::histogram(
     "http_client_request_duration_seconds",
     ["http_request_method", "url_template", "http_response_status_code", "error_type"],
-    "Calls to the Evolution API, answer included; no status where none came",
+    "Calls to the APIs of workflows, answer included; no status where none came",
 );
 pub static CONSUMER_UP: Metric<1> =
     Metric::gauge("sluice_consumer_up", ["step"], "1 where the worker's consumer of this step is connected to Redis");
@@ -169,7 +166,7 @@ pub static CONSUMER_PANICS: Metric<1> =
 pub static CONSUMER_ABANDONED: Metric<1> =
     Metric::counter("sluice_consumer_abandoned_total", ["step"], "Attempts left to their leases at the end of a drain");
 pub static CONSUMER_GARBLED: Metric<1> =
-    Metric::counter("sluice_consumer_garbled_total", ["step"], "Tasks in the queue that no relay pushed");
+    Metric::counter("sluice_consumer_garbled_total", ["step"], "Hints in the queue that no relay or worker pushed");
 pub static HINTS_HANDED_BACK: Metric<1> =
     Metric::counter("sluice_hints_handed_back_total", ["step"], "Hints taken from workers that had fallen silent");
 
@@ -186,10 +183,11 @@ pub static BUILD_INFO: Metric<2> =
 pub static PROCESS_START: Metric<0> =
     Metric::gauge("process_start_time_seconds", [], "When the process started, in seconds since 1970");
 
-/// All of them, in the order of README's table.
+/// All of them, in the order of docs/metrics.md's table.
 pub fn all() -> Vec<Described> {
     vec![
-        OLDEST_DUE_AGE.described(),
+        UNFINISHED.described(),
+        OLDEST_UNFINISHED_AGE.described(),
         QUEUE_DEPTH.described(),
         DEAD_LETTERS.described(),
         BREAKER_STATE.described(),
@@ -198,15 +196,14 @@ pub fn all() -> Vec<Described> {
         EVENT_LAG.described(),
         PROJECTIONS_PENDING.described(),
         RESCUED.described(),
-        REDIS_LOSSES.described(),
         LOST_SIGN_UPS_FOUND.described(),
         ATTEMPTS.described(),
         STEP_DURATION.described(),
-        SIGN_UP_TO_READY.described(),
+        RUN_DURATION.described(),
         RUNS.described(),
         LEASES_LOST.described(),
         STALE_SETTLES.described(),
-        PUT_BACK.described(),
+        CLAIMS_REFUSED.described(),
         HTTP_CLIENT.described(),
         CONSUMER_UP.described(),
         CONSUMER_REBUILDS.described(),

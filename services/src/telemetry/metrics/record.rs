@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use workflows::{
-    definition::{self, Workflow},
-    ids::StepName,
+    definition::{self, Definition},
+    ids::{StepName, WorkflowName},
     outcome::Class,
     state::RunState,
 };
@@ -13,10 +13,11 @@ use super::{
     Counters, Metrics,
     names::{self, Metric},
 };
-use crate::ledger::Settlement;
+use crate::ledger::{Refusal, Settlement};
 
 /// In what an attempt without a failure has its class.
 const NO_CLASS: &str = "none";
+const REFUSALS: [Refusal; 3] = [Refusal::GateClosed, Refusal::ResourceBusy, Refusal::UnknownDefinition];
 
 /// How an attempt ended, as far as it is counted.
 pub struct Ended<'a> {
@@ -40,32 +41,33 @@ impl<'a> Ended<'a> {
 impl Metrics {
     /// Shows what this process can count from zero on: a counter that only appears with its first event seems not to have
     /// risen. A worker's, which serves these steps.
-    pub fn expect_attempts<'a>(&self, workflows: impl Iterator<Item = &'a Workflow>, steps: &[StepName]) {
+    pub fn expect_attempts<'a>(&self, workflows: impl Iterator<Item = &'a Definition>, steps: &[StepName]) {
         for workflow in workflows {
             let served = |step: &&definition::Step| steps.contains(&step.name);
             for step in workflow.steps.iter().filter(served) {
                 let labels = [workflow.name.as_str(), step.name.as_str(), "succeeded", NO_CLASS];
                 drop(self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)));
                 drop(self.step_duration.get_or_create(&names::STEP_DURATION.labels([step.name.as_str()])));
-                for reason in ["gate_closed", "resource_busy", "unknown_definition"] {
-                    drop(self.put_back.get_or_create(&names::PUT_BACK.labels([step.name.as_str(), reason])));
+                for reason in REFUSALS.map(Refusal::as_str) {
+                    let labels = names::CLAIMS_REFUSED.labels([step.name.as_str(), reason]);
+                    drop(self.claims_refused.get_or_create(&labels));
                 }
             }
-            for outcome in [RunState::Succeeded, RunState::Dead, RunState::Cancelled].map(run_outcome) {
-                drop(self.runs.get_or_create(&names::RUNS.labels([workflow.name.as_str(), outcome])));
+            for outcome in [RunState::Succeeded, RunState::Dead, RunState::Cancelled].map(RunState::as_str) {
+                let labels = [workflow.name.as_str(), outcome];
+                drop(self.runs.get_or_create(&names::RUNS.labels(labels)));
+                drop(self.run_duration.get_or_create(&names::RUN_DURATION.labels(labels)));
             }
         }
-        drop(self.sign_up_to_ready.get_or_create(&names::SIGN_UP_TO_READY.labels([])));
         drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
         drop(self.stale_settles.get_or_create(&names::STALE_SETTLES.labels([])));
     }
 
     /// The same for a relay.
     pub fn expect_rescues(&self) {
-        for kind in ["crashed", "stray", "exceeded", "doubted"] {
+        for kind in ["crashed", "exceeded", "doubted"] {
             drop(self.rescued.get_or_create(&names::RESCUED.labels([kind])));
         }
-        drop(self.redis_losses.get_or_create(&names::REDIS_LOSSES.labels([])));
         drop(self.lost_sign_ups_found.get_or_create(&names::LOST_SIGN_UPS_FOUND.labels([])));
         drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
     }
@@ -76,7 +78,7 @@ impl Metrics {
         let labels = [ended.workflow, ended.step, ended.outcome, class];
         self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)).inc();
         if ended.run != RunState::Active {
-            self.runs.get_or_create(&names::RUNS.labels([ended.workflow, run_outcome(ended.run)])).inc();
+            self.runs.get_or_create(&names::RUNS.labels([ended.workflow, ended.run.as_str()])).inc();
         }
     }
 
@@ -85,10 +87,10 @@ impl Metrics {
         self.step_duration.get_or_create(&labels).observe(duration.as_secs_f64());
     }
 
-    /// A sign-up has its ready instance, so long after it.
-    pub fn ready_after(&self, duration: Duration) {
-        let labels = names::SIGN_UP_TO_READY.labels([]);
-        self.sign_up_to_ready.get_or_create(&labels).observe(duration.as_secs_f64());
+    /// A run has ended, so long after it was asked for.
+    pub fn run_ended(&self, workflow: &WorkflowName, outcome: RunState, duration: Duration) {
+        let labels = names::RUN_DURATION.labels([workflow.as_str(), outcome.as_str()]);
+        self.run_duration.get_or_create(&labels).observe(duration.as_secs_f64());
     }
 
     pub fn leases_lost(&self, count: usize) {
@@ -99,23 +101,19 @@ impl Metrics {
         add(&self.stale_settles, &names::STALE_SETTLES, [], 1);
     }
 
-    pub fn put_back(&self, step: &StepName, reason: &'static str) {
-        add(&self.put_back, &names::PUT_BACK, [step.as_str(), reason], 1);
+    pub fn claim_refused(&self, step: &StepName, reason: &'static str) {
+        add(&self.claims_refused, &names::CLAIMS_REFUSED, [step.as_str(), reason], 1);
     }
 
     pub fn rescued(&self, kind: &'static str, count: usize) {
         add(&self.rescued, &names::RESCUED, [kind], count);
     }
 
-    pub fn redis_lost(&self) {
-        add(&self.redis_losses, &names::REDIS_LOSSES, [], 1);
-    }
-
     pub fn lost_sign_ups_found(&self, count: u64) {
         add(&self.lost_sign_ups_found, &names::LOST_SIGN_UPS_FOUND, [], usize::try_from(count).unwrap_or_default());
     }
 
-    /// A call to the Evolution API: its route (`POST /instance/create`), its status if an answer came, its error if any.
+    /// A call to an API: its route (`POST /greetings`), its status if an answer came, its error if any.
     pub fn called(&self, route: &'static str, status: Option<u16>, error: &str, duration: Duration) {
         let (method, template) = route.split_once(' ').unwrap_or(("", route));
         let status = status.map(|status| status.to_string()).unwrap_or_default();
@@ -127,12 +125,5 @@ impl Metrics {
 fn add<const N: usize>(family: &Counters, metric: &'static Metric<N>, labels: [&str; N], count: usize) {
     if count > 0 {
         family.get_or_create(&metric.labels(labels)).inc_by(count as u64);
-    }
-}
-
-fn run_outcome(state: RunState) -> &'static str {
-    match state {
-        RunState::Succeeded => "ready",
-        other => other.as_str(),
     }
 }

@@ -1,6 +1,10 @@
 //! Samples that are read at the moment of a scrape: gauges of the system and of pools, counts that others keep.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -26,7 +30,7 @@ impl Sample {
 }
 
 /// Where samples come from.
-pub struct Source {
+pub(super) struct Source {
     read: Box<dyn Fn() -> Vec<Sample> + Send + Sync>,
 }
 
@@ -36,21 +40,39 @@ impl Source {
     }
 }
 
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Source")
+/// All sources of a process. They are written together: a family may stand in an exposition once, whoever has samples of it.
+#[derive(Clone, Default)]
+pub(super) struct Sources(Arc<Mutex<Vec<Source>>>);
+
+impl Sources {
+    pub(super) fn add(&self, source: Source) {
+        self.lock().push(source);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By family, each series once: the last that was read.
+    fn families(&self) -> BTreeMap<&'static str, BTreeMap<Labels, Sample>> {
+        let mut families: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for sample in self.lock().iter().flat_map(|source| (source.read)()) {
+            families.entry(sample.metric.family()).or_default().insert(sample.labels.clone(), sample);
+        }
+        families
     }
 }
 
-impl Collector for Source {
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sources")
+    }
+}
+
+impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        // A family's series stand together, whatever the order in which they were read.
-        let mut families: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
-        for sample in (self.read)() {
-            families.entry(sample.metric.family()).or_default().push(sample);
-        }
-        for (family, samples) in families {
-            let Some(Sample { metric, .. }) = samples.first() else { continue };
+        for (family, samples) in self.families() {
+            let Some(Sample { metric, .. }) = samples.values().next() else { continue };
             let kind = match metric.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge | Kind::Histogram => MetricType::Gauge,
@@ -58,7 +80,7 @@ impl Collector for Source {
             // A registered metric's help gets its full stop from the registry, a collector's does not.
             let help = format!("{}.", metric.help);
             let mut family = encoder.encode_descriptor(family, &help, None, kind)?;
-            for Sample { metric, labels, value } in &samples {
+            for Sample { metric, labels, value } in samples.values() {
                 let mut series = family.encode_family(labels)?;
                 match metric.kind {
                     Kind::Counter => series.encode_counter::<NoLabelSet, _, u64>(value, None)?,

@@ -68,7 +68,8 @@ impl Hand<'_> {
             Fault::RelayKilled => self.kill_one("relay", planned.target).await,
             Fault::WorkerFrozen => self.freeze(planned),
             // While Postgres is away nobody commits and nobody claims.
-            Fault::RelayKilledBeforePush => Ok(self.kill_before_push().await.unwrap_or(false)),
+            Fault::RelayKilledBeforePush => Ok(self.kill_before_push("relay", Place::Intake).await.unwrap_or(false)),
+            Fault::WorkerKilledBeforePush => Ok(self.kill_before_push("worker", Place::Settle).await.unwrap_or(false)),
             Fault::WorkerKilledBeforeClaim => Ok(self.kill_before_claim().await.unwrap_or(false)),
             _ => Ok(false),
         }
@@ -101,13 +102,13 @@ impl Hand<'_> {
         Ok(())
     }
 
-    /// All relays stand still from the moment in which one of them commits, and die when the commit is done.
-    async fn kill_before_push(&mut self) -> Result<bool> {
-        let mut hold = Hold::at(self.url, Place::Commit).await?;
+    /// All of a role stand still from the moment in which one of them commits, and die when the commit is done.
+    async fn kill_before_push(&mut self, role: &str, place: Place) -> Result<bool> {
+        let mut hold = Hold::at(self.url, place).await?;
         let caught = hold.caught().await?;
-        let relays = self.awake("relay");
+        let names = self.awake(role);
         if caught {
-            for name in &relays {
+            for name in &names {
                 if let Some(process) = self.processes.get_mut(name) {
                     process.pause()?;
                 }
@@ -116,7 +117,7 @@ impl Hand<'_> {
         // Whatever Postgres says: nobody stays frozen.
         let released = hold.release().await;
         if caught {
-            for name in &relays {
+            for name in &names {
                 self.kill(name).await?;
             }
         }

@@ -167,7 +167,7 @@ async fn finish(stage: &Stage, name: &str, calls: &[Ticket]) -> Result<()> {
 /// The worker that stood still has said of what it had in hand that it is in doubt, and a run has begun there.
 async fn looked_at_again(session: &mut PgConnection, held: usize) -> Result<()> {
     let looks = until(PATIENCE, async || {
-        let looks = sqlx::query_scalar("select count(*) from sluice.run where input ? 'second_look'");
+        let looks = sqlx::query_scalar("select count(*) from sluice.run where internal");
         let looks: i64 = looks.fetch_one(&mut *session).await.ok()?;
         (looks >= held as i64).then_some(())
     });

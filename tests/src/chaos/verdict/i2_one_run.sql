@@ -2,7 +2,7 @@
 -- run, so there is none but for second looks.
 select subject || ' has ' || count(*) || ' runs of ' || workflow
 from sluice.run
-where not input ? 'second_look'
+where not internal
 group by workflow, subject
 having count(*) > 1
 union all
@@ -15,7 +15,7 @@ union all
 select 'resource ' || run.resource || ' is worked on by ' || count(*) || ' steps at a time'
 from sluice.run
 join sluice.step on step.run_id = run.id
-where step.state in ('dispatched', 'running')
+where step.state = 'running'
   or (step.state = 'due' and step.due_at is not null)
 group by run.resource
 having count(*) > 1

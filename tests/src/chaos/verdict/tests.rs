@@ -95,7 +95,7 @@ async fn a_frozen_worker_explains_what_it_had_in_hand_and_nobody_elses_overlap()
 fn destroy_a_good_instance(stage: &Stage) {
     stage.fleet.api.with(|world, now| {
         let planted =
-            Planted { name: "good".into(), token: "t".into(), settings: true, answered_201: true, webhook: None };
+            Planted::new("good", "t");
         world.plant(now, planted);
         assert!(world.remove(now, "good"));
     });

@@ -89,7 +89,7 @@ struct LetterRow {
 
 impl From<LetterRow> for Letter {
     fn from(LetterRow { mut letter, secrets }: LetterRow) -> Self {
-        secrets.cut(&letter.resource, &mut letter.error);
+        secrets.cut([&letter.resource, &letter.subject], &mut letter.error);
         letter
     }
 }
@@ -119,12 +119,12 @@ async fn select(
             "select letter.id, letter.run_id as run, run.workflow, run.subject, run.resource, run.state as run_state,
                letter.step, letter.reason, letter.class, letter.error, letter.died_at, letter.resolved_at,
                letter.resolution, letter.resolved_by, letter.note,
-               instance.token as secret_token, instance.webhook_url as secret_url
+               held.secret, held.memory
              from sluice.dead_letter as letter
              join sluice.run
                on run.id = letter.run_id
-             left join sluice.instance
-               on instance.subject = run.subject
+             left join sluice.resource as held
+               on held.name = run.resource
              where ($1 or letter.resolved_at is null)
                and ($2::text is null or letter.reason = $2)
                and ($3::text is null or letter.step = $3)

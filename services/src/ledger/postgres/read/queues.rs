@@ -1,30 +1,42 @@
-//! What waits, and before which gate.
+//! What waits, and before which gate. The gauges show the same, by the same statements.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use super::{Postgres, Result, begin, capped};
+use crate::{database::Tx, ledger::Scope};
 
 /// The most gates that are shown.
 const GATES: usize = 500;
 
-/// The live steps of one queue. Ages are seconds.
-#[derive(Debug, Clone, Default, Serialize, FromRow)]
+/// Where counting stops: then the number says "at least". So many take some 70 ms.
+pub const COUNTED: i32 = 20_001;
+
+/// The live steps of one queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, FromRow)]
 pub struct Steps {
     pub step: String,
-    /// To be dispatched now.
+    /// Due now, and no gate is closed before it.
     pub due: i64,
-    /// Later: a delay after a failure.
-    pub delayed: i64,
+    /// Due now, behind a closed gate.
+    pub held: i64,
+    /// Due later: a delay after a failure.
+    pub scheduled: i64,
     /// For an earlier step, or the run's turn on its resource.
     pub waiting: i64,
-    pub dispatched: i64,
     pub running: i64,
-    pub oldest_due_at: Option<DateTime<Utc>>,
+    /// There are more than were counted.
+    pub capped: bool,
+    /// When the oldest step that is due or running, and not held, became due.
+    pub oldest_unfinished_at: Option<DateTime<Utc>>,
+    /// Whether the gates of the step and its host pass.
+    pub passes: bool,
+    /// Why they do not, or not for everybody.
+    pub reason: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, FromRow)]
 pub struct Gate {
     pub scope: String,
     pub name: String,
@@ -39,10 +51,12 @@ pub struct Gate {
     pub breaker: String,
     pub breaker_at: Option<DateTime<Utc>>,
     pub breaker_reason: Option<String>,
+    /// Neither paused, nor held, nor is its breaker open. A half-open one lets one run through at a time.
+    pub passes: bool,
 }
 
 /// Dead letters that wait for a person.
-#[derive(Debug, Clone, Serialize, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, FromRow)]
 pub struct OpenLetters {
     pub reason: String,
     pub step: String,
@@ -50,90 +64,200 @@ pub struct OpenLetters {
     pub oldest_died_at: DateTime<Utc>,
 }
 
-/// Public rows that could not be written yet.
-#[derive(Debug, Clone, Serialize, FromRow)]
+/// Rows of the app that could not be written yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, FromRow)]
 pub struct Pending {
     pub count: i64,
     pub oldest_since: Option<DateTime<Utc>>,
 }
 
-/// Every queue in which a step of an active run is live. Reads the indexes of live steps only.
+/// Every queue that a build has registered.
 pub async fn steps(ledger: &Postgres) -> Result<Vec<Steps>> {
-    let mut tx = begin(ledger).await?;
-    let rows = tx
-        .query_as(
-            "with live as (
-               select run_id, name, state, due_at from sluice.step where state = 'due'
-               union all
-               select run_id, name, state, null from sluice.step where state = 'dispatched'
-               union all
-               select run_id, name, state, null from sluice.step where state = 'running'
-             )
-             select live.name as step,
-               count(*) filter (where live.state = 'due' and live.due_at <= now()) as due,
-               count(*) filter (where live.state = 'due' and live.due_at > now()) as delayed,
-               count(*) filter (where live.state = 'due' and live.due_at is null) as waiting,
-               count(*) filter (where live.state = 'dispatched') as dispatched,
-               count(*) filter (where live.state = 'running') as running,
-               min(live.due_at) filter (where live.due_at <= now()) as oldest_due_at
-             from live
-             join sluice.run
-               on run.id = live.run_id
-               and run.state = 'active'
-             group by live.name
-             order by live.name",
-        )
-        .fetch_all(tx.connection())
-        .await?;
-    tx.commit().await?;
-    Ok(rows)
+    steps_in(&mut begin(ledger).await?).await
 }
 
 /// Every gate.
 pub async fn gates(ledger: &Postgres) -> Result<Vec<Gate>> {
-    let mut tx = begin(ledger).await?;
+    gates_in(&mut begin(ledger).await?).await
+}
+
+/// The open dead letters, by reason and step.
+pub async fn open_letters(ledger: &Postgres) -> Result<Vec<OpenLetters>> {
+    open_letters_in(&mut begin(ledger).await?).await
+}
+
+/// How many subjects' rows in the app are behind the ledger.
+pub async fn pending_projections(ledger: &Postgres) -> Result<Pending> {
+    pending_projections_in(&mut begin(ledger).await?).await
+}
+
+/// Reads the indexes of live steps only, and looks at no run where no gate holds a part of a queue.
+pub(super) async fn steps_in(tx: &mut Tx) -> Result<Vec<Steps>> {
+    Ok(tx.query_as(STEPS).bind(COUNTED).fetch_all(tx.connection()).await?)
+}
+
+/// Public for the test that reads its plan.
+pub const STEPS: &str = "
+    with place as materialized (
+      select known.step, state.*, known.workflow
+      from (
+        select distinct on (step, workflow) step, workflow, host
+        from sluice.definition
+        order by step, workflow, version desc
+      ) as known
+      cross join lateral sluice.gate_state(known.workflow, known.step, known.host) as state
+    ),
+    queue as materialized (
+      select known.step, state.passes, state.reason,
+        (select bool_and(place.passes and not place.half_open) from place where place.step = known.step) as all_pass,
+        (select bool_or(place.passes) from place where place.step = known.step) as any_passes
+      from (
+        select distinct on (step) step, host
+        from sluice.definition
+        order by step, version desc, workflow
+        limit 100
+      ) as known
+      cross join lateral sluice.gate_state(null, known.step, known.host) as state
+    ),
+    waits as (
+      select queue.step,
+        count(*) filter (where sample.due_at <= now() and not sample.is_held) as due,
+        count(*) filter (where sample.due_at <= now() and sample.is_held) as held,
+        count(*) filter (where sample.due_at > now()) as scheduled,
+        count(*) filter (where sample.is_waiting) as waiting,
+        count(*) as counted,
+        min(sample.due_at) filter (where sample.due_at <= now() and not sample.is_held) as oldest
+      from queue
+      cross join lateral (
+        select first.due_at,
+          case
+            when queue.all_pass or first.due_at is null or first.due_at > now() then false
+            when not queue.any_passes then true
+            else coalesce((
+              select not place.passes or (place.half_open and place.probe_run is distinct from first.run_id)
+              from sluice.run
+              join place on place.workflow = run.workflow and place.step = queue.step
+              where run.id = first.run_id
+            ), not queue.passes)
+          end as is_held,
+          case when first.due_at is null then (
+            select run.state = 'active'
+            from sluice.run
+            where run.id = first.run_id
+          ) end as is_waiting
+        from (
+          select step.run_id, step.due_at
+          from sluice.step
+          where step.name = queue.step
+            and step.state = 'due'
+          order by step.priority, step.due_at
+          limit $1
+        ) as first
+      ) as sample
+      group by queue.step
+    ),
+    works as (
+      select queue.step, count(*) as running, min(least(sample.due_at, sample.started_at)) as oldest
+      from queue
+      cross join lateral (
+        select step.due_at, step.started_at
+        from sluice.step
+        where step.name = queue.step
+          and step.state = 'running'
+        limit $1
+      ) as sample
+      group by queue.step
+    )
+    select queue.step, queue.passes, queue.reason,
+      coalesce(waits.due, 0) as due,
+      coalesce(waits.held, 0) as held,
+      coalesce(waits.scheduled, 0) as scheduled,
+      coalesce(waits.waiting, 0) as waiting,
+      coalesce(works.running, 0) as running,
+      coalesce(greatest(waits.counted, works.running) >= $1, false) as capped,
+      least(waits.oldest, works.oldest) as oldest_unfinished_at
+    from queue
+    left join waits using (step)
+    left join works using (step)
+    order by queue.step";
+
+pub(super) async fn gates_in(tx: &mut Tx) -> Result<Vec<Gate>> {
     let rows = tx
         .query_as(
-            "select scope, name, paused_at, paused_by,
-               case when hold_until > now() then hold_until end as hold_until,
-               case when hold_until > now() then hold_reason end as hold_reason,
-               rate, concurrency, breaker, breaker_at,
-               case when breaker <> 'closed' then breaker_reason end as breaker_reason
+            "select gate.scope, gate.name, gate.paused_at, gate.paused_by,
+               case when gate.hold_until > now() then gate.hold_until end as hold_until,
+               case when gate.hold_until > now() then gate.hold_reason end as hold_reason,
+               gate.rate, gate.concurrency, gate.breaker, gate.breaker_at,
+               case when gate.breaker <> 'closed' then gate.breaker_reason end as breaker_reason,
+               not state.closed as passes
              from sluice.gate
-             order by scope, name
+             join sluice.gate_now as state
+               using (scope, name)
+             order by gate.scope, gate.name
              limit $1",
         )
         .bind(capped(GATES))
         .fetch_all(tx.connection())
         .await?;
-    tx.commit().await?;
     Ok(rows)
 }
 
-/// The open dead letters, by reason and step.
-pub async fn open_letters(ledger: &Postgres) -> Result<Vec<OpenLetters>> {
-    let mut tx = begin(ledger).await?;
+pub(super) async fn open_letters_in(tx: &mut Tx) -> Result<Vec<OpenLetters>> {
     let rows = tx
         .query_as(
             "select reason, step, count(*) as count, min(died_at) as oldest_died_at
-             from sluice.dead_letter
-             where resolved_at is null
+             from (
+               select reason, step, died_at
+               from sluice.dead_letter
+               where resolved_at is null
+               limit $1
+             ) as letter
              group by reason, step
              order by reason, step",
         )
+        .bind(COUNTED)
         .fetch_all(tx.connection())
         .await?;
-    tx.commit().await?;
     Ok(rows)
 }
 
-/// How many users' public rows are behind the ledger.
-pub async fn pending_projections(ledger: &Postgres) -> Result<Pending> {
-    let mut tx = begin(ledger).await?;
+pub(super) async fn pending_projections_in(tx: &mut Tx) -> Result<Pending> {
     let row = tx
-        .query_as("select count(*) as count, min(since) as oldest_since from sluice.projection_pending")
+        .query_as(
+            "select count(*) as count, min(since) as oldest_since
+             from (
+               select since
+               from sluice.projection_pending
+               limit $1
+             ) as pending",
+        )
+        .bind(COUNTED)
         .fetch_one(tx.connection())
         .await?;
-    tx.commit().await?;
     Ok(row)
+}
+
+/// The names that a gate of this scope may have: what builds have registered, and what somebody has set already.
+pub async fn known(ledger: &Postgres, scope: Scope) -> Result<Vec<String>> {
+    let mut tx = begin(ledger).await?;
+    let names: Vec<(String,)> = tx
+        .query_as(
+            "select distinct name
+             from (
+               select case $1 when 'step' then step when 'workflow' then workflow else host end as name
+               from sluice.definition
+               union all
+               select name
+               from sluice.gate
+               where scope = $1
+             ) as known
+             where name is not null
+             order by name
+             limit $2",
+        )
+        .bind(scope.as_str())
+        .bind(capped(GATES))
+        .fetch_all(tx.connection())
+        .await?;
+    Ok(names.into_iter().map(|(name,)| name).collect())
 }

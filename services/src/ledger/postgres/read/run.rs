@@ -6,9 +6,11 @@ use sqlx::FromRow;
 use workflows::ids::RunId;
 
 use super::{
-    Letter, LetterId, Postgres, Result, Run, RunFilter, Tx, begin, capped, letters_by_id,
+    Letter, LetterId, Postgres, Result, Run, RunFilter, Wait, begin, capped, letters_by_id,
     runs::{self, RunRow},
+    waits::waits,
 };
+use crate::database::Tx;
 
 /// The most attempts that are shown of one run: the last ones.
 const ATTEMPTS: usize = 500;
@@ -30,7 +32,9 @@ pub struct Step {
     pub name: String,
     pub state: String,
     pub due_at: Option<DateTime<Utc>>,
-    pub dispatched_at: Option<DateTime<Utc>>,
+    /// Where it is due.
+    #[sqlx(skip)]
+    pub waits_for: Vec<Wait>,
     pub started_at: Option<DateTime<Utc>>,
     pub lease_until: Option<DateTime<Utc>>,
     pub worker: Option<String>,
@@ -86,8 +90,8 @@ pub(super) async fn detail(ledger: &Postgres, id: RunId, most: usize) -> Result<
 async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = tx
         .query_as(
-            "select position, name, state, due_at, dispatched_at, started_at, lease_until, worker, failures, crashes,
-               send_backs, defers, attempts, error
+            "select position, name, state, due_at, started_at, lease_until, worker, failures, crashes, send_backs, defers,
+               attempts, error
              from sluice.step
              where run_id = $1
              order by position",
@@ -95,7 +99,11 @@ async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
         .bind(id.uuid())
         .fetch_all(tx.connection())
         .await?;
-    steps.iter_mut().for_each(|step| run.secrets.cut(&run.run.resource, &mut step.error));
+    let mut waits = waits(tx, vec![id.uuid()]).await?;
+    for step in &mut steps {
+        run.cut(&mut step.error);
+        step.waits_for = waits.take(id.uuid(), step.position);
+    }
     Ok(steps)
 }
 
@@ -114,8 +122,8 @@ async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow, most: usize) -> Result<V
         .await?;
     attempts.reverse();
     for attempt in &mut attempts {
-        run.secrets.cut(&run.run.resource, &mut attempt.error);
-        run.secrets.cut(&run.run.resource, &mut attempt.note);
+        run.cut(&mut attempt.error);
+        run.cut(&mut attempt.note);
     }
     Ok(attempts)
 }

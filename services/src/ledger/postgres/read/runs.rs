@@ -1,4 +1,4 @@
-//! Runs by filter, and the user behind an e-mail address.
+//! Runs by filter.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use serde::Serialize;
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
-    ids::{RunId, StepName, Subject, UserId, WorkflowName},
+    ids::{RunId, StepName, Subject, WorkflowName},
     state::RunState,
 };
 
-use super::{Postgres, Result, Secrets, Tx, begin, capped, seconds};
+use super::{Postgres, Result, Secrets, Wait, begin, capped, seconds, waits::waits};
+use crate::database::Tx;
 
 /// Which runs: all that is given must fit.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +38,9 @@ pub struct Run {
     pub state: String,
     pub step: Option<String>,
     pub step_state: Option<String>,
+    /// What the current step waits for, where it is due.
+    #[sqlx(skip)]
+    pub waits_for: Vec<Wait>,
     /// Of the current step, since the run's last revival.
     pub failures: i32,
     pub crashes: i32,
@@ -50,7 +54,7 @@ pub struct Run {
     /// Of the trace that it is in, or was in before its revival.
     pub traceparent: Option<String>,
     /// Nobody asked for it: two calls of an earlier run may have met.
-    pub second_look: bool,
+    pub internal: bool,
 }
 
 #[derive(FromRow)]
@@ -58,12 +62,20 @@ pub(super) struct RunRow {
     #[sqlx(flatten)]
     pub run: Run,
     #[sqlx(flatten)]
-    pub secrets: Secrets,
+    secrets: Secrets,
+    position: Option<i16>,
+}
+
+impl RunRow {
+    /// Takes out of a text about this run what nobody may see.
+    pub fn cut(&self, text: &mut Option<String>) {
+        self.secrets.cut([&self.run.resource, &self.run.subject], text);
+    }
 }
 
 impl From<RunRow> for Run {
-    fn from(RunRow { mut run, secrets }: RunRow) -> Self {
-        secrets.cut(&run.resource, &mut run.error);
+    fn from(RunRow { mut run, secrets, .. }: RunRow) -> Self {
+        secrets.cut([&run.resource, &run.subject], &mut run.error);
         run
     }
 }
@@ -77,14 +89,13 @@ pub async fn runs(ledger: &Postgres, filter: &RunFilter, limit: usize) -> Result
 }
 
 pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Result<Vec<RunRow>> {
-    let rows = tx
+    let mut rows: Vec<RunRow> = tx
         .query_as(
             "select run.id, run.workflow, run.version, run.subject, run.resource, run.state, step.name as step,
                step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
                step.due_at, step.error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
-               run.cancel_reason, coalesce(run.traceparent, run.linked_traceparent) as traceparent,
-               run.input ? 'second_look' as second_look,
-               instance.token as secret_token, instance.webhook_url as secret_url
+               run.cancel_reason, coalesce(run.traceparent, run.linked_traceparent) as traceparent, run.internal,
+               step.position, held.secret, held.memory
              from sluice.run
              left join lateral (
                select current.*
@@ -94,8 +105,8 @@ pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Res
                  case when current.state = 'succeeded' then -current.position else current.position end
                limit 1
              ) as step on true
-             left join sluice.instance
-               on instance.subject = run.subject
+             left join sluice.resource as held
+               on held.name = run.resource
              where ($1::text is null or run.state = $1)
                and ($2::text is null or run.workflow = $2)
                and ($3::text is null or step.name = $3)
@@ -114,17 +125,13 @@ pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Res
         .bind(capped(limit))
         .fetch_all(tx.connection())
         .await?;
+    let is_due = |row: &&RunRow| row.run.step_state.as_deref() == Some("due");
+    let due: Vec<Uuid> = rows.iter().filter(is_due).map(|row| row.run.id).collect();
+    if !due.is_empty() {
+        let mut waits = waits(tx, due).await?;
+        for row in &mut rows {
+            row.run.waits_for = row.position.map(|at| waits.take(row.run.id, at)).unwrap_or_default();
+        }
+    }
     Ok(rows)
-}
-
-/// The user whose profile has this address. An error where the app's profiles have no addresses.
-pub async fn user_by_email(ledger: &Postgres, email: &str) -> Result<Option<UserId>> {
-    let mut tx = begin(ledger).await?;
-    let row: Option<(Uuid,)> = tx
-        .query_as("select id from public.profiles where email in ($1, lower($1)) order by created_at limit 1")
-        .bind(email.to_owned())
-        .fetch_optional(tx.connection())
-        .await?;
-    tx.commit().await?;
-    Ok(row.map(|(id,)| UserId::new(id)))
 }

@@ -1,0 +1,1614 @@
+-- The protocol: each transition of a run is one function, called in one statement, which is its own transaction. What is read
+-- to decide is read in the statement that decides. Every function is safe with any number of callers, and says why.
+--
+-- Locks are taken in one order: step, run, resource, gate, the app's rows; several of one kind in key order. A wait for a lock
+-- ends before Postgres would look for a deadlock: the caller asks again. What is asked all the time is planned as look-ups by
+-- key, whatever the statistics say of a young table. May be run again at any time.
+
+set local lock_timeout = '5s';
+
+-- A new run's id: uuid v7 whose first random bits are the fraction of the millisecond, so that ids sort by their moment.
+create or replace function sluice.new_id()
+returns uuid
+language sql
+volatile
+set search_path = ''
+as $$
+  select (
+    lpad(to_hex(micros / 1000), 12, '0') || '7' || lpad(to_hex((micros % 1000) * 4096 / 1000), 3, '0')
+      || substr('89ab', 1 + floor(random() * 4)::integer, 1) || substr(replace(gen_random_uuid()::text, '-', ''), 18)
+  )::uuid
+  from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as micros) as moment
+$$;
+
+-- Gates -----------------------------------------------------------------------------------------------------------------
+
+-- How each gate stands now. Every question about a gate reads this view: there is no second meaning of closed, half-open or
+-- limited.
+create or replace view sluice.gate_now as
+  select
+    scope,
+    name,
+    paused_at is not null or coalesce(hold_until > now(), false) or breaker = 'open' as closed,
+    breaker = 'half_open' as half_open,
+    probe_run,
+    rate is not null
+      or concurrency is not null
+      -- What waited behind a host is let go slowly at first.
+      or (scope = 'host' and coalesce(greatest(reopened_at, hold_until) > now() - interval '6 seconds', false)) as limited,
+    case
+      when paused_at is not null then 'paused by ' || coalesce(paused_by, 'somebody')
+      when hold_until > now() then 'held until ' || to_char(hold_until at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+        || coalesce(': ' || hold_reason, '')
+      when breaker = 'open' then breaker_reason
+      when breaker = 'half_open' then 'the breaker lets one run through at a time'
+    end as reason
+  from sluice.gate;
+
+-- How the gates before a step stand together. `passes`: none is closed. Of a half-open breaker only `probe_run` passes.
+create or replace function sluice.gate_state(
+  workflow text,
+  step text,
+  host text,
+  out passes boolean,
+  out half_open boolean,
+  out probe_run uuid,
+  out limited boolean,
+  out reason text
+)
+language sql
+stable
+set search_path = ''
+as $$
+  select
+    not coalesce(bool_or(gate.closed), false),
+    coalesce(bool_or(gate.half_open), false),
+    (array_agg(gate.probe_run) filter (where gate.half_open))[1],
+    coalesce(bool_or(gate.limited), false),
+    (array_agg(gate.reason order by gate.closed desc, gate.scope) filter (where gate.reason is not null))[1]
+  from sluice.gate_now as gate
+  where (gate.scope = 'workflow' and gate.name = gate_state.workflow)
+    or (gate.scope = 'step' and gate.name = gate_state.step)
+    or (gate.scope = 'host' and gate.name = gate_state.host)
+$$;
+
+-- The rate that holds now: its own, or, of a host that was closed until lately, the slow start's (20 a second, doubling each
+-- second for six). Null: none.
+create or replace function sluice.rate_now(gate sluice.gate)
+returns double precision
+language sql
+volatile
+set search_path = ''
+as $$
+  select least(gate.rate, case when gate.scope = 'host' and since >= 0 and since < 6 then 20 * 2 ^ since end)
+  from (
+    select extract(epoch from clock_timestamp() - greatest(gate.reopened_at, gate.hold_until))::double precision as since
+  ) as moment
+$$;
+
+-- How many starts the gate's rate has in store now: at most one second's worth. Null: no rate.
+create or replace function sluice.allowance_now(gate sluice.gate)
+returns double precision
+language sql
+volatile
+set search_path = ''
+as $$
+  select least(
+    gate.allowance + rate * greatest(extract(epoch from clock_timestamp() - gate.refilled_at)::double precision, 0),
+    greatest(rate, 1)
+  )
+  from (select sluice.rate_now(gate) as rate) as moment
+  where rate is not null
+$$;
+
+-- How many steps behind a gate are running.
+create or replace function sluice.running_behind(scope text, name text)
+returns bigint
+language sql
+stable
+set search_path = ''
+as $$
+  select count(*)
+  from sluice.step
+  where step.state = 'running'
+    and (
+      (running_behind.scope = 'step' and step.name = running_behind.name)
+      or (running_behind.scope = 'host' and step.name in (
+        select definition.step
+        from sluice.definition
+        where definition.host = running_behind.name
+      ))
+    )
+$$;
+
+-- Whether a step may start now where a gate before it is not plain: half-open, limited or closed. Charges the start to the
+-- gates, so the caller, who holds the step's lock, must start it. Safe with any number of callers: the gates are locked, in
+-- key order.
+create or replace function sluice.admit(workflow text, step text, host text, run uuid)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  gate sluice.gate;
+begin
+  for gate in
+    select *
+    from sluice.gate as before
+    where (before.scope = 'workflow' and before.name = admit.workflow)
+      or (before.scope = 'step' and before.name = admit.step)
+      or (before.scope = 'host' and before.name = admit.host)
+    order by before.scope, before.name
+    for no key update
+  loop
+    if gate.paused_at is not null or gate.hold_until > clock_timestamp() or gate.breaker = 'open' then
+      return false;
+    end if;
+    if gate.breaker = 'half_open' and gate.probe_run is distinct from admit.run and (
+      gate.probe_at > clock_timestamp()
+      or exists (select from sluice.step as other where other.run_id = gate.probe_run and other.state = 'running')
+      -- A run that has not failed yet goes first, for a while.
+      or (admit.run = any (gate.failing_runs) and gate.breaker_at > clock_timestamp() - interval '2 seconds')
+    ) then
+      return false;
+    end if;
+    if sluice.allowance_now(gate) < 1 then
+      return false;
+    end if;
+    if sluice.running_behind(gate.scope, gate.name) >= gate.concurrency then
+      return false;
+    end if;
+  end loop;
+
+  update sluice.gate as before
+  set allowance = case
+      when sluice.rate_now(before) is null then before.allowance
+      else sluice.allowance_now(before) - 1
+    end,
+    refilled_at = clock_timestamp(),
+    probe_at = case
+      when before.breaker = 'half_open' and before.probe_run is distinct from admit.run
+        then clock_timestamp() + interval '1 second'
+      else before.probe_at
+    end,
+    probe_run = case when before.breaker = 'half_open' then admit.run else before.probe_run end
+  where (
+      (before.scope = 'workflow' and before.name = admit.workflow)
+      or (before.scope = 'step' and before.name = admit.step)
+      or (before.scope = 'host' and before.name = admit.host)
+    )
+    and (before.breaker = 'half_open' or sluice.rate_now(before) is not null);
+  return true;
+end
+$$;
+
+-- Projections -----------------------------------------------------------------------------------------------------------
+
+-- Lets a workflow write the app's own rows for these runs, in the caller's transaction. What the app's schema refuses or has
+-- locked undoes nothing: it is kept as pending and written again. Locks of the app's are waited for less long than Postgres
+-- waits before it looks for a deadlock, so that the app wins.
+create or replace function sluice.project(workflow text, runs uuid[], taken boolean default false)
+returns void
+language plpgsql
+set search_path = ''
+set lock_timeout = '400ms'
+as $$
+#variable_conflict use_column
+declare
+  -- No setting of the function's own: an owner who is no superuser may not give it one of ours.
+  projecting_before constant text := coalesce(current_setting('sluice.projecting', true), '');
+  target text;
+  one uuid;
+  refusal text;
+begin
+  select known.projection
+  into target
+  from sluice.workflow as known
+  where known.name = project.workflow;
+  if target is null or cardinality(runs) = 0 then
+    return;
+  end if;
+
+  perform set_config('sluice.taking', case when taken then 'on' else '' end, true);
+  perform set_config('sluice.projecting', 'on', true);
+  begin
+    execute format('select %s($1)', target) using runs;
+    perform set_config('sluice.projecting', projecting_before, true);
+    return;
+  exception
+    when others then
+      refusal := sqlstate;
+  end;
+
+  -- Who met a lock has waited for it once: the neighbours do not wait again.
+  if refusal = '55P03' then
+    perform set_config('lock_timeout', '10ms', true);
+  end if;
+  foreach one in array runs loop
+    begin
+      execute format('select %s($1)', target) using array[one];
+    exception
+      when others then
+        insert into sluice.projection_pending as pending (workflow, subject, run_id, taken, error)
+        select run.workflow, run.subject, run.id, project.taken, sqlerrm
+        from sluice.run
+        where run.id = one
+        on conflict on constraint projection_pending_pkey do update
+        set run_id = excluded.run_id, tried_at = now(), tries = pending.tries + 1, error = excluded.error,
+          taken = pending.taken or excluded.taken;
+    end;
+  end loop;
+  perform set_config('sluice.projecting', projecting_before, true);
+end
+$$;
+
+-- Writes up to `most` pending rows again. How many still wait. Safe with any number of callers: each takes other rows.
+create or replace function sluice.project_pending(most integer)
+returns bigint
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  again record;
+begin
+  if not exists (select from sluice.projection_pending) then
+    return 0;
+  end if;
+  for again in
+    select pending.workflow, pending.subject, pending.taken, pending.tries, (
+        select run.id
+        from sluice.run
+        where run.subject = pending.subject
+          and run.workflow = pending.workflow
+        order by run.id desc
+        limit 1
+      ) as run
+    from sluice.projection_pending as pending
+    where pending.tried_at < now() - least(interval '1 minute', interval '0.2 second' * pending.tries)
+    order by pending.workflow, pending.subject
+    limit most
+    for update skip locked
+  loop
+    if again.run is not null then
+      perform sluice.project(again.workflow, array[again.run], again.taken);
+    end if;
+    delete from sluice.projection_pending as pending
+    where pending.workflow = again.workflow
+      and pending.subject = again.subject
+      and pending.tries = again.tries;
+  end loop;
+  return (select count(*) from (select from sluice.projection_pending limit 10000) as pending);
+end
+$$;
+
+-- Starting --------------------------------------------------------------------------------------------------------------
+
+-- What a request came to: what a relay must know to tell of it and to push it.
+do $$
+begin
+  if to_regtype('sluice.taken') is null then
+    create type sluice.taken as (
+      -- started, revived, joined, refused
+      outcome text,
+      run_id uuid,
+      workflow text,
+      subject text,
+      traceparent text,
+      linked text,
+      age double precision,
+      -- The step that is due now, where one is.
+      step text,
+      step_position smallint,
+      generation integer
+    );
+  end if;
+end
+$$;
+
+-- Starts a run, or joins the unfinished one of that workflow and subject. Raises where the workflow is not registered or the
+-- resource is another subject's. Safe with any number of callers: a partial unique index lets one run be unfinished, and the
+-- resource's row decides whose turn it is.
+create or replace function sluice.start_run(
+  workflow text,
+  subject text,
+  resource text,
+  input jsonb,
+  traceparent text,
+  requested_at timestamptz,
+  internal boolean default false
+)
+returns sluice.taken
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  known sluice.workflow;
+  new_run constant uuid := sluice.new_id();
+  asked_at timestamptz;
+  has_turn boolean;
+  free_at timestamptz;
+  there record;
+begin
+  select * into known
+  from sluice.workflow as registered
+  where registered.name = start_run.workflow;
+  if not found then
+    raise exception 'no workflow is called %', start_run.workflow
+      using errcode = 'invalid_parameter_value', hint = 'a relay or worker that knows the workflow registers it at its start';
+  end if;
+
+  for attempt in 1 .. 3 loop
+    -- Who asks again, with a request as old as the first one, is served from now on.
+    asked_at := case
+      when exists (
+        select from sluice.run as earlier
+        where earlier.subject = start_run.subject
+          and earlier.workflow = start_run.workflow
+      ) then now()
+      else least(coalesce(start_run.requested_at, now()), now())
+    end;
+    insert into sluice.run
+      (id, workflow, version, subject, resource, input, priority, traceparent, deadline_at, requested_at, internal)
+    values (
+      new_run, known.name, known.version, start_run.subject, start_run.resource, start_run.input, known.priority,
+      start_run.traceparent, now() + known.deadline, asked_at, start_run.internal
+    )
+    on conflict (workflow, subject) where state in ('active', 'dead') do nothing;
+    exit when found;
+
+    select run.id, run.state, run.traceparent, run.linked_traceparent as linked
+    into there
+    from sluice.run
+    where run.workflow = start_run.workflow
+      and run.subject = start_run.subject
+      and run.state in ('active', 'dead');
+    if found then
+      return row(
+        case there.state when 'dead' then 'dead' else 'joined' end, there.id, start_run.workflow, start_run.subject,
+        there.traceparent, there.linked, null, null, null, null
+      )::sluice.taken;
+    end if;
+    -- It ended between the two: ask again.
+  end loop;
+
+  insert into sluice.resource as held (name, subject, run_id, secret)
+  values (start_run.resource, start_run.subject, new_run, gen_random_uuid()::text)
+  on conflict (name) do update
+  set run_id = coalesce(held.run_id, excluded.run_id)
+  where held.subject = excluded.subject
+  returning held.run_id = new_run, held.busy_until
+  into has_turn, free_at;
+  if not found then
+    raise exception 'the resource % belongs to another subject than %', start_run.resource, start_run.subject
+      using errcode = 'integrity_constraint_violation';
+  end if;
+
+  insert into sluice.step (run_id, position, name, priority, due_at)
+  values (
+    new_run, 0, known.first_step, known.priority, case when has_turn then greatest(now(), free_at) end
+  );
+  if not has_turn then
+    update sluice.run
+    set waits = true
+    where id = new_run;
+  end if;
+  return row(
+    'started', new_run, known.name, start_run.subject, start_run.traceparent, null,
+    extract(epoch from now() - asked_at)::double precision,
+    case when has_turn and coalesce(free_at <= now(), true) then known.first_step end, 0, 1
+  )::sluice.taken;
+end
+$$;
+
+-- Gives the resource to the run that has waited longest, whose current step becomes due. The caller has just ended the turn
+-- of another, and with it locked the resource.
+create or replace function sluice.give_turn(resource text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  next uuid;
+  free_at timestamptz;
+begin
+  select run.id
+  into next
+  from sluice.run
+  where run.resource = give_turn.resource
+    and run.waits
+    and run.state = 'active'
+  order by run.id
+  limit 1;
+  if next is null then
+    return;
+  end if;
+
+  update sluice.resource as held
+  set run_id = next
+  where held.name = give_turn.resource
+    and held.run_id is null
+  returning held.busy_until
+  into free_at;
+  if not found then
+    return;
+  end if;
+  update sluice.run
+  set waits = false
+  where id = next;
+  update sluice.step
+  set due_at = greatest(now(), free_at), generation = generation + 1
+  where run_id = next
+    and state = 'due'
+    and due_at is null
+    and position = (
+      select min(open.position)
+      from sluice.step as open
+      where open.run_id = next
+        and open.state <> 'succeeded'
+    );
+end
+$$;
+
+-- Ends a run, whose row and steps the caller has locked or is the only one to move: its state, its event, its turn.
+create or replace function sluice.end_run(run uuid, to_state text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  ended sluice.run;
+begin
+  update sluice.run
+  set state = to_state, ended_at = now(), waits = false, events = events + 1
+  where id = end_run.run
+  returning *
+  into ended;
+
+  -- Nothing of a cancelled run waits any more.
+  if to_state = 'cancelled' then
+    update sluice.step
+    set state = 'cancelled', due_at = null
+    where run_id = ended.id
+      and state in ('due', 'dead');
+  end if;
+
+  if not (ended.internal and to_state = 'succeeded') then
+    insert into sluice.event (run_id, sequence, routing_key, payload, traceparent)
+    select ended.id, ended.events, ended.workflow || '.' || to_state,
+      jsonb_build_object(
+        'run', ended.id, 'workflow', ended.workflow, 'version', ended.version, 'subject', ended.subject,
+        'resource', ended.resource, 'state', to_state, 'ended_at', ended.ended_at,
+        'reason', letter.reason, 'step', letter.step, 'error', letter.error, 'cancelled_by', ended.cancel_by
+      ),
+      ended.traceparent
+    from (select) as always
+    left join sluice.dead_letter as letter
+      on letter.run_id = ended.id
+      and letter.resolved_at is null;
+  end if;
+
+  update sluice.resource
+  set run_id = null
+  where name = ended.resource
+    and run_id = ended.id;
+  if found then
+    perform sluice.give_turn(ended.resource);
+  end if;
+end
+$$;
+
+-- Gives a dead run a fresh budget and a fresh deadline; finished steps keep their outputs. Its failed step is due at the run's
+-- turn. Whether it was dead.
+create or replace function sluice.revive_run(run uuid, actor text, note text)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  revived sluice.run;
+begin
+  perform
+  from sluice.step
+  where run_id = revive_run.run
+    and state = 'dead'
+  for no key update;
+
+  update sluice.run as dead
+  set state = 'active', ended_at = null, waits = true, deadline_from = now(), cancel_by = null, cancel_reason = null,
+    linked_traceparent = coalesce(dead.traceparent, dead.linked_traceparent), traceparent = null,
+    deadline_at = now() + coalesce(
+      (
+        select definition.deadline
+        from sluice.definition
+        where definition.workflow = dead.workflow
+          and definition.version = dead.version
+          and definition.position = 0
+      ),
+      interval '1 day'
+    )
+  where dead.id = revive_run.run
+    and dead.state = 'dead'
+  returning *
+  into revived;
+  if not found then
+    return false;
+  end if;
+
+  update sluice.step
+  set state = 'due', due_at = null, generation = generation + 1, failures = 0, crashes = 0, send_backs = 0, defers = 0
+  where run_id = revived.id
+    and state = 'dead';
+  update sluice.dead_letter
+  set resolved_at = now(), resolution = 'revived', resolved_by = revive_run.actor, note = revive_run.note
+  where run_id = revived.id
+    and resolved_at is null;
+  insert into sluice.audit (actor, action, subject, detail)
+  values (
+    revive_run.actor, 'run.revive', revived.subject, jsonb_build_object('run', revived.id, 'note', revive_run.note)
+  );
+  -- Locked first, so that whoever ends another run there gives this one its turn, or has done.
+  perform
+  from sluice.resource
+  where name = revived.resource
+  for no key update;
+  perform sluice.give_turn(revived.resource);
+  return true;
+end
+$$;
+
+-- Revives a dead run: its state after it, or null where there is none.
+create or replace function sluice.revive(run uuid, actor text, note text, out before text)
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+begin
+  select known.state
+  into before
+  from sluice.run as known
+  where known.id = revive.run;
+  if before = 'dead' and sluice.revive_run(revive.run, actor, note) then
+    perform sluice.project(known.workflow, array[known.id])
+    from sluice.run as known
+    where known.id = revive.run;
+  elsif before = 'dead' then
+    select known.state
+    into before
+    from sluice.run as known
+    where known.id = revive.run;
+  end if;
+end
+$$;
+
+-- Ends an active or dead run that a person wants ended (`dead_only`: a dead one): at once, or at the settle of the step that
+-- is running. Returns `yes`, `at_settle`, the state in which it cannot be ended, or null. The steps are locked first, so that
+-- a claim or a settle comes before this or after it; twice, since the settle that was waited for may have made a new one.
+create or replace function sluice.cancel(run uuid, actor text, note text, dead_only boolean default false, out answer text)
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+declare
+  ended sluice.run;
+begin
+  for pass in 1 .. 2 loop
+    perform
+    from sluice.step
+    where run_id = cancel.run
+    order by position
+    for no key update;
+  end loop;
+  select * into ended
+  from sluice.run as known
+  where known.id = cancel.run
+  for no key update;
+  if not found then
+    return;
+  end if;
+  if ended.state <> 'dead' and (ended.state <> 'active' or dead_only) then
+    answer := ended.state;
+    return;
+  end if;
+
+  -- Who asked first is who did it.
+  update sluice.run
+  set cancel_by = coalesce(cancel_by, cancel.actor),
+    cancel_reason = case when cancel_by is null then cancel.note else cancel_reason end
+  where id = ended.id;
+  insert into sluice.audit (actor, action, subject, detail)
+  values (
+    cancel.actor, case ended.state when 'dead' then 'run.discard' else 'run.cancel' end, ended.subject,
+    jsonb_build_object('run', ended.id, 'note', cancel.note)
+  );
+  update sluice.step
+  set cancel_asked = true
+  where run_id = ended.id
+    and state = 'running';
+  if found then
+    answer := 'at_settle';
+  else
+    update sluice.dead_letter
+    set resolved_at = now(), resolution = 'discarded', resolved_by = cancel.actor, note = cancel.note
+    where run_id = ended.id
+      and resolved_at is null;
+    perform sluice.end_run(ended.id, 'cancelled');
+    answer := 'yes';
+  end if;
+  perform sluice.project(ended.workflow, array[ended.id]);
+end
+$$;
+
+-- Intake ----------------------------------------------------------------------------------------------------------------
+
+-- Asks for a run, in the caller's own transaction: a relay starts it once that has committed, or joins the unfinished one of
+-- that subject. `resource` is what it works on (by default the subject's own). Refuses a workflow that no build has
+-- registered.
+create or replace function sluice.start(
+  workflow text,
+  subject text,
+  input jsonb default '{}',
+  resource text default null
+)
+returns void
+language plpgsql
+security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  if not exists (select from sluice.workflow as known where known.name = start.workflow) then
+    raise exception 'no workflow is called %', start.workflow
+      using errcode = 'invalid_parameter_value', hint = 'a relay or worker that knows the workflow registers it at its start';
+  end if;
+  if coalesce(char_length(start.subject), 0) not between 1 and 200 or start.subject ~ '[[:cntrl:]]' then
+    raise exception 'subject % is not valid: 1 to 200 characters, none of them a control character', quote_nullable(left(start.subject, 80))
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if start.resource is not null and (char_length(start.resource) not between 1 and 255 or start.resource ~ '[[:cntrl:]]') then
+    raise exception 'resource % is not valid: 1 to 255 characters, none of them a control character', quote_nullable(left(start.resource, 80))
+      using errcode = 'invalid_parameter_value';
+  end if;
+  insert into sluice.request (workflow, subject, resource, input, traceparent, requested_by)
+  values (
+    start.workflow, start.subject, start.resource, coalesce(start.input, '{}'),
+    substring(current_setting('app.traceparent', true) from '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
+    sluice.actor()
+  );
+  perform sluice.wake_intake();
+end
+$$;
+
+-- Takes up to `most` requests of the inbox. Safe with any number of callers: each takes other rows.
+create or replace function sluice.take_requests(most integer)
+returns setof sluice.taken
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  asked sluice.request;
+  taken sluice.taken;
+begin
+  for asked in
+    select *
+    from (
+      select *
+      from sluice.request
+      where refused_at is null
+      order by id
+      limit most
+      for update skip locked
+    ) as waiting
+    order by waiting.workflow, waiting.subject, waiting.id
+  loop
+    begin
+      taken := sluice.start_run(
+        asked.workflow, asked.subject, coalesce(asked.resource, asked.workflow || ':' || asked.subject), asked.input,
+        asked.traceparent, asked.requested_at
+      );
+      delete from sluice.request
+      where id = asked.id;
+      if taken.outcome = 'started' then
+        perform sluice.project(taken.workflow, array[taken.run_id]);
+      elsif taken.outcome = 'dead' then
+        taken.outcome := 'joined';
+      end if;
+    exception
+      when data_exception or integrity_constraint_violation then
+        update sluice.request
+        set refused_at = now(), error = sqlerrm
+        where id = asked.id;
+        taken := row('refused', null, asked.workflow, asked.subject, null, null, null, null, null, null)::sluice.taken;
+    end;
+    return next taken;
+  end loop;
+end
+$$;
+
+-- One round of intake: the inbox, and up to `most` rows of each workflow's own source.
+create or replace function sluice.intake(most integer)
+returns setof sluice.taken
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  plain constant boolean := not exists (
+    select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
+  );
+  source text;
+  taken sluice.taken;
+begin
+  for source in
+    select known.source
+    from sluice.workflow as known
+    where known.source is not null
+    union all
+    select 'sluice.take_requests'
+    where exists (select from sluice.request where refused_at is null)
+  loop
+    if plain then
+      return query execute format('select * from %s($1)', source) using most;
+      continue;
+    end if;
+    for taken in execute format('select * from %s($1)', source) using most loop
+      -- What a gate holds, or lets through one after another, is the scan's to push.
+      if taken.step is not null and not sluice.is_plain(taken.workflow, taken.step) then
+        taken.step := null;
+      end if;
+      return next taken;
+    end loop;
+  end loop;
+end
+$$;
+
+-- Dispatch --------------------------------------------------------------------------------------------------------------
+
+-- What is due now in these queues and let through by its gates: the most urgent first, then the one due longest, up to `most`
+-- of each. `capacity`: how many hints of the queue may lie in Redis, where a limit or a half-open breaker stands before it.
+-- Reads only.
+create or replace function sluice.waiting(queues text[], most integer)
+returns table (
+  queue text,
+  run_id uuid,
+  step_position smallint,
+  generation integer,
+  workflow text,
+  traceparent text,
+  linked text,
+  capacity integer
+)
+language plpgsql
+stable
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  gates record;
+  gate sluice.gate;
+  api text;
+  room double precision;
+  closed text[];
+begin
+  select coalesce(array_agg(shut.name), '{}')
+  into closed
+  from sluice.gate_now as shut
+  where shut.scope = 'workflow'
+    and shut.closed;
+
+  foreach queue in array queues loop
+    continue when not exists (
+      select from sluice.step as due
+      where due.name = queue
+        and due.state = 'due'
+        and due.due_at <= now()
+    );
+    api := (select definition.host from sluice.definition where definition.step = queue order by definition.version desc limit 1);
+    gates := sluice.gate_state(null, queue, api);
+    continue when not gates.passes;
+
+    capacity := case when gates.half_open then 1 end;
+    if gates.limited then
+      for gate in
+        select *
+        from sluice.gate as before
+        where (before.scope = 'step' and before.name = queue)
+          or (before.scope = 'host' and before.name = api)
+      loop
+        room := least(
+          sluice.allowance_now(gate),
+          gate.concurrency - sluice.running_behind(gate.scope, gate.name)
+        );
+        capacity := least(capacity, greatest(floor(room), 0)::integer);
+      end loop;
+      continue when capacity = 0;
+    end if;
+
+    return query
+      select queue, due.run_id, due.position, due.generation, run.workflow, run.traceparent, run.linked_traceparent, capacity
+      from sluice.step as due
+      join sluice.run on run.id = due.run_id
+      where due.name = queue
+        and due.state = 'due'
+        and due.due_at <= now()
+        and (closed = '{}' or run.workflow <> all (closed))
+        and (
+          not gates.half_open
+          or not exists (
+            select from sluice.gate as half
+            where half.scope = 'host'
+              and half.name = api
+              and half.breaker = 'half_open'
+              and half.breaker_at > now() - interval '2 seconds'
+              and due.run_id = any (half.failing_runs)
+          )
+        )
+      order by due.priority, due.due_at
+      limit case when capacity is null then most else least(most, capacity * 2 + 10) end;
+  end loop;
+end
+$$;
+
+-- Attempts --------------------------------------------------------------------------------------------------------------
+
+-- Takes due steps in hand: from `due` to `running`, each under its token, with a lease. Needs the generation that is due, its
+-- moment, a quiet resource, a definition that the caller's build knows (`workflow:version`), and gates that pass; else the step
+-- stays as it is and is pushed again later. A step that may create or delete keeps its resource busy until the lease's end.
+--
+-- Safe with any number of callers: the update of the step's row is guarded by state and generation, and of two at once the
+-- second finds it running. Whose turn a resource is needs no look: a step that waits for its turn has no moment.
+create or replace function sluice.claim(
+  claimant text,
+  known text[],
+  runs uuid[],
+  positions smallint[],
+  generations integer[],
+  tokens bigint[]
+)
+returns table (
+  at integer,
+  -- yes, gate_closed, resource_busy, unknown_definition, stale
+  answer text,
+  workflow text,
+  version smallint,
+  step text,
+  subject text,
+  resource text,
+  secret text,
+  memory jsonb,
+  exclusive_before boolean,
+  input jsonb,
+  failures integer,
+  crashes integer,
+  send_backs integer,
+  defers integer,
+  attempts integer,
+  earlier_send_backs integer[],
+  traceparent text,
+  age double precision
+)
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  plain constant boolean := not exists (
+    select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
+  );
+  asked record;
+  may boolean;
+  exclusive boolean;
+  lease_end timestamptz;
+begin
+  for i in 1 .. cardinality(runs) loop
+    at := i;
+    may := plain;
+    if not plain then
+      select run.workflow, due.name, definition.host, due.due_at
+      into asked
+      from sluice.step as due
+      join sluice.run on run.id = due.run_id
+      join sluice.resource as held on held.name = run.resource
+      join sluice.definition
+        on definition.workflow = run.workflow
+        and definition.version = run.version
+        and definition.position = due.position
+        and definition.step = due.name
+      where due.run_id = runs[i]
+        and due.position = positions[i]
+        and due.generation = generations[i]
+        and due.state = 'due'
+        and due.due_at <= now()
+        and (held.busy_until is null or held.busy_until <= now())
+        and run.workflow || ':' || run.version = any (known)
+      for no key update of due;
+      may := found and sluice.admit(asked.workflow, asked.name, asked.host, runs[i]);
+      if may and asked.due_at < now() - interval '1 second'
+        and (sluice.gate_state(asked.workflow, asked.name, asked.host)).limited
+      then
+        insert into sluice.closed_time (scope, name, cause, closed_at, passed_at)
+        values ('run', runs[i]::text, 'limit', asked.due_at, now())
+        on conflict (scope, name, cause, closed_at) do update
+        set passed_at = excluded.passed_at;
+      end if;
+    end if;
+
+    update sluice.step as due
+    set state = 'running', token = tokens[i], worker = claimant, started_at = now(), attempts = due.attempts + 1,
+      lease_until = now() + definition.lease
+    from sluice.run
+    join sluice.resource as held on held.name = run.resource
+    join sluice.definition
+      on definition.workflow = run.workflow
+      and definition.version = run.version
+      and definition.position = positions[i]
+    where may
+      and due.run_id = runs[i]
+      and due.position = positions[i]
+      and due.generation = generations[i]
+      and due.state = 'due'
+      and due.due_at <= now()
+      and run.id = due.run_id
+      and definition.step = due.name
+      and (held.busy_until is null or held.busy_until <= now())
+      and run.workflow || ':' || run.version = any (known)
+    returning run.workflow, run.version, due.name, run.subject, run.resource, held.secret, held.memory,
+      held.exclusive_at is not null,
+      case
+        when due.position = 0 then run.input
+        else coalesce((
+          select previous.output
+          from sluice.step as previous
+          where previous.run_id = due.run_id
+            and previous.position = due.position - 1
+        ), 'null')
+      end,
+      due.failures, due.crashes, due.send_backs, due.defers, due.attempts,
+      case
+        when due.position = 0 then '{}'
+        else array(
+          select earlier.send_backs
+          from sluice.step as earlier
+          where earlier.run_id = due.run_id
+            and earlier.position < due.position
+          order by earlier.position
+        )
+      end,
+      run.traceparent, extract(epoch from now() - run.requested_at)::double precision,
+      definition.exclusive, due.lease_until
+    into workflow, version, step, subject, resource, secret, memory, exclusive_before, input, failures, crashes, send_backs,
+      defers, attempts, earlier_send_backs, traceparent, age, exclusive, lease_end;
+
+    if found then
+      answer := 'yes';
+      if exclusive then
+        update sluice.resource as held
+        set busy_token = tokens[i], busy_until = lease_end, exclusive_at = coalesce(held.exclusive_at, now())
+        where held.name = resource;
+      end if;
+    else
+      answer := sluice.why_not(known, runs[i], positions[i], generations[i]);
+    end if;
+    return next;
+  end loop;
+end
+$$;
+
+-- Why a step was not claimed. One whose definition the build does not know is postponed: 5 s, doubling to 60.
+create or replace function sluice.why_not(known text[], run uuid, step_position smallint, step_generation integer)
+returns text
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  asked record;
+begin
+  select due.name, coalesce(run.workflow || ':' || run.version = any (known) and definition.step = due.name, false) as is_known,
+    coalesce(held.busy_until > now(), false) as busy
+  into asked
+  from sluice.step as due
+  join sluice.run on run.id = due.run_id
+  join sluice.resource as held on held.name = run.resource
+  left join sluice.definition
+    on definition.workflow = run.workflow
+    and definition.version = run.version
+    and definition.position = due.position
+  where due.run_id = why_not.run
+    and due.position = why_not.step_position
+    and due.generation = why_not.step_generation
+    and due.state = 'due'
+    and due.due_at <= now();
+  if not found then
+    return 'stale';
+  end if;
+  if not asked.is_known then
+    update sluice.step as due
+    set defers = due.defers + 1, generation = due.generation + 1,
+      due_at = now() + make_interval(secs => least(60, 5 * 2 ^ least(due.defers, 4)))
+    where due.run_id = why_not.run
+      and due.position = why_not.step_position
+      and due.generation = why_not.step_generation
+      and due.state = 'due';
+    return 'unknown_definition';
+  end if;
+  return case when asked.busy then 'resource_busy' else 'gate_closed' end;
+end
+$$;
+
+-- Moves leases on, and the quiet time of the resources that they hold; says for each whether it is still held. Also the
+-- worker's sign of life, in one transaction with the leases: a worker that was killed moved all that it held with its last.
+create or replace function sluice.renew(
+  claimant text,
+  runs uuid[],
+  positions smallint[],
+  tokens bigint[],
+  lengths double precision[]
+)
+returns boolean[]
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  kept boolean[] := '{}';
+  lease_end timestamptz;
+begin
+  for i in 1 .. cardinality(runs) loop
+    update sluice.step as running
+    set lease_until = now() + make_interval(secs => lengths[i])
+    where running.run_id = runs[i]
+      and running.position = positions[i]
+      and running.token = tokens[i]
+      and running.state = 'running'
+    returning running.lease_until
+    into lease_end;
+    kept[i] := found;
+    if kept[i] then
+      update sluice.resource as held
+      set busy_until = lease_end
+      from sluice.run
+      where run.id = runs[i]
+        and held.name = run.resource
+        and held.busy_token = tokens[i];
+    end if;
+  end loop;
+  insert into sluice.heartbeat (worker, role)
+  values (claimant, 'worker')
+  on conflict (worker) do update
+  set beat_at = now();
+  return kept;
+end
+$$;
+
+-- Writes how attempts ended: step, attempt, next step or end of the run, memory, event, the app's rows. One answer per
+-- settlement that was written; the others are stale. In key order.
+--
+-- Safe with any number of callers: the update of the step's row is guarded by state and token (a rescue's also by the lease's
+-- end), and all else follows only where that held.
+create or replace function sluice.settle(settlements jsonb)
+returns table (
+  at integer,
+  run_state text,
+  due_step text,
+  due_position smallint,
+  due_generation integer,
+  workflow text,
+  traceparent text,
+  linked text
+)
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  -- How long a server may go on with a call that had just left.
+  quiet_time constant interval := '2.5 seconds';
+  plain constant boolean := not exists (
+    select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
+  );
+  ended record;
+  moved record;
+  free_at timestamptz;
+  due_moment timestamptz;
+  changed jsonb := '{}';
+  gates record;
+begin
+  for ended in
+    select *
+    from jsonb_to_recordset(settlements) as given (
+      at integer, run uuid, "position" smallint, token bigint, expiry boolean, to_state text, due double precision,
+      failures integer, crashes integer, defers integer, output jsonb, outcome text, class text, http_status smallint,
+      error text, note text, trace_id text, span_id text, memory jsonb, quiet boolean, exclusive boolean, "then" text,
+      next text, target smallint, target_step text, send_backs integer, reason text
+    )
+  loop
+    update sluice.step as running
+    set state = case when running.cancel_asked and ended."then" <> 'succeed' then 'cancelled' else ended.to_state end,
+      generation = running.generation + 1, token = null, lease_until = null, cancel_asked = false,
+      due_at = case
+        when ended.to_state = 'due' and not running.cancel_asked then now() + make_interval(secs => ended.due)
+      end,
+      failures = ended.failures, crashes = ended.crashes, defers = ended.defers,
+      output = coalesce(ended.output, running.output), error = ended.error
+    from sluice.run
+    where running.run_id = ended.run
+      and running.position = ended."position"
+      and running.token = ended.token
+      and running.state = 'running'
+      and (not ended.expiry or running.lease_until < now())
+      and run.id = running.run_id
+    returning running.name, running.worker, running.started_at, running.state, running.generation, running.due_at,
+      running.priority, run.workflow, run.resource, run.traceparent, run.linked_traceparent as linked, run.internal,
+      (
+        select before.error is not null
+        from sluice.step as before
+        where before.run_id = ended.run
+          and before.position = ended."position"
+      ) as had_error
+    into moved;
+    continue when not found;
+    if moved.state = 'cancelled' then
+      ended."then" := 'cancel';
+    end if;
+
+    insert into sluice.attempt
+      (run_id, position, step, token, worker, started_at, outcome, class, http_status, error, note, trace_id, span_id)
+    values (
+      ended.run, ended."position", moved.name, ended.token, moved.worker, moved.started_at, ended.outcome, ended.class,
+      ended.http_status, ended.error, ended.note, ended.trace_id, ended.span_id
+    );
+
+    -- Where the API has answered, the resource is free. Where it may still be at work, it stays busy for the time of one call
+    -- from now on; a rescue, which knows nothing of the worker, leaves it at the lease.
+    free_at := null;
+    if ended.exclusive or ended.memory is not null then
+      update sluice.resource as held
+      set memory = case when ended.memory is null then held.memory else held.memory || ended.memory end,
+        busy_until = case
+          when held.busy_token is distinct from ended.token then held.busy_until
+          when ended.quiet then null
+          when ended.expiry then held.busy_until
+          else greatest(held.busy_until, now() + quiet_time)
+        end,
+        busy_token = case when held.busy_token = ended.token and ended.quiet then null else held.busy_token end
+      where held.name = moved.resource
+        and (ended.memory is not null or held.busy_token = ended.token)
+      returning held.busy_until
+      into free_at;
+    end if;
+
+    at := ended.at;
+    run_state := 'active';
+    due_step := null;
+    case ended."then"
+      when 'advance' then
+        -- There already where the run was sent back past it.
+        update sluice.step as next
+        set due_at = now(), generation = next.generation + 1
+        where next.run_id = ended.run
+          and next.position = ended."position" + 1
+          and next.state = 'due'
+        returning next.name, next.position, next.generation, next.due_at
+        into due_step, due_position, due_generation, due_moment;
+        if not found then
+          insert into sluice.step as next (run_id, position, name, priority, due_at)
+          values (ended.run, ended."position" + 1, ended.next, moved.priority, now())
+          returning next.name, next.position, next.generation, next.due_at
+          into due_step, due_position, due_generation, due_moment;
+        end if;
+      when 'rerun' then
+        update sluice.step as again
+        set state = 'due', generation = again.generation + 1,
+          due_at = case when again.position = ended.target then now() end,
+          send_backs = case when again.position = ended.target then ended.send_backs else again.send_backs end
+        where again.run_id = ended.run
+          and again.position >= ended.target
+          and again.state = 'succeeded';
+        select again.name, again.position, again.generation, again.due_at
+        into due_step, due_position, due_generation, due_moment
+        from sluice.step as again
+        where again.run_id = ended.run
+          and again.position = ended.target
+          and again.state = 'due';
+      when 'succeed' then
+        run_state := 'succeeded';
+      when 'cancel' then
+        run_state := 'cancelled';
+      when 'die' then
+        run_state := 'dead';
+        -- Where an earlier step dies than the one that settled, those after it wait for it, so that a revived run comes past
+        -- them again.
+        update sluice.step as after
+        set state = 'due', due_at = null, generation = after.generation + 1
+        where after.run_id = ended.run
+          and after.position > ended.target
+          and after.state = 'succeeded';
+        update sluice.step as dying
+        set state = 'dead', due_at = null
+        where dying.run_id = ended.run
+          and dying.position = ended.target
+          and dying.state in ('due', 'succeeded');
+        insert into sluice.dead_letter (run_id, position, step, reason, class, error)
+        values (ended.run, ended.target, ended.target_step, ended.reason, ended.class, ended.error);
+      else
+        if moved.state = 'due' and moved.due_at is not null then
+          -- Not before whatever may be under way there has come to its end.
+          if free_at > moved.due_at then
+            update sluice.step as later
+            set due_at = free_at
+            where later.run_id = ended.run
+              and later.position = ended."position";
+          end if;
+          due_step := moved.name;
+          due_position := ended."position";
+          due_generation := moved.generation;
+          due_moment := greatest(moved.due_at, free_at);
+        end if;
+    end case;
+    if run_state <> 'active' then
+      perform sluice.end_run(ended.run, run_state);
+    end if;
+
+    if ended."then" <> 'advance' or ended.memory is not null or ended.failures > 0 or ended.error is not null or moved.had_error
+    then
+      changed := jsonb_set(
+        changed, array[moved.workflow], coalesce(changed -> moved.workflow, '[]') || to_jsonb(ended.run)
+      );
+    end if;
+
+    if due_moment > now() then
+      due_step := null;
+    end if;
+    if due_step is not null and not plain then
+      gates := sluice.gate_state(moved.workflow, due_step, (
+        select definition.host
+        from sluice.definition
+        where definition.step = due_step
+          and definition.workflow = moved.workflow
+        order by definition.version desc
+        limit 1
+      ));
+      if not gates.passes or gates.half_open or gates.limited then
+        due_step := null;
+      end if;
+    end if;
+    workflow := moved.workflow;
+    traceparent := moved.traceparent;
+    linked := moved.linked;
+    return next;
+  end loop;
+
+  for ended in
+    select entry.key as workflow, array(select jsonb_array_elements_text(entry.value)::uuid order by 1) as runs
+    from jsonb_each(changed) as entry
+    order by entry.key
+  loop
+    perform sluice.project(ended.workflow, ended.runs);
+  end loop;
+end
+$$;
+
+-- Upkeep ----------------------------------------------------------------------------------------------------------------
+
+-- Up to `most` running steps of known definitions whose lease has ended. No lease ends before Postgres has been up for one
+-- lease: its own outage is not a crash of its clients. `worker_lives`: its worker has beaten later than it moved this lease,
+-- so it lost the lease and did not crash.
+create or replace function sluice.expired(known text[], most integer)
+returns table (
+  run_id uuid,
+  step_position smallint,
+  token bigint,
+  workflow text,
+  version smallint,
+  step text,
+  failures integer,
+  crashes integer,
+  send_backs integer,
+  defers integer,
+  attempts integer,
+  worker text,
+  traceparent text,
+  worker_lives boolean
+)
+language sql
+stable
+set search_path = ''
+as $$
+  select over.run_id, over.position, over.token, run.workflow, run.version, over.name, over.failures, over.crashes,
+    over.send_backs, over.defers, over.attempts, over.worker, run.traceparent,
+    coalesce(heartbeat.beat_at > over.lease_until - definition.lease + interval '1 millisecond', false)
+  from sluice.step as over
+  join sluice.run on run.id = over.run_id
+  join sluice.definition
+    on definition.workflow = run.workflow
+    and definition.version = run.version
+    and definition.position = over.position
+  left join sluice.heartbeat on heartbeat.worker = over.worker
+  where over.state = 'running'
+    and over.lease_until < now()
+    and now() > pg_postmaster_start_time() + interval '4 seconds'
+    and run.workflow || ':' || run.version = any (known)
+  order by over.lease_until, over.run_id
+  limit most
+$$;
+
+-- Ends up to `most` runs past their deadline. Judged on due steps only: what is running has its chance, and what stands behind
+-- a closed gate is not late, nor what waits for its turn behind a limit. The time that gates or limits held a run is added to
+-- its deadline here, once that is reached: opening a gate writes no runs. Safe with any number of callers: rows in other hands
+-- are passed over.
+create or replace function sluice.exceed(most integer)
+returns table (run_id uuid, workflow text, traceparent text)
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+declare
+  late record;
+  changed jsonb := '{}';
+begin
+  for late in
+    select run.id, run.workflow, run.subject, run.traceparent, due.position, due.name, due.error,
+      coalesce((
+        select sum(upper(span) - lower(span))
+        from (
+          select unnest(range_agg(tstzrange(
+            greatest(closed.closed_at, run.deadline_from), least(closed.passed_at, now())
+          ))) as span
+          from sluice.closed_time as closed
+          where (
+              (closed.scope = 'workflow' and closed.name = run.workflow)
+              or (closed.scope = 'run' and closed.name = run.id::text)
+              or (closed.scope = 'step' and closed.name in (
+                select own.name
+                from sluice.step as own
+                where own.run_id = run.id
+              ))
+              or (closed.scope = 'host' and closed.name in (
+                select own.host
+                from sluice.definition as own
+                where own.workflow = run.workflow
+                  and own.version = run.version
+              ))
+            )
+            and greatest(closed.closed_at, run.deadline_from) < least(closed.passed_at, now())
+        ) as spans
+      ), '0') as held
+    from sluice.run
+    join sluice.step as due on due.run_id = run.id
+    left join sluice.definition
+      on definition.workflow = run.workflow
+      and definition.version = run.version
+      and definition.position = due.position
+    cross join lateral sluice.gate_state(run.workflow, due.name, definition.host) as gates
+    where run.state = 'active'
+      and run.deadline_at < now()
+      and due.state = 'due'
+      and due.due_at is not null
+      and gates.passes
+      and not gates.half_open
+      and not (gates.limited and due.due_at <= now())
+    order by run.id
+    limit most
+    for no key update of due, run skip locked
+  loop
+    if late.held > interval '0' then
+      update sluice.run
+      set deadline_at = run.deadline_at + late.held, deadline_from = now()
+      where run.id = late.id;
+      continue;
+    end if;
+    update sluice.step as due
+    set state = 'dead', due_at = null, error = coalesce(due.error, 'the run''s deadline has passed')
+    where due.run_id = late.id
+      and due.position = late.position;
+    insert into sluice.dead_letter (run_id, position, step, reason, error)
+    values (
+      late.id, late.position, late.name, 'deadline_exceeded', coalesce(late.error, 'the run''s deadline has passed')
+    );
+    perform sluice.end_run(late.id, 'dead');
+    changed := jsonb_set(changed, array[late.workflow], coalesce(changed -> late.workflow, '[]') || to_jsonb(late.id));
+    run_id := late.id;
+    workflow := late.workflow;
+    traceparent := late.traceparent;
+    return next;
+  end loop;
+
+  for late in
+    select entry.key as workflow, array(select jsonb_array_elements_text(entry.value)::uuid order by 1) as runs
+    from jsonb_each(changed) as entry
+    order by entry.key
+  loop
+    perform sluice.project(late.workflow, late.runs);
+  end loop;
+end
+$$;
+
+-- Up to `most` due steps behind a host's open breaker say why they wait, and the app's rows with them; and those that said so
+-- and do not wait for it any more say it no longer. How many changed. Steps that are locked are being moved this moment.
+create or replace function sluice.explain(most integer)
+returns bigint
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+declare
+  told record;
+  count bigint := 0;
+begin
+  if not exists (select from sluice.gate where breaker = 'open' and breaker_reason is not null) then
+    return 0;
+  end if;
+  for told in
+    with waiting as (
+      select due.run_id, due.position, gate.breaker_reason
+      from sluice.gate
+      join sluice.definition on definition.host = gate.name
+      join sluice.step as due
+        on due.name = definition.step
+        and due.state = 'due'
+        and due.due_at is not null
+        and due.error is distinct from gate.breaker_reason
+      where gate.scope = 'host'
+        and gate.breaker = 'open'
+        and gate.breaker_reason is not null
+      order by due.run_id, due.position
+      limit most
+      for no key update of due skip locked
+    ),
+    said as (
+      update sluice.step as due
+      set error = waiting.breaker_reason
+      from waiting
+      where due.run_id = waiting.run_id
+        and due.position = waiting.position
+      returning due.run_id
+    )
+    select run.workflow, array_agg(distinct run.id order by run.id) as runs
+    from said
+    join sluice.run on run.id = said.run_id
+    group by run.workflow
+  loop
+    perform sluice.project(told.workflow, told.runs);
+    count := count + cardinality(told.runs);
+  end loop;
+  return count;
+end
+$$;
+
+-- Remembers that a call of this run, which creates or deletes, may have met the call of another one.
+create or replace function sluice.doubt(run uuid)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+  update sluice.resource as held
+  set doubted_at = now(), doubted_workflow = late.workflow
+  from sluice.run as late
+  where late.id = doubt.run
+    and held.name = late.resource
+$$;
+
+-- A resource at which two calls may have met gets a new run, once nothing of them can be under way any more and the last run
+-- there, of the workflow whose call was late, has succeeded: it reads back what there is and mends it. Where somebody has
+-- started a run meanwhile, a later round decides; where the last run is dead or cancelled, a person does, and a run of another
+-- workflow has the last word. Returns what was started.
+create or replace function sluice.look_again(most integer)
+returns setof sluice.taken
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+declare
+  doubted record;
+  started sluice.taken;
+begin
+  for doubted in
+    select held.name, held.subject, held.doubted_at, last.workflow,
+      last.state = 'succeeded' and last.workflow = held.doubted_workflow as looks
+    from sluice.resource as held
+    cross join lateral (
+      select run.workflow, run.state
+      from sluice.run
+      where run.subject = held.subject
+        and run.resource = held.name
+      order by run.id desc
+      limit 1
+    ) as last
+    where held.doubted_at < now() - interval '4 seconds'
+      and last.state <> 'active'
+    order by held.name
+    limit most
+    for no key update of held skip locked
+  loop
+    if doubted.looks then
+      started := sluice.start_run(
+        doubted.workflow, doubted.subject, doubted.name, '{"second_look": true}', null, now(), true
+      );
+      continue when started.outcome <> 'started';
+      return next started;
+    end if;
+    update sluice.resource as held
+    set doubted_at = null, doubted_workflow = null
+    where held.name = doubted.name
+      and held.doubted_at = doubted.doubted_at;
+  end loop;
+end
+$$;
+
+-- Retention, in small batches: up to `most` of each kind that ended longer ago than `older_than`. Open dead letters and
+-- unpublished events are never pruned. How many rows in all.
+create or replace function sluice.prune(older_than interval, most integer)
+returns bigint
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+declare
+  gone uuid[];
+  counted bigint;
+  total bigint := 0;
+begin
+  select coalesce(array_agg(old.id), '{}')
+  into gone
+  from (
+    select run.id
+    from sluice.run
+    where run.state in ('succeeded', 'cancelled')
+      and run.ended_at < now() - older_than
+    limit most
+    for update skip locked
+  ) as old;
+  delete from sluice.step where run_id = any (gone);
+  delete from sluice.attempt where run_id = any (gone);
+  delete from sluice.dead_letter where run_id = any (gone);
+  delete from sluice.closed_time where scope = 'run' and name = any (gone::text[]);
+  delete from sluice.run where id = any (gone);
+  total := cardinality(gone);
+
+  delete from sluice.event
+  where id in (
+    select id
+    from sluice.event
+    where published_at < now() - older_than
+    limit most
+  );
+  get diagnostics counted = row_count;
+  total := total + counted;
+  -- A worker that has not beaten for an hour is gone, and nobody asks for it any more.
+  delete from sluice.heartbeat where beat_at < now() - interval '1 hour';
+  get diagnostics counted = row_count;
+  total := total + counted;
+  delete from sluice.request where refused_at < now() - older_than;
+  return total + sluice.prune_audit(older_than, most);
+end
+$$;

@@ -1,0 +1,329 @@
+-- The workflow provision-instance in SQL: how its queue rows become runs, and how the app's two tables follow the ledger. The
+-- engine calls both by name (sluice.workflow) and knows neither. May be run again at any time.
+
+set local lock_timeout = '5s';
+
+-- The failures of every waiting step whose row's `retry_count` somebody set to 0 are forgotten. A request whose step is
+-- running waits until it is not; one without a waiting or running step has nothing to reset.
+create or replace function sluice.reset_budgets()
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+  with asked as (
+    delete from sluice.budget_reset as reset
+    where not exists (
+      select from sluice.run
+      join sluice.step on step.run_id = run.id
+      where run.subject = reset.subject::text
+        and run.state = 'active'
+        and step.state = 'running'
+    )
+    returning reset.subject::text as subject
+  )
+  update sluice.step as step
+  set failures = 0
+  from asked
+  join sluice.run on run.subject = asked.subject and run.state = 'active'
+  where step.run_id = run.id
+    and step.state = 'due'
+    and step.failures > 0
+$$;
+
+-- One queue row into a run. Whoever set it to `pending`, the sign-up trigger or a person with SQL, gave a command: no run, or
+-- one that ended well or was cancelled: a new run; a dead one: revived; a waiting step: due now; one under way: nothing but the
+-- status back.
+create or replace function sluice.take_sign_up(
+  user_id uuid,
+  retry_count integer,
+  traceparent text,
+  created_at timestamptz
+)
+returns sluice.taken
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  taken sluice.taken;
+begin
+  taken := sluice.start_run(
+    'provision-instance', take_sign_up.user_id::text,
+    coalesce(
+      (
+        select held.name
+        from sluice.resource as held
+        where held.subject = take_sign_up.user_id::text
+        order by held.created_at
+        limit 1
+      ),
+      'user_' || take_sign_up.user_id
+    ),
+    '{}', take_sign_up.traceparent,
+    case when isfinite(take_sign_up.created_at) then take_sign_up.created_at end
+  );
+  if taken.outcome = 'dead' then
+    perform sluice.revive_run(taken.run_id, 'sql', 'the queue row was set to pending');
+    taken.outcome := 'revived';
+  elsif taken.outcome = 'joined' then
+    -- A step that is locked is being moved this moment: it needs no push.
+    update sluice.step as due
+    set due_at = least(due.due_at, now()),
+      failures = case when take_sign_up.retry_count = 0 then 0 else due.failures end
+    where due.run_id = taken.run_id
+      and due.position = (
+        select waiting.position
+        from sluice.step as waiting
+        where waiting.run_id = taken.run_id
+          and waiting.state = 'due'
+          and waiting.due_at is not null
+        for no key update skip locked
+      )
+      and due.state = 'due';
+  end if;
+  if taken.outcome <> 'started' then
+    select due.name, due.position, due.generation, run.traceparent, run.linked_traceparent
+    into taken.step, taken.step_position, taken.generation, taken.traceparent, taken.linked
+    from sluice.run
+    join sluice.step as due on due.run_id = run.id
+    where run.id = taken.run_id
+      and due.state = 'due'
+      and due.due_at <= now();
+  end if;
+  return taken;
+end
+$$;
+
+-- Takes up to `most` pending queue rows, the oldest first. Safe with any number of callers: rows that another relay, or the
+-- user's own transaction, has in hand are passed over. A row that cannot become a run is set to `failed` with the reason.
+create or replace function sluice.take_sign_ups(most integer)
+returns setof sluice.taken
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  projecting_before constant text := coalesce(current_setting('sluice.projecting', true), '');
+  asked record;
+  one sluice.taken;
+  all_taken sluice.taken[] := '{}';
+  runs uuid[] := '{}';
+  together boolean := true;
+begin
+  -- What intake writes to the app's rows is nobody's command.
+  perform set_config('sluice.projecting', 'on', true);
+  if exists (select from sluice.budget_reset) then
+    perform sluice.reset_budgets();
+  end if;
+
+  -- All in one; where one row is at fault, each on its own, so that it is found.
+  loop
+    all_taken := '{}';
+    runs := '{}';
+    begin
+      for asked in
+        select *
+        from (
+          select queue.user_id, coalesce(queue.retry_count, 0)::integer as retry_count, queue.traceparent, queue.created_at
+          from public.evolution_instance_creation_queue as queue
+          where queue.status = 'pending'
+            and queue.user_id is not null
+            -- Taken already, but the row could not be written since.
+            and not exists (
+              select from sluice.projection_pending as pending
+              where pending.workflow = 'provision-instance'
+                and pending.subject = queue.user_id::text
+                and pending.taken
+            )
+            -- Old rows wait for a person's word.
+            and not exists (select from sluice.held_back as adopted where adopted.subject = queue.user_id)
+          order by queue.created_at
+          limit most
+          for no key update skip locked
+        ) as pending
+        order by pending.user_id
+      loop
+        if together then
+          one := sluice.take_sign_up(asked.user_id, asked.retry_count, asked.traceparent, asked.created_at);
+        else
+          begin
+            one := sluice.take_sign_up(asked.user_id, asked.retry_count, asked.traceparent, asked.created_at);
+          exception
+            when data_exception or integrity_constraint_violation then
+              one := row('refused', null, 'provision-instance', asked.user_id, null, null, null, null, null, null)::sluice.taken;
+              update public.evolution_instance_creation_queue as queue
+              set status = 'failed', error_message = sqlerrm, updated_at = now()
+              where queue.user_id = asked.user_id;
+          end;
+        end if;
+        all_taken := all_taken || one;
+        if one.run_id is not null then
+          runs := runs || one.run_id;
+        end if;
+      end loop;
+      exit;
+    exception
+      when data_exception or integrity_constraint_violation then
+        if not together then
+          raise;
+        end if;
+        together := false;
+    end;
+  end loop;
+
+  perform sluice.project('provision-instance', runs, true);
+  perform set_config('sluice.projecting', projecting_before, true);
+  return query select * from unnest(all_taken);
+end
+$$;
+
+-- Makes the app's rows what the ledger says about these runs. Rows are written only where something changed, so that Realtime
+-- sends no empty news; one user after the other, in key order. A pending row is somebody's command: only intake, which takes
+-- it, writes over it.
+create or replace function sluice.project_instances(runs uuid[])
+returns void
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  taking constant boolean := coalesce(current_setting('sluice.taking', true), '') = 'on';
+  alone constant boolean := cardinality(runs) = 1;
+  shown record;
+begin
+  for shown in
+    select
+      run.subject::uuid as user_id,
+      -- Nobody asked for an internal run: it shows only where it needs a person.
+      not run.internal or run.state = 'dead' as is_asked_for,
+      case run.state
+        when 'active' then 'processing'
+        when 'succeeded' then 'completed'
+        else 'failed'
+      end as status,
+      case run.state
+        when 'succeeded' then null
+        when 'cancelled' then 'cancelled by ' || run.cancel_by || coalesce(': ' || run.cancel_reason, '')
+        when 'dead' then (
+          select letter.reason || coalesce(': ' || letter.error, '')
+          from sluice.dead_letter as letter
+          where letter.run_id = run.id
+            and letter.resolved_at is null
+        )
+        else step.error
+      end as error_message,
+      coalesce(step.failures, 0) as retry_count,
+      run.ended_at as processed_at,
+      held.name,
+      coalesce(held.memory ->> 'status', 'creating') as instance_status,
+      coalesce(held.memory ->> 'token', held.secret) as token,
+      held.memory ->> 'qr_code' as qr_code,
+      held.memory ->> 'phone_number' as phone_number,
+      coalesce(held.memory ->> 'webhook_url', '') as webhook_url
+    from unnest(runs) as given (id)
+    join sluice.run on run.id = given.id
+    join sluice.resource as held on held.name = run.resource
+    left join lateral (
+      select current.failures, current.error
+      from sluice.step as current
+      where current.run_id = run.id
+      order by current.state = 'succeeded', current.position
+      limit 1
+    ) as step on true
+    where run.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+    order by run.subject
+  loop
+    if shown.is_asked_for then
+      update public.evolution_instance_creation_queue as queue
+      set status = shown.status, error_message = shown.error_message, retry_count = shown.retry_count,
+        processed_at = shown.processed_at, updated_at = now()
+      where queue.user_id = shown.user_id
+        and (queue.status, queue.error_message, queue.retry_count, queue.processed_at)
+          is distinct from (shown.status, shown.error_message, shown.retry_count, shown.processed_at)
+        and (queue.status <> 'pending' or taking);
+    end if;
+
+    -- A name that is ours stands in another user's row, who forged it: that row gets the name that is its own.
+    if alone then
+      update public.evolution_instances as forged
+      set instance_name = coalesce(
+        (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
+        'user_' || forged.user_id
+      )
+      where forged.instance_name = shown.name
+        and forged.user_id <> shown.user_id;
+    end if;
+
+    update public.evolution_instances as instance
+    set instance_name = shown.name,
+      instance_status = shown.instance_status,
+      qr_code = shown.qr_code,
+      phone_number = coalesce(shown.phone_number, instance.phone_number),
+      webhook_url = shown.webhook_url,
+      instance_token = shown.token,
+      last_qr_update = case
+        when shown.qr_code is not distinct from instance.qr_code then instance.last_qr_update
+        when shown.qr_code is not null then now()
+      end,
+      updated_at = now()
+    where instance.user_id = shown.user_id
+      and (
+        (instance.instance_name, instance.instance_status, instance.qr_code, instance.webhook_url, instance.instance_token)
+          is distinct from (shown.name, shown.instance_status, shown.qr_code, shown.webhook_url, shown.token)
+        or instance.phone_number <> shown.phone_number
+      );
+    if not found and not exists (
+      select from public.evolution_instances as there
+      where there.user_id = shown.user_id
+    ) then
+      perform sluice.show_instance(
+        alone, shown.user_id, shown.name, shown.instance_status, shown.qr_code, shown.phone_number, shown.webhook_url,
+        shown.token
+      );
+    end if;
+  end loop;
+end
+$$;
+
+-- The first row of a user's instance. Where the user is gone there is nobody to show it to; of several, each is tried alone.
+create or replace function sluice.show_instance(
+  alone boolean,
+  user_id uuid,
+  name text,
+  status text,
+  qr_code text,
+  phone_number text,
+  webhook_url text,
+  token text
+)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if not alone then
+    insert into public.evolution_instances
+      (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
+    values (user_id, name, status, qr_code, phone_number, webhook_url, token, case when qr_code is not null then now() end);
+    return;
+  end if;
+  begin
+    insert into public.evolution_instances
+      (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
+    values (user_id, name, status, qr_code, phone_number, webhook_url, token, case when qr_code is not null then now() end);
+  exception
+    when foreign_key_violation then
+      null;
+  end;
+end
+$$;
+
+-- The functions of this file and the one before it are the services', too: `sluice migrate` gives them their rights at its end.
+do $$
+begin
+  if coalesce(current_setting('sluice.migrating', true), '') <> 'on' then
+    perform sluice.adapt_and_tell();
+  end if;
+end
+$$;

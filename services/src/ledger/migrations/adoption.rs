@@ -1,0 +1,92 @@
+//! What the first migration found in the database, and a person's word on it. Every decision is one SQL function, which keeps who
+//! took it. Through any pooler: each call is one transaction.
+
+use sqlx::{Connection, FromRow, PgConnection};
+
+/// The most users that one transaction starts.
+const BATCH: i32 = 500;
+
+/// A class of users whom the first migration found, for people and for machines.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, FromRow)]
+pub struct Class {
+    pub class: String,
+    pub users: i64,
+    /// Nobody has decided yet.
+    pub open: i64,
+    pub started: i64,
+    pub left_alone: i64,
+    /// RFC 3339.
+    pub oldest: Option<String>,
+    pub newest: Option<String>,
+    pub most_retries: Option<i32>,
+    pub meaning: String,
+    /// What starts, leaves or allows them; none where nothing is to decide.
+    pub command: Option<String>,
+    /// Of instances that need a word each; a hundred at most.
+    pub names: Vec<String>,
+}
+
+/// What came of allowing an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowed {
+    Allowed,
+    /// No instance of that name waits for it.
+    Unknown,
+    /// Its user's row has another name by now.
+    Changed,
+    /// Another user has an instance of that name, or the API cannot have one.
+    Taken,
+}
+
+pub async fn report(connection: &mut PgConnection) -> sqlx::Result<Vec<Class>> {
+    let mut tx = connection.begin().await?;
+    let report = sqlx::query_as(
+        r#"select class, users, open, started, left_alone,
+             to_char(oldest at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as oldest,
+             to_char(newest at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as newest,
+             most_retries, meaning, command, names
+           from sluice.adoption_report"#,
+    );
+    let report = report.persistent(false).fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(report)
+}
+
+/// Starts everybody of the class who waits for a word. How many they were.
+pub async fn start(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<i64> {
+    let mut started = 0;
+    loop {
+        let mut tx = connection.begin().await?;
+        let batch = sqlx::query_scalar("select sluice.adopt_start($1, $2, $3, $4)").bind(class).bind(by).bind(note);
+        let batch: i64 = batch.bind(BATCH).persistent(false).fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        if batch == 0 {
+            return Ok(started);
+        }
+        started += batch;
+    }
+}
+
+/// Leaves everybody of the class alone who waits for a word. How many they were.
+pub async fn leave(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<i64> {
+    let mut tx = connection.begin().await?;
+    let left = sqlx::query_scalar("select sluice.adopt_leave($1, $2, $3)").bind(class).bind(by).bind(note);
+    let left = left.persistent(false).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(left)
+}
+
+/// Takes an instance over whose name is not its user's own.
+pub async fn allow(connection: &mut PgConnection, name: &str, by: &str, note: Option<&str>) -> sqlx::Result<Allowed> {
+    let mut tx = connection.begin().await?;
+    let allowed = sqlx::query_scalar("select sluice.adopt_allow($1, $2, $3)").bind(name).bind(by).bind(note);
+    let allowed: String = allowed.persistent(false).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    match allowed.as_str() {
+        "allowed" => Ok(Allowed::Allowed),
+        "unknown" => Ok(Allowed::Unknown),
+        "changed" => Ok(Allowed::Changed),
+        "taken" => Ok(Allowed::Taken),
+        other => Err(sqlx::Error::Protocol(format!("sluice.adopt_allow answered {other}"))),
+    }
+}

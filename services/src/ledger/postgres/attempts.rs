@@ -1,0 +1,272 @@
+//! The way of an attempt: claim, renewals, settle. One statement each.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::{Map, Value, json};
+use sqlx::FromRow;
+use uuid::Uuid;
+use workflows::{
+    ids::{StepName, Token, WorkflowName},
+    outcome::{Memory, StepInput},
+    secret::Secret,
+    state::{RunState, Spent},
+};
+
+use super::{
+    Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, is_row_fault, parse, seconds,
+};
+use crate::ledger::{
+    Claim, Due, Error, Key, Refusal,
+    settlement::{DueIn, Guard, Quiet, Then},
+};
+
+#[derive(FromRow)]
+struct ClaimRow {
+    at: i32,
+    answer: String,
+    #[sqlx(default)]
+    workflow: Option<String>,
+    version: Option<i16>,
+    step: Option<String>,
+    subject: Option<String>,
+    resource: Option<String>,
+    secret: Option<String>,
+    memory: Option<Value>,
+    exclusive_before: Option<bool>,
+    input: Option<Value>,
+    failures: Option<i32>,
+    crashes: Option<i32>,
+    send_backs: Option<i32>,
+    defers: Option<i32>,
+    attempts: Option<i32>,
+    earlier_send_backs: Option<Vec<i32>>,
+    traceparent: Option<String>,
+    age: Option<f64>,
+}
+
+/// In key order, as every caller takes rows; a key that is asked for twice is claimed once.
+pub(super) async fn claim(ledger: &Postgres, worker: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
+    let mut sorted: Vec<(DueKey, usize)> = keys.iter().copied().zip(0..).collect();
+    sorted.sort_unstable();
+    let tokens: Vec<i64> = sorted.iter().map(|_| rand::random()).collect();
+    let runs: Vec<Uuid> = sorted.iter().map(|(key, _)| key.run.uuid()).collect();
+    let positions: Vec<i16> = sorted.iter().map(|(key, _)| key.position).collect();
+    let generations: Vec<i32> = sorted.iter().map(|(key, _)| key.generation).collect();
+    let rows: Vec<ClaimRow> = ledger
+        .database
+        .ask("select * from sluice.claim($1, $2, $3, $4, $5, $6)", |claim| {
+            claim
+                .bind(worker.name.clone())
+                .bind(ledger.known.to_vec())
+                .bind(runs)
+                .bind(positions)
+                .bind(generations)
+                .bind(tokens.clone())
+        })
+        .await?;
+
+    let mut answers: Vec<Claimed> = keys.iter().map(|_| Claimed::Stale).collect();
+    for row in rows {
+        let at = usize::try_from(row.at - 1).unwrap_or_default();
+        if let (Some((key, place)), Some(token)) = (sorted.get(at), tokens.get(at)) {
+            answers[*place] = row.answer(*key, Token::new(*token))?;
+        }
+    }
+    Ok(answers)
+}
+
+impl ClaimRow {
+    fn answer(self, key: DueKey, token: Token) -> Result<Claimed> {
+        Ok(match self.answer.as_str() {
+            "yes" => {
+                let key = Key { run: key.run, position: key.position, token };
+                let missing = || Error::Unreadable(format!("a claim of {} without all its columns", key.run));
+                Claimed::Yes(Box::new(self.claim(key)?.ok_or_else(missing)?))
+            }
+            "gate_closed" => Claimed::Refused(Refusal::GateClosed),
+            "resource_busy" => Claimed::Refused(Refusal::ResourceBusy),
+            "unknown_definition" => Claimed::Refused(Refusal::UnknownDefinition),
+            _ => Claimed::Stale,
+        })
+    }
+
+    /// None where a column is missing that every claim has.
+    fn claim(self, key: Key) -> Result<Option<Claim>> {
+        let (Some(workflow), Some(version), Some(step), Some(subject), Some(resource), Some(secret)) =
+            (self.workflow, self.version, self.step, self.subject, self.resource, self.secret)
+        else {
+            return Ok(None);
+        };
+        let number = |column: Option<i32>| count(column.unwrap_or_default());
+        let memory = match self.memory {
+            Some(Value::Object(memory)) => Memory::from(memory),
+            _ => Memory::default(),
+        };
+        Ok(Some(Claim {
+            key,
+            workflow: parse::<WorkflowName>(&workflow)?,
+            version,
+            step: parse::<StepName>(&step)?,
+            spent: Spent {
+                failures: number(self.failures),
+                crashes: number(self.crashes),
+                send_backs: number(self.send_backs),
+                defers: number(self.defers),
+            },
+            send_backs: self.earlier_send_backs.unwrap_or_default().into_iter().map(count).collect(),
+            attempt: number(self.attempts),
+            input: StepInput {
+                subject: parse(&subject)?,
+                resource: parse(&resource)?,
+                secret: Secret::new(secret),
+                memory,
+                exclusive_before: self.exclusive_before.unwrap_or(true),
+                input: self.input.unwrap_or_default(),
+            },
+            traceparent: self.traceparent,
+            age: Duration::try_from_secs_f64(self.age.unwrap_or_default()).unwrap_or_default(),
+        }))
+    }
+}
+
+/// A sign of life is one even where a lease cannot be renewed.
+pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+    let renewed = renew_all(ledger, worker, leases).await;
+    if renewed.is_err() && !leases.is_empty() {
+        renew_all(ledger, worker, &[]).await?;
+    }
+    renewed
+}
+
+async fn renew_all(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+    let runs: Vec<Uuid> = leases.iter().map(|lease| lease.key.run.uuid()).collect();
+    let positions: Vec<i16> = leases.iter().map(|lease| lease.key.position).collect();
+    let tokens: Vec<i64> = leases.iter().map(|lease| lease.key.token.bits()).collect();
+    let lengths: Vec<f64> = leases.iter().map(|lease| seconds(lease.length)).collect();
+    let (kept,): (Vec<bool>,) = ledger
+        .database
+        .ask_one("select sluice.renew($1, $2, $3, $4, $5)", |renew| {
+            renew.bind(worker.name.clone()).bind(runs).bind(positions).bind(tokens).bind(lengths)
+        })
+        .await?;
+    Ok(kept)
+}
+
+/// All in one transaction; where the database refuses what one of them holds, each has its own.
+pub(super) async fn settle(ledger: &Postgres, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+    match settle_together(ledger, settlements).await {
+        Err(error) if is_row_fault(&error) => {
+            let mut settled = Vec::with_capacity(settlements.len());
+            for settlement in settlements {
+                settled.push(match settle_together(ledger, std::slice::from_ref(settlement)).await {
+                    Ok(mut alone) => alone.remove(0),
+                    Err(error) if is_row_fault(&error) => Settled::Refused(error.to_string()),
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(settled)
+        }
+        result => result,
+    }
+}
+
+#[derive(FromRow)]
+struct SettledRow {
+    at: i32,
+    run_state: String,
+    due_step: Option<String>,
+    due_position: Option<i16>,
+    due_generation: Option<i32>,
+    workflow: String,
+    traceparent: Option<String>,
+    linked: Option<String>,
+}
+
+async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+    let mut sorted: Vec<(&Settlement, usize)> = settlements.iter().zip(0..).collect();
+    sorted.sort_unstable_by_key(|(settlement, at)| (settlement.key, *at));
+    let all: Vec<Value> = sorted.iter().map(|(settlement, at)| columns(settlement, *at)).collect();
+    let rows: Vec<SettledRow> =
+        ledger.database.ask("select * from sluice.settle($1)", |settle| settle.bind(Value::Array(all))).await?;
+    let mut written: HashMap<usize, Settled> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let at = usize::try_from(row.at).unwrap_or_default();
+        let settlement = settlements.get(at).ok_or_else(|| Error::Unreadable("a settlement of nobody's".to_owned()))?;
+        written.insert(at, row.settled(settlement)?);
+    }
+    Ok((0..settlements.len()).map(|at| written.remove(&at).unwrap_or(Settled::Stale)).collect())
+}
+
+impl SettledRow {
+    fn settled(self, settlement: &Settlement) -> Result<Settled> {
+        let run: RunState = self.run_state.parse().map_err(|error| Error::Unreadable(format!("{error}")))?;
+        let due = match (self.due_step, self.due_position, self.due_generation) {
+            (Some(step), Some(position), Some(generation)) => Some(Due {
+                key: DueKey { run: settlement.key.run, position, generation },
+                step: parse(&step)?,
+                workflow: parse(&self.workflow)?,
+                traceparent: self.traceparent,
+                linked: self.linked,
+            }),
+            _ => None,
+        };
+        Ok(Settled::Done { run, due })
+    }
+}
+
+/// What `sluice.settle` reads of one settlement; what is absent is null there.
+fn columns(settlement: &Settlement, at: usize) -> Value {
+    let Settlement { key, attempt, spent, then, .. } = settlement;
+    let mut row = Map::new();
+    let mut put = |column: &str, value: Value| {
+        if !value.is_null() {
+            row.insert(column.to_owned(), value);
+        }
+    };
+    put("at", json!(at));
+    put("run", json!(key.run));
+    put("position", json!(key.position));
+    put("token", json!(key.token.bits()));
+    put("expiry", json!(settlement.guard == Guard::Expiry));
+    put("to_state", json!(settlement.to.as_str()));
+    if let DueIn::After(delay) = settlement.due {
+        put("due", json!(seconds(delay)));
+    }
+    put("failures", json!(spent.failures));
+    put("crashes", json!(spent.crashes));
+    put("defers", json!(spent.defers));
+    put("output", settlement.output.clone().unwrap_or_default());
+    put("outcome", json!(attempt.outcome));
+    put("class", json!(attempt.class.map(|class| class.as_str())));
+    put("http_status", json!(attempt.http_status));
+    put("error", json!(attempt.error));
+    put("note", json!(attempt.note));
+    put("trace_id", json!(attempt.trace_id));
+    put("span_id", json!(attempt.span_id));
+    if !settlement.memory.is_empty() {
+        put("memory", settlement.memory.as_json());
+    }
+    put("quiet", json!(settlement.quiet == Quiet::Yes));
+    put("exclusive", json!(settlement.exclusive));
+    match then {
+        Then::Nothing => put("then", json!("nothing")),
+        Then::Advance(next) => {
+            put("then", json!("advance"));
+            put("next", json!(next));
+        }
+        Then::Rerun { position, send_backs } => {
+            put("then", json!("rerun"));
+            put("target", json!(position));
+            put("send_backs", json!(send_backs));
+        }
+        Then::Succeed => put("then", json!("succeed")),
+        Then::Cancel => put("then", json!("cancel")),
+        Then::Die { position, step, reason } => {
+            put("then", json!("die"));
+            put("target", json!(position));
+            put("target_step", json!(step));
+            put("reason", json!(reason.as_str()));
+        }
+    }
+    Value::Object(row)
+}

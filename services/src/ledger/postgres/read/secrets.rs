@@ -1,0 +1,95 @@
+//! What must not be seen in a text about a resource: the secret that we drew for it, and what its workflow keeps of it.
+
+use serde_json::Value;
+use sqlx::FromRow;
+
+/// A shorter text is no secret, and cutting it would mangle every message.
+const SHORTEST: usize = 4;
+/// A word of small letters that is shorter is a status, and no secret either.
+const LONGEST_WORD: usize = 15;
+
+#[derive(Debug, FromRow)]
+pub(super) struct Secrets {
+    secret: Option<String>,
+    memory: Option<Value>,
+}
+
+impl Secrets {
+    /// The text without them. They were cut before it was written; this is for texts that another program wrote. The names
+    /// of the resource and the subject are none, also where a secret is part of them.
+    pub(super) fn cut(&self, names: [&str; 2], text: &mut Option<String>) {
+        let Some(given) = text else { return };
+        let secrets = self.texts(names);
+        let names = names.map(|name| (name, name));
+        let rules: Vec<(&str, &str)> = names.into_iter().chain(secrets.into_iter().map(|text| (text, "***"))).collect();
+        let (mut clean, mut rest) = (String::with_capacity(given.len()), given.as_str());
+        while let Some(first) = rest.chars().next() {
+            let found = rules.iter().find(|(text, _)| !text.is_empty() && rest.starts_with(text));
+            match found {
+                Some((text, instead)) => {
+                    clean.push_str(instead);
+                    rest = &rest[text.len()..];
+                }
+                None => {
+                    clean.push(first);
+                    rest = &rest[first.len_utf8()..];
+                }
+            }
+        }
+        *given = clean;
+    }
+
+    /// The longest first: a URL that holds a token goes as a whole.
+    fn texts(&self, names: [&str; 2]) -> Vec<&str> {
+        let mut texts: Vec<&str> = self.secret.as_deref().into_iter().collect();
+        if let Some(memory) = &self.memory {
+            collect(memory, &mut texts);
+        }
+        texts.retain(|text| text.len() >= SHORTEST && !is_status(text) && !names.contains(text));
+        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        texts
+    }
+}
+
+fn is_status(text: &str) -> bool {
+    text.len() <= LONGEST_WORD && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+fn collect<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(values) => values.iter().for_each(|value| collect(value, texts)),
+        Value::Object(map) => map.values().for_each(|value| collect(value, texts)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn cut(memory: Value, names: [&str; 2], text: &str) -> String {
+        let secrets = Secrets { secret: Some("drawn-by-us".to_owned()), memory: Some(memory) };
+        let mut text = Some(text.to_owned());
+        secrets.cut(names, &mut text);
+        text.unwrap()
+    }
+
+    #[test]
+    fn what_the_memory_holds_is_cut_and_a_status_is_not() {
+        let memory = json!({ "key": "abc1", "at": { "url": "https://x.test/abc1" }, "status": "connecting", "n": 7 });
+
+        let text = cut(memory, ["r", "s"], "drawn-by-us: connecting to https://x.test/abc1 with abc1");
+
+        assert_eq!(text, "***: connecting to *** with ***");
+    }
+
+    #[test]
+    fn a_secret_that_is_part_of_the_name_leaves_the_name_readable() {
+        let text = cut(json!({ "key": "7051bc96" }), ["user_7051bc96", "s"], "user_7051bc96 is taken (7051bc96)");
+
+        assert_eq!(text, "user_7051bc96 is taken (***)");
+    }
+}

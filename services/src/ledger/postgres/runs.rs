@@ -1,0 +1,222 @@
+//! The way of a run: intake, what of it waits, and what a person does to it. One statement each.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sqlx::FromRow;
+use uuid::Uuid;
+use workflows::{ids::RunId, state::RunState};
+
+use super::{
+    By, Changed, DueKey, Intake, NewRun, Postgres, Result, Started, Traced, Waiting, is_row_fault, limit, parse,
+    seconds,
+};
+use crate::ledger::{Due, Error, TakenIn};
+
+/// A row of `sluice.taken`.
+#[derive(FromRow)]
+pub(super) struct TakenRow {
+    pub outcome: String,
+    pub run_id: Option<Uuid>,
+    pub workflow: String,
+    pub subject: String,
+    pub traceparent: Option<String>,
+    pub linked: Option<String>,
+    pub age: Option<f64>,
+    pub step: Option<String>,
+    pub step_position: Option<i16>,
+    pub generation: Option<i32>,
+}
+
+/// One statement a run, so that a bad one harms only itself.
+pub(super) async fn start(ledger: &Postgres, runs: &[NewRun]) -> Result<Vec<Started>> {
+    let mut started = Vec::with_capacity(runs.len());
+    for run in runs {
+        started.push(match start_one(ledger, run).await {
+            Err(error) if is_row_fault(&error) => Started::Refused(words(&error)),
+            answer => answer?,
+        });
+    }
+    Ok(started)
+}
+
+async fn start_one(ledger: &Postgres, run: &NewRun) -> Result<Started> {
+    let row: TakenRow = ledger
+        .database
+        .ask_one(
+            "with started as materialized (
+               select taken.*
+               from sluice.start_run($1, $2, $3, $4, $5, now() - make_interval(secs => $6)) as taken
+             )
+             select started.*
+             from started, sluice.project(started.workflow, array[started.run_id])",
+            |start| {
+                start
+                    .bind(run.workflow.to_string())
+                    .bind(run.subject.to_string())
+                    .bind(run.resource.to_string())
+                    .bind(run.input.clone())
+                    .bind(run.traceparent.clone())
+                    .bind(seconds(run.age))
+            },
+        )
+        .await?;
+    let id = RunId::new(row.run_id.ok_or_else(|| Error::Unreadable("a run without an id".to_owned()))?);
+    Ok(match row.outcome.as_str() {
+        "started" => Started::New(id),
+        "dead" => Started::Joined(id, RunState::Dead),
+        _ => Started::Joined(id, RunState::Active),
+    })
+}
+
+/// What the database said, without what the driver puts around it.
+fn words(error: &Error) -> String {
+    match error {
+        Error::Database(sqlx::Error::Database(said)) => said.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+pub(super) async fn intake(ledger: &Postgres, most: usize) -> Result<Intake> {
+    let rows: Vec<TakenRow> =
+        ledger.database.ask("select * from sluice.intake($1)", |intake| intake.bind(limit(most))).await?;
+    let mut intake = Intake::default();
+    for row in rows {
+        let Some(run) = row.run_id.map(RunId::new) else {
+            intake.failed += 1;
+            continue;
+        };
+        intake.due.extend(row.due(run)?);
+        match row.outcome.as_str() {
+            "started" => intake.started.push(TakenIn {
+                run,
+                workflow: parse(&row.workflow)?,
+                subject: parse(&row.subject)?,
+                traceparent: row.traceparent,
+                age: Duration::try_from_secs_f64(row.age.unwrap_or_default()).unwrap_or_default(),
+            }),
+            "revived" => intake.revived.push(run),
+            _ => intake.joined += 1,
+        }
+    }
+    Ok(intake)
+}
+
+impl TakenRow {
+    /// The step that is due now, where one is.
+    fn due(&self, run: RunId) -> Result<Option<Due>> {
+        let (Some(step), Some(position), Some(generation)) = (&self.step, self.step_position, self.generation) else {
+            return Ok(None);
+        };
+        Ok(Some(Due {
+            key: DueKey { run, position, generation },
+            step: parse(step)?,
+            workflow: parse(&self.workflow)?,
+            traceparent: self.traceparent.clone(),
+            linked: self.linked.clone(),
+        }))
+    }
+}
+
+#[derive(FromRow)]
+struct WaitingRow {
+    queue: String,
+    run_id: Uuid,
+    step_position: i16,
+    generation: i32,
+    workflow: String,
+    traceparent: Option<String>,
+    linked: Option<String>,
+    capacity: Option<i32>,
+}
+
+pub(super) async fn waiting(ledger: &Postgres, most: usize) -> Result<Vec<Waiting>> {
+    let rows: Vec<WaitingRow> = ledger
+        .database
+        .ask("select * from sluice.waiting($1, $2)", |waiting| waiting.bind(ledger.queues.to_vec()).bind(limit(most)))
+        .await?;
+    let mut queues: BTreeMap<String, Waiting> = BTreeMap::new();
+    for row in rows {
+        let queue = parse(&row.queue)?;
+        let waiting = queues.entry(row.queue).or_insert_with(|| Waiting {
+            queue,
+            due: Vec::new(),
+            most: row.capacity.map(|capacity| usize::try_from(capacity).unwrap_or_default()),
+        });
+        waiting.due.push(Due {
+            key: DueKey { run: RunId::new(row.run_id), position: row.step_position, generation: row.generation },
+            step: waiting.queue.clone(),
+            workflow: parse(&row.workflow)?,
+            traceparent: row.traceparent,
+            linked: row.linked,
+        });
+    }
+    Ok(queues.into_values().collect())
+}
+
+/// Guarded by the context that was read: of two relays one wins, and the other one's context is nobody's.
+pub(super) async fn keep_traces(ledger: &Postgres, contexts: &[Traced]) -> Result<Vec<bool>> {
+    let runs: Vec<Uuid> = contexts.iter().map(|traced| traced.run.uuid()).collect();
+    let (asked, was): (Vec<Uuid>, Vec<_>) = (runs.clone(), contexts.iter().map(|traced| traced.was.clone()).collect());
+    let now: Vec<_> = contexts.iter().map(|traced| traced.now.clone()).collect();
+    let kept: Vec<(Uuid,)> = ledger
+        .database
+        .ask(
+            "with given as (
+               select run.id, given.was, given.now
+               from unnest($1::uuid[], $2::text[], $3::text[]) as given (id, was, now)
+               join sluice.run on run.id = given.id
+               where run.traceparent is not distinct from given.was
+               order by run.id
+               for no key update of run
+             )
+             update sluice.run as run
+             set traceparent = given.now
+             from given
+             where run.id = given.id
+               and run.traceparent is not distinct from given.was
+             returning run.id",
+            |keep| keep.bind(asked).bind::<Vec<Option<String>>>(was).bind(now),
+        )
+        .await?;
+    Ok(runs.iter().map(|run| kept.iter().any(|(id,)| id == run)).collect())
+}
+
+pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Changed> {
+    let (before,): (Option<String>,) = ledger
+        .database
+        .ask_one("select sluice.revive($1, $2, $3)", |revive| {
+            revive.bind(run.uuid()).bind(by.actor.clone()).bind(by.note.clone())
+        })
+        .await?;
+    Ok(match before.as_deref() {
+        None => Changed::Missing,
+        Some("dead") => Changed::Yes,
+        Some(state) => Changed::No(run_state(state)?),
+    })
+}
+
+/// Which runs a person may end.
+#[derive(PartialEq)]
+pub(super) enum Which {
+    ActiveOrDead,
+    Dead,
+}
+
+pub(super) async fn end(ledger: &Postgres, run: RunId, by: &By, which: Which) -> Result<Changed> {
+    let (answer,): (Option<String>,) = ledger
+        .database
+        .ask_one("select sluice.cancel($1, $2, $3, $4)", |cancel| {
+            cancel.bind(run.uuid()).bind(by.actor.clone()).bind(by.note.clone()).bind(which == Which::Dead)
+        })
+        .await?;
+    Ok(match answer.as_deref() {
+        None => Changed::Missing,
+        Some("yes") => Changed::Yes,
+        Some("at_settle") => Changed::AtSettle,
+        Some(state) => Changed::No(run_state(state)?),
+    })
+}
+
+fn run_state(text: &str) -> Result<RunState> {
+    text.parse().map_err(|error| Error::Unreadable(format!("{error}")))
+}

@@ -1,0 +1,118 @@
+//! What relays do beside moving runs on: leases and deadlines that are over, rows to write again, doubts, retention.
+
+use std::time::Duration;
+
+use sqlx::FromRow;
+use uuid::Uuid;
+use workflows::{
+    ids::{RunId, Token},
+    state::Spent,
+};
+
+use super::{Expired, Postgres, Result, count, limit, parse, runs::TakenRow, seconds};
+use crate::{
+    ledger::Key,
+    telemetry::{spans, trace},
+};
+
+#[derive(FromRow)]
+struct ExpiredRow {
+    run_id: Uuid,
+    step_position: i16,
+    token: i64,
+    workflow: String,
+    version: i16,
+    step: String,
+    failures: i32,
+    crashes: i32,
+    send_backs: i32,
+    defers: i32,
+    attempts: i32,
+    worker: String,
+    traceparent: Option<String>,
+    worker_lives: bool,
+}
+
+/// A row that cannot be read harms only itself: it is said and passed over.
+pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expired>> {
+    let rows: Vec<ExpiredRow> = ledger
+        .database
+        .ask("select * from sluice.expired($1, $2)", |ask| ask.bind(ledger.known.to_vec()).bind(limit(most)))
+        .await?;
+    Ok(rows.into_iter().filter_map(ExpiredRow::expired).collect())
+}
+
+impl ExpiredRow {
+    fn expired(self) -> Option<Expired> {
+        let key = Key { run: RunId::new(self.run_id), position: self.step_position, token: Token::new(self.token) };
+        let names = parse(&self.workflow).and_then(|workflow| Ok((workflow, parse(&self.step)?)));
+        let (workflow, step) = match names {
+            Ok(names) => names,
+            Err(error) => {
+                tracing::error!(run = %key.run, position = key.position, %error, "cannot rescue this step: mend its row");
+                return None;
+            }
+        };
+        Some(Expired {
+            key,
+            workflow,
+            version: self.version,
+            step,
+            spent: Spent {
+                failures: count(self.failures),
+                crashes: count(self.crashes),
+                send_backs: count(self.send_backs),
+                defers: count(self.defers),
+            },
+            attempt: count(self.attempts),
+            worker: self.worker,
+            traceparent: self.traceparent,
+            worker_lives: self.worker_lives,
+        })
+    }
+}
+
+pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<usize> {
+    let ended: Vec<(Uuid, String, Option<String>)> =
+        ledger.database.ask("select * from sluice.exceed($1)", |exceed| exceed.bind(limit(most))).await?;
+    for (run, workflow, traceparent) in &ended {
+        let span = spans::exceed(workflow, run, traceparent.as_deref());
+        trace::keep(&span);
+        tracing::warn!(%run, trace_id = trace::id(&span), "run died of its deadline: it needs a person");
+    }
+    Ok(ended.len())
+}
+
+pub(super) async fn project_pending(ledger: &Postgres, most: usize) -> Result<usize> {
+    counted(ledger, "select sluice.project_pending($1)", most).await
+}
+
+pub(super) async fn explain(ledger: &Postgres, most: usize) -> Result<usize> {
+    counted(ledger, "select sluice.explain($1)", most).await
+}
+
+async fn counted(ledger: &Postgres, sql: &'static str, most: usize) -> Result<usize> {
+    let (count,): (i64,) = ledger.database.ask_one(sql, |ask| ask.bind(limit(most))).await?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
+pub(super) async fn doubt(ledger: &Postgres, run: RunId) -> Result<()> {
+    ledger.database.ask_one::<()>("select sluice.doubt($1)", |doubt| doubt.bind(run.uuid())).await?;
+    Ok(())
+}
+
+pub(super) async fn look_again(ledger: &Postgres, most: usize) -> Result<usize> {
+    let started: Vec<TakenRow> =
+        ledger.database.ask("select * from sluice.look_again($1)", |look| look.bind(limit(most))).await?;
+    Ok(started.len())
+}
+
+pub(super) async fn prune(ledger: &Postgres, retention: Duration, most: usize) -> Result<u64> {
+    let (gone,): (i64,) = ledger
+        .database
+        .ask_one("select sluice.prune(make_interval(secs => $1), $2)", |prune| {
+            prune.bind(seconds(retention)).bind(limit(most))
+        })
+        .await?;
+    Ok(gone.unsigned_abs())
+}

@@ -1,0 +1,120 @@
+//! The connection that all questions share. `ConnectionManager` connects again where a connection breaks; this one also drops
+//! a connection that stands and leads to the wrong server, or to one that has stopped answering.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use redis::{
+    Client, ErrorKind, RedisError, ServerErrorKind,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use tokio::sync::watch;
+
+/// Answers of a server that takes no hints now: a replica, one that still loads, a cluster's node.
+const ELSEWHERE: [&str; 6] = ["READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "MOVED"];
+
+pub(super) struct Link {
+    client: Client,
+    config: ConnectionManagerConfig,
+    current: Mutex<ConnectionManager>,
+    renewals: watch::Sender<u64>,
+}
+
+impl Link {
+    /// Opens no connection yet.
+    pub(super) fn new(client: Client, config: ConnectionManagerConfig) -> Result<Self, RedisError> {
+        let current = Mutex::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
+        Ok(Self { client, config, current, renewals: watch::Sender::new(0) })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The connection of now. Held for one question only.
+    pub(super) fn connection(&self) -> ConnectionManager {
+        self.lock().clone()
+    }
+
+    /// How often the connection was renewed.
+    pub(super) fn renewals(&self) -> u64 {
+        *self.renewals.borrow()
+    }
+
+    /// Tells of each renewal.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.renewals.subscribe()
+    }
+
+    /// Drops the connection where the error says that it leads to the wrong server. `seen` are the renewals before the
+    /// question, so that one fault renews once.
+    pub(super) fn judge(&self, error: &RedisError, seen: u64) {
+        if is_elsewhere(error) {
+            self.renew(seen);
+        }
+    }
+
+    /// Drops the connection; the next question connects anew, and looks the address up again.
+    pub(super) fn renew(&self, seen: u64) {
+        let mut current = self.lock();
+        if self.renewals() != seen {
+            return;
+        }
+        if let Ok(fresh) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone()) {
+            *current = fresh;
+            self.renewals.send_modify(|renewals| *renewals += 1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ConnectionManager> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_elsewhere(error: &RedisError) -> bool {
+    match error.kind() {
+        // The manager keeps a connection that failed so, and never tries again.
+        ErrorKind::AuthenticationFailed => true,
+        // Redis 6 wraps what a script was answered.
+        ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            error.detail().is_some_and(|detail| ELSEWHERE.iter().any(|code| detail.contains(&format!("-{code} "))))
+        }
+        _ => error.code().is_some_and(|code| ELSEWHERE.contains(&code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(line: &str) -> RedisError {
+        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        answer.extract_error().expect_err("it is an error")
+    }
+
+    #[test]
+    fn a_server_that_takes_no_hints_is_told_from_one_that_refuses_a_question() {
+        for line in [
+            "READONLY You can't write against a read only replica.",
+            "READONLY You can't write against a read only replica. script: 2f1, on @user_script:6.",
+            // Redis 6.
+            "ERR Error running script (call to f_2f1): @user_script:6: @user_script: 6: -READONLY You can't write against a \
+             read only replica.",
+            "LOADING Redis is loading the dataset in memory",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "NOREPLICAS Not enough good replicas to write.",
+            "CLUSTERDOWN The cluster is down",
+            "MOVED 3999 127.0.0.1:6381",
+        ] {
+            assert!(is_elsewhere(&answered(line)), "{line}");
+        }
+        for line in [
+            "ERR unknown command 'BLPOP'",
+            "NOSCRIPT No matching script. Please use EVAL.",
+            "NOPERM this user has no permissions to run the 'set' command",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+        ] {
+            assert!(!is_elsewhere(&answered(line)), "{line}");
+        }
+    }
+}

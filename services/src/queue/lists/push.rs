@@ -1,0 +1,124 @@
+//! Pushing. One hint alone, which is what a settle pushes, goes without a script: that is half the work for Redis.
+
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use redis::Script;
+use workflows::ids::StepName;
+
+use super::sweep;
+use crate::queue::{Error, Hint, Queue, keys::Keys};
+
+static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/push.lua")));
+
+/// How often a process that pushes sweeps, and for how long it takes a full queue for full.
+const EVERY: Duration = Duration::from_millis(900);
+
+/// What this process knows of the queues that it pushes to.
+#[derive(Default)]
+pub(in crate::queue) struct Pushers(Mutex<BTreeMap<StepName, Pusher>>);
+
+#[derive(Default)]
+struct Pusher {
+    swept: Option<Instant>,
+    full: Option<Instant>,
+}
+
+impl Pusher {
+    /// Whether it is time to sweep; then it is not for a while.
+    fn sweeps(&mut self) -> bool {
+        let due = !is_recent(self.swept);
+        if due {
+            self.swept = Some(Instant::now());
+        }
+        due
+    }
+
+    fn is_full(&mut self) {
+        self.full = Some(Instant::now());
+    }
+}
+
+impl Pushers {
+    fn with<T>(&self, step: &StepName, look: impl FnOnce(&mut Pusher) -> T) -> T {
+        let mut pushers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match pushers.get_mut(step) {
+            Some(pusher) => look(pusher),
+            None => look(pushers.entry(step.clone()).or_default()),
+        }
+    }
+}
+
+fn is_recent(moment: Option<Instant>) -> bool {
+    moment.is_some_and(|moment| moment.elapsed() < EVERY)
+}
+
+/// A letter for each hint, up to the first one that there was no capacity for.
+pub(in crate::queue) async fn push(
+    queue: &Queue,
+    step: &StepName,
+    hints: &[Hint],
+    most: Option<usize>,
+) -> Result<String, Error> {
+    let (sweeps, full) = queue.shared.pushers.with(step, |pusher| (pusher.sweeps(), is_recent(pusher.full)));
+    if sweeps {
+        sweep(queue, step).await?;
+    }
+    let keys = queue.keys(step);
+    match hints {
+        [hint] if most.is_none() && !full => push_one(queue, step, &keys, hint).await,
+        _ => push_many(queue, step, &keys, hints, most).await,
+    }
+}
+
+async fn push_many(
+    queue: &Queue,
+    step: &StepName,
+    keys: &Keys,
+    hints: &[Hint],
+    most: Option<usize>,
+) -> Result<String, Error> {
+    let (capacity, high_water) = (queue.capacity(most), queue.shared.config.high_water);
+    // What a smaller limit keeps out is not let in because workers fetch.
+    let refill_at = if capacity == high_water { high_water / 2 } else { 0 };
+    let mut call = PUSH.key(keys.key("waiting"));
+    call.key(keys.key("held")).key(keys.key("refill")).arg(capacity).arg(refill_at);
+    for hint in hints {
+        call.arg(hint.id()).arg(hint.trace.as_deref().unwrap_or(""));
+    }
+    let answers: String = queue.ask("push hints", call.invoke_async(&mut queue.connection())).await?;
+    if answers.len() < hints.len() && capacity == high_water {
+        queue.shared.pushers.with(step, Pusher::is_full);
+    }
+    Ok(answers)
+}
+
+/// As `push_many`, which looks before it adds; this looks afterwards. Hardly ever is a hint held that became due just now: then
+/// its second copy is taken out again, and if a worker was faster, its claim finds nothing to do. A queue that is full takes one
+/// hint more from each who did not know it.
+async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> Result<String, Error> {
+    let (waiting, held, id) = (keys.key("waiting"), keys.key("held"), hint.id());
+    let element = match &hint.trace {
+        Some(trace) => format!("{id} {trace}"),
+        None => id.clone(),
+    };
+    let mut call = redis::pipe();
+    call.cmd("ZADD").arg(&held).arg("NX").arg(0).arg(&id);
+    call.cmd("RPUSH").arg(&waiting).arg(&element).ignore();
+    call.cmd("ZCARD").arg(&held);
+    let (added, outstanding): (u64, u64) =
+        queue.ask("push a hint", call.query_async(&mut queue.connection())).await?;
+    if outstanding >= queue.shared.config.high_water {
+        queue.shared.pushers.with(step, Pusher::is_full);
+    }
+    if added == 1 {
+        return Ok("n".to_owned());
+    }
+    let mut remove = redis::cmd("LREM");
+    remove.arg(&waiting).arg(-1).arg(&element);
+    queue.ask("take a second copy out", remove.query_async::<()>(&mut queue.connection())).await?;
+    Ok("k".to_owned())
+}

@@ -1,0 +1,20 @@
+//! Retention, in small batches: what ended well long ago goes.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::Notify;
+
+use super::{Next, Relay};
+
+const TICK: Duration = Duration::from_secs(600);
+/// The most rows of a kind that one transaction deletes.
+const BATCH: usize = 500;
+
+pub(super) async fn run(relay: Relay) {
+    let prune = async || {
+        let pruned = relay.ledger.prune(relay.settings.retention, BATCH).await.context("prune what has ended")?;
+        Ok(if pruned >= BATCH as u64 { Next::AtOnce } else { Next::AtTick })
+    };
+    relay.repeat("prune", TICK, &Notify::new(), prune).await;
+}

@@ -1,0 +1,70 @@
+//! How metrics are written: in OpenMetrics' text for who asks for it, as Prometheus does, else in Prometheus' older one.
+
+use super::names;
+
+/// A text format that a scraper may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    OpenMetrics,
+    Prometheus,
+}
+
+impl Format {
+    /// The one that suits a request with this `Accept`.
+    pub fn accepted(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+
+    /// What is written in OpenMetrics' text, in this one.
+    pub(super) fn of(self, open_metrics: String) -> String {
+        match self {
+            Self::OpenMetrics => open_metrics,
+            Self::Prometheus => {
+                open_metrics.lines().filter(|line| *line != "# EOF").map(|line| described(line) + "\n").collect()
+            }
+        }
+    }
+}
+
+/// The older format describes a counter under its samples' name, with `_total`.
+fn described(line: &str) -> String {
+    let mut words = line.splitn(4, ' ');
+    let (Some("#"), Some(what), Some(family), Some(rest)) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return line.to_owned();
+    };
+    let known = names::all().into_iter().find(|metric| metric.family() == family);
+    format!("# {what} {} {rest}", known.map_or(family, |metric| metric.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_openmetrics_gets_it_and_the_others_the_older_format() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+
+        assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
+        assert_eq!(Format::accepted("*/*"), Format::Prometheus);
+        assert_eq!(Format::accepted(""), Format::Prometheus);
+    }
+
+    #[test]
+    fn the_older_format_describes_a_counter_under_its_samples_name() {
+        let text =
+            "# HELP sluice_spans Spans.\n# TYPE sluice_spans counter\nsluice_spans_total{result=\"a b\"} 1.0\n# EOF\n";
+
+        assert_eq!(
+            Format::Prometheus.of(text.to_owned()),
+            "# HELP sluice_spans_total Spans.\n# TYPE sluice_spans_total counter\nsluice_spans_total{result=\"a b\"} 1.0\n"
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! The product: `provision-instance` over the Evolution API, as any program adds it to its workflows.
+//!
+//! `api`, `webhook` and `retries` are what people set. The engine knows none of this.
+
+mod api;
+mod retries;
+mod webhook;
+
+use clap::Args;
+use workflows::{
+    calls::ExclusiveCalls,
+    definition::Definition,
+    ids::StepName,
+    outcome::{Outcome, StepInput},
+    whatsapp::{evolution::HostProbe, provision::Provision},
+    workflow::{Boxed, Catalog, Workflow},
+};
+
+use crate::{config::Faults, telemetry::Vitals};
+
+/// What a relay is told of the product.
+#[derive(Args)]
+pub struct DefinitionOptions {
+    #[command(flatten)]
+    host: api::HostOptions,
+    #[command(flatten)]
+    retries: retries::RetryOptions,
+}
+
+/// What a worker is told of it.
+#[derive(Args)]
+pub struct WorkflowOptions {
+    #[command(flatten)]
+    host: api::HostOptions,
+    #[command(flatten)]
+    key: api::KeyOptions,
+    #[command(flatten)]
+    webhook: webhook::WebhookOptions,
+    #[command(flatten)]
+    retries: retries::RetryOptions,
+}
+
+impl DefinitionOptions {
+    /// Adds the workflow as far as relays know it: without the key to the API, and without the code of its steps.
+    pub fn add_to(&self, catalog: Catalog, faults: &mut Faults) -> Catalog {
+        let host = self.host.host(faults);
+        catalog.with(DefinitionOnly(self.retries.definition(host.as_deref().unwrap_or_default(), faults)))
+    }
+}
+
+impl WorkflowOptions {
+    /// Adds the workflow and the probe of its API. Where it cannot run, that left a fault, and only its steps are known.
+    pub fn add_to(&self, catalog: Catalog, vitals: &Vitals, faults: &mut Faults) -> Catalog {
+        let client = self.host.client(&self.key, faults);
+        let settings = self.webhook.read(faults);
+        let host = client.as_ref().map(|client| client.host().to_owned()).unwrap_or_default();
+        let definition = self.retries.definition(&host, faults);
+        let (Some(client), Some(settings)) = (client, settings) else {
+            return catalog.with(DefinitionOnly(definition));
+        };
+        let client = client.measured_by(vitals.metrics.clone());
+        let probe = HostProbe::new(host, client.clone());
+        catalog.with(Provision::new(client, settings, definition)).probing(probe)
+    }
+}
+
+/// A workflow for processes that run none of its steps.
+struct DefinitionOnly(Definition);
+
+impl Workflow for DefinitionOnly {
+    fn definitions(&self) -> Vec<Definition> {
+        vec![self.0.clone()]
+    }
+
+    fn run<'a>(&'a self, _: &'a StepName, _: &'a StepInput, _: &'a ExclusiveCalls<'a>) -> Boxed<'a, Option<Outcome>> {
+        Box::pin(async { None })
+    }
+}

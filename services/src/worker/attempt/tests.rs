@@ -1,0 +1,262 @@
+//! What an attempt makes of a workflow, over a ledger that hands one step out and keeps what is settled.
+
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+use workflows::{
+    breaker::{Probed, Signal},
+    definition::{LEASE, Reach},
+    ids::{RunId, StepName, Token},
+    outcome::{Memory, StepInput},
+    policy::Retry,
+    secret::Secret,
+    state::{Spent, StepState},
+    workflow::{Boxed, Probe},
+};
+
+use super::*;
+use crate::ledger::{HostGate, Key, settlement::Then};
+
+const HOST: &str = "api.example";
+
+#[tokio::test(start_paused = true)]
+async fn an_input_that_the_workflow_refuses_is_a_permanent_failure_and_no_step_runs() {
+    let made = attempt(json!({"greeting": 7}), Answers::Panic).await;
+
+    let settlement = made.settled();
+    assert_eq!(settlement.to, StepState::Dead);
+    assert_eq!(settlement.attempt.error.as_deref(), Some("the run's input is refused: a greeting is a text"));
+    assert!(matches!(settlement.then, Then::Die { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_due_is_handed_out_with_the_runs_state() {
+    let made = attempt(json!({"greeting": "hello"}), Answers::Success).await;
+
+    let Attempted::Settled { run: RunState::Active, due: Some(due) } = &made.attempted else {
+        panic!("{:?}", made.attempted);
+    };
+    assert_eq!((due.key.position, due.step.as_str()), (1, "second"));
+    assert_eq!(made.settled().output, Some(json!("done")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn code_that_panics_is_tried_again_and_code_that_is_missing_is_not_counted() {
+    let panicked = attempt(json!({}), Answers::Panic).await.settled();
+    let missing = attempt(json!({}), Answers::Nothing).await.settled();
+
+    assert_eq!((panicked.attempt.outcome, panicked.attempt.class), ("failed", Some(Class::Panicked)));
+    assert_eq!((missing.attempt.outcome, missing.attempt.class), ("deferred", Some(Class::Unknown)));
+    assert_eq!(missing.spent.failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_not_counted_where_the_host_fails_its_probe() {
+    let made = attempt(json!({}), Answers::Failing).await.settled();
+
+    assert_eq!(made.attempt.outcome, "deferred");
+    assert!(made.attempt.error.unwrap().contains("the API as a whole does not work"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_without_a_probe_has_no_watch_and_its_failures_count() {
+    let ledger = Stub::default();
+    let runner = runner(&ledger, Catalog::default().with(Greeting(Answers::Failing)));
+
+    runner.attempt(key(), || {}).await.unwrap();
+
+    assert!(runner.watches().is_empty());
+    assert_eq!(ledger.settled().attempt.outcome, "failed");
+}
+
+#[tokio::test]
+async fn a_watch_takes_its_advice_from_the_probe() {
+    let ledger = Stub::default();
+
+    let watches = runner(&ledger, catalog(Answers::Success)).watches();
+
+    let advice: Vec<_> = watches.iter().map(|watch| (watch.host.as_str(), watch.rules.key_advice)).collect();
+    assert_eq!(advice, [(HOST, "ask the neighbours")]);
+}
+
+struct Made {
+    attempted: Attempted,
+    ledger: Stub,
+}
+
+impl Made {
+    fn settled(&self) -> Settlement {
+        self.ledger.settled()
+    }
+}
+
+async fn attempt(input: Value, answers: Answers) -> Made {
+    let ledger = Stub { input: input.clone(), ..Stub::default() };
+    let attempted = runner(&ledger, catalog(answers)).attempt(key(), || {}).await.unwrap();
+    Made { attempted, ledger }
+}
+
+fn catalog(answers: Answers) -> Catalog {
+    Catalog::default().with(Greeting(answers)).probing(Dead)
+}
+
+fn runner(ledger: &Stub, catalog: Catalog) -> AttemptRunner<Stub> {
+    let (leases, vitals) = (ledger.clone(), Default::default());
+    let deps = Deps { ledger: ledger.clone(), leases, queue: (), catalog, vitals };
+    let me = Worker { name: "worker".to_owned() };
+    AttemptRunner::new(deps, me, Arc::default(), Rules::default(), Arc::new(|| 0.5))
+}
+
+fn key() -> DueKey {
+    DueKey { run: RunId::new(uuid::Uuid::nil()), position: 0, generation: 1 }
+}
+
+/// What the steps of a workflow do.
+#[derive(Clone, Copy)]
+enum Answers {
+    Success,
+    Failing,
+    Panic,
+    Nothing,
+}
+
+struct Greeting(Answers);
+
+impl Workflow for Greeting {
+    fn definitions(&self) -> Vec<Definition> {
+        let step = |name: &str| Step {
+            name: name.parse().unwrap(),
+            timeout: Duration::from_secs(30),
+            lease: LEASE,
+            retry: Retry::default(),
+            reach: Reach::Shared,
+            host: Some(HOST.to_owned()),
+        };
+        vec![Definition {
+            name: "greeting".parse().unwrap(),
+            version: 1,
+            steps: vec![step("first"), step("second")],
+            deadline: Duration::from_secs(3600),
+            priority: 0,
+            projection: None,
+            source: None,
+        }]
+    }
+
+    fn validate(&self, input: &Value) -> std::result::Result<(), String> {
+        match input.get("greeting") {
+            Some(greeting) if !greeting.is_string() => Err("a greeting is a text".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    fn run<'a>(&'a self, _: &'a StepName, _: &'a StepInput, _: &'a ExclusiveCalls<'a>) -> Boxed<'a, Option<Outcome>> {
+        Box::pin(async {
+            match self.0 {
+                Answers::Success => {
+                    Some(Outcome::Success { output: json!("done"), memory: Memory::default(), note: None })
+                }
+                Answers::Failing => {
+                    let failure = Failure::new(Class::NoAnswer, "none").with_host(HostSignal::Failing);
+                    Some(Outcome::Retry(failure))
+                }
+                Answers::Panic => panic!("a step that panics"),
+                Answers::Nothing => None,
+            }
+        })
+    }
+}
+
+/// A host that does not answer.
+struct Dead;
+
+impl Probe for Dead {
+    fn host(&self) -> &str {
+        HOST
+    }
+
+    fn ask(&self) -> Boxed<'_, (Probed, Option<Duration>)> {
+        Box::pin(std::future::pending())
+    }
+
+    fn key_advice(&self) -> &'static str {
+        "ask the neighbours"
+    }
+}
+
+/// A ledger with one step to hand out.
+#[derive(Clone, Default)]
+struct Stub {
+    input: Value,
+    settled: Arc<Mutex<Vec<Settlement>>>,
+}
+
+impl Stub {
+    fn settled(&self) -> Settlement {
+        self.settled.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+impl WorkerLedger for Stub {
+    async fn claim(&self, _: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
+        let claim = |key: &DueKey| Claim {
+            key: Key { run: key.run, position: key.position, token: Token::new(1) },
+            workflow: "greeting".parse().unwrap(),
+            version: 1,
+            step: "first".parse().unwrap(),
+            spent: Spent::default(),
+            send_backs: Vec::new(),
+            attempt: 1,
+            input: StepInput {
+                subject: "ada".parse().unwrap(),
+                resource: "ada".parse().unwrap(),
+                secret: Secret::new("secret"),
+                memory: Memory::default(),
+                exclusive_before: false,
+                input: self.input.clone(),
+            },
+            traceparent: None,
+            age: Duration::ZERO,
+        };
+        Ok(keys.iter().map(|key| Claimed::Yes(Box::new(claim(key)))).collect())
+    }
+
+    async fn renew(&self, _: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+        Ok(vec![true; leases.len()])
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        self.settled.lock().unwrap().extend(settlements.iter().cloned());
+        let settled = settlements.iter().map(|settlement| {
+            let due = matches!(settlement.then, Then::Advance(_)).then(|| Due {
+                key: DueKey { run: settlement.key.run, position: 1, generation: 1 },
+                step: "second".parse().unwrap(),
+                workflow: settlement.workflow.clone(),
+                traceparent: None,
+                linked: None,
+            });
+            Settled::Done { run: RunState::Active, due }
+        });
+        Ok(settled.collect())
+    }
+
+    async fn doubt(&self, _: RunId) -> Result<()> {
+        Ok(())
+    }
+
+    async fn report(&self, _: &str, _: &[Signal], _: &Rules, _: f64) -> Result<HostGate> {
+        Ok(HostGate::default())
+    }
+
+    async fn host_gate(&self, _: &str) -> Result<HostGate> {
+        Ok(HostGate::default())
+    }
+
+    async fn probe(&self, _: &str, _: Duration) -> Result<Option<crate::ledger::Probe>> {
+        Ok(None)
+    }
+
+    async fn probed(&self, _: &str, _: crate::ledger::Probe, _: Probed, _: &Rules, _: f64) -> Result<HostGate> {
+        Ok(HostGate::default())
+    }
+}

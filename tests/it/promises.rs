@@ -1,0 +1,75 @@
+//! What the documents promise of the tests and of the source: every test that a page names is there, and the engine names no
+//! product.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}
+
+/// Every file below a folder of the project that ends so.
+fn files(below: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(below)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.to_string_lossy().ends_with(ending) => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_test_that_the_page_of_promises_names_is_there() {
+    let page = fs::read_to_string(root().join("docs/promises.md")).unwrap();
+    let sources: String = ["tests", "examples"]
+        .iter()
+        .flat_map(|folder| files(folder, ".rs"))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+
+    let named = page.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains(['/', '.']));
+    let named: Vec<_> = named.collect();
+
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        assert!(sources.contains(&format!("fn {name}(")), "docs/promises.md names {name}, and no test is called so");
+    }
+}
+
+#[test]
+fn the_engine_names_no_product() {
+    let engine = [
+        "workflows/src/engine",
+        "services/src/database",
+        "services/src/ledger",
+        "services/src/queue",
+        "services/src/relay",
+        "services/src/worker",
+    ];
+    // What a workflow of the product is allowed to be called in: a finder of lost sign-ups, and the tables' adoption.
+    let of_the_product = ["relay/finder.rs", "ledger/migrations", "ledger/postgres/read"];
+    let words = ["whatsapp", "evolution", "supabase", "instance", "webhook"];
+
+    for file in engine.iter().flat_map(|folder| files(folder, ".rs")) {
+        let path = file.to_string_lossy().into_owned();
+        if of_the_product.iter().any(|part| path.contains(part)) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap().to_lowercase();
+        for word in words {
+            // "For instance" is a way of speaking.
+            let found = text.replace("for instance", "").contains(word);
+            assert!(!found, "{path} says {word:?}: the engine knows no product");
+        }
+    }
+}

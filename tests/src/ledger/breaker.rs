@@ -1,0 +1,150 @@
+//! The breaker of an API host. What follows from a report or a probe is decided by `workflows::breaker`.
+
+use std::time::Duration;
+
+use sluice::ledger::{HostGate, Probe};
+use workflows::{
+    breaker::{BETWEEN_RUNS, Breaker, Probed, Rules, Signal, State},
+    ids::RunId,
+    state::StepState,
+};
+
+use super::{
+    Gate, Scope, Tx,
+    closed_time::{Behind, Cause},
+};
+
+impl Gate {
+    /// Its half-open breaker lets this run through.
+    pub(super) fn let_through(&mut self, run: RunId, now: Duration) {
+        if self.breaker.probe_run != Some(run) {
+            self.probe_at = now + BETWEEN_RUNS;
+        }
+        self.breaker.probe_run = Some(run);
+    }
+}
+
+impl Tx<'_> {
+    pub(super) fn report(&mut self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> HostGate {
+        let before = self.breaker(host);
+        let after = before.clone().hear(signals, rules);
+        if after != before {
+            let pause = rules.pause(&after, jitter);
+            self.write(host, after, pause, rules.key_advice);
+        }
+        let asked = signals.iter().filter_map(|signal| match signal {
+            Signal::Hold(duration) => Some(*duration),
+            _ => None,
+        });
+        if let Some(longest) = asked.max() {
+            self.hold(Scope::Host, host, longest);
+        }
+        self.host_gate(host)
+    }
+
+    pub(super) fn host_gate(&self, host: &str) -> HostGate {
+        let Some(gate) = self.tables.gates.get(&(Scope::Host, host.to_owned())) else { return HostGate::default() };
+        HostGate {
+            breaker: gate.breaker.state,
+            failing: !gate.breaker.failing.is_empty(),
+            probe_due: gate.breaker.state == State::Open && gate.probe_at <= self.now,
+            closed_for: gate.reopened_at.map(|at| self.now.saturating_sub(at)),
+        }
+    }
+
+    pub(super) fn probe(&mut self, host: &str, lease: Duration) -> Option<Probe> {
+        if !self.host_gate(host).probe_due {
+            return None;
+        }
+        let probe_at = self.now + lease;
+        let gate = self.gate_mut(Scope::Host, host);
+        gate.probe_at = probe_at;
+        gate.breaker.probes += 1;
+        Some(Probe { number: gate.breaker.probes })
+    }
+
+    pub(super) fn probed(&mut self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> HostGate {
+        let before = self.breaker(host);
+        if before.state == State::Open && before.probes == probe.number {
+            let after = before.probed(found);
+            let pause = if after.state == State::HalfOpen { Duration::ZERO } else { rules.pause(&after, jitter) };
+            self.write(host, after, pause, rules.key_advice);
+        }
+        self.host_gate(host)
+    }
+
+    fn breaker(&mut self, host: &str) -> Breaker {
+        let now = self.now;
+        let gate = self.gate_mut(Scope::Host, host);
+        let failing_for = gate.failing_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        Breaker { failing_for, ..gate.breaker.clone() }
+    }
+
+    fn write(&mut self, host: &str, after: Breaker, pause: Duration, advice: &str) {
+        let now = self.now;
+        let gate = self.gate_mut(Scope::Host, host);
+        let before = gate.breaker.state;
+        gate.failing_since = (!after.failing.is_empty()).then(|| now.saturating_sub(after.failing_for));
+        gate.probe_at = now + pause;
+        gate.breaker_reason = after.cause.map(|cause| cause.reason(host, advice));
+        if before != after.state {
+            gate.breaker_at = now;
+        }
+        let (was_closed, is_closed) = (before == State::Closed, after.state == State::Closed);
+        gate.breaker = Breaker { failing_for: Duration::ZERO, ..after };
+        let behind = Behind::Gate(Scope::Host, host.to_owned());
+        match (was_closed, is_closed) {
+            (true, false) => self.note_closed(behind, Cause::Breaker, None),
+            (false, true) => {
+                self.gate_mut(Scope::Host, host).reopened_at = Some(now);
+                self.note_passed(&behind, Cause::Breaker);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the gate's breaker lets this run through, in so far as it is not open: where it is half-open, the run that was
+    /// let through, or another one where that has come to nothing.
+    pub(super) fn breaker_passes(&self, gate: &Gate, run: RunId) -> bool {
+        let under_way = |run| {
+            let mut steps = self.tables.steps.range((run, 0)..=(run, i16::MAX));
+            steps.any(|(_, step)| step.state == StepState::Running)
+        };
+        gate.breaker.state != State::HalfOpen
+            || gate.breaker.probe_run == Some(run)
+            || (gate.probe_at <= self.now
+                && !gate.breaker.probe_run.is_some_and(under_way)
+                && !gate.shuns(run, self.now))
+    }
+
+    /// Due steps behind an open breaker take over its reason.
+    pub(super) fn explain(&mut self, limit: usize) -> usize {
+        let open = self.tables.gates.iter().filter(|((scope, _), gate)| {
+            *scope == Scope::Host && gate.breaker.state == State::Open && gate.breaker_reason.is_some()
+        });
+        let open: Vec<_> = open.map(|((_, host), gate)| (host.clone(), gate.breaker_reason.clone())).collect();
+        let mut told = 0;
+        for (host, reason) in open {
+            for key in self.silent(&host, reason.as_ref(), limit - told) {
+                if let Some(step) = self.tables.steps.get_mut(&key) {
+                    step.error.clone_from(&reason);
+                }
+                self.project(key.0);
+                told += 1;
+            }
+        }
+        told
+    }
+
+    /// Due steps that wait for the host and do not say so.
+    fn silent(&self, host: &str, reason: Option<&String>, most: usize) -> Vec<(RunId, i16)> {
+        let active = self.tables.active.iter();
+        active
+            .flat_map(|id| self.tables.steps.range((*id, 0)..=(*id, i16::MAX)))
+            .filter(|(_, step)| step.state == StepState::Due && step.due_at.is_some())
+            .filter(|(_, step)| step.error.as_ref() != reason && self.calls(&step.name, host))
+            .map(|(key, _)| *key)
+            .take(most)
+            .collect()
+    }
+}

@@ -1,0 +1,156 @@
+//! How runs end: the run's row, its event, its dead letter, and the turn that passes on. The deadline too.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sluice::ledger::{By, settlement};
+use workflows::{
+    ids::RunId,
+    state::{DeathReason, Event, RunState, StepState},
+};
+
+use super::{DeadLetter, EventRow, Resolution, Tx};
+
+const TOO_LATE: &str = "the run's deadline has passed";
+
+impl Tx<'_> {
+    /// The run needs a person: its step at `position` is dead already.
+    pub(super) fn bury(&mut self, run: RunId, position: i16, reason: DeathReason, attempt: &settlement::Attempt) {
+        let Some(step) = self.tables.steps.get(&(run, position)) else { return };
+        self.tables.dead_letters.push(DeadLetter {
+            run,
+            position,
+            step: step.name.clone(),
+            reason,
+            class: attempt.class,
+            error: attempt.error.clone(),
+            died_at: self.now,
+            resolved: None,
+        });
+        self.end(run, RunState::Dead);
+    }
+
+    /// The run is over: its event is written and its resource freed.
+    pub(super) fn end(&mut self, id: RunId, state: RunState) {
+        let Some(run) = self.tables.runs.get_mut(&id) else { return };
+        run.state = state;
+        run.ended_at = Some(self.now);
+        run.waits = false;
+        self.tables.active.remove(&id);
+        if state != RunState::Dead {
+            self.tables.unfinished.remove(&(run.workflow.clone(), run.subject.clone()));
+        }
+        if state == RunState::Cancelled {
+            self.cancel_open_steps(id);
+        }
+        self.announce(id);
+        self.give_up_turn(id);
+    }
+
+    fn cancel_open_steps(&mut self, id: RunId) {
+        let positions: Vec<i16> =
+            self.tables.steps.range((id, 0)..=(id, i16::MAX)).map(|((_, position), _)| *position).collect();
+        for position in positions {
+            if self.tables.steps.get(&(id, position)).is_some_and(|step| step.state != StepState::Running) {
+                self.meet(id, position, Event::Cancel);
+            }
+        }
+    }
+
+    /// One event per end of a run; its key says the workflow and the end.
+    fn announce(&mut self, id: RunId) {
+        let Some(run) = self.tables.runs.get(&id) else { return };
+        if run.internal && run.state == RunState::Succeeded {
+            return;
+        }
+        let letter = self.open_letter(id);
+        let payload = json!({
+            "run": id,
+            "workflow": run.workflow,
+            "version": run.version,
+            "subject": run.subject,
+            "resource": run.resource,
+            "state": run.state,
+            "step": letter.map(|letter| &letter.step),
+            "reason": letter.map(|letter| letter.reason),
+            "error": letter.map(|letter| &letter.error),
+            "cancelled_by": run.cancel_by,
+        });
+        let sequence = self.tables.events.iter().rev().find(|event| event.run == id).map_or(0, |event| event.sequence);
+        self.tables.events.push(EventRow {
+            run: id,
+            sequence: sequence + 1,
+            routing_key: format!("{}.{}", run.workflow, run.state.as_str()),
+            payload,
+            traceparent: run.traceparent.clone(),
+            created_at: self.now,
+        });
+    }
+
+    fn give_up_turn(&mut self, id: RunId) {
+        let Some(name) = self.tables.runs.get(&id).map(|run| run.resource.clone()) else { return };
+        let resource = self.tables.resources.get_mut(&name).filter(|resource| resource.run == Some(id));
+        if let Some(resource) = resource {
+            resource.run = None;
+            self.give_turn(id);
+        }
+    }
+
+    /// Due steps of runs past their deadline die. The time that gates held a run is added to its deadline here, once that is
+    /// reached.
+    pub(super) fn exceed(&mut self, limit: usize) -> usize {
+        let mut died = 0;
+        for (run, position) in self.late(limit) {
+            if self.give_back(run) || self.meet(run, position, Event::Exceed).is_none() {
+                continue;
+            }
+            let Some(step) = self.tables.steps.get_mut(&(run, position)) else { continue };
+            let error = step.error.get_or_insert_with(|| TOO_LATE.to_owned()).clone();
+            let attempt = settlement::Attempt { error: Some(error), ..Default::default() };
+            self.bury(run, position, DeathReason::DeadlineExceeded, &attempt);
+            self.project(run);
+            died += 1;
+        }
+        died
+    }
+
+    /// The due steps of runs whose deadline has come, but for those behind a closed gate and those that wait for their turn
+    /// behind a limit.
+    fn late(&self, limit: usize) -> Vec<(RunId, i16)> {
+        self.tables
+            .active
+            .iter()
+            .filter(|id| self.tables.runs.get(*id).is_some_and(|run| run.deadline_at < self.now))
+            .flat_map(|id| self.tables.steps.range((*id, 0)..=(*id, i16::MAX)))
+            .filter(|((run, position), step)| {
+                let waits = step.due_at.is_some_and(|at| at <= self.now);
+                let is_due = step.state == StepState::Due && step.due_at.is_some();
+                is_due && self.gates_before(*run, *position).count_time(waits)
+            })
+            .map(|(key, _)| *key)
+            .take(limit)
+            .collect()
+    }
+
+    /// Whether gates held the run since that was last accounted for.
+    fn give_back(&mut self, run: RunId) -> bool {
+        let held = self.time_held(run);
+        let Some(run) = self.tables.runs.get_mut(&run).filter(|_| held > Duration::ZERO) else { return false };
+        run.deadline_at += held;
+        run.deadline_from = self.now;
+        true
+    }
+
+    pub(super) fn open_letter(&self, run: RunId) -> Option<&DeadLetter> {
+        self.tables.dead_letters.iter().rev().find(|letter| letter.run == run && letter.resolved.is_none())
+    }
+
+    /// A person has seen to the run's dead letter.
+    pub(super) fn resolve(&mut self, run: RunId, resolution: &'static str, by: &By) {
+        let at = self.now;
+        let mut letters = self.tables.dead_letters.iter_mut().rev();
+        if let Some(letter) = letters.find(|letter| letter.run == run && letter.resolved.is_none()) {
+            letter.resolved = Some(Resolution { resolution, at, by: by.actor.clone(), note: by.note.clone() });
+        }
+    }
+}

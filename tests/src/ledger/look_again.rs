@@ -1,0 +1,61 @@
+//! Resources at which two calls may have met.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sluice::ledger::{NewRun, Started};
+use workflows::{
+    definition::LEASE,
+    ids::{ResourceName, RunId, WorkflowName},
+    state::RunState,
+};
+
+use super::{Run, Tx, start::Wanted};
+
+impl Tx<'_> {
+    pub(super) fn doubt(&mut self, run: RunId) {
+        let Some(run) = self.tables.runs.get(&run) else { return };
+        if let Some(resource) = self.tables.resources.get_mut(&run.resource) {
+            resource.doubted_at = Some(self.now);
+            resource.doubted_workflow = Some(run.workflow.clone());
+        }
+    }
+
+    pub(super) fn look_again(&mut self, limit: usize) -> usize {
+        let quiet = |at| at + LEASE < self.now;
+        let doubted = self.tables.resources.iter().filter(|(_, resource)| resource.doubted_at.is_some_and(quiet));
+        let names: Vec<_> = doubted.map(|(name, _)| name.clone()).collect();
+        let ended = names.into_iter().filter_map(|name| {
+            let last = self.last_of(&name).filter(|last| last.state != RunState::Active)?;
+            Some((last.workflow.clone(), last.state, name))
+        });
+        let ended: Vec<_> = ended.take(limit).collect();
+        ended.into_iter().filter(|(workflow, state, name)| self.look_at(workflow, *state, name)).count()
+    }
+
+    /// Whether it needs a look, and gets one. Where the last run is dead or cancelled a person decides, and a run of another
+    /// workflow has the last word.
+    fn look_at(&mut self, workflow: &WorkflowName, state: RunState, name: &ResourceName) -> bool {
+        let Some(resource) = self.tables.resources.get(name) else { return false };
+        let looks = state == RunState::Succeeded && resource.doubted_workflow.as_ref() == Some(workflow);
+        let new = NewRun {
+            workflow: workflow.clone(),
+            subject: resource.subject.clone(),
+            resource: name.clone(),
+            input: json!({ "second_look": true }),
+            traceparent: None,
+            age: Duration::ZERO,
+        };
+        if looks && !matches!(self.start_run(&new, Wanted::Internally), Started::New(_)) {
+            return false;
+        }
+        if let Some(resource) = self.tables.resources.get_mut(name) {
+            (resource.doubted_at, resource.doubted_workflow) = (None, None);
+        }
+        looks
+    }
+
+    fn last_of(&self, name: &ResourceName) -> Option<&Run> {
+        self.tables.runs.values().rev().find(|run| run.resource == *name)
+    }
+}

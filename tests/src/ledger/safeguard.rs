@@ -1,0 +1,29 @@
+//! The guards of the protocol, each of which a test can take away to see what it is for. Only this ledger can lose one.
+
+use super::ModelLedger;
+
+/// What keeps an invariant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Safeguard {
+    /// A claim needs the step's generation, a renewal and a settle its token.
+    Fencing,
+    /// A claim waits while a call that creates or deletes may be under way on its resource.
+    SingleFlight,
+    /// A crash is counted.
+    CrashCount,
+    /// A create that was ever claimed is read back before another is sent.
+    ReadBack,
+    /// A claim meets the gates.
+    GateAtClaim,
+}
+
+impl Safeguard {
+    pub const ALL: [Self; 5] = [Self::Fencing, Self::SingleFlight, Self::CrashCount, Self::ReadBack, Self::GateAtClaim];
+}
+
+impl ModelLedger {
+    /// The same rows, guarded by all but one.
+    pub fn without(&self, removed: Safeguard) -> Self {
+        Self { removed: Some(removed), ..self.clone() }
+    }
+}

@@ -1,0 +1,382 @@
+//! The breaker of an API host, for the whole fleet: what the workers hear of the host, and what follows from it. Pure: the
+//! ledger brings the state and writes the next one, under the gate's lock.
+//! ```text
+//! closed ──failures of three runs, or the key refused──► open ──the probe is answered──► half-open
+//!    ▲                                                    ▲  ◄──the run that was let through fails──┘ │
+//!    └────────────── the run that was let through gets an answer ────────────────────────────────────┘
+//! ```
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use super::{ids::RunId, outcome::HostSignal};
+
+/// Where a breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum State {
+    #[default]
+    Closed,
+    /// Nothing is let through; the host is probed.
+    Open,
+    /// The probe was answered: one run at a time is let through.
+    HalfOpen,
+}
+
+/// Why a breaker is not closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The host does not answer, or only with errors.
+    Outage,
+    /// The host refuses our key.
+    Key,
+}
+
+/// What an attempt of a run, or a probe, heard of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Healthy(RunId),
+    Failing(RunId),
+    KeyRefused(RunId),
+    /// It asks to be left alone for so long.
+    Hold(Duration),
+}
+
+/// What the questions of a probe came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    Answered,
+    Failed,
+    KeyRefused,
+}
+
+/// When a breaker opens and how the host is probed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rules {
+    /// How many different runs must fail, with no good answer in between, before it opens.
+    pub runs: usize,
+    /// Failures further apart than this have nothing to do with each other.
+    pub window: Duration,
+    /// The pause before the first probe; it doubles up to `longest`.
+    pub first: Duration,
+    pub longest: Duration,
+    /// The pause between two probes while the key is refused: a person mends that, and looks on.
+    pub key: Duration,
+    /// How long one probe may take.
+    pub patience: Duration,
+    /// How often a worker looks at its host's gate.
+    pub look: Duration,
+    /// What a person does where the host refuses our key.
+    pub key_advice: &'static str,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            runs: 3,
+            window: Duration::from_secs(60),
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(30),
+            key: Duration::from_secs(4),
+            patience: Duration::from_secs(5),
+            look: Duration::from_secs(1),
+            key_advice: "give the workers the key that the API takes and restart them",
+        }
+    }
+}
+
+/// A host's breaker, as its gate row holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Breaker {
+    pub state: State,
+    /// Set unless closed.
+    pub cause: Option<Cause>,
+    /// The runs that failed since the last good answer, each once, oldest first.
+    pub failing: Vec<RunId>,
+    /// How long ago the first of them failed.
+    pub failing_for: Duration,
+    /// How many probes were made since it opened.
+    pub probes: u32,
+    /// The run that a half-open breaker lets through.
+    pub probe_run: Option<RunId>,
+}
+
+/// The most runs that are remembered as failing: they are the last to be let through by a half-open breaker.
+const REMEMBERED: usize = 64;
+
+/// What a host may be sent after it was closed: the backlog of an hour is not let go at once. Twenty starts a second, which
+/// ordinary sign-ups do not feel, doubling every second; after six seconds (over 1200 a second) there is no limit any more.
+pub fn slow_start(open_for: Duration) -> Option<f64> {
+    (open_for < Duration::from_secs(6)).then(|| 20.0 * 2f64.powf(open_for.as_secs_f64()))
+}
+
+/// How long a half-open breaker looks for a run that has not failed yet before it lets one of the others through.
+pub const PREFER_UNTRIED: Duration = Duration::from_secs(2);
+
+/// The least time between two runs that a half-open breaker lets through: by then the first one's answer was reported.
+pub const BETWEEN_RUNS: Duration = Duration::from_secs(1);
+
+impl Rules {
+    /// The pause after the `probes`th probe, or after opening. Half of it is drawn, so that relays and hosts spread.
+    pub fn pause(&self, breaker: &Breaker, jitter: f64) -> Duration {
+        let whole = match breaker.cause {
+            Some(Cause::Key) => self.key,
+            _ => self.first.saturating_mul(2u32.saturating_pow(breaker.probes.min(16))).min(self.longest),
+        };
+        whole.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+    }
+}
+
+impl Breaker {
+    /// The breaker after what the workers heard, in order.
+    pub fn hear(mut self, signals: &[Signal], rules: &Rules) -> Self {
+        for signal in signals {
+            match (self.state, *signal) {
+                (State::Closed, Signal::Healthy(_)) => self.forget(),
+                (State::Closed, Signal::Failing(run)) => {
+                    self.remember(run, rules);
+                    if self.failing.len() >= rules.runs {
+                        self.open(Cause::Outage);
+                    }
+                }
+                (State::Closed, Signal::KeyRefused(_)) => self.open(Cause::Key),
+                (State::Open, Signal::KeyRefused(_)) => self.cause = Some(Cause::Key),
+                // Attempts that began before it opened end while it is half-open: only the run let through is heard.
+                (State::HalfOpen, Signal::Healthy(run)) if self.probe_run == Some(run) => self = Self::default(),
+                (State::HalfOpen, Signal::Failing(run)) if self.probe_run == Some(run) => {
+                    self.remember(run, rules);
+                    self.reopen(Cause::Outage);
+                }
+                (State::HalfOpen, Signal::KeyRefused(run)) if self.probe_run == Some(run) => self.reopen(Cause::Key),
+                (State::Open | State::HalfOpen, _) | (_, Signal::Hold(_)) => {}
+            }
+        }
+        self
+    }
+
+    /// The breaker after a probe. Only an open one is probed.
+    pub fn probed(mut self, found: Probed) -> Self {
+        match (self.state, found) {
+            (State::Open, Probed::Answered) => {
+                self.state = State::HalfOpen;
+                self.probe_run = None;
+            }
+            (State::Open, Probed::Failed) => self.cause = Some(Cause::Outage),
+            (State::Open, Probed::KeyRefused) => self.cause = Some(Cause::Key),
+            (State::Closed | State::HalfOpen, _) => {}
+        }
+        self
+    }
+
+    fn open(&mut self, cause: Cause) {
+        self.probes = 0;
+        self.reopen(cause);
+    }
+
+    /// Open again: the pauses between probes go on growing.
+    fn reopen(&mut self, cause: Cause) {
+        self.state = State::Open;
+        self.cause = Some(cause);
+        self.probe_run = None;
+    }
+
+    fn forget(&mut self) {
+        self.failing.clear();
+        self.failing_for = Duration::ZERO;
+    }
+
+    fn remember(&mut self, run: RunId, rules: &Rules) {
+        if self.state == State::Closed && self.failing_for > rules.window {
+            self.forget();
+        }
+        self.failing.retain(|other| *other != run);
+        self.failing.push(run);
+        let over = self.failing.len().saturating_sub(REMEMBERED);
+        self.failing.drain(..over);
+    }
+}
+
+impl Signal {
+    /// What an attempt of `run` tells of the host, if anything.
+    pub fn of(run: RunId, heard: HostSignal) -> Option<Self> {
+        match heard {
+            HostSignal::Silent => None,
+            HostSignal::Healthy => Some(Self::Healthy(run)),
+            HostSignal::Failing => Some(Self::Failing(run)),
+            HostSignal::KeyRefused => Some(Self::KeyRefused(run)),
+            HostSignal::Hold(duration) => Some(Self::Hold(duration)),
+        }
+    }
+}
+
+impl Cause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outage => "outage",
+            Self::Key => "key",
+        }
+    }
+
+    /// What a person reads, wherever a run waits for it. `advice` says what mends a refused key.
+    pub fn reason(self, host: &str, advice: &str) -> String {
+        match self {
+            Self::Outage => format!(
+                "the API at {host} does not answer, or only with errors: the run waits, uncounted, and goes on by itself \
+                 when the API is back"
+            ),
+            Self::Key => {
+                format!("the API at {host} refuses our key: {advice}; the run waits, uncounted, and goes on by itself")
+            }
+        }
+    }
+}
+
+impl State {
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// A text in a breaker's column that means nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no state or cause of a breaker: the schema is newer than this program; deploy the newer one")]
+pub struct Unknown(String);
+
+impl FromStr for State {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Unknown(text.to_owned()))
+    }
+}
+
+impl FromStr for Cause {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        [Self::Outage, Self::Key].into_iter().find(|c| c.as_str() == text).ok_or_else(|| Unknown(text.to_owned()))
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(number: u128) -> RunId {
+        RunId::new(uuid::Uuid::from_u128(number))
+    }
+
+    fn hear(breaker: Breaker, signals: &[Signal]) -> Breaker {
+        breaker.hear(signals, &Rules::default())
+    }
+
+    fn open() -> Breaker {
+        hear(Breaker::default(), &[1, 2, 3].map(|number| Signal::Failing(run(number))))
+    }
+
+    fn half_open(probe_run: RunId) -> Breaker {
+        Breaker { probe_run: Some(probe_run), probes: 2, ..open().probed(Probed::Answered) }
+    }
+
+    #[test]
+    fn three_different_runs_open_it() {
+        let two = hear(Breaker::default(), &[1, 2, 1, 2, 2].map(|number| Signal::Failing(run(number))));
+
+        assert_eq!(two.state, State::Closed);
+        assert_eq!((open().state, open().cause), (State::Open, Some(Cause::Outage)));
+    }
+
+    #[test]
+    fn one_poison_run_never_opens_it() {
+        let poison = hear(Breaker::default(), &[Signal::Failing(run(1)); 100]);
+
+        assert_eq!((poison.state, poison.failing.len()), (State::Closed, 1));
+    }
+
+    #[test]
+    fn a_good_answer_in_between_starts_the_count_again() {
+        let heard =
+            [Signal::Failing(run(1)), Signal::Failing(run(2)), Signal::Healthy(run(9)), Signal::Failing(run(3))];
+
+        assert_eq!(hear(Breaker::default(), &heard).state, State::Closed);
+    }
+
+    #[test]
+    fn failures_far_apart_have_nothing_to_do_with_each_other() {
+        let heard = hear(Breaker::default(), &[Signal::Failing(run(1)), Signal::Failing(run(2))]);
+        let later = Breaker { failing_for: Duration::from_secs(61), ..heard };
+
+        let heard = hear(later, &[Signal::Failing(run(3))]);
+
+        assert_eq!((heard.state, heard.failing), (State::Closed, vec![run(3)]));
+    }
+
+    #[test]
+    fn a_refused_key_opens_it_at_once_and_an_answered_probe_half_opens_it() {
+        let refused = hear(Breaker::default(), &[Signal::KeyRefused(run(1))]);
+        let mended = refused.clone().probed(Probed::Answered);
+
+        assert_eq!((refused.state, refused.cause), (State::Open, Some(Cause::Key)));
+        assert_eq!(mended.state, State::HalfOpen);
+    }
+
+    #[test]
+    fn an_open_one_listens_to_probes_only() {
+        let heard = hear(open(), &[Signal::Healthy(run(1)), Signal::Healthy(run(9)), Signal::Failing(run(8))]);
+
+        assert_eq!(heard, open());
+        assert_eq!(open().probed(Probed::Failed), open());
+    }
+
+    #[test]
+    fn only_the_run_let_through_closes_or_reopens_a_half_open_one() {
+        let half = half_open(run(7));
+
+        assert_eq!(hear(half.clone(), &[Signal::Healthy(run(1)), Signal::Failing(run(2))]), half);
+        assert_eq!(hear(half.clone(), &[Signal::Healthy(run(7))]), Breaker::default());
+        let reopened = hear(half, &[Signal::Failing(run(7))]);
+        assert_eq!((reopened.state, reopened.probes, reopened.probe_run), (State::Open, 2, None));
+        assert_eq!(reopened.failing.last(), Some(&run(7)));
+    }
+
+    #[test]
+    fn pauses_between_probes_grow_and_spread() {
+        let rules = Rules::default();
+        let pause = |probes, jitter| rules.pause(&Breaker { probes, ..open() }, jitter).as_millis();
+
+        assert_eq!([0, 1, 2, 5, 60].map(|probes| pause(probes, 1.0)), [1000, 2000, 4000, 30_000, 30_000]);
+        assert_eq!(pause(5, 0.0), 15_000);
+        let refused = hear(Breaker::default(), &[Signal::KeyRefused(run(1))]);
+        assert!(rules.pause(&Breaker { probes: 900, ..refused }, 1.0) <= Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_host_that_is_back_gets_more_and_more() {
+        let limits = [0, 1, 4, 8].map(|seconds| slow_start(Duration::from_secs(seconds)));
+
+        assert_eq!(limits, [Some(20.0), Some(40.0), Some(320.0), None]);
+    }
+
+    #[test]
+    fn what_is_remembered_of_failing_runs_is_bounded() {
+        let rules = Rules { runs: usize::MAX, ..Rules::default() };
+        let signals: Vec<_> = (0..1000).map(|number| Signal::Failing(run(number))).collect();
+
+        assert_eq!(Breaker::default().hear(&signals, &rules).failing.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn the_reason_of_a_refused_key_says_what_to_do() {
+        assert!(Cause::Key.reason("api.example", "set THE_KEY").contains("set THE_KEY"));
+    }
+}

@@ -1,0 +1,317 @@
+//! The state machine: the only definition of how a step and its run may move. The ledger's SQL repeats these moves as
+//! guards, and a test compares the two.
+//! ```text
+//! due ──claim──► running ──succeed──► succeeded
+//!  ▲               │                      │
+//!  ├── fail, defer, expire, send back     │
+//!  ├── rerun ─────────────────────────────┘
+//!  └── revive ── dead ◄── refused, a spent budget, the deadline
+//!                cancelled ◄── cancel (from running: at its settle)
+//! ```
+//! Whether Redis holds a hint for a due step is no state: a hint may be pushed twice, a claim is won once.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a run stands. `dead` waits for a person; the other two ends are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Active,
+    Succeeded,
+    Dead,
+    Cancelled,
+}
+
+/// Where a step stands. A step that waits (for an earlier step, or for its run's turn on a resource) is `due` without a
+/// moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    Due,
+    Running,
+    Succeeded,
+    Dead,
+    Cancelled,
+}
+
+impl RunState {
+    pub const ALL: [Self; 4] = [Self::Active, Self::Succeeded, Self::Dead, Self::Cancelled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Succeeded => "succeeded",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl StepState {
+    pub const ALL: [Self; 5] = [Self::Due, Self::Running, Self::Succeeded, Self::Dead, Self::Cancelled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A text in a state column that is no state.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no state of a run or step: the schema is newer than this program; deploy the newer one")]
+pub struct UnknownState(String);
+
+impl std::str::FromStr for RunState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+impl std::str::FromStr for StepState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+/// What a step has spent since its run began or was last revived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Spent {
+    pub failures: u32,
+    pub crashes: u32,
+    /// How often a later step sent the run back to this one.
+    pub send_backs: u32,
+    /// Defers in a row. They are limited by nothing: the number only makes the delays grow.
+    pub defers: u32,
+}
+
+/// What a step may spend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limits {
+    pub failures: u32,
+    pub crashes: u32,
+    pub send_backs: u32,
+}
+
+/// A step as the state machine sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Step {
+    pub state: StepState,
+    pub spent: Spent,
+}
+
+/// Whether a step is its workflow's last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    Inner,
+    Last,
+}
+
+/// What may happen to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A worker takes it, under a token of its own.
+    Claim,
+    /// The attempt succeeded.
+    Succeed(Place),
+    /// The attempt failed and may be tried again.
+    Fail,
+    /// The attempt ended without a verdict: not counted.
+    Defer,
+    /// The lease ran out: the worker crashed.
+    Expire,
+    /// The attempt sends the run back to an earlier step, and waits for it.
+    SendBack,
+    /// A later step sends the run back to this one.
+    Rerun,
+    /// The attempt says that this will never work.
+    Refuse,
+    /// The run's deadline has passed.
+    Exceed,
+    /// A person, or a deprovision, ends the run.
+    Cancel,
+    /// A person gives a dead run a fresh budget.
+    Revive,
+}
+
+/// Why a run died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeathReason {
+    PermanentError,
+    AttemptsExhausted,
+    WorkerLost,
+    DeadlineExceeded,
+}
+
+impl DeathReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PermanentError => "permanent_error",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::WorkerLost => "worker_lost",
+            Self::DeadlineExceeded => "deadline_exceeded",
+        }
+    }
+}
+
+/// What a move brings with it, in the same transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// An attempt ended: one row says how.
+    RecordAttempt,
+    /// The next step becomes due.
+    Advance,
+    /// The run ends: its event is written and its resource freed.
+    EndRun(RunState),
+    /// The run needs a person: a dead letter is written.
+    Bury(DeathReason),
+    /// The run is active again.
+    ReviveRun,
+}
+
+/// A move that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a step that is {} cannot meet {event:?}", state.as_str())]
+pub struct Illegal {
+    pub state: StepState,
+    pub event: Event,
+}
+
+/// The step after `event`, and what comes with it. Every other combination is illegal.
+pub fn transition(step: Step, event: Event, limits: &Limits) -> Result<(Step, Vec<Effect>), Illegal> {
+    use StepState::*;
+    let spent = step.spent;
+    let to = |state, spent| Step { state, spent };
+    let rested = Spent { defers: 0, ..spent };
+    Ok(match (step.state, event) {
+        (Due, Event::Claim) => (to(Running, spent), vec![]),
+
+        (Running, Event::Succeed(Place::Inner)) => {
+            (to(Succeeded, rested), vec![Effect::RecordAttempt, Effect::Advance])
+        }
+        (Running, Event::Succeed(Place::Last)) => {
+            (to(Succeeded, rested), vec![Effect::RecordAttempt, Effect::EndRun(RunState::Succeeded)])
+        }
+        (Running, Event::Fail) => {
+            let spent = Spent { failures: spent.failures + 1, ..rested };
+            retried_or_dead(spent, spent.failures >= limits.failures, DeathReason::AttemptsExhausted)
+        }
+        (Running, Event::Expire) => {
+            let spent = Spent { crashes: spent.crashes + 1, ..rested };
+            retried_or_dead(spent, spent.crashes >= limits.crashes, DeathReason::WorkerLost)
+        }
+        (Running, Event::Defer) => {
+            let spent = Spent { defers: spent.defers.saturating_add(1), ..spent };
+            (to(Due, spent), vec![Effect::RecordAttempt])
+        }
+        (Running, Event::SendBack) => (to(Due, rested), vec![Effect::RecordAttempt]),
+        (Running, Event::Refuse) => {
+            let mut effects = vec![Effect::RecordAttempt];
+            effects.extend(death(DeathReason::PermanentError));
+            (to(Dead, rested), effects)
+        }
+        (Running, Event::Cancel) => {
+            (to(Cancelled, rested), vec![Effect::RecordAttempt, Effect::EndRun(RunState::Cancelled)])
+        }
+
+        (Succeeded, Event::Rerun) if spent.send_backs < limits.send_backs => {
+            (to(Due, Spent { send_backs: spent.send_backs + 1, ..spent }), vec![])
+        }
+        (Succeeded, Event::Rerun) => (to(Dead, spent), death(DeathReason::AttemptsExhausted)),
+
+        (Due | Dead, Event::Cancel) => (to(Cancelled, spent), vec![Effect::EndRun(RunState::Cancelled)]),
+        (Due, Event::Exceed) => (to(Dead, spent), death(DeathReason::DeadlineExceeded)),
+        (Dead, Event::Revive) => (to(Due, Spent::default()), vec![Effect::ReviveRun]),
+
+        (state, event) => return Err(Illegal { state, event }),
+    })
+}
+
+fn retried_or_dead(spent: Spent, dead: bool, reason: DeathReason) -> (Step, Vec<Effect>) {
+    let mut effects = vec![Effect::RecordAttempt];
+    if dead {
+        effects.extend(death(reason));
+    }
+    (Step { state: if dead { StepState::Dead } else { StepState::Due }, spent }, effects)
+}
+
+fn death(reason: DeathReason) -> Vec<Effect> {
+    vec![Effect::Bury(reason), Effect::EndRun(RunState::Dead)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { failures: 3, crashes: 2, send_backs: 1 };
+
+    fn step(state: StepState) -> Step {
+        Step { state, spent: Spent::default() }
+    }
+
+    #[test]
+    fn failures_end_in_a_dead_letter_only_when_the_budget_is_spent() {
+        let mut current = step(StepState::Running);
+
+        for failures in 1..3 {
+            let (next, effects) = transition(current, Event::Fail, &LIMITS).unwrap();
+            assert_eq!((next.state, next.spent.failures), (StepState::Due, failures));
+            assert_eq!(effects, [Effect::RecordAttempt]);
+            current = Step { state: StepState::Running, ..next };
+        }
+        let (last, effects) = transition(current, Event::Fail, &LIMITS).unwrap();
+
+        assert_eq!(last.state, StepState::Dead);
+        assert!(effects.contains(&Effect::Bury(DeathReason::AttemptsExhausted)));
+    }
+
+    #[test]
+    fn a_defer_spends_nothing() {
+        let mut current = step(StepState::Running);
+
+        for _ in 0..1000 {
+            let (next, _) = transition(current, Event::Defer, &LIMITS).unwrap();
+            current = Step { state: StepState::Running, ..next };
+        }
+
+        assert_eq!((current.spent.failures, current.spent.crashes), (0, 0));
+    }
+
+    #[test]
+    fn a_revived_step_has_a_fresh_budget() {
+        let spent = Spent { failures: 3, crashes: 1, send_backs: 1, defers: 9 };
+
+        let (next, effects) = transition(Step { state: StepState::Dead, spent }, Event::Revive, &LIMITS).unwrap();
+
+        assert_eq!(next, step(StepState::Due));
+        assert_eq!(effects, [Effect::ReviveRun]);
+    }
+
+    #[test]
+    fn a_run_that_keeps_being_sent_back_dies() {
+        let (again, _) = transition(step(StepState::Succeeded), Event::Rerun, &LIMITS).unwrap();
+        let again = Step { state: StepState::Succeeded, ..again };
+
+        let (dead, effects) = transition(again, Event::Rerun, &LIMITS).unwrap();
+
+        assert_eq!(dead.state, StepState::Dead);
+        assert!(effects.contains(&Effect::EndRun(RunState::Dead)));
+    }
+
+    #[test]
+    fn what_has_ended_stays_ended() {
+        for event in [Event::Claim, Event::Fail, Event::Revive, Event::Exceed, Event::Cancel] {
+            assert!(transition(step(StepState::Succeeded), event, &LIMITS).is_err(), "{event:?}");
+            assert!(transition(step(StepState::Cancelled), event, &LIMITS).is_err(), "{event:?}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What somebody implements to give the engine a workflow: its definition, its steps' code, and, per API host, a probe. The
+//! engine runs every workflow through these traits; none has a privilege.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    breaker::Probed,
+    calls::ExclusiveCalls,
+    definition::{Definition, Registry},
+    ids::{StepName, WorkflowName},
+    outcome::{Outcome, StepInput},
+};
+
+/// A future that a trait object gives out.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A workflow: data and code.
+pub trait Workflow: Send + Sync {
+    /// Every version that this build runs, the one that new runs get among them.
+    fn definitions(&self) -> Vec<Definition>;
+
+    /// Whether a run may be started with this input. The error is for the person who wrote it.
+    fn validate(&self, _input: &Value) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Runs one step. `None`: this build has no code for it. A call that creates or deletes goes through `calls`. It is
+    /// dropped where the lease is lost or the step's timeout is over.
+    fn run<'a>(
+        &'a self,
+        step: &'a StepName,
+        input: &'a StepInput,
+        calls: &'a ExclusiveCalls<'a>,
+    ) -> Boxed<'a, Option<Outcome>>;
+}
+
+/// How to ask an API host whether it works again.
+pub trait Probe: Send + Sync {
+    /// As the steps' definitions name it.
+    fn host(&self) -> &str;
+
+    /// Whether the host works, and how long it asks to be left alone, if it does. The caller bounds the time.
+    fn ask(&self) -> Boxed<'_, (Probed, Option<Duration>)>;
+
+    /// What a person does where the host refuses our key.
+    fn key_advice(&self) -> &'static str {
+        "give the workers the key that the API takes and restart them"
+    }
+}
+
+/// The workflows and probes that a process runs.
+#[derive(Clone, Default)]
+pub struct Catalog {
+    workflows: Vec<Arc<dyn Workflow>>,
+    probes: Vec<Arc<dyn Probe>>,
+}
+
+impl Catalog {
+    /// Adds a workflow.
+    pub fn with(mut self, workflow: impl Workflow + 'static) -> Self {
+        self.workflows.push(Arc::new(workflow));
+        self
+    }
+
+    /// Adds the probe of an API host.
+    pub fn probing(mut self, probe: impl Probe + 'static) -> Self {
+        self.probes.push(Arc::new(probe));
+        self
+    }
+
+    /// The definitions of all of them.
+    pub fn registry(&self) -> Registry {
+        Registry::new(self.workflows.iter().flat_map(|workflow| workflow.definitions()).collect())
+    }
+
+    /// The code behind a workflow's name.
+    pub fn workflow(&self, name: &WorkflowName) -> Option<&Arc<dyn Workflow>> {
+        self.workflows.iter().find(|workflow| workflow.definitions().iter().any(|known| &known.name == name))
+    }
+
+    /// The probe of a host, where it has one.
+    pub fn probe(&self, host: &str) -> Option<&Arc<dyn Probe>> {
+        self.probes.iter().find(|probe| probe.host() == host)
+    }
+}

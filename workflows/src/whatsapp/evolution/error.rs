@@ -1,0 +1,91 @@
+//! Why a call gave no usable answer. No text here holds a secret: they were cut before the error was made (`redact`).
+
+use std::fmt;
+
+use super::{Call, RetryAfter};
+
+/// The most that an error keeps of what the API said, in characters: room for the longest name and a sentence.
+pub const MESSAGE_CHARS: usize = 600;
+
+/// A call that gave no usable answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    pub call: Call,
+    pub kind: ErrorKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The API, or a proxy before it, answered that it will not.
+    Answer(Answer),
+    /// The request was not sent: no route, no name, refused, TLS.
+    Unreachable(String),
+    /// The request was, or may have been, sent; no answer came in time, or the connection broke before its end.
+    NoAnswer(String),
+    /// A success came that the Evolution API cannot have given: a page, an empty body, anything that is no JSON.
+    Foreign { status: u16, what: String },
+    /// A success came in JSON whose shape nobody recorded.
+    Unreadable { status: u16, what: String },
+    /// Not sent: the lease is too short for a call that creates or deletes.
+    Withheld,
+}
+
+/// An answer that is an error; with status 200 where the body says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub shape: Shape,
+    /// The first text of the body, readable, cut to `MESSAGE_CHARS`.
+    pub message: String,
+    pub retry_after: Option<RetryAfter>,
+}
+
+/// How the body held its message: the API tells kinds of failures apart by nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// `[["…"]]`: the schema refused the body.
+    Schema,
+    /// `["…"]`: an exception that the API raised or caught.
+    Listed,
+    /// `"…"`.
+    Plain,
+    /// A success whose body says `{"error":true}`.
+    Swallowed,
+    /// None of the recorded shapes: a proxy's page, an empty body, another server.
+    Foreign,
+}
+
+impl ApiError {
+    /// The status, where an answer came.
+    pub fn status(&self) -> Option<u16> {
+        match &self.kind {
+            ErrorKind::Answer(answer) => Some(answer.status),
+            ErrorKind::Foreign { status, .. } | ErrorKind::Unreadable { status, .. } => Some(*status),
+            ErrorKind::Unreachable(_) | ErrorKind::NoAnswer(_) | ErrorKind::Withheld => None,
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const FOREIGN: &str = "with something that is not the Evolution API";
+        let call = self.call;
+        match &self.kind {
+            ErrorKind::Answer(answer) if answer.shape == Shape::Foreign && answer.message.is_empty() => {
+                write!(f, "{call} answered {} {FOREIGN}: an empty body", answer.status)
+            }
+            ErrorKind::Answer(answer) if answer.shape == Shape::Foreign => {
+                write!(f, "{call} answered {} {FOREIGN}: {}", answer.status, answer.message)
+            }
+            ErrorKind::Foreign { status, what } => write!(f, "{call} answered {status} {FOREIGN}: {what}"),
+            ErrorKind::Answer(answer) if answer.message.is_empty() => write!(f, "{call} answered {}", answer.status),
+            ErrorKind::Answer(answer) => write!(f, "{call} answered {}: {}", answer.status, answer.message),
+            ErrorKind::Unreachable(why) => write!(f, "{call} could not be sent: {why}"),
+            ErrorKind::NoAnswer(why) => write!(f, "{call} got no answer: {why}"),
+            ErrorKind::Unreadable { status, what } => write!(f, "{call} answered {status} unreadably: {what}"),
+            ErrorKind::Withheld => write!(f, "{call} was not sent: too little of the lease was left"),
+        }
+    }
+}
+
+impl std::error::Error for ApiError {}

@@ -1,0 +1,294 @@
+//! The Evolution API as a step sees it: a trait whose two implementations are the client and the simulator, the answers
+//! as types, and the one table that judges failures (`classify`).
+//!
+//! `answer` turns a response's bytes into a typed answer or an `ApiError`; `redact` cuts what nobody may see; `webhook` is
+//! what is asked of the API for its deliveries; `guarded` decides right before a call that creates or deletes is sent.
+//! Nothing here reads a clock or opens a socket, and no error text here ever holds a secret.
+
+pub mod answer;
+pub mod classify;
+mod error;
+mod event;
+mod guarded;
+mod probe;
+pub mod redact;
+mod retry_after;
+mod roster;
+mod version;
+mod webhook;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub use error::{Answer, ApiError, ErrorKind, MESSAGE_CHARS, Shape};
+pub use event::{Event, UnknownEvent};
+pub use guarded::Guarded;
+pub use probe::{HostProbe, judge};
+pub use retry_after::RetryAfter;
+pub use roster::Roster;
+pub use version::{Support, TRIED, Version};
+pub use webhook::{StoredWebhook, Webhook};
+
+use crate::{secret::Secret, whatsapp::names::InstanceName};
+
+/// The calls that our workflows make, and the waiting between them. No implementation retries or follows redirects.
+pub trait Evolution: Sync {
+    /// Makes an instance with our token, without a QR code and without a webhook.
+    fn create(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<Created, ApiError>> + Send;
+
+    /// The instance's row, from the list filtered by its name. `None`: the list came and does not hold it. A name that is not
+    /// in the API's memory is a 404, whatever its database holds.
+    fn fetch(&self, name: &InstanceName) -> impl Future<Output = Result<Option<Listed>, ApiError>> + Send;
+
+    /// The same list, asked for with the instance's own token: that is looked up in the database before the memory.
+    fn fetch_own(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<Own, ApiError>> + Send;
+
+    /// Every instance in the API's database, loaded or not. The list is never begun before it is asked for; those who ask at
+    /// the same moment share one.
+    fn roster(&self) -> impl Future<Output = Result<Arc<Roster>, ApiError>> + Send;
+
+    /// The state in the API's memory. `None`: the row exists but is not in memory (loading or leaving).
+    fn connection_state(&self, name: &InstanceName) -> impl Future<Output = Result<Option<ApiState>, ApiError>> + Send;
+
+    /// Asks for a QR code, and opens a socket to WhatsApp where none is open. No answer within that time is no answer.
+    fn connect(&self, name: &InstanceName, within: Duration) -> impl Future<Output = Result<Connect, ApiError>> + Send;
+
+    /// Sets the webhook: an upsert, safe to repeat.
+    fn set_webhook(
+        &self,
+        name: &InstanceName,
+        webhook: &Webhook,
+    ) -> impl Future<Output = Result<StoredWebhook, ApiError>> + Send;
+
+    /// The webhook as it is stored. `None`: none was set, or the instance is loading.
+    fn find_webhook(&self, name: &InstanceName)
+    -> impl Future<Output = Result<Option<StoredWebhook>, ApiError>> + Send;
+
+    /// Whether the instance has its row of settings, which a create that was cut off does not leave. "No" is no proof: the API
+    /// says the same of an instance that is loading, and where its database is away.
+    fn has_settings(&self, name: &InstanceName) -> impl Future<Output = Result<bool, ApiError>> + Send;
+
+    /// Stores the settings that a create stores: an upsert, safe to repeat.
+    fn set_settings(&self, name: &InstanceName) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Deletes the instance with *its own* token, so that a newer instance of that name is not hit. The API answers before
+    /// the work is done.
+    fn delete(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Deletes whatever the API holds under this name, with the global key: for what a failed create of ours left behind,
+    /// which has no token. The API answers before the work is done.
+    fn discard(&self, name: &InstanceName) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Which version the API says it is. The API asks WhatsApp before it answers: the time for it is short.
+    fn version(&self) -> impl Future<Output = Result<Version, ApiError>> + Send;
+
+    /// Whether the API's database answers, with a question that the API's memory cannot answer.
+    fn database(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Whether the API answers and takes the global key.
+    fn verify_creds(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Waits inside an attempt: real time in the client, virtual time in the simulator.
+    fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send;
+
+    /// The time since some moment before the first call; it never runs backwards.
+    fn elapsed(&self) -> Duration;
+}
+
+impl<E: Evolution> Evolution for &E {
+    fn create(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<Created, ApiError>> + Send {
+        (**self).create(name, token)
+    }
+
+    fn fetch(&self, name: &InstanceName) -> impl Future<Output = Result<Option<Listed>, ApiError>> + Send {
+        (**self).fetch(name)
+    }
+
+    fn fetch_own(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<Own, ApiError>> + Send {
+        (**self).fetch_own(name, token)
+    }
+
+    fn roster(&self) -> impl Future<Output = Result<Arc<Roster>, ApiError>> + Send {
+        (**self).roster()
+    }
+
+    fn connection_state(&self, name: &InstanceName) -> impl Future<Output = Result<Option<ApiState>, ApiError>> + Send {
+        (**self).connection_state(name)
+    }
+
+    fn connect(&self, name: &InstanceName, within: Duration) -> impl Future<Output = Result<Connect, ApiError>> + Send {
+        (**self).connect(name, within)
+    }
+
+    fn set_webhook(
+        &self,
+        name: &InstanceName,
+        webhook: &Webhook,
+    ) -> impl Future<Output = Result<StoredWebhook, ApiError>> + Send {
+        (**self).set_webhook(name, webhook)
+    }
+
+    fn find_webhook(
+        &self,
+        name: &InstanceName,
+    ) -> impl Future<Output = Result<Option<StoredWebhook>, ApiError>> + Send {
+        (**self).find_webhook(name)
+    }
+
+    fn has_settings(&self, name: &InstanceName) -> impl Future<Output = Result<bool, ApiError>> + Send {
+        (**self).has_settings(name)
+    }
+
+    fn set_settings(&self, name: &InstanceName) -> impl Future<Output = Result<(), ApiError>> + Send {
+        (**self).set_settings(name)
+    }
+
+    fn delete(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<(), ApiError>> + Send {
+        (**self).delete(name, token)
+    }
+
+    fn discard(&self, name: &InstanceName) -> impl Future<Output = Result<(), ApiError>> + Send {
+        (**self).discard(name)
+    }
+
+    fn version(&self) -> impl Future<Output = Result<Version, ApiError>> + Send {
+        (**self).version()
+    }
+
+    fn database(&self) -> impl Future<Output = Result<(), ApiError>> + Send {
+        (**self).database()
+    }
+
+    fn verify_creds(&self) -> impl Future<Output = Result<(), ApiError>> + Send {
+        (**self).verify_creds()
+    }
+
+    fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send {
+        (**self).pause(duration)
+    }
+
+    fn elapsed(&self) -> Duration {
+        (**self).elapsed()
+    }
+}
+
+/// Which call: a label of errors, spans and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    Create,
+    Fetch,
+    FetchOwn,
+    Roster,
+    ConnectionState,
+    Connect,
+    SetWebhook,
+    FindWebhook,
+    FindSettings,
+    SetSettings,
+    Delete,
+    Discard,
+    Version,
+    Database,
+    VerifyCreds,
+}
+
+impl Call {
+    /// The method and the route, as they are shown to people and used as a span's name.
+    pub fn route(self) -> &'static str {
+        match self {
+            Self::Create => "POST /instance/create",
+            Self::Fetch | Self::FetchOwn | Self::Roster | Self::Database => "GET /instance/fetchInstances",
+            Self::ConnectionState => "GET /instance/connectionState/{instance}",
+            Self::Connect => "GET /instance/connect/{instance}",
+            Self::SetWebhook => "POST /webhook/set/{instance}",
+            Self::FindWebhook => "GET /webhook/find/{instance}",
+            Self::FindSettings => "GET /settings/find/{instance}",
+            Self::SetSettings => "POST /settings/set/{instance}",
+            Self::Delete | Self::Discard => "DELETE /instance/delete/{instance}",
+            Self::Version => "GET /",
+            Self::VerifyCreds => "POST /verify-creds",
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.route())
+    }
+}
+
+/// What a create answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// The token as the API holds it: `hash` as a text (2.x) or its `apikey` (1.8). `None` where it was a JWT.
+    pub token: Option<Secret>,
+    pub instance_id: Option<String>,
+}
+
+/// An instance's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub instance_id: Option<String>,
+    pub token: Option<Secret>,
+    /// The database's view, which lags behind `connection_state`.
+    pub status: Option<ApiState>,
+    pub kind: Kind,
+    pub pairing: classify::Pairing,
+    /// Whether it has its row of settings. `None`: the list does not say.
+    pub has_settings: Option<bool>,
+}
+
+/// What kind of instance a row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A WhatsApp client as we make them, or the API does not say.
+    Ours,
+    /// Another integration, by its name.
+    Other(String),
+}
+
+/// What the API says to an instance's own token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Own {
+    Loaded(Listed),
+    /// The database has the row; it is not in the API's memory.
+    NotLoaded,
+    /// No row has this name and this token, or the API's database is away: the API says the same to both.
+    NoSuchRow,
+}
+
+/// The settings that a create stores where it names none, as the body of a request.
+pub fn default_settings() -> Value {
+    json!({
+        "rejectCall": false,
+        "msgCall": "",
+        "groupsIgnore": false,
+        "alwaysOnline": false,
+        "readMessages": false,
+        "readStatus": false,
+        "syncFullHistory": false,
+        "wavoipToken": "",
+    })
+}
+
+/// The state of an instance's connection to WhatsApp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiState {
+    Open,
+    Connecting,
+    Close,
+}
+
+/// What a connect answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connect {
+    /// A QR code, as a `data:image/png;base64,…` URL.
+    Qr(Secret),
+    /// The socket is being opened, no code came yet.
+    NotYet,
+    /// Paired and connected: there is nothing to scan.
+    Open,
+}

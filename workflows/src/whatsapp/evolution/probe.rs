@@ -1,0 +1,100 @@
+//! Whether the API works again: it takes our key, and its database answers. Without a database the API still takes the key, and
+//! answers much from its memory; the second question is one that it cannot answer from there.
+
+use std::time::Duration;
+
+use super::{ApiError, Evolution, classify};
+use crate::{
+    breaker::Probed,
+    outcome::HostSignal,
+    whatsapp::names::{InstanceName, UserId},
+    workflow::{Boxed, Probe},
+};
+
+/// The probe of one API host.
+pub struct HostProbe<E> {
+    host: String,
+    api: E,
+}
+
+impl<E: Evolution> HostProbe<E> {
+    /// `host` is named as the steps' definitions name it.
+    pub fn new(host: impl Into<String>, api: E) -> Self {
+        Self { host: host.into(), api }
+    }
+}
+
+impl<E: Evolution + Send + Sync> Probe for HostProbe<E> {
+    fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn ask(&self) -> Boxed<'_, (Probed, Option<Duration>)> {
+        Box::pin(async {
+            match judge(&self.api.verify_creds().await) {
+                (Probed::Answered, _) => judge(&self.api.database().await),
+                not_well => not_well,
+            }
+        })
+    }
+
+    fn key_advice(&self) -> &'static str {
+        "set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY and restart the workers"
+    }
+}
+
+/// A name that no instance has: the questions of a probe are about none.
+fn nobody() -> InstanceName {
+    InstanceName::of_user(UserId::new(uuid::Uuid::nil()))
+}
+
+/// What the answer to a probe's question means: any of the API's own below 500, other than 401, 408 and 429, shows that the
+/// host works, unless it says that the API's database does not. Where the question names an instance, it is `nobody`.
+pub fn judge<T>(answer: &Result<T, ApiError>) -> (Probed, Option<Duration>) {
+    match answer.as_ref().map_err(|error| classify::host_signal(error, &nobody())) {
+        Ok(_) | Err(HostSignal::Healthy) => (Probed::Answered, None),
+        Err(HostSignal::KeyRefused) => (Probed::KeyRefused, None),
+        Err(HostSignal::Hold(duration)) => (Probed::Failed, Some(duration)),
+        Err(HostSignal::Failing | HostSignal::Silent) => (Probed::Failed, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::whatsapp::evolution::{Answer, Call, ErrorKind, RetryAfter, Shape};
+
+    #[test]
+    fn any_answer_of_its_own_below_500_but_401_408_and_429_shows_that_the_host_works() {
+        let retry_after = RetryAfter::parse("7", None);
+        for (status, found, hold) in [
+            (400, Probed::Answered, None),
+            (404, Probed::Answered, None),
+            (401, Probed::KeyRefused, None),
+            (408, Probed::Failed, None),
+            (429, Probed::Failed, Some(Duration::from_secs(7))),
+            (500, Probed::Failed, Some(Duration::from_secs(7))),
+        ] {
+            let retry_after = retry_after.filter(|_| hold.is_some());
+            let answer = Answer { status, shape: Shape::Plain, message: String::new(), retry_after };
+            let error = ApiError { call: Call::VerifyCreds, kind: ErrorKind::Answer(answer) };
+
+            assert_eq!(judge::<()>(&Err(error)), (found, hold), "{status}");
+        }
+        assert_eq!(judge(&Ok(())), (Probed::Answered, None));
+        let away = ErrorKind::Unreachable("refused".to_owned());
+        assert_eq!(judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind: away })).0, Probed::Failed);
+    }
+
+    #[test]
+    fn what_is_not_the_api_shows_nothing_of_it() {
+        for status in [400, 401, 403, 404, 308] {
+            let answer = Answer { status, shape: Shape::Foreign, message: "a page".to_owned(), retry_after: None };
+            let error = ApiError { call: Call::VerifyCreds, kind: ErrorKind::Answer(answer) };
+
+            assert_eq!(judge::<()>(&Err(error)).0, Probed::Failed, "{status}");
+        }
+        let page = ErrorKind::Foreign { status: 200, what: "a page".to_owned() };
+        assert_eq!(judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind: page })).0, Probed::Failed);
+    }
+}

@@ -1,0 +1,129 @@
+//! What the steps are given and what they leave behind, in the product's words. Between runs it is the resource's memory,
+//! under the keys below; the public rows are written from there.
+
+use serde_json::Value;
+
+use crate::{
+    ids::Subject,
+    outcome::{Memory, StepInput},
+    secret::Secret,
+    whatsapp::names::{InstanceName, InstanceStatus},
+};
+
+/// The keys of an instance's memory. The projection (SQL) and the import read and write the same.
+mod key {
+    pub const TOKEN: &str = "token";
+    pub const STATUS: &str = "status";
+    pub const QR_CODE: &str = "qr_code";
+    pub const WEBHOOK_URL: &str = "webhook_url";
+    pub const PAIRED: &str = "paired";
+    pub const IMPORTED: &str = "imported";
+    pub const DISCARDS: &str = "discards";
+    pub const NOT_LOADED: &str = "looks_not_loaded";
+    pub const WITHOUT_ROW: &str = "creates_without_row";
+}
+
+/// What is counted between the attempts, since none of it counts as a failure. Each goes back to nothing when its trouble is
+/// over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// How often what a failed create left behind was deleted at the API.
+    pub discards: u32,
+    /// How many looks in a row found the instance in the API's database and not in its memory.
+    pub not_loaded: u32,
+    /// How many creates in a row failed because the API could not insert their row.
+    pub without_row: u32,
+}
+
+impl Counts {
+    fn of(memory: &Memory) -> Self {
+        let count = |key| memory.get(key).and_then(Value::as_u64).and_then(|count| u32::try_from(count).ok());
+        Self {
+            discards: count(key::DISCARDS).unwrap_or_default(),
+            not_loaded: count(key::NOT_LOADED).unwrap_or_default(),
+            without_row: count(key::WITHOUT_ROW).unwrap_or_default(),
+        }
+    }
+
+    /// What the memory must keep where these were `before`.
+    pub fn since(self, before: Self) -> Memory {
+        let mut memory = Memory::default();
+        for (key, before, now) in [
+            (key::DISCARDS, before.discards, self.discards),
+            (key::NOT_LOADED, before.not_loaded, self.not_loaded),
+            (key::WITHOUT_ROW, before.without_row, self.without_row),
+        ] {
+            if before != now {
+                memory = memory.with(key, now);
+            }
+        }
+        memory
+    }
+}
+
+/// What a step learnt about the instance. `None` leaves what is known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// The API's token, where an adopted instance has another than ours.
+    pub token: Option<Secret>,
+    pub status: Option<InstanceStatus>,
+    pub qr_code: Option<Secret>,
+    pub webhook_url: Option<String>,
+}
+
+impl From<Facts> for Memory {
+    fn from(facts: Facts) -> Self {
+        let mut memory = Self::default();
+        if let Some(token) = &facts.token {
+            memory = memory.with(key::TOKEN, token.expose());
+        }
+        if let Some(status) = facts.status {
+            memory = memory.with(key::STATUS, status.as_str());
+            if status == InstanceStatus::Connected {
+                memory = memory.with(key::PAIRED, true);
+            }
+        }
+        if let Some(code) = &facts.qr_code {
+            memory = memory.with(key::QR_CODE, code.expose());
+        }
+        if let Some(url) = facts.webhook_url {
+            memory = memory.with(key::WEBHOOK_URL, url);
+        }
+        memory
+    }
+}
+
+/// What a step is given to work with. The instance is the ledger's, never the public row's.
+#[derive(Debug, Clone)]
+pub struct Given {
+    pub subject: Subject,
+    pub instance: InstanceName,
+    pub token: Secret,
+    /// Whether a create was ever claimed for this instance before this attempt: then read back before creating.
+    pub created_before: bool,
+    /// Whether the instance was ever paired with a phone: decides what `close` means.
+    pub paired_before: bool,
+    /// Whether the instance was taken over from an existing set-up: then its name is the subject's own, whatever it is.
+    pub imported: bool,
+    pub counts: Counts,
+    /// The run's input for the first step, else the output of the step before.
+    pub input: Value,
+}
+
+impl Given {
+    /// The engine's input, in the product's words.
+    pub fn of(input: &StepInput) -> Self {
+        let flag = |key| input.memory.get(key).and_then(Value::as_bool).unwrap_or(false);
+        let token = input.memory.get(key::TOKEN).and_then(Value::as_str);
+        Self {
+            subject: input.subject.clone(),
+            instance: InstanceName::from(input.resource.clone()),
+            token: token.map_or_else(|| input.secret.clone(), Secret::new),
+            created_before: input.exclusive_before,
+            paired_before: flag(key::PAIRED),
+            imported: flag(key::IMPORTED),
+            counts: Counts::of(&input.memory),
+            input: input.input.clone(),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+use super::{
+    assert_no_secret, end,
+    script::{Reply, Script, USER, answer, given, not_in_database, not_in_list, not_there, settings, timed_out},
+    success,
+};
+use crate::{
+    outcome::{Class, HostSignal, Outcome},
+    whatsapp::{
+        evolution::{
+            ApiState,
+            Call::{ConnectionState, Fetch, FetchOwn, SetWebhook},
+            Own, Shape,
+        },
+        provision::{Counts, Given, configure_webhooks},
+    },
+};
+
+fn run(calls: Vec<(crate::whatsapp::evolution::Call, Reply)>) -> (Outcome, Script) {
+    let script = Script::new(calls);
+    let outcome = script.play(configure_webhooks(&script, &given(), &settings()));
+    assert_no_secret(&outcome);
+    (outcome, script)
+}
+
+#[test]
+fn the_webhook_is_sent_expanded_and_shown_without_secrets() {
+    let (outcome, script) = run(vec![(SetWebhook, Reply::Webhook(|_| ()))]);
+
+    let (output, facts, _) = success(outcome);
+
+    let sent = script.sent.lock().unwrap()[0].body();
+    assert_eq!(sent["webhook"]["url"], format!("https://app.test/hook/{USER}?i=user_{USER}&t=our-token-1"));
+    assert_eq!(sent["webhook"]["headers"]["authorization"], "Bearer our-token-1");
+    assert_eq!(sent["webhook"]["headers"]["jwt_key"], "signing-key-1");
+    assert_eq!(sent["webhook"]["enabled"], true);
+    let shown = format!("https://app.test/hook/{USER}?i=user_{USER}&t=***");
+    assert_eq!(facts.webhook_url.as_deref(), Some(shown.as_str()));
+    assert_eq!(output["webhook"]["url"], shown);
+    assert_eq!(output["webhook"]["headers"], serde_json::json!(["authorization", "jwt_key"]));
+}
+
+#[test]
+fn a_loading_instance_is_waited_for() {
+    let loading = answer(500, Shape::Plain, "Cannot read properties of undefined (reading 'instanceId')");
+
+    let (outcome, _) = run(vec![(SetWebhook, loading)]);
+
+    assert_eq!(end(&outcome), ("defer", Class::Loading));
+    let Outcome::Defer { failure, .. } = outcome else { panic!() };
+    assert_eq!(failure.host, HostSignal::Healthy);
+    assert_eq!(failure.memory.get("looks_not_loaded"), Some(&1.into()));
+}
+
+#[test]
+fn only_an_instance_that_is_absent_twice_is_gone() {
+    let absent = || [(Fetch, not_in_list()), (ConnectionState, not_there())];
+    let twice: Vec<_> = [(SetWebhook, not_there())].into_iter().chain(absent()).chain(absent()).collect();
+    let (mut once, mut loading) = (twice.clone(), twice.clone());
+    once.truncate(3);
+    once.push((Fetch, Reply::Row("our-token-1")));
+    loading.truncate(4);
+    loading.push((ConnectionState, Reply::State(None)));
+    let in_database = twice.clone().into_iter().chain([(FetchOwn, Reply::Own(Own::NotLoaded))]).collect();
+    let gone = twice.into_iter().chain(not_in_database()).collect();
+
+    let (gone, script) = run(gone);
+
+    assert_eq!(end(&gone), ("back to create", Class::EffectGone));
+    assert_eq!(script.waited().as_secs(), 3);
+    assert_eq!(end(&run(once).0), ("defer", Class::Loading));
+    assert_eq!(end(&run(loading).0), ("defer", Class::Loading));
+    assert_eq!(end(&run(in_database).0), ("defer", Class::Loading));
+}
+
+#[test]
+fn an_instance_that_lost_its_row_is_made_again_by_the_step_that_may() {
+    let no_row = answer(500, Shape::Plain, "constraint: `Webhook_instanceId_fkey`");
+    let phantom = [(Fetch, Reply::NoRow), (ConnectionState, Reply::State(Some(ApiState::Close)))];
+    let calls = [(SetWebhook, no_row)].into_iter().chain(phantom).collect();
+
+    assert_eq!(end(&run(calls).0), ("back to create", Class::EffectGone));
+}
+
+#[test]
+fn an_instance_that_no_load_brings_into_memory_is_left_to_the_step_that_may_make_it_again() {
+    let loading = || answer(500, Shape::Plain, "Cannot read properties of undefined (reading 'instanceId')");
+    let run = |looks, paired_before| {
+        let script = Script::new([(SetWebhook, loading())]);
+        let counts = Counts { not_loaded: looks, ..Counts::default() };
+        let given = Given { counts, paired_before, ..given() };
+        end(&script.play(configure_webhooks(&script, &given, &settings())))
+    };
+
+    assert_eq!(run(14, false), ("defer", Class::Loading));
+    assert_eq!(run(15, false), ("back to create", Class::EffectGone));
+    assert_eq!(run(15, true), ("defer", Class::Loading), "a paired instance is never made again");
+}
+
+#[test]
+fn a_refusal_is_final_and_an_outage_is_not() {
+    let refusal = answer(400, Shape::Schema, "webhook.url is not of a type(s) string");
+    let boom = answer(500, Shape::Plain, "database \"evolution\" is not currently accepting connections");
+
+    assert_eq!(end(&run(vec![(SetWebhook, refusal)]).0), ("permanent", Class::Rejected));
+    assert_eq!(end(&run(vec![(SetWebhook, boom)]).0), ("defer", Class::ServerError));
+    assert_eq!(end(&run(vec![(SetWebhook, timed_out())]).0), ("retry", Class::NoAnswer));
+}
+
+#[test]
+fn a_subject_that_is_no_user_cannot_fill_a_url_that_asks_for_one() {
+    let script = Script::new([]);
+    let given = Given { subject: "shop-7".parse().unwrap(), ..given() };
+
+    let outcome = script.play(configure_webhooks(&script, &given, &settings()));
+
+    assert_eq!(end(&outcome), ("permanent", Class::Rejected));
+}

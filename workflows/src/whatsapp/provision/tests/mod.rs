@@ -1,0 +1,61 @@
+mod configure;
+mod create;
+mod given;
+mod guarded;
+mod script;
+mod settings;
+mod verify;
+
+use crate::{
+    outcome::{Class, Memory, Outcome},
+    secret::Secret,
+    whatsapp::{names::InstanceStatus, provision::Facts},
+};
+
+/// The parts of a success; anything else fails the test.
+fn success(outcome: Outcome) -> (serde_json::Value, Facts, Option<String>) {
+    match outcome {
+        Outcome::Success { output, memory, note } => (output, remembered(&memory), note),
+        other => panic!("no success: {other:?}"),
+    }
+}
+
+/// What is kept of the instance, under the keys that the public rows are written from.
+fn remembered(memory: &Memory) -> Facts {
+    let text = |key| memory.get(key).map(|value| value.as_str().expect("a text").to_owned());
+    let status = text("status").map(|status| {
+        let known = [InstanceStatus::Connecting, InstanceStatus::Connected, InstanceStatus::Disconnected];
+        known.into_iter().find(|known| known.as_str() == status).unwrap_or_else(|| panic!("status {status}"))
+    });
+    let paired = memory.get("paired").and_then(serde_json::Value::as_bool).unwrap_or(false);
+    assert_eq!(paired, status == Some(InstanceStatus::Connected), "a connected instance is remembered as paired");
+    Facts {
+        token: text("token").map(Secret::new),
+        status,
+        qr_code: text("qr_code").map(Secret::new),
+        webhook_url: text("webhook_url"),
+    }
+}
+
+/// The kind of any other end and its class, to compare in one go.
+fn end(outcome: &Outcome) -> (&'static str, Class) {
+    match outcome {
+        Outcome::Success { .. } => panic!("a success: {outcome:?}"),
+        Outcome::Retry(failure) => ("retry", failure.class),
+        Outcome::Defer { failure, .. } => ("defer", failure.class),
+        Outcome::Permanent(failure) => ("permanent", failure.class),
+        Outcome::SendBack { to, failure } if to.as_str() == super::CREATE_INSTANCE => ("back to create", failure.class),
+        Outcome::SendBack { failure, .. } => ("back to configure", failure.class),
+    }
+}
+
+/// Neither what is kept nor what is shown may hold the token or the signing key.
+fn assert_no_secret(outcome: &Outcome) {
+    let mut seen = format!("{outcome:?}");
+    if let Outcome::Success { output, note, memory } = outcome {
+        seen.push_str(&format!("{output} {note:?} {:?}", memory.get("webhook_url")));
+    }
+    for secret in [script::TOKEN, "their-token-1", "signing-key-1"] {
+        assert!(!seen.contains(secret), "{secret} is shown in {seen}");
+    }
+}

@@ -1,0 +1,308 @@
+//! A scripted API: each call must be the next one of the script, and gets the answer that stands there.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, pending},
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use crate::{
+    secret::Secret,
+    whatsapp::{
+        evolution::{
+            Answer, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Kind, Listed, Own, Roster, Shape,
+            StoredWebhook, Version, Webhook, classify::Pairing,
+        },
+        names::InstanceName,
+        provision::{Counts, Given, Host},
+        provision::{Options, QrAtSignup, Settings, Timings, WebhookOptions},
+    },
+};
+
+/// What the script says that a call gives.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    Created(&'static str),
+    /// A row with this token.
+    Row(&'static str),
+    ListedRow(Listed),
+    NoRow,
+    State(Option<ApiState>),
+    Connect(Connect),
+    /// The webhook as the settings of these tests ask for it, changed by a function.
+    Webhook(fn(&mut StoredWebhook)),
+    NoWebhook,
+    /// Whether there is a row of settings.
+    Settings(bool),
+    Own(Own),
+    /// Rows of the whole list, by name and token.
+    Roster(Vec<(String, Listed)>),
+    Version(&'static str),
+    Done,
+    Error(ErrorKind),
+    /// No answer ever.
+    Hangs,
+}
+
+pub struct Script {
+    replies: Mutex<VecDeque<(Call, Reply)>>,
+    pub paused: Mutex<Vec<Duration>>,
+    pub sent: Mutex<Vec<Webhook>>,
+    /// How long each request for a code might take.
+    pub connects: Mutex<Vec<Duration>>,
+}
+
+impl Script {
+    pub fn new(replies: impl IntoIterator<Item = (Call, Reply)>) -> Self {
+        let replies = Mutex::new(replies.into_iter().collect());
+        Self { replies, paused: Mutex::default(), sent: Mutex::default(), connects: Mutex::default() }
+    }
+
+    fn next(&self, call: Call) -> Result<Reply, ApiError> {
+        let next = self.replies.lock().unwrap().pop_front();
+        let Some((expected, reply)) = next else { panic!("{call} is one call more than the script has") };
+        assert_eq!(call, expected, "not the next call of the script");
+        match reply {
+            Reply::Error(kind) => Err(ApiError { call, kind }),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Runs a step to its end and asserts that the script was played to its end.
+    pub fn play<T>(&self, step: impl Future<Output = T>) -> T {
+        let Poll::Ready(outcome) = pin!(step).poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("a scripted call never waits")
+        };
+        let left = self.replies.lock().unwrap();
+        assert!(left.is_empty(), "calls that were not made: {left:?}");
+        outcome
+    }
+
+    fn done(&self, call: Call) -> Result<(), ApiError> {
+        match self.next(call)? {
+            Reply::Done => Ok(()),
+            other => panic!("{other:?} is no answer to {call}"),
+        }
+    }
+
+    /// How many calls of the script are still to come.
+    pub fn left(&self) -> usize {
+        self.replies.lock().unwrap().len()
+    }
+
+    pub fn waited(&self) -> Duration {
+        self.paused.lock().unwrap().iter().sum()
+    }
+}
+
+impl Evolution for Script {
+    async fn create(&self, _: &InstanceName, _: &Secret) -> Result<Created, ApiError> {
+        match self.next(Call::Create)? {
+            Reply::Hangs => pending().await,
+            Reply::Created(token) => Ok(Created { token: Some(token.parse().unwrap()), instance_id: None }),
+            other => panic!("{other:?} is no answer to a create"),
+        }
+    }
+
+    async fn fetch(&self, _: &InstanceName) -> Result<Option<Listed>, ApiError> {
+        match self.next(Call::Fetch)? {
+            Reply::Row(token) => Ok(Some(row(token))),
+            Reply::ListedRow(row) => Ok(Some(row)),
+            Reply::NoRow => Ok(None),
+            other => panic!("{other:?} is no answer to a fetch"),
+        }
+    }
+
+    async fn connection_state(&self, _: &InstanceName) -> Result<Option<ApiState>, ApiError> {
+        match self.next(Call::ConnectionState)? {
+            Reply::State(state) => Ok(state),
+            other => panic!("{other:?} is no state"),
+        }
+    }
+
+    async fn connect(&self, _: &InstanceName, within: Duration) -> Result<Connect, ApiError> {
+        self.connects.lock().unwrap().push(within);
+        match self.next(Call::Connect)? {
+            Reply::Connect(connect) => Ok(connect),
+            other => panic!("{other:?} is no answer to a connect"),
+        }
+    }
+
+    async fn set_webhook(&self, _: &InstanceName, webhook: &Webhook) -> Result<StoredWebhook, ApiError> {
+        self.sent.lock().unwrap().push(webhook.clone());
+        match self.next(Call::SetWebhook)? {
+            Reply::Webhook(change) => Ok(stored(change)),
+            other => panic!("{other:?} is no webhook"),
+        }
+    }
+
+    async fn find_webhook(&self, _: &InstanceName) -> Result<Option<StoredWebhook>, ApiError> {
+        match self.next(Call::FindWebhook)? {
+            Reply::Webhook(change) => Ok(Some(stored(change))),
+            Reply::NoWebhook => Ok(None),
+            other => panic!("{other:?} is no webhook"),
+        }
+    }
+
+    async fn fetch_own(&self, _: &InstanceName, token: &Secret) -> Result<Own, ApiError> {
+        assert_eq!(token.expose(), TOKEN, "not the instance's own token");
+        match self.next(Call::FetchOwn)? {
+            Reply::Own(own) => Ok(own),
+            other => panic!("{other:?} is no answer to an instance's own token"),
+        }
+    }
+
+    async fn roster(&self) -> Result<Arc<Roster>, ApiError> {
+        match self.next(Call::Roster)? {
+            Reply::Roster(rows) => Ok(Arc::new(rows.into_iter().collect())),
+            other => panic!("{other:?} is no list"),
+        }
+    }
+
+    async fn has_settings(&self, _: &InstanceName) -> Result<bool, ApiError> {
+        match self.next(Call::FindSettings)? {
+            Reply::Settings(there) => Ok(there),
+            other => panic!("{other:?} says nothing about settings"),
+        }
+    }
+
+    async fn set_settings(&self, _: &InstanceName) -> Result<(), ApiError> {
+        self.done(Call::SetSettings)
+    }
+
+    async fn delete(&self, _: &InstanceName, _: &Secret) -> Result<(), ApiError> {
+        panic!("no step of provision-instance deletes with the instance's token")
+    }
+
+    async fn discard(&self, _: &InstanceName) -> Result<(), ApiError> {
+        self.done(Call::Discard)
+    }
+
+    async fn version(&self) -> Result<Version, ApiError> {
+        match self.next(Call::Version)? {
+            Reply::Hangs => pending().await,
+            Reply::Version(version) => Ok(version.parse().unwrap()),
+            other => panic!("{other:?} is no version"),
+        }
+    }
+
+    async fn database(&self) -> Result<(), ApiError> {
+        panic!("no step asks for this")
+    }
+
+    async fn verify_creds(&self) -> Result<(), ApiError> {
+        panic!("no step asks for this")
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.waited()
+    }
+
+    async fn pause(&self, duration: Duration) {
+        self.paused.lock().unwrap().push(duration);
+    }
+}
+
+pub const USER: &str = "7051bc96-9e27-4940-86ab-2c040b518faa";
+pub const TOKEN: &str = "our-token-1";
+
+pub fn given() -> Given {
+    Given {
+        subject: USER.parse().unwrap(),
+        instance: format!("user_{USER}").parse().unwrap(),
+        token: Secret::new(TOKEN),
+        created_before: false,
+        paired_before: false,
+        imported: false,
+        counts: Counts::default(),
+        input: serde_json::Value::Null,
+    }
+}
+
+/// An instance's row with this token; none: the API does not show it.
+pub fn row(token: &str) -> Listed {
+    let token = (!token.is_empty()).then(|| Secret::new(token));
+    let instance_id = Some("i-1".into());
+    Listed { instance_id, token, status: None, kind: Kind::Ours, pairing: Pairing::NotYet, has_settings: None }
+}
+
+/// A host of a version that was tried, which has loaded whatever it has.
+pub fn host() -> Host {
+    Host::knowing("2.3.6", Roster::default())
+}
+
+/// The whole list, with this row for our instance.
+pub fn roster_with(own: Listed) -> Reply {
+    Reply::Roster(vec![(format!("user_{USER}"), own)])
+}
+
+/// What the database says of a name that it does not have.
+pub fn not_in_database() -> [(Call, Reply); 2] {
+    [(Call::FetchOwn, Reply::Own(Own::NoSuchRow)), (Call::Roster, Reply::Roster(vec![]))]
+}
+
+pub fn options() -> Options {
+    let headers = [("authorization", "Bearer {token}"), ("jwt_key", "signing-key-1")];
+    Options {
+        webhook: WebhookOptions {
+            url: "https://app.test/hook/{user_id}?i={instance}&t={token}".into(),
+            events: vec!["QRCODE_UPDATED".into(), "CONNECTION_UPDATE".into()],
+            headers: headers.map(|(name, value)| (name.to_owned(), Secret::new(value))).into(),
+            by_events: false,
+            base64: true,
+        },
+        qr_at_signup: QrAtSignup::Skip,
+        timings: Timings::default(),
+    }
+}
+
+pub fn settings() -> Settings {
+    Settings::parse(options()).unwrap()
+}
+
+/// The webhook as the API stores what the settings of these tests ask for, changed by a function.
+fn stored(change: fn(&mut StoredWebhook)) -> StoredWebhook {
+    let mut stored = StoredWebhook {
+        enabled: true,
+        url: Secret::new(format!("https://app.test/hook/{USER}?i=user_{USER}&t={TOKEN}")),
+        events: ["CONNECTION_UPDATE", "QRCODE_UPDATED"].map(str::to_owned).into(),
+        headers: [("authorization", "Bearer our-token-1"), ("jwt_key", "signing-key-1")]
+            .map(|(name, value)| (name.to_owned(), Secret::new(value)))
+            .into(),
+        by_events: false,
+        base64: true,
+    };
+    change(&mut stored);
+    stored
+}
+
+pub fn answer(status: u16, shape: Shape, message: impl Into<String>) -> Reply {
+    Reply::Error(ErrorKind::Answer(Answer { status, shape, message: message.into(), retry_after: None }))
+}
+
+pub fn in_use() -> Reply {
+    answer(403, Shape::Listed, format!("This name \"user_{USER}\" is already in use."))
+}
+
+pub fn not_in_list() -> Reply {
+    answer(404, Shape::Listed, format!("Instance \"user_{USER}\" not found"))
+}
+
+pub fn not_there() -> Reply {
+    answer(404, Shape::Listed, format!("The \"user_{USER}\" instance does not exist"))
+}
+
+pub fn timed_out() -> Reply {
+    Reply::Error(ErrorKind::NoAnswer("none within 15s".into()))
+}
+
+pub fn refused() -> Reply {
+    Reply::Error(ErrorKind::Unreachable("connection refused".into()))
+}
+
+pub fn database_away() -> Reply {
+    answer(500, Shape::Plain, "database \"evolution\" is not currently accepting connections")
+}

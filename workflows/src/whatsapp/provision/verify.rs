@@ -1,0 +1,167 @@
+//! `verify`: reads back that the instance is loaded, has its settings, and its webhook is what was asked, and asks for the QR
+//! code. Ready is a verified webhook; the QR code is best effort and gets a few seconds, since WhatsApp may be away for hours
+//! and the app can ask for a code again.
+
+use std::time::Duration;
+
+use super::{
+    Asked, CONFIGURE_WEBHOOKS, Qr, QrAtSignup, Ready, Settings, Timings, failed, missing, not_loaded, output, send_back,
+};
+use crate::{
+    outcome::{Class, Failure, HostSignal, Outcome},
+    secret::Secret,
+    whatsapp::{
+        evolution::{
+            ApiError, ApiState, Connect, ErrorKind, Evolution, StoredWebhook,
+            classify::{self, Pairing, Verdict, classify, instance_status},
+        },
+        names::InstanceStatus,
+        provision::{Counts, Facts, Given},
+    },
+};
+
+/// Reads back and makes the run's result. The input is not looked at: what is asked comes from the settings, so that a
+/// webhook which the settings changed since is mended too.
+pub async fn verify(api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
+    let mut counts = given.counts;
+    let outcome = match read_back(api, given, settings, &mut counts).await {
+        Ok(ready) => {
+            counts.not_loaded = 0;
+            ready
+        }
+        Err(other) => other,
+    };
+    outcome.remembering(&counts.since(given.counts))
+}
+
+/// The success, or whatever else it came to.
+async fn read_back(
+    api: &impl Evolution,
+    given: &Given,
+    settings: &Settings,
+    counts: &mut Counts,
+) -> Result<Outcome, Outcome> {
+    let name = &given.instance;
+    let (webhook, asked) = settings
+        .webhook
+        .expand(given)
+        .map_err(|fault| Outcome::Permanent(Failure::new(Class::Rejected, fault.to_string())))?;
+    let stored = match api.find_webhook(name).await {
+        Ok(stored) => stored,
+        Err(error) => return Err(failed(api, given, settings, error, counts).await),
+    };
+    let state = match api.connection_state(name).await {
+        Ok(Some(state)) => state,
+        Ok(None) => return Err(not_loaded(given, settings, counts)),
+        Err(error) => return Err(failed(api, given, settings, error, counts).await),
+    };
+    let wrong = stored.as_ref().map(|stored: &StoredWebhook| webhook.differences(stored));
+    match wrong.as_deref() {
+        Some([]) => {}
+        Some(fields) => {
+            return Err(reconfigure(format!("the webhook is not what was asked: {} differ", fields.join(", "))));
+        }
+        None => return Err(reconfigure("the instance has no webhook".to_owned())),
+    }
+    let mended = match complete_settings(api, given).await {
+        Ok(mended) => mended,
+        Err(error) => return Err(failed(api, given, settings, error, counts).await),
+    };
+    match qr_code(api, given, settings, state).await {
+        Scan::Absent => Err(missing(api, given, settings, counts).await),
+        Scan::Away(error) => Err(classify::outcome(&error, name)),
+        scan => Ok(ready(given, asked, state, scan, mended)),
+    }
+}
+
+/// An instance whose create was cut off has no settings at all, and gets those that a create stores. Settings that are there
+/// stay as they are: the user, or the app, may have changed them. Answers what is to be said of it.
+async fn complete_settings(api: &impl Evolution, given: &Given) -> Result<Option<&'static str>, ApiError> {
+    if api.has_settings(&given.instance).await? {
+        return Ok(None);
+    }
+    // "None" may also be a database that was away for that question: the row itself knows.
+    let row = api.fetch(&given.instance).await?;
+    if row.is_none_or(|row| row.has_settings != Some(false)) {
+        return Ok(None);
+    }
+    api.set_settings(&given.instance).await?;
+    Ok(Some("the instance had no settings: it got those that a create stores"))
+}
+
+/// What asking for the QR code gave.
+enum Scan {
+    Code(Secret),
+    Open,
+    NotAsked,
+    /// None came; why.
+    Missing(String),
+    /// The instance vanished meanwhile.
+    Absent,
+    /// The host does not answer any more.
+    Away(ApiError),
+}
+
+/// An instance that was paired and is closed is asked for a code whatever the settings say: its user must scan again, or the
+/// call connects it.
+async fn qr_code(api: &impl Evolution, given: &Given, settings: &Settings, state: ApiState) -> Scan {
+    let asked = match (state, given.paired_before) {
+        (ApiState::Open, _) | (ApiState::Connecting, true) => false,
+        (ApiState::Close, true) => true,
+        (ApiState::Close | ApiState::Connecting, false) => settings.qr_at_signup == QrAtSignup::Fetch,
+    };
+    if !asked {
+        return Scan::NotAsked;
+    }
+    let Timings { qr_tries, qr_pause, qr_limit, .. } = settings.timings;
+    let end = api.elapsed() + qr_limit;
+    let mut why = String::new();
+    for attempt in 0..qr_tries {
+        if attempt > 0 {
+            api.pause(qr_pause).await;
+        }
+        let left = end.saturating_sub(api.elapsed());
+        if left < LEAST {
+            break;
+        }
+        match api.connect(&given.instance, left).await {
+            Ok(Connect::Qr(code)) => return Scan::Code(code),
+            Ok(Connect::Open) => return Scan::Open,
+            Ok(Connect::NotYet) => why = "WhatsApp gave no code yet".to_owned(),
+            Err(error) if classify(&error, &given.instance) == Verdict::Absent => return Scan::Absent,
+            // A connection that was refused is an outage, and says nothing about WhatsApp.
+            Err(error) if matches!(error.kind, ErrorKind::Unreachable(_)) => return Scan::Away(error),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Scan::Missing(why)
+}
+
+/// In less, no code can come.
+const LEAST: Duration = Duration::from_millis(100);
+
+fn ready(given: &Given, asked: Asked, state: ApiState, scan: Scan, mended: Option<&str>) -> Outcome {
+    // An instance that was asked for a code is on its way to be connected, paired before or not.
+    let (state, qr, code, note) = match scan {
+        Scan::Code(code) => (ApiState::Connecting, Qr::Fetched, Some(code), None),
+        Scan::Open => (ApiState::Open, Qr::NotNeeded, None, None),
+        Scan::Missing(why) => {
+            (ApiState::Connecting, Qr::Missing, None, Some(format!("ready without a QR code: {why}")))
+        }
+        Scan::NotAsked | Scan::Absent | Scan::Away(_) => (state, Qr::NotNeeded, None, None),
+    };
+    let note = match (note, mended) {
+        (Some(note), Some(mended)) => Some(format!("{mended}; {note}")),
+        (note, mended) => note.or(mended.map(str::to_owned)),
+    };
+    let pairing = if given.paired_before { Pairing::Done } else { Pairing::NotYet };
+    let status = instance_status(Some(state), pairing);
+    let facts = Facts { token: None, status, qr_code: code, webhook_url: Some(asked.url.clone()) };
+    let status = status.unwrap_or(InstanceStatus::Connecting);
+    let ready = Ready { instance: given.instance.clone(), status, webhook: asked, qr };
+    Outcome::Success { output: output(ready), memory: facts.into(), note }
+}
+
+fn reconfigure(what: String) -> Outcome {
+    send_back(CONFIGURE_WEBHOOKS, Failure::new(Class::EffectGone, what).with_host(HostSignal::Healthy))
+}
