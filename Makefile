@@ -22,9 +22,9 @@ demo: setup build ## Starts everything on this machine and shows sign-ups served
 jaeger: ## Brings up Jaeger (JAEGER_BIN, a binary on PATH, or a container) and says what to set
 	@deploy/jaeger/run
 
-bench: setup ## Sign-ups through Sluice against the same API calls made bare, as a ratio (built with optimisations)
-	cargo build --release --workspace --bins
-	cargo run --quiet --release --bin bench
+bench: setup ## What Sluice gives and costs, with optimisations, in 25 minutes; BENCH=--quick, BENCH="burst steady" for less
+	cargo build --release -p sluice -p tests --bin sluice --bin bench --bin evolution-sim
+	target/release/bench $(BENCH)
 
 chaos: setup build ## Every way to break it, for about a quarter of an hour; CHAOS="mixed --seconds 600" for one of them
 	cargo run --quiet --bin chaos -- $(CHAOS)

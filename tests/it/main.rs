@@ -10,6 +10,7 @@ mod cli;
 mod clocks;
 mod config;
 mod conformance;
+mod cost;
 mod engine;
 mod guide;
 mod hand_made_sql;

@@ -57,8 +57,6 @@ pub async fn compare(
     let mut bursts = contest(stage, &contenders, users, rounds).await?.into_iter();
     let (on_empty, on_full) = (bursts.next().context("no burst")?, bursts.next().context("no burst")?);
     let steady = steady::stream(stage, &Setup::new(roles, &full), 100.0, 10.0).await?;
-    stage.site.drop_database(&empty).await?;
-    stage.site.drop_database(&full).await?;
     let ratio = on_full.per_second / on_empty.per_second;
     Ok(Compared { rows, empty: on_empty, full: on_full, ratio, steady: Some(steady) })
 }
@@ -123,7 +121,6 @@ pub async fn drain(stage: &mut Stage, roles: Roles, users: usize) -> Result<Drai
         *by_second.entry((way.ready - first) as usize).or_default() += 1;
     }
     app.close().await?;
-    stage.site.drop_database(&database).await?;
     let seconds = last - first;
     let by_second = (0..=seconds as usize).map(|second| by_second.get(&second).copied().unwrap_or_default()).collect();
     Ok(Drain { users, seconds, per_second: users as f64 / seconds, by_second })

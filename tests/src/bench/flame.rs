@@ -19,7 +19,7 @@ pub fn stacks(script: &str, names: &BTreeMap<u32, String>) -> BTreeMap<Stack, us
     for sample in script.split("\n\n") {
         let mut lines = sample.lines().filter(|line| !line.trim().is_empty());
         let Some(head) = lines.next() else { continue };
-        let mut functions: Vec<String> = lines.filter_map(function).collect();
+        let mut functions = functions(lines);
         functions.push(process(head, names));
         functions.reverse();
         functions.dedup();
@@ -35,16 +35,60 @@ fn process(head: &str, names: &BTreeMap<u32, String>) -> String {
     known.unwrap_or_else(|| comm.trim().to_owned())
 }
 
-/// `address symbol+offset (file)`; none where the symbol is not known.
-fn function(line: &str) -> Option<String> {
+/// What every thread and every future begins with says nothing.
+const FRAMES_OF_ALL: [&str; 14] = [
+    "_start",
+    "__libc_start",
+    "start_thread",
+    "clone3",
+    "main",
+    "std::",
+    "core::",
+    "<core::",
+    "<alloc::",
+    "<std::",
+    "tokio::runtime",
+    "<tokio::runtime",
+    "tokio::task",
+    "__rust",
+];
+
+/// The innermost first. What the kernel does is one frame, named after the call that asked for it.
+fn functions<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut functions = Vec::new();
+    let mut in_kernel = false;
+    for line in lines {
+        let Some((symbol, file)) = function(line) else { continue };
+        if file.starts_with("[kernel") {
+            in_kernel = true;
+            if let Some(call) = symbol.strip_prefix("__x64_sys_").or_else(|| symbol.strip_prefix("__arm64_sys_")) {
+                functions.push(format!("kernel: {call}"));
+            }
+            continue;
+        }
+        if in_kernel && functions.is_empty() {
+            functions.push("kernel".to_owned());
+        }
+        if symbol != "[unknown]" && !FRAMES_OF_ALL.iter().any(|boring| symbol.starts_with(boring)) {
+            functions.push(symbol.to_owned());
+        }
+    }
+    if in_kernel && functions.is_empty() {
+        functions.push("kernel".to_owned());
+    }
+    functions
+}
+
+/// Symbol and file of `address symbol+offset (file)`.
+fn function(line: &str) -> Option<(&str, &str)> {
     let (_, rest) = line.trim().split_once(' ')?;
-    let symbol = rest.rsplit_once(" (").map_or(rest, |(symbol, _)| symbol).trim();
-    let symbol = symbol.rsplit_once("+0x").map_or(symbol, |(name, _)| name);
+    let (symbol, file) = rest.rsplit_once(" (")?;
+    let symbol = symbol.trim().rsplit_once("+0x").map_or(symbol.trim(), |(name, _)| name);
     let symbol = match symbol.rsplit_once("::h") {
         Some((name, hash)) if hash.len() == 16 => name,
         _ => symbol,
     };
-    (symbol != "[unknown]" && !symbol.is_empty()).then(|| symbol.to_owned())
+    Some((symbol, file))
 }
 
 /// A function with all that it called.
@@ -124,15 +168,15 @@ fn short(name: &str, characters: usize) -> String {
     if characters < 3 { String::new() } else { rest.chars().take(characters).collect() }
 }
 
-/// Kernel code has no path and no capital; ours has one of each kind.
+/// Green: ours; violet: crates; orange: C; blue: the kernel.
 fn colour(name: &str) -> &'static str {
     let ours = ["sluice::", "workflows::"].iter().any(|part| name.contains(part));
     match () {
         () if ours => "#7fc97f",
+        () if name.starts_with("kernel") => "#b3cde3",
         () if name.contains("::") => "#beaed4",
         () if name.starts_with("sluice") || name.starts_with("postgres") || name.starts_with("redis") => "#d9d9d9",
-        () if name.chars().any(char::is_uppercase) => "#fdc086",
-        () => "#ffd9b3",
+        () => "#fdc086",
     }
 }
 
@@ -141,7 +185,9 @@ mod tests {
     use super::*;
 
     const SCRIPT: &str = "tokio-rt-worker 12 \n\t 3b58c0 [unknown] (/bin/x)\n\t 366693 a::b::h0123456789abcdef+0x193 (/bin/x)\n\
-        \t 1 main+0x1 (/bin/x)\n\npostgres 13 \n\t 5d48d0 ExecScan+0xd9 (/usr/bin/postgres)\n\n";
+        \t 2 a::c (/bin/x)\n\t 1 main+0x1 (/bin/x)\n\n\
+        postgres 13 \n\t 1 tcp_ack ([kernel.kallsyms])\n\t 2 __x64_sys_sendto ([kernel.kallsyms])\n\
+        \t 3 do_syscall_64 ([kernel.kallsyms])\n\t 5d48d0 secure_write+0xd9 (/usr/bin/postgres)\n\n";
 
     #[test]
     fn stacks_begin_with_their_process_and_leave_out_what_is_unknown() {
@@ -150,7 +196,10 @@ mod tests {
         let stacks = stacks(SCRIPT, &names);
 
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let expected = [(words(&["sluice relay", "main", "a::b"]), 1), (words(&["postgres", "ExecScan"]), 1)];
+        let expected = [
+            (words(&["sluice relay", "a::c", "a::b"]), 1),
+            (words(&["postgres", "secure_write", "kernel: sendto"]), 1),
+        ];
         assert_eq!(stacks, BTreeMap::from(expected));
         let svg = draw(&stacks);
         assert!(svg.contains("<title>a::b: 50.0 %</title>"), "{svg}");

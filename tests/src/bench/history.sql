@@ -23,7 +23,7 @@ as $$
   ) as moment
 $$;
 
--- The app's rows and the public ones. No trigger and no foreign key is asked: this writes both sides.
+-- The app's rows, the public ones and the resource. No trigger and no foreign key is asked: this writes both sides.
 create function bench.people(first bigint, number bigint, status text, instance_status text, lasted interval)
 returns void
 language sql
@@ -46,8 +46,9 @@ as $$
   select user_id, name, instance_status, 'https://example.org/hook', run_id::text, at, at
   from bench.sign_ups(first, number);
 
-  insert into sluice.instance (subject, name, token, status, webhook_url, create_claimed_at, created_at, updated_at)
-  select user_id::text, name, run_id::text, instance_status, 'https://example.org/hook', at + lasted, at, at
+  insert into sluice.resource (name, subject, run_id, exclusive_at, secret, memory, created_at)
+  select name, user_id::text, case when lasted is null then run_id end, at, run_id::text,
+    jsonb_build_object('status', instance_status, 'webhook_url', 'https://example.org/hook'), at
   from bench.sign_ups(first, number);
 $$;
 
@@ -59,13 +60,9 @@ set session_replication_role = 'replica'
 as $$
   select bench.people(first, number, 'completed', 'disconnected', interval '0.2 s');
 
-  insert into sluice.resource (name)
-  select name
-  from bench.sign_ups(first, number);
-
-  insert into sluice.run (id, workflow, version, subject, resource, state, deadline_at, deadline_from, requested_at,
+  insert into sluice.run (id, workflow, version, subject, resource, state, deadline_at, deadline_from, events, requested_at,
     created_at, ended_at)
-  select run_id, 'provision-instance', 1, user_id::text, name, 'succeeded', at + interval '1 day', at, at, at,
+  select run_id, 'provision-instance', 1, user_id::text, name, 'succeeded', at + interval '1 day', at, 1, at, at,
     at + interval '0.2 s'
   from bench.sign_ups(first, number);
 
@@ -95,15 +92,11 @@ set session_replication_role = 'replica'
 as $$
   select bench.people(first, number, 'processing', 'creating', null);
 
-  insert into sluice.resource (name, run_id)
-  select name, run_id
-  from bench.sign_ups(first, number);
-
   insert into sluice.run (id, workflow, version, subject, resource, state, deadline_at, requested_at, created_at)
   select run_id, 'provision-instance', 1, user_id::text, name, 'active', now() + interval '1 day', at, at
   from bench.sign_ups(first, number);
 
-  insert into sluice.step (run_id, position, name, state, due_at, failures, attempts, error)
-  select run_id, 0, 'create-instance', 'due', now() + interval '2 hours', 3, 3, 'HTTP 500'
+  insert into sluice.step (run_id, position, name, state, generation, due_at, failures, attempts, error)
+  select run_id, 0, 'create-instance', 'due', 4, now() + interval '2 hours', 3, 3, 'HTTP 500'
   from bench.sign_ups(first, number);
 $$;

@@ -102,8 +102,6 @@ pub struct Options {
 
 /// Runs the parts in their own order and evaluates the goals.
 pub async fn run(options: &Options) -> Result<Report> {
-    // reqwest asks for one, and takes the first that is there.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut stage = Stage::open(&options.given, options.say).await?;
     let mut report = Report::new(Machine::read(&mut stage.site).await?, options.roles);
     for part in Part::value_variants() {
@@ -114,6 +112,7 @@ pub async fn run(options: &Options) -> Result<Report> {
         (options.say)(&format!("== {name}"));
         let began = tokio::time::Instant::now();
         one(*part, &mut stage, options, &mut report).await.with_context(|| format!("the part {name}"))?;
+        stage.site.clear().await?;
         (options.say)(&format!("== {name}: {:.0} s", began.elapsed().as_secs_f64()));
     }
     stage.site.leave().await?;
@@ -142,6 +141,7 @@ async fn one(part: Part, stage: &mut Stage, options: &Options, report: &mut Repo
         Part::Waiting => {
             let (users, rounds) = (first(scale)?, scale.rounds);
             report.drain = Some(crowd::drain(stage, *roles, scale.waiting).await?);
+            stage.site.clear().await?;
             report.waiting = Some(crowd::compare(stage, *roles, Fill::Waiting, scale.waiting, users, rounds).await?);
         }
         Part::History => {
@@ -178,10 +178,12 @@ async fn bursts(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
 
 async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<steady::Steady>> {
     let setup = setup(stage, roles).await?;
+    // Elsewhere: who signs up without the trigger is a lost sign-up, which a relay would find and serve.
+    let elsewhere = stage.new_database().await?;
     let mut all = Vec::new();
     for rate in &scale.rates {
         let mut one = steady::stream(stage, &setup, *rate, scale.seconds).await?;
-        one.app = Some(steady::alone(stage, &setup, *rate, scale.seconds / 4.0).await?);
+        one.app = Some(steady::alone(stage, &elsewhere, *rate, scale.seconds / 4.0).await?);
         let (median, p99) = (one.latency.median, one.latency.p99);
         let cpu = one.cpu.total().map_or(String::new(), |total| format!(", {total:.2} CPU-s per 1,000"));
         (stage.say)(&format!("   {rate:.0}/s: {median:.0} ms, p99 {p99:.0} ms{cpu}"));
@@ -190,22 +192,25 @@ async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<s
     Ok(all)
 }
 
+/// Variables and their values.
+type Environment = &'static [(&'static str, &'static str)];
+
 /// What a user can turn.
 async fn workers(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
-    let separate = |relays, workers| Roles::Separate { relays, workers };
-    let settings: [(&str, Roles, &[(&'static str, &str)]); 7] = [
-        ("1 relay, 1 worker a step", separate(1, 1), &[]),
-        ("10 attempts at once", separate(1, 1), &[("WORKER_CONCURRENCY", "10")]),
-        ("200 attempts at once", separate(1, 1), &[("WORKER_CONCURRENCY", "200")]),
-        ("8 connections", separate(1, 1), &[("DATABASE_MAX_CONNECTIONS", "8")]),
-        ("2 relays, 2 workers a step", separate(2, 2), &[]),
-        ("all in one", Roles::All(1), &[]),
-        ("two of all in one", Roles::All(2), &[]),
+    let (usual, doubled) = (Roles::USUAL, Roles::Separate { relays: 2, workers: 2 });
+    let settings = [
+        ("1 relay, 1 worker a step", usual, None),
+        ("10 attempts at once", usual, Some(("WORKER_CONCURRENCY", 10))),
+        ("200 attempts at once", usual, Some(("WORKER_CONCURRENCY", 200))),
+        ("8 connections", usual, Some(("DATABASE_MAX_CONNECTIONS", 8))),
+        ("2 relays, 2 workers a step", doubled, None),
+        ("all in one", Roles::All(1), None),
+        ("two of all in one", Roles::All(2), None),
     ];
     let mut contenders = Vec::new();
-    for (name, roles, environment) in settings {
+    for (name, roles, variable) in settings {
         let setup = setup(stage, roles).await?;
-        let setup = environment.iter().fold(setup, |setup, (name, value)| setup.set(name, value));
+        let setup = variable.into_iter().fold(setup, |setup, (name, value)| setup.set(name, value));
         contenders.push(Contender { name: name.to_owned(), runs: Runs::Sluice(setup) });
     }
     contest(stage, &contenders, first(scale)?, scale.rounds).await

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::report::Report;
 
-const WIDTH: f64 = 720.0;
-const LEFT: f64 = 210.0;
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 260.0;
 const RIGHT: f64 = 90.0;
 const BAR: f64 = 22.0;
 const GAP: f64 = 12.0;
@@ -110,7 +110,7 @@ fn lines(title: &str, below: &str, series: &[(&str, Vec<(f64, f64)>)]) -> String
     const BOTTOM: f64 = 46.0;
     const SIDE: f64 = 60.0;
     let points = || series.iter().flat_map(|(_, points)| points);
-    let most_x = points().map(|point| point.0).fold(f64::MIN_POSITIVE, f64::max);
+    let most_x = round_up(points().map(|point| point.0).fold(f64::MIN_POSITIVE, f64::max));
     let most_y = round_up(points().map(|point| point.1).fold(f64::MIN_POSITIVE, f64::max));
     let place = |(x, y): (f64, f64)| {
         let right = SIDE + x / most_x * (WIDTH - SIDE - 30.0);
@@ -170,13 +170,15 @@ pub fn escaped(text: &str) -> String {
 }
 
 fn number(value: f64) -> String {
-    if value >= 100.0 || value == value.round() { format!("{value:.0}") } else { format!("{value:.2}") }
+    let text = if value >= 50.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// To one, two or five of the largest power of ten below.
+/// To a number whose quarters are short.
 fn round_up(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power).find(|step| *step >= value).unwrap_or(value)
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 2.8, 3.2, 4.0, 6.0, 8.0, 10.0];
+    steps.into_iter().map(|step| step * power).find(|step| *step >= value * 0.999).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -185,7 +187,8 @@ mod tests {
 
     #[test]
     fn an_axis_ends_at_a_round_number() {
-        assert_eq!([3.0, 10.0, 11.0, 0.4, 480.0].map(round_up), [5.0, 10.0, 20.0, 0.5, 500.0]);
+        assert_eq!([3.0, 10.0, 11.0, 400.0, 480.0].map(round_up), [3.2, 10.0, 12.0, 400.0, 600.0]);
+        assert_eq!([0.25, 12.5, 100.0, 0.0, 7.0].map(number), ["0.25", "12.5", "100", "0", "7"]);
     }
 
     #[test]

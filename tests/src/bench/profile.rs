@@ -32,7 +32,7 @@ pub struct Cost {
 }
 
 /// A sample belongs to the innermost function of its stack that one of these knows.
-const KINDS: [(&str, &str); 28] = [
+const KINDS: [(&str, &str); 29] = [
     ("pg_plan_quer", "Postgres: planning"),
     ("standard_planner", "Postgres: planning"),
     ("GetCachedPlan", "Postgres: planning"),
@@ -61,6 +61,7 @@ const KINDS: [(&str, &str); 28] = [
     ("hyper", "Sluice: HTTP client"),
     ("tracing", "Sluice: logs and spans"),
     ("sluice::", "Sluice: its own code"),
+    ("tokio", "Sluice: tokio"),
 ];
 
 pub async fn burst(stage: &mut Stage, roles: Roles, users: usize) -> Result<Profile> {
@@ -124,8 +125,12 @@ fn costs(stacks: &BTreeMap<Stack, usize>, samples: usize) -> Vec<Cost> {
         let known = stack.iter().rev().find_map(|function| {
             KINDS.iter().find(|(part, _)| function.contains(part)).map(|(_, kind)| (*kind).to_owned())
         });
-        let process = stack.first().map_or("", String::as_str);
-        let kind = known.unwrap_or_else(|| format!("{}: other", process.split(' ').next().unwrap_or_default()));
+        let process = match stack.first().map_or("", String::as_str) {
+            name if name.starts_with("sluice") => "Sluice",
+            "redis" => "Redis",
+            _ => "Postgres",
+        };
+        let kind = known.unwrap_or_else(|| format!("{process}: the rest"));
         *by_kind.entry(kind).or_default() += count;
     }
     let cost = |(what, count)| Cost { what, percent: count as f64 * 100.0 / samples as f64 };

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::{plot::plots, report::Report, table::sections};
+use super::{plot::plots, report::Report, sections::sections};
 
 const BEGIN: &str = "<!-- figures: written by `make bench`, not by hand -->\n";
 const END: &str = "<!-- end of figures -->\n";
@@ -17,13 +17,15 @@ pub fn publish(report: &Report, docs: &Path) -> Result<()> {
     let (_, tail) = rest.split_once(END).context("docs/performance.md has no mark where figures end")?;
     let tables: String =
         sections(report).iter().map(|section| format!("\n**{}**\n\n{}", section.title, section.markdown())).collect();
-    let place = place(report);
-    fs::write(&page, format!("{head}{BEGIN}\n{place}\n{tables}\n{END}{tail}")).context("write the page")?;
     let directory = docs.join("plots");
     fs::create_dir_all(&directory).context("make the directory of plots")?;
+    let mut images = String::new();
     for (name, svg) in plots(report) {
         fs::write(directory.join(name), svg).with_context(|| format!("write the plot {name}"))?;
+        images.push_str(&format!("\n![{}](plots/{name})\n", name.trim_end_matches(".svg")));
     }
+    let place = place(report);
+    fs::write(&page, format!("{head}{BEGIN}\n{place}{tables}{images}\n{END}{tail}")).context("write the page")?;
     let json = serde_json::to_string_pretty(report).context("write the figures as JSON")?;
     fs::write(directory.join("performance.json"), json + "\n").context("write the figures")
 }

@@ -33,7 +33,9 @@ pub struct Site {
     /// In another database than the ones that are measured, so that their counters do not count it.
     pub desk: PgConnection,
     desk_pid: u32,
-    made: Vec<String>,
+    /// How many databases were made so far, and those that are there.
+    made: usize,
+    databases: Vec<String>,
     role: Role,
 }
 
@@ -83,9 +85,20 @@ impl Site {
         };
         let name = format!("sluice_bench_{:08x}", rand::random::<u32>());
         let role = Role { name, password: Uuid::new_v4().simple().to_string() };
-        let made = Vec::new();
-        let mut site =
-            Self { postgres, redis, postgres_url, redis_url, postgres_pid, redis_pid, desk, desk_pid, made, role };
+        let (made, databases) = (0, Vec::new());
+        let mut site = Self {
+            postgres,
+            redis,
+            postgres_url,
+            redis_url,
+            postgres_pid,
+            redis_pid,
+            desk,
+            desk_pid,
+            made,
+            databases,
+            role,
+        };
         site.extensions(say).await;
         Ok(site)
     }
@@ -124,15 +137,16 @@ impl Site {
 
     /// An empty database as Supabase gives one; `migrate` is given its superuser's URL.
     pub async fn new_database(&mut self, migrate: impl AsyncFnOnce(&str) -> Result<()>) -> Result<Database> {
-        let name = format!("{}_{}", self.role.name, self.made.len() + 1);
+        self.made += 1;
+        let name = format!("{}_{}", self.role.name, self.made);
         self.run(format!("create database {name} template template0")).await?;
-        self.made.push(name.clone());
+        self.databases.push(name.clone());
         let url = self.url(&name, None)?;
         let mut connection = PgConnection::connect(&url).await.context("connect to the new database")?;
         sqlx::raw_sql(SUPABASE).execute(&mut connection).await.context("make a Supabase-like database")?;
         connection.close().await.context("close the connection")?;
         migrate(&url).await?;
-        if self.made.len() == 1 {
+        if self.made == 1 {
             let Role { name, password } = &self.role;
             self.run(format!("create role {name} login password '{password}' in role sluice_runtime")).await?;
         }
@@ -140,19 +154,17 @@ impl Site {
         Ok(Database { redis_prefix: name.clone(), name, url, services_url })
     }
 
-    /// Nobody may be connected to it any more, but for who is told to go.
-    pub async fn drop_database(&mut self, database: &Database) -> Result<()> {
-        self.run(format!("drop database if exists {} with (force)", database.name)).await
+    /// Removes the databases that were made, so that nothing is tidied there while something else is measured.
+    pub async fn clear(&mut self) -> Result<()> {
+        for name in std::mem::take(&mut self.databases) {
+            self.run(format!("drop database if exists {name} with (force)")).await?;
+        }
+        Ok(())
     }
 
     /// Removes what was made on a given server. A private one goes as a whole.
     pub async fn leave(mut self) -> Result<()> {
-        if self.postgres.is_some() {
-            return Ok(());
-        }
-        for name in std::mem::take(&mut self.made) {
-            self.run(format!("drop database if exists {name} with (force)")).await?;
-        }
+        self.clear().await?;
         self.run(format!("drop role if exists {}", self.role.name)).await
     }
 

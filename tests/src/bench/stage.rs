@@ -86,6 +86,8 @@ pub struct Stage {
 
 impl Stage {
     pub async fn open(given: &Given, say: Say) -> Result<Self> {
+        // reqwest asks for one, and takes the first that is there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let site = Site::open(given, say).await?;
         Ok(Self { roles: BTreeMap::new(), api: Api::start(Times::None).await?, site, say })
     }

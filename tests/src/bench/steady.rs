@@ -9,6 +9,7 @@ use super::{
     app::{App, Way},
     burst::{Inside, warm_up},
     cpu::Cpu,
+    site::Database,
     stage::{Setup, Stage},
     stats::{Latency, median},
     tally::{Counted, Tally},
@@ -85,19 +86,18 @@ pub async fn stream(stage: &mut Stage, setup: &Setup, rate: f64, seconds: f64) -
     })
 }
 
-/// The app's own inserts, nobody served. The users are not Sluice's: they have no queue row.
-pub async fn alone(stage: &mut Stage, setup: &Setup, rate: f64, seconds: f64) -> Result<Alone> {
-    let mut app = App::connect(&setup.database, CLIENTS).await?;
+/// The app's own inserts, nobody served.
+pub async fn alone(stage: &mut Stage, database: &Database, rate: f64, seconds: f64) -> Result<Alone> {
+    let mut app = App::connect(database, CLIENTS).await?;
     app.run("alter table public.profiles disable trigger user").await?;
     app.warm().await?;
-    let tally = Tally::begin(&mut stage.site, &setup.database, app.transactions).await?;
+    let tally = Tally::begin(&mut stage.site, database, app.transactions).await?;
     let mut meter = stage.meter();
     meter.excluded.push(app.look_pid());
     let before = meter.read();
     let stream = app.stream(rate, seconds).await?;
     let cpu = (meter.read() - before).per_thousand(stream.users.len());
     let counted: Counted = tally.end(&mut stage.site, app.transactions).await?;
-    app.run("alter table public.profiles enable trigger user").await?;
     app.close().await?;
     let wal_records = counted.wal_records.map(|records| records as f64 / stream.users.len() as f64);
     Ok(Alone { postgres: cpu.postgres, commit: Latency::of(&stream.commits), wal_records })
@@ -111,6 +111,9 @@ pub struct Single {
     pub latency: Latency,
     /// By the app's clock: from before the insert until another connection sees the row `completed`. In milliseconds.
     pub seen: Latency,
+    /// Where nothing can be batched; with what Sluice does by the clock in that time.
+    #[serde(flatten)]
+    pub inside: Inside,
 }
 
 pub async fn single(stage: &mut Stage, setup: &Setup, users: usize) -> Result<Single> {
@@ -119,6 +122,7 @@ pub async fn single(stage: &mut Stage, setup: &Setup, users: usize) -> Result<Si
     let mut app = App::connect(&setup.database, 2).await?;
     warm_up(&mut app).await?;
 
+    let tally = Tally::begin(&mut stage.site, &setup.database, app.transactions).await?;
     let mut served = Vec::new();
     for _ in 0..users {
         let user = app.one().await?;
@@ -134,7 +138,10 @@ pub async fn single(stage: &mut Stage, setup: &Setup, users: usize) -> Result<Si
         seen.push(app.watch_one(first_look).await?);
         tokio::time::sleep(Duration::from_millis(rand::random_range(5..60))).await;
     }
-    app.close().await?;
+    let memory = stage.memory();
     stage.stop().await?;
-    Ok(Single { users, latency: Latency::of(&ways), seen: Latency::of(&seen) })
+    let counted = tally.end(&mut stage.site, app.transactions).await?;
+    app.close().await?;
+    let inside = Inside::new(&counted, users + seen.len(), memory);
+    Ok(Single { users, latency: Latency::of(&ways), seen: Latency::of(&seen), inside })
 }

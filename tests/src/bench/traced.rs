@@ -36,8 +36,6 @@ pub async fn cost(stage: &mut Stage, roles: Roles, users: usize, rounds: usize) 
     let mut bursts = contest(stage, &contenders, users, rounds).await?.into_iter();
     let (off, on) = (bursts.next().context("no burst")?, bursts.next().context("no burst")?);
     let spans = assert_all_arrived(&collector, &lit, users * rounds).await?;
-    stage.site.drop_database(&dark).await?;
-    stage.site.drop_database(&lit).await?;
     Ok(Traced { ratio: on.per_second / off.per_second, off, on, spans })
 }
 

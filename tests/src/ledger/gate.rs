@@ -31,7 +31,7 @@ impl GateState {
 
     /// Whether time goes by for a step that is due: it is neither held nor waits for its turn behind a limit.
     pub fn count_time(self, waits: bool) -> bool {
-        !self.closed && !self.half_open && !(self.limited && waits)
+        !(self.closed || self.half_open || self.limited && waits)
     }
 }
 
