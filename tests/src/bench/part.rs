@@ -192,9 +192,6 @@ async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<s
     Ok(all)
 }
 
-/// Variables and their values.
-type Environment = &'static [(&'static str, &'static str)];
-
 /// What a user can turn.
 async fn workers(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
     let (usual, doubled) = (Roles::USUAL, Roles::Separate { relays: 2, workers: 2 });
