@@ -39,7 +39,8 @@ pub async fn gauges(ledger: &Postgres, max_age: Duration) -> Result<Gauges> {
     let begin = "begin; \
         set local lock_timeout = '1s'; \
         set local statement_timeout = '2s'; \
-        set local idle_in_transaction_session_timeout = '10s'";
+        set local idle_in_transaction_session_timeout = '10s'; \
+        set local jit = off";
     let mut tx = ledger.database.begin_with(begin).await?;
     let gauges = match lock_if_older(&mut tx, max_age).await? {
         Some(now) => {

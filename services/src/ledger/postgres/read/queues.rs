@@ -109,8 +109,7 @@ pub const STEPS: &str = "
     ),
     queue as materialized (
       select known.step, state.passes, state.reason,
-        (select bool_and(place.passes and not place.half_open) from place where place.step = known.step) as all_pass,
-        (select bool_or(place.passes) from place where place.step = known.step) as any_passes
+        gates.all_pass, gates.any_passes, gates.one_at_a_time, gates.probe_run
       from (
         select distinct on (step) step, host
         from sluice.definition
@@ -118,6 +117,14 @@ pub const STEPS: &str = "
         limit 100
       ) as known
       cross join lateral sluice.gate_state(null, known.step, known.host) as state
+      cross join lateral (
+        select bool_and(place.passes and not place.half_open) as all_pass,
+          bool_or(place.passes) as any_passes,
+          bool_and(not place.passes or place.half_open) as one_at_a_time,
+          (array_agg(place.probe_run) filter (where place.half_open))[1] as probe_run
+        from place
+        where place.step = known.step
+      ) as gates
     ),
     waits as (
       select queue.step,
@@ -133,6 +140,7 @@ pub const STEPS: &str = "
           case
             when queue.all_pass or first.due_at is null or first.due_at > now() then false
             when not queue.any_passes then true
+            when queue.one_at_a_time then first.run_id is distinct from queue.probe_run
             else coalesce((
               select not place.passes or (place.half_open and place.probe_run is distinct from first.run_id)
               from sluice.run
@@ -153,6 +161,8 @@ pub const STEPS: &str = "
           order by step.priority, step.due_at
           limit $1
         ) as first
+        -- So that each row is judged once, and not in each count.
+        offset 0
       ) as sample
       group by queue.step
     ),
