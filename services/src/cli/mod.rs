@@ -11,9 +11,10 @@ pub mod runs;
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::{Command, Parser, builder::Resettable};
 
-use crate::ledger::postgres::read;
+use crate::ledger::{self, postgres::read};
 
 /// For `--help`.
 pub const EXAMPLES: &str = "\
@@ -65,6 +66,16 @@ fn row_limit(text: &str) -> Result<usize, String> {
     let most = read::MOST - 1;
     let number = text.parse().ok().filter(|number| (1..=most).contains(number));
     number.ok_or_else(|| format!("expected a number from 1 to {most}"))
+}
+
+/// What a search that came to nothing within its time means to the person who searched.
+fn narrower(error: ledger::Error, by: &str) -> anyhow::Error {
+    let ledger::Error::Database(sqlx::Error::Database(database)) = &error else { return error.into() };
+    match database.code().as_deref() {
+        // Cancelled: by the statement's own timeout.
+        Some("57014") => anyhow!("the search was given up after two seconds: narrow it by {by}"),
+        _ => error.into(),
+    }
 }
 
 /// A length of time that people write: `30m`, `24h`, `7d`.

@@ -57,6 +57,21 @@ async fn a_users_runs_are_found_by_id_and_by_address() {
 }
 
 #[tokio::test]
+async fn a_search_that_takes_too_long_is_given_up_and_says_how_to_narrow_it() {
+    let cli = Cli::new().await;
+    cli.bench.start(PROVISION, user()).await;
+    let slow = "alter table sluice.run rename to slow_run;
+         create view sluice.run as select slow_run.* from sluice.slow_run cross join lateral (select pg_sleep(20)) as slow;
+         grant select on sluice.run to sluice_runtime";
+    cli.superuser().await.run(slow).await;
+
+    let listed = cli.run(&["runs", "list"]).await.expect(1);
+
+    let said = "the search was given up after two seconds: narrow it by --state active, --since or --subject";
+    assert!(listed.err.contains(said), "{}", listed.err);
+}
+
+#[tokio::test]
 async fn a_run_is_shown_with_its_steps_attempts_and_announcements() {
     let cli = Cli::new().await;
     let run = cli.bench.start(PROVISION, user()).await;

@@ -18,6 +18,7 @@ use workflows::{
 pub(super) use self::show::describe;
 use super::{
     moment::relative,
+    narrower,
     output::{self, EXIT_CODES, Form, or_dash, shortened, table},
 };
 use crate::{
@@ -103,7 +104,10 @@ impl List {
     async fn run(&self, config: Operator) -> anyhow::Result<ExitCode> {
         let ledger = process::open(&config.ledger).await?;
         let mut runs = match self.filter(&ledger).await? {
-            Some(filter) => read::runs(&ledger, &filter, self.limit + 1).await?,
+            Some(filter) => {
+                let found = read::runs(&ledger, &filter, self.limit + 1).await;
+                found.map_err(|error| narrower(error, "--state active, --since or --subject"))?
+            }
             None => Vec::new(),
         };
         let more = runs.len() > self.limit;
