@@ -154,7 +154,7 @@ fn assert_hints(spans: &[Span]) {
         let send = spans.iter().find(|span| span.id == process.parent).unwrap();
         assert_eq!(send.name, process.name.replace("process", "send"));
         assert_eq!((send.kind, &send.parent), (SpanKind::Producer, root));
-        assert_eq!(send.attribute("sluice.token"), process.attribute("sluice.token"));
+        assert_eq!(send.attribute("sluice.run"), process.attribute("sluice.run"));
         assert_eq!(send.attribute("messaging.message.id"), process.attribute("messaging.message.id"));
         let settle = process.name.replace("process", "settle");
         for name in ["claim", settle.as_str()] {
