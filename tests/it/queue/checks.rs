@@ -105,6 +105,17 @@ async fn an_unreachable_redis_is_unknown_and_says_no_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_without_tls_that_is_taken_for_one_with_it_is_named() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let redis = redis(Options::default()).await;
+
+    let url = redis.url().replace("redis://", "rediss://");
+    let found = Queue::connect(&config(&url, Transport::Lists)).unwrap().check().await;
+
+    only(&found, Severity::Unknown, "that this port speaks TLS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_or_database_is_refused() {
     let redis = redis(Options::default().password("hunter2")).await;
     let asked = async |url: String| Queue::connect(&config(&url, Transport::Lists)).unwrap().check().await;
