@@ -27,6 +27,8 @@ pub struct InPostgres {
     services: PgPool,
     pooling: Pooling,
     url: String,
+    /// What a test made of the schema, by statements.
+    changes: Vec<String>,
     _database: Option<Database>,
 }
 
@@ -77,7 +79,15 @@ impl InPostgres {
         let pool = PgPoolOptions::new().max_connections(2).connect(url).await.unwrap();
         let ledger = Postgres::new(services.clone(), pooling, Arc::new(registry()));
         ledger.register().await.unwrap();
-        Self { ledger, pool, services, pooling, url: url.to_owned(), _database: None }
+        Self { ledger, pool, services, pooling, url: url.to_owned(), changes: Vec::new(), _database: None }
+    }
+
+    /// Changes the schema, also where the suite goes from here.
+    #[cfg(feature = "mutants")]
+    pub async fn change(&mut self, statement: String) -> sqlx::Result<()> {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement.clone())).execute(&self.pool).await?;
+        self.changes.push(statement);
+        Ok(())
     }
 
     /// The same suite on a server of the caller's own, which must outlive it.
@@ -86,7 +96,11 @@ impl InPostgres {
         let app = App::at(url.parse().unwrap());
         app.become_supabase().await;
         app.migrate().await;
-        Bench::new(Self::at(&url, services(&url).await, Pooling::Session).await)
+        let world = Self::at(&url, services(&url).await, Pooling::Session).await;
+        for statement in &self.changes {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(statement.clone())).execute(&world.pool).await.unwrap();
+        }
+        Bench::new(world)
     }
 
     /// As the superuser.

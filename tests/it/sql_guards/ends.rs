@@ -185,22 +185,6 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
-        name: "deadline: not behind a closed gate",
-        keeps: EVERY_END,
-        within: "exceed",
-        clause: "and gates.passes",
-        missed_by: &["a_step_behind_a_closed_gate_does_not_exceed", "time_that_a_breaker_held_does_not_count"],
-        ..NONE
-    },
-    Guard {
-        name: "deadline: not at a half-open breaker",
-        keeps: EVERY_END,
-        within: "exceed",
-        clause: "and not gates.half_open",
-        missed_by: &["time_that_a_breaker_held_does_not_count"],
-        ..NONE
-    },
-    Guard {
         name: "deadline: not behind a limit",
         keeps: EVERY_END,
         within: "exceed",

@@ -106,11 +106,11 @@ fn try_all(trials: &[Trial]) -> Vec<(Trial, Verdict)> {
 
 /// Two lines a trial: what was removed, what that keeps, who missed it; and how.
 fn table(tried: &[(Trial, Verdict)]) -> String {
-    let mut text = format!("{:<38}{:<40}what breaks\n", "guard removed", "it keeps");
+    let mut text = format!("{:<40}{:<40}what breaks\n", "guard removed", "it keeps");
     for ((guard, behaviour), verdict) in tried {
         if let (Some(guard), Verdict::Breaks(how)) = (guard, verdict) {
             let how: String = how.trim_start_matches("assertion `left == right` failed").chars().take(120).collect();
-            text.push_str(&format!("{:<38}{:<40}{behaviour}\n      {}\n", guard.name, guard.keeps, how.trim()));
+            text.push_str(&format!("{:<40}{:<40}{behaviour}\n      {}\n", guard.name, guard.keeps, how.trim()));
         }
     }
     text

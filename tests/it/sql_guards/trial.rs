@@ -2,11 +2,13 @@
 
 use std::{any::Any, panic, thread, time::Duration};
 
-use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{runtime, time::timeout};
 
 use super::Guard;
-use crate::conformance::{behave, postgres::bench};
+use crate::conformance::{
+    behave,
+    postgres::{InPostgres, bench},
+};
 
 /// Longer than any behaviour takes, on a slow machine too.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -30,9 +32,9 @@ pub fn try_out(guard: Option<&'static Guard>, behaviour: &'static str) -> Verdic
     let trial = thread::Builder::new().name(TRIAL.to_owned()).spawn(move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let bench = bench().await;
+            let mut bench = bench().await;
             if let Some(guard) = guard {
-                take_away(bench.world.pool(), guard).await?;
+                take_away(&mut bench.world, guard).await?;
             }
             let ended = timeout(DEADLINE, behave(behaviour, &bench)).await;
             Ok(ended.map_or_else(|_| Verdict::Breaks("does not end".to_owned()), |()| Verdict::Holds))
@@ -46,7 +48,7 @@ pub fn try_out(guard: Option<&'static Guard>, behaviour: &'static str) -> Verdic
 
 /// Puts what has the guard in its place without it. A view of one table is read without that table's name, which not every
 /// version of Postgres prints.
-async fn take_away(pool: &PgPool, guard: &Guard) -> Result<(), Verdict> {
+async fn take_away(world: &mut InPostgres, guard: &Guard) -> Result<(), Verdict> {
     let definitions: Vec<String> = sqlx::query_scalar(
         "select pg_get_functiondef(oid)
          from pg_proc
@@ -60,7 +62,7 @@ async fn take_away(pool: &PgPool, guard: &Guard) -> Result<(), Verdict> {
            and relname = $1",
     )
     .bind(guard.within)
-    .fetch_all(pool)
+    .fetch_all(world.pool())
     .await
     .unwrap();
     let [definition] = &definitions[..] else {
@@ -71,8 +73,7 @@ async fn take_away(pool: &PgPool, guard: &Guard) -> Result<(), Verdict> {
         return Err(Verdict::NotFound(format!("it stands there {times} times")));
     }
     for sql in [definition.replace(guard.clause, guard.instead), guard.schema.to_owned()] {
-        let put = sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await;
-        put.map_err(|error| Verdict::NoSql(error.to_string()))?;
+        world.change(sql).await.map_err(|error| Verdict::NoSql(error.to_string()))?;
     }
     Ok(())
 }

@@ -267,6 +267,14 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
+        name: "gate: one without a rate has no store",
+        keeps: "a limit holds nobody else up",
+        within: "allowance_now",
+        clause: "where rate is not null",
+        missed_by: &["a_limit_says_how_many_hints_may_lie_about"],
+        ..NONE
+    },
+    Guard {
         name: "gate: the concurrency",
         keeps: EXACTLY,
         within: "admit",
