@@ -47,7 +47,8 @@ impl Queue {
                 // A server without TLS never answers a client that begins with TLS.
                 let tls = self.shared.config.url.expose().starts_with("rediss:");
                 let tls = if tls { ", and that this port speaks TLS" } else { "" };
-                let text = format!("{error}; nothing is pushed until Redis answers: check REDIS_URL and the network{tls}");
+                let text =
+                    format!("{error}; nothing is pushed until Redis answers: check REDIS_URL and the network{tls}");
                 vec![Finding { severity: Severity::Unknown, text }]
             }
         }
