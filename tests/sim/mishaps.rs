@@ -6,7 +6,13 @@ use tests::evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage a
 use tokio::time;
 use workflows::whatsapp::names::InstanceName;
 
-use crate::{chance::Chance, checks, neighbours, people, process::Process, stage::Stage, weather::Trouble};
+use crate::{
+    chance::Chance,
+    checks, neighbours, people,
+    process::Process,
+    stage::Stage,
+    weather::{Pusher, Trouble},
+};
 
 macro_rules! mishaps {
     ($($mishap:ident),+ $(,)?) => {
@@ -20,7 +26,7 @@ macro_rules! mishaps {
 }
 
 mishaps! {
-    KillWorker, FreezeWorker, FreezeInCall, KillRelay, KillBeforePush, FreezeRelay,
+    KillWorker, FreezeWorker, FreezeInCall, KillRelay, KillRelayBeforePush, KillWorkerBeforePush, FreezeRelay,
     LedgerAway, LedgerSlow, LedgerForgetful,
     QueueAway, QueueLossy, QueueWiped, QueueRestored,
     ApiRestart, ApiRestartInCreate, ApiOutage, ApiDatabase, ApiWithoutWhatsapp,
@@ -66,7 +72,8 @@ impl Mishap {
             Self::FreezeWorker => freeze(stage, chance, &stage.facts().workers.clone(), "process.worker_frozen"),
             Self::FreezeRelay => freeze(stage, chance, &stage.facts().relays.clone(), "process.relay_frozen"),
             Self::FreezeInCall => stage.weather.freeze_next_call(),
-            Self::KillBeforePush => stage.weather.take_process_before_push(),
+            Self::KillRelayBeforePush => stage.weather.take_before_push(Pusher::Relay),
+            Self::KillWorkerBeforePush => stage.weather.take_before_push(Pusher::Worker),
             Self::LedgerAway => trouble(stage, chance, Trouble::LedgerAway, 12_000).await,
             Self::LedgerSlow => trouble(stage, chance, Trouble::LedgerSlow, 20_000).await,
             Self::LedgerForgetful => trouble(stage, chance, Trouble::LedgerForgetful, 10_000).await,

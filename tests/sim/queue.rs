@@ -14,7 +14,7 @@ use sluice::{
 use tokio::{sync::Notify, time};
 use workflows::ids::StepName;
 
-use crate::{chance::Chance, process::Process, stage::Stage};
+use crate::{chance::Chance, process::Process, stage::Stage, weather::Pusher};
 
 /// How long a worker may be silent before what it fetched is forgotten.
 const SILENT: Duration = Duration::from_secs(5);
@@ -147,15 +147,16 @@ pub async fn sweep(stage: Arc<Stage>) {
 
 /// One process' connection to Redis.
 pub struct Line {
+    pusher: Pusher,
     stage: Arc<Stage>,
     process: Arc<Process>,
     chance: Chance,
 }
 
 impl Line {
-    pub fn new(stage: Arc<Stage>, process: Arc<Process>, what: &str) -> Self {
+    pub fn new(pusher: Pusher, stage: Arc<Stage>, process: Arc<Process>, what: &str) -> Self {
         let chance = stage.chance(&format!("{} {what}", process.name));
-        Self { stage, process, chance }
+        Self { pusher, stage, process, chance }
     }
 
     async fn send(&self, what: &'static str) -> Result<(), Error> {
@@ -208,10 +209,11 @@ impl Line {
 
 impl HintSink for Line {
     async fn push(&self, step: &StepName, hints: &[Hint], most: Option<usize>) -> Result<Vec<Pushed>, Error> {
-        if self.stage.weather.takes_process_before_push() {
-            let is_relay = self.process.name.starts_with("relay");
-            let what = if is_relay { "process.relay_killed_before_push" } else { "process.worker_killed_before_push" };
-            self.stage.log.hit(what);
+        if self.stage.weather.takes_before_push(self.pusher) {
+            self.stage.log.hit(match self.pusher {
+                Pusher::Relay => "process.relay_killed_before_push",
+                Pusher::Worker => "process.worker_killed_before_push",
+            });
             self.process.kill();
         }
         self.send("push hints").await?;

@@ -13,7 +13,7 @@ use tokio::{
 };
 use workflows::definition::LEASE;
 
-use crate::{connection::Connection, plan::Removed, process::Process, queue::Line, stage::Stage};
+use crate::{connection::Connection, plan::Removed, process::Process, queue::Line, stage::Stage, weather::Pusher};
 
 /// The role's ticks; intake's is a little slower, where idle rounds only cost time.
 const INTAKE: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ impl Duties {
     fn new(stage: Arc<Stage>, process: Arc<Process>) -> Self {
         Self {
             ledger: Connection::new(stage.clone(), process.clone(), "ledger"),
-            queue: Line::new(stage.clone(), process.clone(), "queue"),
+            queue: Line::new(Pusher::Relay, stage.clone(), process.clone(), "queue"),
             settings: Settings {
                 batch: stage.plan.batch,
                 intake_poll: INTAKE,

@@ -15,7 +15,8 @@ struct Now {
     queue_away: u32,
     queue_lossy: u32,
     network_broken: u32,
-    pushes_to_cut: u32,
+    relays_to_kill: u32,
+    workers_to_kill: u32,
     calls_to_freeze: u32,
     creates_to_cut: u32,
     creates_to_lose: u32,
@@ -36,6 +37,13 @@ pub enum Trouble {
     QueueLossy,
     /// No connection to the API can be made.
     NetworkBroken,
+}
+
+/// Who pushes hints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pusher {
+    Relay,
+    Worker,
 }
 
 #[derive(Default)]
@@ -99,13 +107,13 @@ impl Weather {
         self.lock().network_broken > 0
     }
 
-    /// The next process that pushes dies between its commit and its push.
-    pub fn take_process_before_push(&self) {
-        self.lock().pushes_to_cut += 1;
+    /// The next such process that pushes dies between its commit and its push.
+    pub fn take_before_push(&self, pusher: Pusher) {
+        *self.lock().to_kill(pusher) += 1;
     }
 
-    pub fn takes_process_before_push(&self) -> bool {
-        take(&mut self.lock().pushes_to_cut)
+    pub fn takes_before_push(&self, pusher: Pusher) -> bool {
+        take(self.lock().to_kill(pusher))
     }
 
     /// The next process that creates freezes between its lease check and its call.
@@ -154,6 +162,13 @@ impl Weather {
 }
 
 impl Now {
+    fn to_kill(&mut self, pusher: Pusher) -> &mut u32 {
+        match pusher {
+            Pusher::Relay => &mut self.relays_to_kill,
+            Pusher::Worker => &mut self.workers_to_kill,
+        }
+    }
+
     fn of(&mut self, trouble: Trouble) -> &mut u32 {
         match trouble {
             Trouble::LedgerAway => &mut self.ledger_away,

@@ -14,7 +14,7 @@ use tokio::{
 };
 use workflows::{breaker::Rules, ids::StepName, state::RunState};
 
-use crate::{chance::Chance, connection::Connection, process::Process, queue::Line, stage::Stage};
+use crate::{chance::Chance, connection::Connection, process::Process, queue::Line, stage::Stage, weather::Pusher};
 
 /// How long a worker waits for the bell of its queue before it looks by itself.
 const POLL: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         for slot in 0..stage.plan.slots {
             let consumer = Consumer {
                 chance: stage.chance(&format!("{} {step} {slot}", process.name)),
-                line: Line::new(stage.clone(), process.clone(), &format!("queue of {step} {slot}")),
+                line: Line::new(Pusher::Worker, stage.clone(), process.clone(), &format!("queue of {step} {slot}")),
                 stage: stage.clone(),
                 process: process.clone(),
                 runner: runner.clone(),

@@ -41,8 +41,8 @@ enum Answer {
 }
 
 impl Delivery {
-    /// Tells Redis that this hint has done its work: call it when the claim is answered, whatever the answer. Until then
-    /// nobody else pushes it, for 5 s. Dropping the delivery does the same.
+    /// Tells Redis that this hint has done its work: call it when the claim is answered, whatever the answer. Until then a
+    /// push finds it held, for a second or two. Dropping the delivery does the same.
     pub fn acknowledge(&mut self) {
         match self.unanswered.take() {
             Some(Answer::Gathered(acknowledged, id)) => acknowledged.add(id),

@@ -29,7 +29,7 @@ struct Pusher {
 
 impl Pusher {
     /// Whether it is time to sweep; then it is not for a while.
-    fn sweeps(&mut self) -> bool {
+    fn must_sweep(&mut self) -> bool {
         let due = !is_recent(self.swept);
         if due {
             self.swept = Some(Instant::now());
@@ -37,7 +37,7 @@ impl Pusher {
         due
     }
 
-    fn is_full(&mut self) {
+    fn found_full(&mut self) {
         self.full = Some(Instant::now());
     }
 }
@@ -63,7 +63,7 @@ pub(in crate::queue) async fn push(
     hints: &[Hint],
     most: Option<usize>,
 ) -> Result<String, Error> {
-    let (sweeps, full) = queue.shared.pushers.with(step, |pusher| (pusher.sweeps(), is_recent(pusher.full)));
+    let (sweeps, full) = queue.shared.pushers.with(step, |pusher| (pusher.must_sweep(), is_recent(pusher.full)));
     if sweeps {
         sweep(queue, step).await?;
     }
@@ -91,7 +91,7 @@ async fn push_many(
     }
     let answers: String = queue.ask("push hints", call.invoke_async(&mut queue.connection())).await?;
     if answers.len() < hints.len() && capacity == high_water {
-        queue.shared.pushers.with(step, Pusher::is_full);
+        queue.shared.pushers.with(step, Pusher::found_full);
     }
     Ok(answers)
 }
@@ -111,7 +111,7 @@ async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> R
     call.cmd("ZCARD").arg(&held);
     let (added, outstanding): (u64, u64) = queue.ask("push a hint", call.query_async(&mut queue.connection())).await?;
     if outstanding >= queue.shared.config.high_water {
-        queue.shared.pushers.with(step, Pusher::is_full);
+        queue.shared.pushers.with(step, Pusher::found_full);
     }
     if added == 1 {
         return Ok("n".to_owned());
