@@ -109,18 +109,26 @@ as $$
   ) as moment
 $$;
 
--- How many starts the gate's rate has in store now: at most one second's worth. Null: no rate.
+-- How many starts the gate's rate has in store now: at most one second's worth. Null: no rate. A slow start's rate has grown since
+-- the last start: what held half-way gives no more than its curve.
 create or replace function sluice.allowance_now(gate sluice.gate)
 returns double precision
 language sql
 volatile
 set search_path = ''
 as $$
-  select least(
-    gate.allowance + rate * greatest(extract(epoch from clock_timestamp() - gate.refilled_at)::double precision, 0),
-    greatest(rate, 1)
-  )
-  from (select sluice.rate_now(gate) as rate) as moment
+  select least(gate.allowance + least(rate, half_way) * elapsed, greatest(rate, 1))
+  from (
+    select
+      sluice.rate_now(gate) as rate,
+      case when gate.scope = 'host' and since - elapsed / 2 between 0 and 6 then 20 * 2 ^ (since - elapsed / 2) end as half_way,
+      elapsed
+    from (
+      select
+        greatest(extract(epoch from clock_timestamp() - gate.refilled_at)::double precision, 0) as elapsed,
+        extract(epoch from clock_timestamp() - greatest(gate.reopened_at, gate.hold_until))::double precision as since
+    ) as moment
+  ) as rates
   where rate is not null
 $$;
 
@@ -382,13 +390,19 @@ begin
     on conflict (workflow, subject) where state in ('active', 'dead') do nothing;
     exit when found;
 
-    select run.id, run.state, run.traceparent, run.linked_traceparent as linked
+    select run.id, run.state, run.traceparent, run.linked_traceparent as linked, run.internal
     into there
     from sluice.run
     where run.workflow = start_run.workflow
       and run.subject = start_run.subject
       and run.state in ('active', 'dead');
     if found then
+      -- Somebody asks for it now, and is told of it.
+      if there.internal and not start_run.internal then
+        update sluice.run
+        set internal = false
+        where id = there.id;
+      end if;
       return row(
         case there.state when 'dead' then 'dead' else 'joined' end, there.id, start_run.workflow, start_run.subject,
         there.traceparent, there.linked, null, null, null, null
@@ -544,6 +558,7 @@ begin
 
   update sluice.run as dead
   set state = 'active', ended_at = null, waits = true, deadline_from = now(), cancel_by = null, cancel_reason = null,
+    internal = false,
     linked_traceparent = coalesce(dead.traceparent, dead.linked_traceparent), traceparent = null,
     deadline_at = now() + coalesce(
       (

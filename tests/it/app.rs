@@ -11,6 +11,13 @@ use uuid::Uuid;
 const SUPABASE: &str = tests::fleet::SUPABASE;
 const EXISTING: &str = include_str!("sql/existing.sql");
 
+/// Whether a relay sleeps, and is woken by a sign-up.
+pub const RELAY_LISTENS: &str = "select exists (
+    select from pg_locks
+    join pg_database on pg_database.oid = pg_locks.database
+    where locktype = 'advisory' and (classid, objid) = (7318, 1) and granted and datname = current_database()
+  )";
+
 pub struct App {
     options: PgConnectOptions,
     _database: Option<servers::Database>,

@@ -231,12 +231,12 @@ fn the_defaults_are_those_of_the_design() {
 
     let workflow = relay.ledger.registry.all().next().unwrap();
     let step = &workflow.steps[0];
-    let host = Some("evolution.example.com:8080");
+    let host = "evolution.example.com:8080";
     assert_eq!(relay.ledger.database.pooling, Pooling::Session);
     assert!(relay.listen.is_some());
     assert_eq!((relay.settings.batch, relay.queue.high_water), (200, 1000));
-    assert!(workflow.steps.iter().all(|step| step.host.as_deref() == host));
-    assert!(worker.catalog.probe(host.unwrap()).is_some());
+    assert!(workflow.steps.iter().all(|step| step.host.as_deref() == Some(host)));
+    assert!(worker.catalog.probe(host).is_some());
     assert_eq!(worker.settings.concurrency.get(), 50);
     assert_eq!(worker.settings.grace, Duration::from_secs(25));
     assert_eq!(step.retry, workflows::policy::Retry::default());

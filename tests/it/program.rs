@@ -13,7 +13,7 @@ use tests::{
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use crate::app::App;
+use crate::app::{App, RELAY_LISTENS};
 
 /// Long enough for a loaded machine with two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,11 +63,7 @@ async fn start_all(app: &App, api: &str, key: &str, grace: &str) -> Process {
         ],
     );
     let mut session = app.superuser().await;
-    let listening = "select exists (
-        select from pg_stat_activity
-        where datname = current_database() and application_name = 'sluice-relay-listen' and query like '%pg_notify%'
-      )";
-    let listens = servers::until(PATIENCE, async || session.one::<bool>(listening).await.then_some(())).await;
+    let listens = servers::until(PATIENCE, async || session.one::<bool>(RELAY_LISTENS).await.then_some(())).await;
     assert!(listens.is_some(), "it does not listen:\n{}", all.log());
     all
 }

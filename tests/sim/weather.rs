@@ -109,11 +109,11 @@ impl Weather {
 
     /// The next such process that pushes dies between its commit and its push.
     pub fn take_before_push(&self, pusher: Pusher) {
-        *self.lock().to_kill(pusher) += 1;
+        *self.lock().deaths_of(pusher) += 1;
     }
 
     pub fn takes_before_push(&self, pusher: Pusher) -> bool {
-        take(self.lock().to_kill(pusher))
+        take(self.lock().deaths_of(pusher))
     }
 
     /// The next process that creates freezes between its lease check and its call.
@@ -162,7 +162,7 @@ impl Weather {
 }
 
 impl Now {
-    fn to_kill(&mut self, pusher: Pusher) -> &mut u32 {
+    fn deaths_of(&mut self, pusher: Pusher) -> &mut u32 {
         match pusher {
             Pusher::Relay => &mut self.relays_to_kill,
             Pusher::Worker => &mut self.workers_to_kill,

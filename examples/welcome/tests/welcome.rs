@@ -1,5 +1,7 @@
 //! The example as its reader runs it: the program as a process, real Postgres and Redis, a mailing service of the test's own.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

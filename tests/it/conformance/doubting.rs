@@ -1,11 +1,11 @@
 //! A call may have outlived its lease: the instance is looked at again.
 
-use sluice::ledger::{Changed, OperatorLedger, RelayLedger, WorkerLedger};
-use workflows::{definition, ids::RunId, state::RunState};
+use sluice::ledger::{Changed, Intake, OperatorLedger, RelayLedger, WorkerLedger};
+use workflows::{definition, ids::RunId, state::RunState, whatsapp::names::UserId};
 
 use super::{
     bench::{Bench, CREATE, DEPROVISION, LONG, PROVISION, STEPS, by, refusal, success, user},
-    world::{Moment, World},
+    world::{Budget, Moment, World},
 };
 
 /// Long enough for whatever was under way.
@@ -44,6 +44,45 @@ pub async fn a_doubted_instance_gets_another_run_when_the_first_has_succeeded(be
 }
 
 pub async fn a_second_look_that_needs_a_person_is_shown(bench: &Bench<impl World>) {
+    let (user, _) = second_look(bench).await;
+
+    let again = bench.take_any(CREATE).await;
+    bench.settle(&again, refusal()).await;
+
+    assert_eq!(bench.world.run(again.key.run).await, RunState::Dead);
+    assert_eq!(bench.world.queue_row(user).await.status, "failed");
+    assert_eq!(bench.world.events(again.key.run).await, ["provision-instance.dead"]);
+}
+
+pub async fn a_second_look_that_a_person_revives_is_shown_to_its_end(bench: &Bench<impl World>) {
+    let (user, look) = second_look(bench).await;
+    let again = bench.take_any(CREATE).await;
+    bench.settle(&again, refusal()).await;
+
+    assert_eq!(bench.ledger().revive(look, &by("ana")).await.unwrap(), Changed::Yes);
+
+    assert_eq!(bench.world.queue_row(user).await.status, "processing");
+    bench.succeed(look, &STEPS).await;
+    assert_eq!(bench.world.queue_row(user).await.status, "completed");
+    assert_eq!(bench.world.events(look).await, ["provision-instance.dead", "provision-instance.succeeded"]);
+}
+
+pub async fn a_second_look_that_a_user_asks_for_is_shown(bench: &Bench<impl World>) {
+    let (user, look) = second_look(bench).await;
+    bench.world.ask_again(user, Budget::Kept).await;
+
+    let joined = bench.ledger().intake(10).await.unwrap().joined;
+
+    assert_eq!(joined, 1);
+    assert_eq!(bench.world.queue_row(user).await.status, "processing");
+    assert_eq!(bench.ledger().intake(10).await.unwrap(), Intake::default(), "it is taken once");
+    bench.succeed(look, &STEPS).await;
+    assert_eq!(bench.world.queue_row(user).await.status, "completed");
+    assert_eq!(bench.world.events(look).await, ["provision-instance.succeeded"]);
+}
+
+/// A user whose instance was doubted, and the run that looks at it again.
+async fn second_look(bench: &Bench<impl World>) -> (UserId, RunId) {
     let user = user();
     bench.world.sign_up(user).await;
     bench.ledger().intake(10).await.unwrap();
@@ -53,13 +92,8 @@ pub async fn a_second_look_that_needs_a_person_is_shown(bench: &Bench<impl World
     bench.succeed(first.key.run, &STEPS[1..]).await;
     be_quiet(bench).await;
     assert_eq!(look(bench).await, 1);
-
-    let again = bench.take_any(CREATE).await;
-    bench.settle(&again, refusal()).await;
-
-    assert_eq!(bench.world.run(again.key.run).await, RunState::Dead);
-    assert_eq!(bench.world.queue_row(user).await.status, "failed");
-    assert_eq!(bench.world.events(again.key.run).await, ["provision-instance.dead"]);
+    let due = bench.due(CREATE).await;
+    (user, due[0].run)
 }
 
 async fn doubted_run(bench: &Bench<impl World>) -> RunId {

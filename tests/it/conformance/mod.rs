@@ -189,6 +189,8 @@ conformance! {
     doubting: [
         a_doubted_instance_gets_another_run_when_the_first_has_succeeded,
         a_second_look_that_needs_a_person_is_shown,
+        a_second_look_that_a_person_revives_is_shown_to_its_end,
+        a_second_look_that_a_user_asks_for_is_shown,
         an_instance_is_not_looked_at_while_a_call_may_be_under_way_there,
         whoever_looks_first_starts_the_only_run,
         after_a_cancelled_run_nobody_looks,

@@ -9,8 +9,9 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::*;
+use crate::app::RELAY_LISTENS;
 
-const POLLS: &str = "LISTEN does not work now: sign-ups are found by polling";
+const POLLS: &str = "LISTEN does not work now: requests are found by polling";
 /// A relay calls no API.
 const NO_API: &str = "http://127.0.0.1:9";
 
@@ -41,11 +42,7 @@ async fn a_relay_behind_a_transaction_pooler_hears_on_a_connection_around_it() {
     fleet.set("LISTEN_DATABASE_URL", direct);
     fleet.set("INTAKE_POLL", "60s");
     fleet.start(&["relay"]).await;
-    let listens = "select exists (
-        select from pg_stat_activity
-        where datname = current_database() and application_name = 'sluice-relay-listen' and query like '%pg_notify%'
-      )";
-    fleet.until("it listens", listens).await;
+    fleet.until("it listens", RELAY_LISTENS).await;
 
     fleet.app.sign_up(Uuid::new_v4()).await.unwrap();
 

@@ -3,6 +3,7 @@
 use tests::servers::pgbouncer::Mode;
 
 use super::*;
+use crate::app::RELAY_LISTENS;
 use crate::program::{run, said};
 
 const IN_BETWEEN: &str = "cannot start: a transaction pooler answers at 127.0.0.1:";
@@ -44,12 +45,8 @@ async fn a_pooler_in_session_mode_is_a_session_and_listens() {
     let pooler = start(options().mode(Mode::Session).connections(20)).await;
     let mut fleet = behind(&pooler).await;
     fleet.start(&["relay"]).await;
-    let listens = "select exists (
-        select from pg_stat_activity where datname = current_database() and query like '%pg_notify%self-test%'
-          and pid <> pg_backend_pid()
-      )";
 
-    fleet.until("it listens", listens).await;
+    fleet.until("it listens", RELAY_LISTENS).await;
 
     let migrated = run(&["migrate", "--check"], &fleet.variables()).await;
     assert_eq!(migrated.status.code(), Some(3), "{}", said(&migrated));

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::*;
 
 const STEPS: [&str; 4] = ["worker", "create-instance", "configure-webhooks", "verify"];
-const NO_LISTEN: &str = "no connection for LISTEN: sign-ups are found by polling";
+const NO_LISTEN: &str = "no connection for LISTEN: requests are found by polling";
 
 /// A relay and two workers, each with more connections of its own than the pooler has for all of them.
 async fn start_roles(fleet: &mut Fleet) {

@@ -45,7 +45,7 @@ async fn with_both(options: Options, test: impl AsyncFn(Setup)) {
 impl Setup {
     async fn start(options: Options, transport: Transport) -> Self {
         // Seen where the test fails.
-        println!("{transport:?}");
+        eprintln!("{transport:?}");
         let redis = redis(options).await;
         let queue = Queue::connect(&config(&redis.url(), transport)).unwrap();
         Self { redis, queue, transport }
