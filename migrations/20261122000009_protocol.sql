@@ -706,11 +706,11 @@ begin
     raise exception 'no workflow is called %', start.workflow
       using errcode = 'invalid_parameter_value', hint = 'a relay or worker that knows the workflow registers it at its start';
   end if;
-  if coalesce(char_length(start.subject), 0) not between 1 and 200 or start.subject ~ '[[:cntrl:]]' then
+  if start.subject is null or start.subject !~ '^[^\x01-\x1f\x7f-\x9f]{1,200}$' then
     raise exception 'subject % is not valid: 1 to 200 characters, none of them a control character', quote_nullable(left(start.subject, 80))
       using errcode = 'invalid_parameter_value';
   end if;
-  if start.resource is not null and (char_length(start.resource) not between 1 and 255 or start.resource ~ '[[:cntrl:]]') then
+  if start.resource !~ '^[^\x01-\x1f\x7f-\x9f]{1,255}$' then
     raise exception 'resource % is not valid: 1 to 255 characters, none of them a control character', quote_nullable(left(start.resource, 80))
       using errcode = 'invalid_parameter_value';
   end if;
@@ -820,8 +820,9 @@ $$;
 
 -- What is due now in these queues and let through by its gates: the most urgent first, then the one due longest, up to `most`
 -- of each. `capacity`: how many hints of the queue may lie in Redis, where a limit or a half-open breaker stands before it.
+-- `traced`: the caller begins traces, and leaves runs of the last 200 ms to their intake, which is about to keep their trace.
 -- Reads only.
-create or replace function sluice.waiting(queues text[], most integer)
+create or replace function sluice.waiting(queues text[], most integer, traced boolean default false)
 returns table (
   queue text,
   run_id uuid,
@@ -887,6 +888,7 @@ begin
       where due.name = queue
         and due.state = 'due'
         and due.due_at <= now()
+        and not (traced and run.created_at > now() - interval '200 milliseconds')
         and (closed = '{}' or run.workflow <> all (closed))
         and (
           not gates.half_open
@@ -1383,6 +1385,7 @@ as $$
     on definition.workflow = run.workflow
     and definition.version = run.version
     and definition.position = over.position
+    and definition.step = over.name
   left join sluice.heartbeat on heartbeat.worker = over.worker
   where over.state = 'running'
     and over.lease_until < now()
@@ -1580,6 +1583,7 @@ begin
     ) as last
     where held.doubted_at < now() - interval '4 seconds'
       and last.state <> 'active'
+      and exists (select from sluice.workflow as known where known.name = held.doubted_workflow)
     order by held.name
     limit most
     for no key update of held skip locked

@@ -136,7 +136,7 @@ async fn settings_that_contradict_each_other_are_refused() {
             &[("STEP_TIMEOUT", "5m"), ("RUN_DEADLINE", "4m")],
             "RUN_DEADLINE=4m: is not longer than one attempt (STEP_TIMEOUT 5m): make it longer",
         ),
-        (&[("RELAY_HIGH_WATER", "2000")], "RELAY_HIGH_WATER=2000: expected a number from 1 to 1999"),
+        (&[("QUEUE_HIGH_WATER", "0")], "QUEUE_HIGH_WATER=0: expected a number from 1 to 100000"),
         (&[("INTAKE_POLL", "10ms")], "INTAKE_POLL=10ms: expected a duration from 100ms to 1m"),
         (
             &[

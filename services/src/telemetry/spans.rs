@@ -15,6 +15,11 @@ use crate::{
 /// What the spans' layer listens to.
 pub(super) const TARGET: &str = module_path!();
 
+/// Whether this process traces.
+pub fn enabled() -> bool {
+    tracing::span_enabled!(target: TARGET, tracing::Level::INFO)
+}
+
 /// A request became a run. Below the context that the request gave, which is a claim; kept once it is the run's.
 pub fn intake(taken: &TakenIn) -> Span {
     let span = info_span!(

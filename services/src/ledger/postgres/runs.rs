@@ -10,7 +10,10 @@ use super::{
     By, Changed, DueKey, Intake, NewRun, Postgres, Result, Started, Traced, Waiting, is_row_fault, limit, parse,
     seconds,
 };
-use crate::ledger::{Due, Error, TakenIn};
+use crate::{
+    ledger::{Due, Error, TakenIn},
+    telemetry::spans,
+};
 
 /// A row of `sluice.taken`.
 #[derive(FromRow)]
@@ -129,13 +132,24 @@ struct WaitingRow {
     capacity: Option<i32>,
 }
 
+/// A row that cannot be read harms only itself: it is said and passed over.
 pub(super) async fn waiting(ledger: &Postgres, most: usize) -> Result<Vec<Waiting>> {
     let rows: Vec<WaitingRow> = ledger
         .database
-        .ask("select * from sluice.waiting($1, $2)", |waiting| waiting.bind(ledger.queues.to_vec()).bind(limit(most)))
+        .ask("select * from sluice.waiting($1, $2, $3)", |waiting| {
+            waiting.bind(ledger.queues.to_vec()).bind(limit(most)).bind(spans::enabled())
+        })
         .await?;
     let mut queues: BTreeMap<String, Waiting> = BTreeMap::new();
     for row in rows {
+        let run = RunId::new(row.run_id);
+        let workflow = match parse(&row.workflow) {
+            Ok(workflow) => workflow,
+            Err(error) => {
+                tracing::error!(%run, position = row.step_position, %error, "cannot push this step: mend its row");
+                continue;
+            }
+        };
         let queue = parse(&row.queue)?;
         let waiting = queues.entry(row.queue).or_insert_with(|| Waiting {
             queue,
@@ -143,9 +157,9 @@ pub(super) async fn waiting(ledger: &Postgres, most: usize) -> Result<Vec<Waitin
             most: row.capacity.map(|capacity| usize::try_from(capacity).unwrap_or_default()),
         });
         waiting.due.push(Due {
-            key: DueKey { run: RunId::new(row.run_id), position: row.step_position, generation: row.generation },
+            key: DueKey { run, position: row.step_position, generation: row.generation },
             step: waiting.queue.clone(),
-            workflow: parse(&row.workflow)?,
+            workflow,
             traceparent: row.traceparent,
             linked: row.linked,
         });
