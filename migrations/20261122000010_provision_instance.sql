@@ -109,7 +109,10 @@ declare
   one sluice.taken;
   all_taken sluice.taken[] := '{}';
   runs uuid[] := '{}';
-  together boolean := true;
+  -- First all in one subtransaction with their projection: a row that one subtransaction locks and another one writes would cost
+  -- a multixact, and keep its entry in the index of pending rows until the next vacuum. Where the projection fails, all without
+  -- it. Where one row is at fault, each on its own, so that it is found.
+  way text := 'with projection';
 begin
   -- What intake writes to the app's rows is nobody's command.
   perform set_config('sluice.projecting', 'on', true);
@@ -117,7 +120,6 @@ begin
     perform sluice.reset_budgets();
   end if;
 
-  -- All in one; where one row is at fault, each on its own, so that it is found.
   loop
     all_taken := '{}';
     runs := '{}';
@@ -144,7 +146,7 @@ begin
         ) as pending
         order by pending.user_id
       loop
-        if together then
+        if way <> 'singly' then
           one := sluice.take_sign_up(asked.user_id, asked.retry_count, asked.traceparent, asked.created_at);
         else
           begin
@@ -162,17 +164,25 @@ begin
           runs := runs || one.run_id;
         end if;
       end loop;
+      if way = 'with projection' then
+        perform set_config('sluice.taking', 'on', true);
+        perform set_config('lock_timeout', '400ms', true);
+        perform sluice.project_instances(runs);
+        perform set_config('sluice.taking', '', true);
+      end if;
       exit;
     exception
-      when data_exception or integrity_constraint_violation then
-        if not together then
+      when others then
+        if way = 'singly' or way = 'together' and sqlstate !~ '^2[23]' then
           raise;
         end if;
-        together := false;
+        way := case way when 'together' then 'singly' else 'together' end;
     end;
   end loop;
 
-  perform sluice.project('provision-instance', runs, true);
+  if way <> 'with projection' then
+    perform sluice.project('provision-instance', runs, true);
+  end if;
   perform set_config('sluice.projecting', projecting_before, true);
   return query select * from unnest(all_taken);
 end

@@ -69,7 +69,10 @@ pub(super) async fn claim(ledger: &Postgres, worker: &Worker, keys: &[DueKey]) -
     for row in rows {
         let at = usize::try_from(row.at - 1).unwrap_or_default();
         if let (Some((key, place)), Some(token)) = (sorted.get(at), tokens.get(at)) {
-            answers[*place] = row.answer(*key, Token::new(*token))?;
+            answers[*place] = row.answer(*key, Token::new(*token)).unwrap_or_else(|error| {
+                tracing::error!(run = %key.run, position = key.position, %error, "cannot run this step: mend its rows");
+                Claimed::Stale
+            });
         }
     }
     Ok(answers)
