@@ -10,15 +10,19 @@ set local lock_timeout = '5s';
 -- A new run's id: uuid v7 whose first random bits are the fraction of the millisecond, so that ids sort by their moment.
 create or replace function sluice.new_id()
 returns uuid
-language sql
+language plpgsql
 volatile
 set search_path = ''
 as $$
-  select (
-    lpad(to_hex(micros / 1000), 12, '0') || '7' || lpad(to_hex((micros % 1000) * 4096 / 1000), 3, '0')
-      || substr('89ab', 1 + floor(random() * 4)::integer, 1) || substr(replace(gen_random_uuid()::text, '-', ''), 18)
-  )::uuid
-  from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as micros) as moment
+declare
+  micros constant bigint := extract(epoch from clock_timestamp()) * 1000000;
+begin
+  return encode(
+    int8send((micros / 1000) << 16 | x'7000'::bigint | (micros % 1000) * 4096 / 1000)
+      || substring(uuid_send(gen_random_uuid()) from 9),
+    'hex'
+  )::uuid;
+end
 $$;
 
 -- Gates -----------------------------------------------------------------------------------------------------------------
@@ -338,9 +342,101 @@ begin
 end
 $$;
 
--- Starts a run, or joins the unfinished one of that workflow and subject. Raises where the workflow is not registered or the
--- resource is another subject's. Safe with any number of callers: a partial unique index lets one run be unfinished, and the
--- resource's row decides whose turn it is.
+-- Starts a run for each of these subjects that has no unfinished one of that workflow; says only which it started. Raises where
+-- the workflow is not registered or a resource is another subject's. Safe with any number of callers: a partial unique index lets
+-- one run be unfinished, and the resource's row decides whose turn it is. In the order of the subjects.
+create or replace function sluice.start_runs(
+  workflow text,
+  subjects text[],
+  resources text[],
+  inputs jsonb[],
+  traceparents text[],
+  requested timestamptz[],
+  internal boolean default false
+)
+returns setof sluice.taken
+language plpgsql
+set search_path = ''
+set enable_hashjoin = on
+as $$
+#variable_conflict use_column
+declare
+  known sluice.workflow;
+  begun record;
+  waiting uuid[] := '{}';
+begin
+  select * into known
+  from sluice.workflow as registered
+  where registered.name = start_runs.workflow;
+  if not found then
+    raise exception 'no workflow is called %', start_runs.workflow
+      using errcode = 'invalid_parameter_value', hint = 'a relay or worker that knows the workflow registers it at its start';
+  end if;
+
+  for begun in
+    with begun as (
+      insert into sluice.run
+        (id, workflow, version, subject, resource, input, priority, traceparent, deadline_at, requested_at, internal)
+      select sluice.new_id(), known.name, known.version, given.subject, given.resource, given.input, known.priority,
+        given.traceparent, now() + known.deadline,
+        -- Who asks again, with a request as old as the first one, is served from now on.
+        case
+          when exists (
+            select from sluice.run as earlier
+            where earlier.subject = given.subject
+              and earlier.workflow = known.name
+          ) then now()
+          else least(coalesce(given.requested_at, now()), now())
+        end,
+        start_runs.internal
+      from unnest(subjects, resources, inputs, traceparents, requested)
+        as given (subject, resource, input, traceparent, requested_at)
+      order by given.subject
+      on conflict (workflow, subject) where state in ('active', 'dead') do nothing
+      returning id, subject, resource, traceparent, requested_at
+    ),
+    held as (
+      insert into sluice.resource as held (name, subject, run_id, secret)
+      select begun.resource, begun.subject, begun.id, gen_random_uuid()::text
+      from begun
+      on conflict (name) do update
+      set run_id = coalesce(held.run_id, excluded.run_id)
+      where held.subject = excluded.subject
+      returning held.name, held.run_id, held.busy_until
+    ),
+    first as (
+      insert into sluice.step (run_id, position, name, priority, due_at)
+      select begun.id, 0, known.first_step, known.priority,
+        case when held.run_id = begun.id then greatest(now(), held.busy_until) end
+      from begun
+      join held on held.name = begun.resource
+    )
+    select begun.*, held.run_id as turn, held.busy_until
+    from begun
+    left join held on held.name = begun.resource
+  loop
+    if begun.turn is null then
+      raise exception 'the resource % belongs to another subject than %', begun.resource, begun.subject
+        using errcode = 'integrity_constraint_violation';
+    elsif begun.turn <> begun.id then
+      waiting := waiting || begun.id;
+    end if;
+    return next row(
+      'started', begun.id, known.name, begun.subject, begun.traceparent, null,
+      extract(epoch from now() - begun.requested_at)::double precision,
+      case when begun.turn = begun.id and coalesce(begun.busy_until <= now(), true) then known.first_step end, 0, 1
+    )::sluice.taken;
+  end loop;
+
+  if waiting <> '{}' then
+    update sluice.run
+    set waits = true
+    where id = any (waiting);
+  end if;
+end
+$$;
+
+-- Starts a run, or joins the unfinished one of that workflow and subject. Raises as `start_runs` does.
 create or replace function sluice.start_run(
   workflow text,
   subject text,
@@ -356,38 +452,15 @@ set search_path = ''
 as $$
 #variable_conflict use_column
 declare
-  known sluice.workflow;
-  new_run constant uuid := sluice.new_id();
-  asked_at timestamptz;
-  has_turn boolean;
-  free_at timestamptz;
+  started sluice.taken;
   there record;
 begin
-  select * into known
-  from sluice.workflow as registered
-  where registered.name = start_run.workflow;
-  if not found then
-    raise exception 'no workflow is called %', start_run.workflow
-      using errcode = 'invalid_parameter_value', hint = 'a relay or worker that knows the workflow registers it at its start';
-  end if;
-
   for attempt in 1 .. 3 loop
-    -- Who asks again, with a request as old as the first one, is served from now on.
-    asked_at := case
-      when exists (
-        select from sluice.run as earlier
-        where earlier.subject = start_run.subject
-          and earlier.workflow = start_run.workflow
-      ) then now()
-      else least(coalesce(start_run.requested_at, now()), now())
-    end;
-    insert into sluice.run
-      (id, workflow, version, subject, resource, input, priority, traceparent, deadline_at, requested_at, internal)
-    values (
-      new_run, known.name, known.version, start_run.subject, start_run.resource, start_run.input, known.priority,
-      start_run.traceparent, now() + known.deadline, asked_at, start_run.internal
-    )
-    on conflict (workflow, subject) where state in ('active', 'dead') do nothing;
+    select * into started
+    from sluice.start_runs(
+      start_run.workflow, array[start_run.subject], array[start_run.resource], array[start_run.input],
+      array[start_run.traceparent], array[start_run.requested_at], start_run.internal
+    );
     exit when found;
 
     select run.id, run.state, run.traceparent, run.linked_traceparent as linked, run.internal
@@ -410,33 +483,7 @@ begin
     end if;
     -- It ended between the two: ask again.
   end loop;
-
-  insert into sluice.resource as held (name, subject, run_id, secret)
-  values (start_run.resource, start_run.subject, new_run, gen_random_uuid()::text)
-  on conflict (name) do update
-  set run_id = coalesce(held.run_id, excluded.run_id)
-  where held.subject = excluded.subject
-  returning held.run_id = new_run, held.busy_until
-  into has_turn, free_at;
-  if not found then
-    raise exception 'the resource % belongs to another subject than %', start_run.resource, start_run.subject
-      using errcode = 'integrity_constraint_violation';
-  end if;
-
-  insert into sluice.step (run_id, position, name, priority, due_at)
-  values (
-    new_run, 0, known.first_step, known.priority, case when has_turn then greatest(now(), free_at) end
-  );
-  if not has_turn then
-    update sluice.run
-    set waits = true
-    where id = new_run;
-  end if;
-  return row(
-    'started', new_run, known.name, start_run.subject, start_run.traceparent, null,
-    extract(epoch from now() - asked_at)::double precision,
-    case when has_turn and coalesce(free_at <= now(), true) then known.first_step end, 0, 1
-  )::sluice.taken;
+  return started;
 end
 $$;
 
@@ -452,6 +499,7 @@ declare
   next uuid;
   free_at timestamptz;
 begin
+  -- Locked, so that nobody cancels it meanwhile: a turn that is given to a run which has ended is nobody's.
   select run.id
   into next
   from sluice.run
@@ -459,7 +507,8 @@ begin
     and run.waits
     and run.state = 'active'
   order by run.id
-  limit 1;
+  limit 1
+  for no key update;
   if next is null then
     return;
   end if;
@@ -490,31 +539,24 @@ begin
 end
 $$;
 
--- Ends a run, whose row and steps the caller has locked or is the only one to move: its state, its event, its turn.
-create or replace function sluice.end_run(run uuid, to_state text)
+-- Ends runs, whose rows and steps the caller has locked or is the only one to move: their state, their events, their turns.
+create or replace function sluice.end_runs(runs uuid[], to_state text)
 returns void
 language plpgsql
 set search_path = ''
 as $$
 #variable_conflict use_column
 declare
-  ended sluice.run;
+  freed text[];
+  waited_for text;
 begin
-  update sluice.run
-  set state = to_state, ended_at = now(), waits = false, events = events + 1
-  where id = end_run.run
-  returning *
-  into ended;
-
-  -- Nothing of a cancelled run waits any more.
-  if to_state = 'cancelled' then
-    update sluice.step
-    set state = 'cancelled', due_at = null
-    where run_id = ended.id
-      and state in ('due', 'dead');
-  end if;
-
-  if not (ended.internal and to_state = 'succeeded') then
+  with ended as (
+    update sluice.run
+    set state = to_state, ended_at = now(), waits = false, events = events + 1
+    where id = any (runs)
+    returning *
+  ),
+  announced as (
     insert into sluice.event (run_id, sequence, routing_key, payload, traceparent)
     select ended.id, ended.events, ended.workflow || '.' || to_state,
       jsonb_build_object(
@@ -523,19 +565,45 @@ begin
         'reason', letter.reason, 'step', letter.step, 'error', letter.error, 'cancelled_by', ended.cancel_by
       ),
       ended.traceparent
-    from (select) as always
+    from ended
     left join sluice.dead_letter as letter
       on letter.run_id = ended.id
-      and letter.resolved_at is null;
+      and letter.resolved_at is null
+    where not (ended.internal and to_state = 'succeeded')
+  ),
+  free as (
+    update sluice.resource as held
+    set run_id = null
+    from ended
+    where held.name = ended.resource
+      and held.run_id = ended.id
+    returning held.name
+  )
+  select array_agg(free.name order by free.name)
+  into freed
+  from free;
+
+  -- Nothing of a cancelled run waits any more.
+  if to_state = 'cancelled' then
+    update sluice.step
+    set state = 'cancelled', due_at = null
+    where run_id = any (runs)
+      and state in ('due', 'dead');
   end if;
 
-  update sluice.resource
-  set run_id = null
-  where name = ended.resource
-    and run_id = ended.id;
-  if found then
-    perform sluice.give_turn(ended.resource);
-  end if;
+  -- Looked for after the resources are in hand: who came to wait meanwhile has let go of them.
+  for waited_for in
+    select name
+    from unnest(freed) as name
+    where exists (
+      select from sluice.run
+      where run.resource = name
+        and run.waits
+        and run.state = 'active'
+    )
+  loop
+    perform sluice.give_turn(waited_for);
+  end loop;
 end
 $$;
 
@@ -677,7 +745,7 @@ begin
     set resolved_at = now(), resolution = 'discarded', resolved_by = cancel.actor, note = cancel.note
     where run_id = ended.id
       and resolved_at is null;
-    perform sluice.end_run(ended.id, 'cancelled');
+    perform sluice.end_runs(array[ended.id], 'cancelled');
     answer := 'yes';
   end if;
   perform sluice.project(ended.workflow, array[ended.id]);
@@ -953,14 +1021,13 @@ declare
   plain constant boolean := not exists (
     select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
   );
+  -- All at once; one by one where a gate counts.
+  most constant integer := case when plain then greatest(cardinality(runs), 1) else 1 end;
   asked record;
-  may boolean;
-  exclusive boolean;
-  lease_end timestamptz;
+  may boolean := true;
+  claimed integer[] := '{}';
 begin
-  for i in 1 .. cardinality(runs) loop
-    at := i;
-    may := plain;
+  for lowest in 1 .. cardinality(runs) by most loop
     if not plain then
       select run.workflow, due.name, definition.host, due.due_at
       into asked
@@ -972,81 +1039,107 @@ begin
         and definition.version = run.version
         and definition.position = due.position
         and definition.step = due.name
-      where due.run_id = runs[i]
-        and due.position = positions[i]
-        and due.generation = generations[i]
+      where due.run_id = runs[lowest]
+        and due.position = positions[lowest]
+        and due.generation = generations[lowest]
         and due.state = awaited
         and due.due_at <= now()
         and (held.busy_until is null or held.busy_until <= now())
         and run.workflow || ':' || run.version = any (known)
       for no key update of due;
-      may := found and sluice.admit(asked.workflow, asked.name, asked.host, runs[i]);
+      may := found and sluice.admit(asked.workflow, asked.name, asked.host, runs[lowest]);
       if may and asked.due_at < now() - interval '1 second'
         and (sluice.gate_state(asked.workflow, asked.name, asked.host)).limited
       then
         insert into sluice.closed_time (scope, name, cause, closed_at, passed_at)
-        values ('run', runs[i]::text, 'limit', asked.due_at, now())
+        values ('run', runs[lowest]::text, 'limit', asked.due_at, now())
         on conflict (scope, name, cause, closed_at) do update
         set passed_at = excluded.passed_at;
       end if;
     end if;
+    continue when not may;
 
-    update sluice.step as due
-    set state = 'running', token = tokens[i], worker = claimant, started_at = now(), attempts = due.attempts + 1,
-      lease_until = now() + definition.lease
-    from sluice.run
-    join sluice.resource as held on held.name = run.resource
-    join sluice.definition
-      on definition.workflow = run.workflow
-      and definition.version = run.version
-      and definition.position = positions[i]
-    where may
-      and due.run_id = runs[i]
-      and due.position = positions[i]
-      and due.generation = generations[i]
-      and due.state = awaited
-      and due.due_at <= now()
-      and run.id = due.run_id
-      and definition.step = due.name
-      and (held.busy_until is null or held.busy_until <= now())
-      and run.workflow || ':' || run.version = any (known)
-    returning run.workflow, run.version, due.name, run.subject, run.resource, held.secret, held.memory,
-      held.exclusive_at is not null,
-      case
-        when due.position = 0 then run.input
-        else coalesce((
-          select previous.output
-          from sluice.step as previous
-          where previous.run_id = due.run_id
-            and previous.position = due.position - 1
-        ), 'null')
-      end,
-      due.failures, due.crashes, due.send_backs, due.defers, due.attempts,
-      case
-        when due.position = 0 then '{}'
-        else array(
-          select earlier.send_backs
-          from sluice.step as earlier
-          where earlier.run_id = due.run_id
-            and earlier.position < due.position
-          order by earlier.position
-        )
-      end,
-      run.traceparent, extract(epoch from now() - run.requested_at)::double precision,
-      definition.exclusive, due.lease_until
-    into workflow, version, step, subject, resource, secret, memory, exclusive_before, input, failures, crashes, send_backs,
-      defers, attempts, earlier_send_backs, traceparent, age, exclusive, lease_end;
-
-    if found then
-      answer := 'yes';
-      if exclusive then
+    answer := 'yes';
+    for
+      at, workflow, version, step, subject, resource, secret, memory, exclusive_before, input, failures, crashes, send_backs,
+      defers, attempts, earlier_send_backs, traceparent, age
+    in
+      with given as (
+        select *
+        from unnest(
+          runs[lowest : lowest + most - 1], positions[lowest : lowest + most - 1], generations[lowest : lowest + most - 1],
+          tokens[lowest : lowest + most - 1]
+        ) with ordinality as given (run_id, "position", generation, token, number)
+      ),
+      taken as (
+        update sluice.step as due
+        set state = 'running', token = given.token, worker = claimant, started_at = now(), attempts = due.attempts + 1,
+          lease_until = now() + definition.lease
+        from given
+        join sluice.run on run.id = given.run_id
+        join sluice.resource as held on held.name = run.resource
+        join sluice.definition
+          on definition.workflow = run.workflow
+          and definition.version = run.version
+          -- The cast keeps plans from looking the step up by its definition's position alone.
+          and definition.position = given.position::integer
+        where due.run_id = given.run_id
+          and due.position = given.position
+          and due.generation = given.generation
+          and due.state = awaited
+          and due.due_at <= now()
+          and definition.step = due.name
+          and (held.busy_until is null or held.busy_until <= now())
+          and run.workflow || ':' || run.version = any (known)
+        returning given.number, run.workflow, run.version, due.name, run.subject, run.resource, held.secret, held.memory,
+          held.exclusive_at is not null as exclusive_before,
+          case
+            when due.position = 0 then run.input
+            else coalesce((
+              select previous.output
+              from sluice.step as previous
+              where previous.run_id = due.run_id
+                and previous.position = due.position - 1
+            ), 'null')
+          end as input,
+          due.failures, due.crashes, due.send_backs, due.defers, due.attempts,
+          case
+            when due.position = 0 then '{}'
+            else array(
+              select earlier.send_backs
+              from sluice.step as earlier
+              where earlier.run_id = due.run_id
+                and earlier.position < due.position
+              order by earlier.position
+            )
+          end as earlier_send_backs,
+          run.traceparent, extract(epoch from now() - run.requested_at)::double precision as age,
+          definition.exclusive, due.token, due.lease_until
+      ),
+      quiet as (
         update sluice.resource as held
-        set busy_token = tokens[i], busy_until = lease_end, exclusive_at = coalesce(held.exclusive_at, now())
-        where held.name = resource;
-      end if;
-    else
-      answer := sluice.why_not(known, runs[i], positions[i], generations[i]);
-    end if;
+        set busy_token = taken.token, busy_until = taken.lease_until, exclusive_at = coalesce(held.exclusive_at, now())
+        from taken
+        where taken.exclusive
+          and held.name = taken.resource
+      )
+      select taken.number + lowest - 1, taken.workflow, taken.version, taken.name, taken.subject, taken.resource, taken.secret,
+        taken.memory, taken.exclusive_before, taken.input, taken.failures, taken.crashes, taken.send_backs, taken.defers,
+        taken.attempts, taken.earlier_send_backs, taken.traceparent, taken.age
+      from taken
+    loop
+      claimed := claimed || at;
+      return next;
+    end loop;
+  end loop;
+
+  if cardinality(claimed) = cardinality(runs) then
+    return;
+  end if;
+  for number in 1 .. cardinality(runs) loop
+    continue when number = any (claimed);
+    at := number;
+    answer := sluice.why_not(known, runs[number], positions[number], generations[number]);
     return next;
   end loop;
 end
@@ -1166,146 +1259,156 @@ declare
   plain constant boolean := not exists (
     select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
   );
-  ended record;
   moved record;
-  free_at timestamptz;
   due_moment timestamptz;
-  changed jsonb := '{}';
+  succeeded uuid[] := '{}';
+  cancelled uuid[] := '{}';
+  died uuid[] := '{}';
+  -- The runs whose app's rows say something else now, and the workflow of each.
+  changed uuid[] := '{}';
+  changed_of text[] := '{}';
+  runs uuid[];
 begin
-  for ended in
-    select *
-    from jsonb_to_recordset(settlements) as given (
-      at integer, run uuid, "position" smallint, token bigint, expiry boolean, to_state text, due double precision,
-      failures integer, crashes integer, defers integer, output jsonb, outcome text, class text, http_status smallint,
-      error text, note text, trace_id text, span_id text, memory jsonb, quiet boolean, exclusive boolean, "then" text,
-      next text, target smallint, target_step text, send_backs integer, reason text
-    )
-  loop
-    update sluice.step as running
-    set state = case when running.cancel_asked and ended."then" <> 'succeed' then 'cancelled' else ended.to_state end,
-      generation = running.generation + 1, token = null, lease_until = null, cancel_asked = false,
-      due_at = case
-        when ended.to_state = 'due' and not running.cancel_asked then now() + make_interval(secs => ended.due)
-      end,
-      failures = ended.failures, crashes = ended.crashes, defers = ended.defers,
-      output = coalesce(ended.output, running.output), error = ended.error
-    from sluice.run
-    where running.run_id = ended.run
-      and running.position = ended."position"
-      and running.token = ended.token
-      and (not ended.expiry or running.lease_until < now())
-      and run.id = running.run_id
-    returning running.name, running.worker, running.started_at, running.state, running.generation, running.due_at,
-      running.priority, run.workflow, run.resource, run.traceparent, run.linked_traceparent as linked, run.internal,
-      (
-        select before.error is not null
-        from sluice.step as before
-        where before.run_id = ended.run
-          and before.position = ended."position"
-      ) as had_error
-    into moved;
-    continue when not found;
-    if moved.state = 'cancelled' then
-      ended."then" := 'cancel';
-    end if;
-
-    insert into sluice.attempt
-      (run_id, position, step, token, worker, started_at, outcome, class, http_status, error, note, trace_id, span_id)
-    values (
-      ended.run, ended."position", moved.name, ended.token, moved.worker, moved.started_at, ended.outcome, ended.class,
-      ended.http_status, ended.error, ended.note, ended.trace_id, ended.span_id
-    );
-
+  for moved in
+    with given as materialized (
+      select *
+      from jsonb_to_recordset(settlements) as given (
+        at integer, run uuid, "position" smallint, token bigint, expiry boolean, to_state text, due double precision,
+        failures integer, crashes integer, defers integer, output jsonb, outcome text, class text, http_status smallint,
+        error text, note text, trace_id text, span_id text, memory jsonb, quiet boolean, exclusive boolean, "then" text,
+        next text, target smallint, target_step text, send_backs integer, reason text
+      )
+    ),
+    moved as (
+      update sluice.step as running
+      set state = case when running.cancel_asked and given."then" <> 'succeed' then 'cancelled' else given.to_state end,
+        generation = running.generation + 1, token = null, lease_until = null, cancel_asked = false,
+        due_at = case
+          when given.to_state = 'due' and not running.cancel_asked then now() + make_interval(secs => given.due)
+        end,
+        failures = given.failures, crashes = given.crashes, defers = given.defers,
+        output = coalesce(given.output, running.output), error = given.error
+      from given
+      join sluice.run on run.id = given.run
+      where running.run_id = given.run
+        and running.position = given.position
+        and running.token = given.token
+        and (not given.expiry or running.lease_until < now())
+      returning given.*, case when running.state = 'cancelled' then 'cancel' else given."then" end as way, running.name,
+        running.worker, running.started_at, running.state, running.generation, running.due_at, running.priority, run.workflow, run.resource, run.traceparent, run.linked_traceparent as linked,
+        (
+          select before.error is not null
+          from sluice.step as before
+          where before.run_id = given.run
+            and before.position = given.position
+        ) as had_error
+    ),
+    attempted as (
+      insert into sluice.attempt
+        (run_id, position, step, token, worker, started_at, outcome, class, http_status, error, note, trace_id, span_id)
+      select run, position, name, token, worker, started_at, outcome, class, http_status, error, note, trace_id, span_id
+      from moved
+    ),
     -- Where the API has answered, the resource is free. Where it may still be at work, it stays busy for the time of one call
     -- from now on; a rescue, which knows nothing of the worker, leaves it at the lease.
-    free_at := null;
-    if ended.exclusive or ended.memory is not null then
+    kept as (
       update sluice.resource as held
-      set memory = case when ended.memory is null then held.memory else held.memory || ended.memory end,
+      set memory = case when moved.memory is null then held.memory else held.memory || moved.memory end,
         busy_until = case
-          when held.busy_token is distinct from ended.token then held.busy_until
-          when ended.quiet then null
-          when ended.expiry then held.busy_until
+          when held.busy_token is distinct from moved.token then held.busy_until
+          when moved.quiet then null
+          when moved.expiry then held.busy_until
           else greatest(held.busy_until, now() + quiet_time)
         end,
-        busy_token = case when held.busy_token = ended.token and ended.quiet then null else held.busy_token end
-      where held.name = moved.resource
-        and (ended.memory is not null or held.busy_token = ended.token)
-      returning held.busy_until
-      into free_at;
-    end if;
-
-    at := ended.at;
+        busy_token = case when held.busy_token = moved.token and moved.quiet then null else held.busy_token end
+      from moved
+      where (moved.exclusive or moved.memory is not null)
+        and held.name = moved.resource
+        and (moved.memory is not null or held.busy_token = moved.token)
+      returning moved.at, held.busy_until
+    ),
+    next as (
+      insert into sluice.step as next (run_id, position, name, priority, due_at)
+      select run, position + 1, next, priority, now()
+      from moved
+      where way = 'advance'
+      -- There already where the run was sent back past it.
+      on conflict (run_id, position) do update
+      set due_at = now(), generation = next.generation + 1
+      where next.state = 'due'
+      returning next.run_id, next.name, next.position, next.generation
+    )
+    select moved.*, kept.busy_until as free_at, next.name as next_step, next.position as next_position,
+      next.generation as next_generation
+    from moved
+    left join kept on kept.at = moved.at
+    left join next on next.run_id = moved.run
+  loop
+    at := moved.at;
     run_state := 'active';
     due_step := null;
-    case ended."then"
+    due_moment := now();
+    case moved.way
       when 'advance' then
-        insert into sluice.step as next (run_id, position, name, priority, due_at)
-        values (ended.run, ended."position" + 1, ended.next, moved.priority, now())
-        -- There already where the run was sent back past it.
-        on conflict (run_id, position) do update
-        set due_at = now(), generation = next.generation + 1
-        where next.state = 'due'
-        returning next.name, next.position, next.generation, next.due_at
-        into due_step, due_position, due_generation, due_moment;
+        due_step := moved.next_step;
+        due_position := moved.next_position;
+        due_generation := moved.next_generation;
       when 'rerun' then
         update sluice.step as again
         set state = 'due', generation = again.generation + 1,
-          due_at = case when again.position = ended.target then now() end,
-          send_backs = case when again.position = ended.target then ended.send_backs else again.send_backs end
-        where again.run_id = ended.run
-          and again.position >= ended.target
+          due_at = case when again.position = moved.target then now() end,
+          send_backs = case when again.position = moved.target then moved.send_backs else again.send_backs end
+        where again.run_id = moved.run
+          and again.position >= moved.target
           and again.state = 'succeeded';
         select again.name, again.position, again.generation, again.due_at
         into due_step, due_position, due_generation, due_moment
         from sluice.step as again
-        where again.run_id = ended.run
-          and again.position = ended.target
+        where again.run_id = moved.run
+          and again.position = moved.target
           and again.state = 'due';
       when 'succeed' then
         run_state := 'succeeded';
+        succeeded := succeeded || moved.run;
       when 'cancel' then
         run_state := 'cancelled';
+        cancelled := cancelled || moved.run;
       when 'die' then
         run_state := 'dead';
+        died := died || moved.run;
         -- Where an earlier step dies than the one that settled, those after it wait for it, so that a revived run comes past
         -- them again.
         update sluice.step as after
         set state = 'due', due_at = null, generation = after.generation + 1
-        where after.run_id = ended.run
-          and after.position > ended.target
+        where after.run_id = moved.run
+          and after.position > moved.target
           and after.state = 'succeeded';
         update sluice.step as dying
         set state = 'dead', due_at = null
-        where dying.run_id = ended.run
-          and dying.position = ended.target
+        where dying.run_id = moved.run
+          and dying.position = moved.target
           and dying.state in ('due', 'succeeded');
         insert into sluice.dead_letter (run_id, position, step, reason, class, error)
-        values (ended.run, ended.target, ended.target_step, ended.reason, ended.class, ended.error);
+        values (moved.run, moved.target, moved.target_step, moved.reason, moved.class, moved.error);
       else
         if moved.state = 'due' and moved.due_at is not null then
           -- Not before whatever may be under way there has come to its end.
-          if free_at > moved.due_at then
+          if moved.free_at > moved.due_at then
             update sluice.step as later
-            set due_at = free_at
-            where later.run_id = ended.run
-              and later.position = ended."position";
+            set due_at = moved.free_at
+            where later.run_id = moved.run
+              and later.position = moved.position;
           end if;
           due_step := moved.name;
-          due_position := ended."position";
+          due_position := moved.position;
           due_generation := moved.generation;
-          due_moment := greatest(moved.due_at, free_at);
+          due_moment := greatest(moved.due_at, moved.free_at);
         end if;
     end case;
-    if run_state <> 'active' then
-      perform sluice.end_run(ended.run, run_state);
-    end if;
 
-    if ended."then" <> 'advance' or ended.memory is not null or ended.failures > 0 or ended.error is not null or moved.had_error
-    then
-      changed := jsonb_set(
-        changed, array[moved.workflow], coalesce(changed -> moved.workflow, '[]') || to_jsonb(ended.run)
-      );
+    if moved.way <> 'advance' or moved.memory is not null or moved.failures > 0 or moved.error is not null or moved.had_error then
+      changed := changed || moved.run;
+      changed_of := changed_of || moved.workflow;
     end if;
 
     if due_moment > now() then
@@ -1322,12 +1425,32 @@ begin
     return next;
   end loop;
 
-  for ended in
-    select entry.key as workflow, array(select jsonb_array_elements_text(entry.value)::uuid order by 1) as runs
-    from jsonb_each(changed) as entry
-    order by entry.key
-  loop
-    perform sluice.project(ended.workflow, ended.runs);
+  if succeeded <> '{}' then
+    perform sluice.end_runs(succeeded, 'succeeded');
+  end if;
+  if cancelled <> '{}' then
+    perform sluice.end_runs(cancelled, 'cancelled');
+  end if;
+  if died <> '{}' then
+    perform sluice.end_runs(died, 'dead');
+  end if;
+
+  while changed <> '{}' loop
+    workflow := changed_of[1];
+    runs := '{}';
+    for number in 1 .. cardinality(changed) loop
+      if changed_of[number] = workflow then
+        runs := runs || changed[number];
+      end if;
+    end loop;
+    perform sluice.project(workflow, runs);
+    exit when cardinality(runs) = cardinality(changed);
+    for number in reverse cardinality(changed) .. 1 loop
+      if changed_of[number] = workflow then
+        changed := changed[: number - 1] || changed[number + 1 :];
+        changed_of := changed_of[: number - 1] || changed_of[number + 1 :];
+      end if;
+    end loop;
   end loop;
 end
 $$;
@@ -1451,7 +1574,7 @@ begin
     values (
       late.id, late.position, late.name, 'deadline_exceeded', coalesce(late.error, 'the run''s deadline has passed')
     );
-    perform sluice.end_run(late.id, 'dead');
+    perform sluice.end_runs(array[late.id], 'dead');
     changed := jsonb_set(changed, array[late.workflow], coalesce(changed -> late.workflow, '[]') || to_jsonb(late.id));
     run_id := late.id;
     workflow := late.workflow;

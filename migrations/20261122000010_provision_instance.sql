@@ -36,6 +36,7 @@ $$;
 -- status back.
 create or replace function sluice.take_sign_up(
   user_id uuid,
+  instance text,
   retry_count integer,
   traceparent text,
   created_at timestamptz
@@ -49,19 +50,7 @@ declare
   taken sluice.taken;
 begin
   taken := sluice.start_run(
-    'provision-instance', take_sign_up.user_id::text,
-    coalesce(
-      (
-        select held.name
-        from sluice.resource as held
-        where held.subject = take_sign_up.user_id::text
-        order by held.created_at
-        limit 1
-      ),
-      'user_' || take_sign_up.user_id
-    ),
-    '{}', take_sign_up.traceparent,
-    case when isfinite(take_sign_up.created_at) then take_sign_up.created_at end
+    'provision-instance', take_sign_up.user_id::text, instance, '{}', take_sign_up.traceparent, take_sign_up.created_at
   );
   if taken.outcome = 'dead' then
     perform sluice.revive_run(taken.run_id, 'sql', 'the queue row was set to pending');
@@ -107,6 +96,7 @@ declare
   projecting_before constant text := coalesce(current_setting('sluice.projecting', true), '');
   asked record;
   one sluice.taken;
+  started text[];
   all_taken sluice.taken[] := '{}';
   runs uuid[] := '{}';
   -- First all in one subtransaction with their projection: a row that one subtransaction locks and another one writes would cost
@@ -124,41 +114,78 @@ begin
     all_taken := '{}';
     runs := '{}';
     begin
-      for asked in
-        select *
-        from (
-          select queue.user_id, coalesce(queue.retry_count, 0)::integer as retry_count, queue.traceparent, queue.created_at
-          from public.evolution_instance_creation_queue as queue
-          where queue.status = 'pending'
-            and queue.user_id is not null
-            -- Taken already, but the row could not be written since.
-            and not exists (
-              select from sluice.projection_pending as pending
-              where pending.workflow = 'provision-instance'
-                and pending.subject = queue.user_id::text
-                and pending.taken
-            )
-            -- Old rows wait for a person's word.
-            and not exists (select from sluice.held_back as adopted where adopted.subject = queue.user_id)
-          order by queue.created_at
-          limit most
-          for no key update skip locked
-        ) as pending
-        order by pending.user_id
-      loop
-        if way <> 'singly' then
-          one := sluice.take_sign_up(asked.user_id, asked.retry_count, asked.traceparent, asked.created_at);
-        else
-          begin
-            one := sluice.take_sign_up(asked.user_id, asked.retry_count, asked.traceparent, asked.created_at);
-          exception
-            when data_exception or integrity_constraint_violation then
-              one := row('refused', null, 'provision-instance', asked.user_id, null, null, null, null, null, null)::sluice.taken;
-              update public.evolution_instance_creation_queue as queue
-              set status = 'failed', error_message = sqlerrm, updated_at = now()
-              where queue.user_id = asked.user_id;
-          end;
-        end if;
+      -- Not the rows themselves but what was asked for, in key order.
+      select coalesce(array_agg(pending.user_id order by pending.user_id), '{}') as users,
+        array_agg(pending.user_id::text order by pending.user_id) as subjects,
+        array_agg(
+          coalesce(
+            (
+              select held.name
+              from sluice.resource as held
+              where held.subject = pending.user_id::text
+              order by held.created_at
+              limit 1
+            ),
+            'user_' || pending.user_id
+          )
+          order by pending.user_id
+        ) as instances,
+        array_agg('{}'::jsonb) as inputs,
+        array_agg(coalesce(pending.retry_count, 0)::integer order by pending.user_id) as retry_counts,
+        array_agg(pending.traceparent order by pending.user_id) as traceparents,
+        array_agg(case when isfinite(pending.created_at) then pending.created_at end order by pending.user_id) as requested
+      into asked
+      from (
+        select queue.user_id, queue.retry_count, queue.traceparent, queue.created_at
+        from public.evolution_instance_creation_queue as queue
+        where queue.status = 'pending'
+          and queue.user_id is not null
+          -- Taken already, but the row could not be written since.
+          and not exists (
+            select from sluice.projection_pending as pending
+            where pending.workflow = 'provision-instance'
+              and pending.subject = queue.user_id::text
+              and pending.taken
+          )
+          -- Old rows wait for a person's word.
+          and not exists (select from sluice.held_back as adopted where adopted.subject = queue.user_id)
+        order by queue.created_at
+        limit most
+        for no key update skip locked
+      ) as pending;
+      started := '{}';
+      if way <> 'singly' and asked.users <> '{}' then
+        for one in
+          select *
+          from sluice.start_runs(
+            'provision-instance', asked.subjects, asked.instances, asked.inputs, asked.traceparents, asked.requested
+          )
+        loop
+          all_taken := all_taken || one;
+          runs := runs || one.run_id;
+          started := started || one.subject;
+        end loop;
+      end if;
+
+      for number in 1 .. cardinality(asked.users) loop
+        continue when asked.subjects[number] = any (started);
+        begin
+          one := sluice.take_sign_up(
+            asked.users[number], asked.instances[number], asked.retry_counts[number], asked.traceparents[number],
+            asked.requested[number]
+          );
+        exception
+          when data_exception or integrity_constraint_violation then
+            if way <> 'singly' then
+              raise;
+            end if;
+            one := row(
+              'refused', null, 'provision-instance', asked.users[number], null, null, null, null, null, null
+            )::sluice.taken;
+            update public.evolution_instance_creation_queue as queue
+            set status = 'failed', error_message = sqlerrm, updated_at = now()
+            where queue.user_id = asked.users[number];
+        end;
         all_taken := all_taken || one;
         if one.run_id is not null then
           runs := runs || one.run_id;
@@ -188,6 +215,48 @@ begin
 end
 $$;
 
+-- What the app's two rows say of a run.
+create or replace view sluice.shown_run as
+  select
+    run.id as run_id,
+    run.subject::uuid as user_id,
+    -- Nobody asked for an internal run: it shows only where it needs a person.
+    not run.internal or run.state = 'dead' as is_asked_for,
+    case run.state
+      when 'active' then 'processing'
+      when 'succeeded' then 'completed'
+      else 'failed'
+    end as status,
+    case run.state
+      when 'succeeded' then null
+      when 'cancelled' then 'cancelled by ' || run.cancel_by || coalesce(': ' || run.cancel_reason, '')
+      when 'dead' then (
+        select letter.reason || coalesce(': ' || letter.error, '')
+        from sluice.dead_letter as letter
+        where letter.run_id = run.id
+          and letter.resolved_at is null
+      )
+      else step.error
+    end as error_message,
+    coalesce(step.failures, 0) as retry_count,
+    run.ended_at as processed_at,
+    held.name,
+    coalesce(held.memory ->> 'status', 'creating') as instance_status,
+    coalesce(held.memory ->> 'token', held.secret) as token,
+    held.memory ->> 'qr_code' as qr_code,
+    held.memory ->> 'phone_number' as phone_number,
+    coalesce(held.memory ->> 'webhook_url', '') as webhook_url
+  from sluice.run
+  join sluice.resource as held on held.name = run.resource
+  left join lateral (
+    select current.failures, current.error
+    from sluice.step as current
+    where current.run_id = run.id
+    order by current.state = 'succeeded', current.position
+    limit 1
+  ) as step on true
+  where run.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
+
 -- Makes the app's rows what the ledger says about these runs. Rows are written only where something changed, so that Realtime
 -- sends no empty news; one user after the other, in key order. A pending row is somebody's command: only intake, which takes
 -- it, writes over it.
@@ -200,71 +269,39 @@ as $$
 declare
   taking constant boolean := coalesce(current_setting('sluice.taking', true), '') = 'on';
   alone constant boolean := cardinality(runs) = 1;
-  shown record;
+  without_row uuid[];
 begin
-  for shown in
-    select
-      run.subject::uuid as user_id,
-      -- Nobody asked for an internal run: it shows only where it needs a person.
-      not run.internal or run.state = 'dead' as is_asked_for,
-      case run.state
-        when 'active' then 'processing'
-        when 'succeeded' then 'completed'
-        else 'failed'
-      end as status,
-      case run.state
-        when 'succeeded' then null
-        when 'cancelled' then 'cancelled by ' || run.cancel_by || coalesce(': ' || run.cancel_reason, '')
-        when 'dead' then (
-          select letter.reason || coalesce(': ' || letter.error, '')
-          from sluice.dead_letter as letter
-          where letter.run_id = run.id
-            and letter.resolved_at is null
-        )
-        else step.error
-      end as error_message,
-      coalesce(step.failures, 0) as retry_count,
-      run.ended_at as processed_at,
-      held.name,
-      coalesce(held.memory ->> 'status', 'creating') as instance_status,
-      coalesce(held.memory ->> 'token', held.secret) as token,
-      held.memory ->> 'qr_code' as qr_code,
-      held.memory ->> 'phone_number' as phone_number,
-      coalesce(held.memory ->> 'webhook_url', '') as webhook_url
-    from unnest(runs) as given (id)
-    join sluice.run on run.id = given.id
-    join sluice.resource as held on held.name = run.resource
-    left join lateral (
-      select current.failures, current.error
-      from sluice.step as current
-      where current.run_id = run.id
-      order by current.state = 'succeeded', current.position
-      limit 1
-    ) as step on true
-    where run.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
-    order by run.subject
-  loop
-    if shown.is_asked_for then
-      update public.evolution_instance_creation_queue as queue
-      set status = shown.status, error_message = shown.error_message, retry_count = shown.retry_count,
-        processed_at = shown.processed_at, updated_at = now()
-      where queue.user_id = shown.user_id
-        and (queue.status, queue.error_message, queue.retry_count, queue.processed_at)
-          is distinct from (shown.status, shown.error_message, shown.retry_count, shown.processed_at)
-        and (queue.status <> 'pending' or taking);
-    end if;
+  -- A name that is ours stands in another user's row, who forged it: that row gets the name that is its own.
+  if alone then
+    update public.evolution_instances as forged
+    set instance_name = coalesce(
+      (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
+      'user_' || forged.user_id
+    )
+    from sluice.run
+    where run.id = runs[1]
+      and forged.instance_name = run.resource
+      and forged.user_id::text <> run.subject;
+  end if;
 
-    -- A name that is ours stands in another user's row, who forged it: that row gets the name that is its own.
-    if alone then
-      update public.evolution_instances as forged
-      set instance_name = coalesce(
-        (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
-        'user_' || forged.user_id
-      )
-      where forged.instance_name = shown.name
-        and forged.user_id <> shown.user_id;
-    end if;
-
+  with shown as materialized (
+    select shown.*
+    from sluice.shown_run as shown
+    where shown.run_id = any (runs)
+    order by shown.user_id
+  ),
+  queued as (
+    update public.evolution_instance_creation_queue as queue
+    set status = shown.status, error_message = shown.error_message, retry_count = shown.retry_count,
+      processed_at = shown.processed_at, updated_at = now()
+    from shown
+    where shown.is_asked_for
+      and queue.user_id = shown.user_id
+      and (queue.status, queue.error_message, queue.retry_count, queue.processed_at)
+        is distinct from (shown.status, shown.error_message, shown.retry_count, shown.processed_at)
+      and (queue.status <> 'pending' or taking)
+  ),
+  written as (
     update public.evolution_instances as instance
     set instance_name = shown.name,
       instance_status = shown.instance_status,
@@ -277,55 +314,52 @@ begin
         when shown.qr_code is not null then now()
       end,
       updated_at = now()
+    from shown
     where instance.user_id = shown.user_id
       and (
         (instance.instance_name, instance.instance_status, instance.qr_code, instance.webhook_url, instance.instance_token)
           is distinct from (shown.name, shown.instance_status, shown.qr_code, shown.webhook_url, shown.token)
         or instance.phone_number <> shown.phone_number
-      );
-    if not found and not exists (
-      select from public.evolution_instances as there
-      where there.user_id = shown.user_id
-    ) then
-      perform sluice.show_instance(
-        alone, shown.user_id, shown.name, shown.instance_status, shown.qr_code, shown.phone_number, shown.webhook_url,
-        shown.token
-      );
-    end if;
-  end loop;
+      )
+  )
+  select array_agg(shown.run_id)
+  into without_row
+  from shown
+  where not exists (
+    select from public.evolution_instances as there
+    where there.user_id = shown.user_id
+  );
+
+  if without_row is null then
+    return;
+  elsif not alone then
+    perform sluice.show_instances(without_row);
+    return;
+  end if;
+  -- Where the user is gone there is nobody to show it to; of several, each is tried alone.
+  begin
+    perform sluice.show_instances(without_row);
+  exception
+    when foreign_key_violation then
+      null;
+  end;
 end
 $$;
 
--- The first row of a user's instance. Where the user is gone there is nobody to show it to; of several, each is tried alone.
-create or replace function sluice.show_instance(
-  alone boolean,
-  user_id uuid,
-  name text,
-  status text,
-  qr_code text,
-  phone_number text,
-  webhook_url text,
-  token text
-)
+-- The first rows of users' instances.
+create or replace function sluice.show_instances(runs uuid[])
 returns void
 language plpgsql
 set search_path = ''
 as $$
 begin
-  if not alone then
-    insert into public.evolution_instances
-      (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
-    values (user_id, name, status, qr_code, phone_number, webhook_url, token, case when qr_code is not null then now() end);
-    return;
-  end if;
-  begin
-    insert into public.evolution_instances
-      (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
-    values (user_id, name, status, qr_code, phone_number, webhook_url, token, case when qr_code is not null then now() end);
-  exception
-    when foreign_key_violation then
-      null;
-  end;
+  insert into public.evolution_instances
+    (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
+  select shown.user_id, shown.name, shown.instance_status, shown.qr_code, shown.phone_number, shown.webhook_url, shown.token,
+    case when shown.qr_code is not null then now() end
+  from sluice.shown_run as shown
+  where shown.run_id = any (runs)
+  order by shown.user_id;
 end
 $$;
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use clap::{CommandFactory, Parser};
 use sluice::{
+    cli::migrate::Choices,
     config::{All, AllOptions, Config, Faults},
     database::Pooling,
     telemetry::Vitals,
@@ -31,6 +32,8 @@ struct Program {
     product: WorkflowOptions,
     #[command(flatten)]
     engine: AllOptions,
+    #[command(flatten)]
+    _choices: Choices,
 }
 
 /// The settings of `sluice all` from what it needs and `more`.

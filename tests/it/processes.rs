@@ -43,3 +43,25 @@ async fn an_insert_into_auth_users_becomes_a_ready_instance_through_separate_pro
 async fn state(session: &mut PgConnection) -> String {
     sqlx::query_scalar("select status from evolution_instance_creation_queue").fetch_one(session).await.unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_says_what_was_taken_away_since_the_migration_and_the_mend() {
+    let mut fleet =
+        Fleet::prepare(postgres::Options::default(), redis::Options::default(), Config::default()).await.unwrap();
+    let mut session = fleet.connect().await.unwrap();
+    sqlx::query("drop trigger on_profile_created_create_evolution_instance on public.profiles")
+        .execute(&mut session)
+        .await
+        .unwrap();
+
+    fleet.start("relay", &["relay"]).await.unwrap();
+
+    let relay = fleet.process("relay").unwrap();
+    relay.wait_for_log("missing in the database", PATIENCE).await.unwrap();
+    let said = relay.log();
+    assert!(
+        said.contains("on_profile_created_create_evolution_instance") && said.contains("--sign-up-trigger on"),
+        "{said}"
+    );
+    session.close().await.unwrap();
+}

@@ -44,7 +44,7 @@ pub struct Options {
 /// What the owner of the app decides. Kept in the database: one that is not given stays as it is.
 #[derive(Args)]
 #[command(next_help_heading = "Who gets an instance")]
-struct Choices {
+pub struct Choices {
     /// Whether sign-ups are queued by a trigger on profiles: on, or off: nobody is queued who is not queued by SQL. Not given: a
     /// trigger that somebody dropped or disabled stays so
     #[arg(long, env = "SIGN_UP_TRIGGER", value_name = "MODE", value_parser = ["on", "off"])]

@@ -1,7 +1,7 @@
 //! The relay: moves requests into runs, what is due into Redis, and what nobody holds any more back to due.
 //!
 //! Each duty is a file with a function that does it once, its tick, and the loop that repeats it: `intake`, `dispatch`,
-//! `rescue`, `look_again`, `finder`, `prune`. `listen` hears the rings that `doorbell` asks for. Any number of relays run side
+//! `rescue`, `look_again`, `finder`, `schema`, `prune`. `listen` hears the rings that `doorbell` asks for. Any number of relays run side
 //! by side; none is special, and none holds anything in memory that another would miss.
 
 mod dispatch;
@@ -14,6 +14,7 @@ mod listen;
 mod look_again;
 mod prune;
 mod rescue;
+mod schema;
 
 use std::{sync::Arc, time::Duration};
 
@@ -89,6 +90,7 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
         duties.spawn(finder::find_recent(relay.clone()));
         duties.spawn(finder::find_all(relay.clone()));
     }
+    duties.spawn(schema::run(relay.clone()));
     duties.spawn(prune::run(relay));
     tracing::info!("ready");
     while let Some(ended) = duties.join_next().await {

@@ -13,7 +13,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: the token",
         keeps: STALE,
         within: "settle",
-        clause: "and running.token = ended.token",
+        clause: "and running.token = given.token",
         missed_by: &["a_late_settle_changes_nothing"],
         ..NONE
     },
@@ -29,7 +29,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: counts failures",
         keeps: BUDGETS,
         within: "settle",
-        clause: "failures = ended.failures",
+        clause: "failures = given.failures",
         instead: "failures = running.failures",
         missed_by: &["failures_count_and_end_the_run_at_the_limit"],
         ..NONE
@@ -38,7 +38,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: counts crashes",
         keeps: BUDGETS,
         within: "settle",
-        clause: "crashes = ended.crashes",
+        clause: "crashes = given.crashes",
         instead: "crashes = running.crashes",
         missed_by: &["crashes_count_and_end_the_run_at_the_limit"],
         ..NONE
@@ -47,7 +47,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: counts send-backs",
         keeps: BUDGETS,
         within: "settle",
-        clause: "then ended.send_backs else again.send_backs end",
+        clause: "then moved.send_backs else again.send_backs end",
         instead: "then again.send_backs else again.send_backs end",
         missed_by: &["a_run_that_is_sent_back_too_often_dies_and_can_be_revived_to_its_end"],
         ..NONE
@@ -56,7 +56,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: unless it was cancelled",
         keeps: "a cancellation ends its run",
         within: "settle",
-        clause: "running.cancel_asked and ended.\"then\" <> 'succeed'",
+        clause: "running.cancel_asked and given.\"then\" <> 'succeed'",
         instead: "false",
         missed_by: &[
             "a_running_step_ends_its_cancelled_run_at_its_settle",
@@ -68,7 +68,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: what is kept stays",
         keeps: "memory is merged",
         within: "settle",
-        clause: "held.memory || ended.memory",
+        clause: "held.memory || moved.memory",
         instead: "ended.memory",
         missed_by: &["what_a_step_keeps_is_merged_into_what_was_kept"],
         ..NONE
@@ -77,7 +77,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: a final answer frees",
         keeps: "the next attempt waits for nothing",
         within: "settle",
-        clause: "when ended.quiet then null",
+        clause: "when moved.quiet then null",
         missed_by: &["a_final_answer_frees_the_resource"],
         ..NONE
     },
@@ -94,7 +94,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: due when the resource is quiet",
         keeps: QUIET,
         within: "settle",
-        clause: "if free_at > moved.due_at then",
+        clause: "if moved.free_at > moved.due_at then",
         instead: "if false then",
         missed_by: &["an_exclusive_claim_keeps_the_resource_busy_until_its_lease_would_have_ended"],
         ..NONE
@@ -131,7 +131,7 @@ pub const GUARDS: &[Guard] = &[
         name: "rescue: expired, as it writes",
         keeps: STALE,
         within: "settle",
-        clause: "and (not ended.expiry or running.lease_until < now())",
+        clause: "and (not given.expiry or running.lease_until < now())",
         missed_by: &["a_lease_that_was_renewed_is_not_rescued"],
         ..NONE
     },
@@ -147,7 +147,7 @@ pub const GUARDS: &[Guard] = &[
         name: "rescue: busy until the lease's end",
         keeps: "the next attempt waits for nothing",
         within: "settle",
-        clause: "when ended.expiry then held.busy_until",
+        clause: "when moved.expiry then held.busy_until",
         missed_by: &["a_rescue_keeps_the_resource_busy_no_longer_than_the_lease"],
         ..NONE
     },
@@ -247,7 +247,7 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "second look: nobody is told",
         keeps: "an internal run is the ledger's own",
-        within: "end_run",
+        within: "end_runs",
         clause: "ended.internal and to_state = 'succeeded'",
         instead: "false",
         missed_by: &["a_doubted_instance_gets_another_run_when_the_first_has_succeeded"],

@@ -60,7 +60,7 @@ fn every_guard_of_the_sql_is_needed() {
 const ITS_MOMENT: Guard = Guard {
     name: "a guard to try the trials with",
     within: "claim",
-    clause: "\n      and due.due_at <= now()",
+    clause: "\n          and due.due_at <= now()",
     missed_by: &["a_claim_before_its_moment_takes_nothing"],
     ..NONE
 };
@@ -71,7 +71,7 @@ fn a_guard_is_missed_only_where_one_was_taken_away() {
     static GONE: Guard = Guard { clause: "and due.due_at < now()", ..ITS_MOMENT };
     static TWICE: Guard = Guard { clause: "and due.due_at <= now()", ..ITS_MOMENT };
     static NOWHERE: Guard = Guard { within: "unclaim", ..ITS_MOMENT };
-    static STILL_THERE: Guard = Guard { instead: "\n      and due.due_at <= now()", ..ITS_MOMENT };
+    static STILL_THERE: Guard = Guard { instead: "\n          and due.due_at <= now()", ..ITS_MOMENT };
     static NO_SQL: Guard = Guard { instead: "\n      and duly", ..ITS_MOMENT };
     let_trials_be_quiet();
 

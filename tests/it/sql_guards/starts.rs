@@ -11,7 +11,7 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "start: one unfinished run",
         keeps: ONE_RUN,
-        within: "start_run",
+        within: "start_runs",
         clause: "on conflict (workflow, subject) where state in ('active', 'dead') do nothing",
         schema: "drop index sluice.run_one_unfinished",
         missed_by: &[
@@ -23,7 +23,7 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "start: the resource's own subject",
         keeps: "I3 one instance per user",
-        within: "start_run",
+        within: "start_runs",
         clause: "where held.subject = excluded.subject",
         missed_by: &["a_name_of_another_subject_is_refused"],
         ..NONE
@@ -31,7 +31,7 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "start: the turn is free",
         keeps: ONE_RUN,
-        within: "start_run",
+        within: "start_runs",
         clause: "set run_id = coalesce(held.run_id, excluded.run_id)",
         instead: "set run_id = excluded.run_id",
         missed_by: &["runs_on_one_resource_take_turns_in_order"],
@@ -40,8 +40,8 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "start: due only at its turn",
         keeps: ONE_RUN,
-        within: "start_run",
-        clause: "case when has_turn then greatest(now(), free_at) end",
+        within: "start_runs",
+        clause: "case when held.run_id = begun.id then greatest(now(), held.busy_until) end",
         instead: "now()",
         missed_by: &["runs_on_one_resource_take_turns_in_order"],
         ..NONE
@@ -49,9 +49,9 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "start: due when the resource is quiet",
         keeps: QUIET,
-        within: "start_run",
-        clause: "case when has_turn then greatest(now(), free_at) end",
-        instead: "case when has_turn then now() end",
+        within: "start_runs",
+        clause: "case when held.run_id = begun.id then greatest(now(), held.busy_until) end",
+        instead: "case when held.run_id = begun.id then now() end",
         missed_by: &["a_new_run_waits_until_its_resource_is_quiet"],
         ..NONE
     },
@@ -75,8 +75,8 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "turn: given up at the run's end",
         keeps: EVERY_END,
-        within: "end_run",
-        clause: "perform sluice.give_turn(ended.resource);",
+        within: "end_runs",
+        clause: "perform sluice.give_turn(waited_for);",
         instead: "null;",
         missed_by: &["a_dead_run_gives_up_its_turn", "a_cancelled_run_gives_up_its_turn"],
         ..NONE
@@ -110,8 +110,8 @@ pub const GUARDS: &[Guard] = &[
         name: "waiting: due",
         keeps: "what runs is pushed no more",
         within: "waiting",
-        clause: "\n        and due.state = 'due'\n        and due.due_at <= now()\n        and (closed",
-        instead: "\n        and due.due_at <= now()\n        and (closed",
+        clause: "\n        and due.state = 'due'\n        and due.due_at <= now()\n        and not (traced",
+        instead: "\n        and due.due_at <= now()\n        and not (traced",
         missed_by: &["a_due_step_waits_until_it_is_claimed"],
         ..NONE
     },
@@ -119,8 +119,8 @@ pub const GUARDS: &[Guard] = &[
         name: "waiting: its moment has come",
         keeps: "I5 budgets",
         within: "waiting",
-        clause: "\n        and due.due_at <= now()\n        and (closed",
-        instead: "\n        and (closed",
+        clause: "\n        and due.due_at <= now()\n        and not (traced",
+        instead: "\n        and not (traced",
         missed_by: &["a_failed_step_waits_out_its_delay"],
         ..NONE
     },
@@ -250,7 +250,7 @@ pub const GUARDS: &[Guard] = &[
     Guard {
         name: "cancel: only steps that have not ended",
         keeps: "I6 who did it, once",
-        within: "end_run",
+        within: "end_runs",
         clause: "and state in ('due', 'dead')",
         missed_by: &["an_inner_step_moves_as_the_state_machine_says"],
         ..NONE

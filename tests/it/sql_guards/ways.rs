@@ -12,7 +12,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: the generation",
         keeps: STALE,
         within: "claim",
-        clause: "\n      and due.generation = generations[i]",
+        clause: "and due.generation = given.generation",
         missed_by: &[
             "a_claim_needs_the_generation_that_is_due",
             "a_hint_of_an_earlier_generation_claims_nothing",
@@ -24,7 +24,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: the generation, at a gate",
         keeps: EXACTLY,
         within: "claim",
-        clause: "\n        and due.generation = generations[i]",
+        clause: "and due.generation = generations[lowest]",
         missed_by: &["a_claim_that_is_overtaken_behind_a_limit_spends_nothing"],
         ..NONE
     },
@@ -40,7 +40,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: due",
         keeps: STALE,
         within: "claim",
-        clause: "\n      and due.state = 'due'",
+        clause: "\n          and due.state = awaited",
         missed_by: &["of_two_claims_at_once_one_wins", "a_step_asked_for_twice_in_one_batch_is_claimed_once"],
         ..NONE
     },
@@ -48,7 +48,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: due, at a gate",
         keeps: EXACTLY,
         within: "claim",
-        clause: "\n        and due.state = 'due'",
+        clause: "\n        and due.state = awaited",
         missed_by: &["of_two_claims_at_once_one_spends_the_allowance"],
         ..NONE
     },
@@ -56,7 +56,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: its moment has come",
         keeps: "I5 budgets",
         within: "claim",
-        clause: "\n      and due.due_at <= now()",
+        clause: "\n          and due.due_at <= now()",
         missed_by: &["a_claim_before_its_moment_takes_nothing"],
         ..NONE
     },
@@ -64,7 +64,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: the resource is quiet",
         keeps: QUIET,
         within: "claim",
-        clause: "\n      and (held.busy_until is null or held.busy_until <= now())",
+        clause: "\n          and (held.busy_until is null or held.busy_until <= now())",
         missed_by: &[
             "a_claim_of_a_busy_resource_writes_nothing",
             "a_step_that_somebody_makes_due_waits_for_a_busy_resource",
@@ -75,7 +75,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: a definition that is known",
         keeps: "I1 every sign-up reaches an end",
         within: "claim",
-        clause: "\n      and run.workflow || ':' || run.version = any (known)",
+        clause: "\n          and run.workflow || ':' || run.version = any (known)",
         missed_by: &["an_unknown_version_waits_longer_each_time"],
         ..NONE
     },
@@ -91,7 +91,7 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: marks the resource busy",
         keeps: QUIET,
         within: "claim",
-        clause: "busy_until = lease_end",
+        clause: "busy_until = taken.lease_until",
         instead: "busy_until = null",
         missed_by: &["an_exclusive_claim_keeps_the_resource_busy_until_its_lease_would_have_ended"],
         ..NONE
@@ -100,8 +100,8 @@ pub const GUARDS: &[Guard] = &[
         name: "claim: only exclusive ones do",
         keeps: "a shared step holds nobody up",
         within: "claim",
-        clause: "if exclusive then",
-        instead: "if true then",
+        clause: "where taken.exclusive\n          and",
+        instead: "where",
         missed_by: &["a_renewal_keeps_nothing_busy_that_another_attempt_made_busy"],
         ..NONE
     },

@@ -1,0 +1,39 @@
+//! What `sluice migrate` made and somebody took away since, a trigger or a grant: it is said, with what is lost by it and the
+//! mend. The relay changes nothing about it.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{sync::Notify, time::timeout};
+
+use super::{Next, Relay};
+use crate::{
+    database::PATIENCE,
+    ledger::migrations::{self, Missing},
+};
+
+const TICK: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(relay: Relay) {
+    let said = Mutex::default();
+    let look = async || {
+        let mut connection = relay.ledger.pool().acquire().await.context("look at the schema")?;
+        let missing = timeout(PATIENCE, migrations::missing(&mut connection)).await;
+        tell(&said, &missing.context("look at the schema")?.context("look at the schema")?);
+        Ok(Next::AtTick)
+    };
+    relay.repeat("look at the schema", TICK, &Notify::new(), look).await;
+}
+
+/// Each once, and again after it was mended and is gone once more.
+fn tell(said: &Mutex<BTreeSet<String>>, missing: &[Missing]) {
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    for Missing { item, without, mend } in missing.iter().filter(|missing| !said.contains(&missing.item)) {
+        tracing::warn!(item, mend, "missing in the database: {without}");
+    }
+    *said = missing.iter().map(|missing| missing.item.clone()).collect();
+}
