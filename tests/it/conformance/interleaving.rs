@@ -323,3 +323,21 @@ pub async fn what_waits_is_seen_past_locks(bench: &Bench<InPostgres>) {
     gates.let_go().await;
     assert_eq!(due.len(), 1);
 }
+
+pub async fn a_turn_is_not_given_to_a_run_that_is_cancelled_meanwhile(bench: &Bench<InPostgres>) {
+    let user = user();
+    let first = bench.start(PROVISION, user).await;
+    let second = bench.start(RECONFIGURE, user).await;
+    let third = bench.start(DEPROVISION, user).await;
+    bench.succeed(first, &STEPS[..2]).await;
+    let last = bench.take(first, VERIFY).await;
+    let mut held = Held::by(bench, "select").await;
+    let cancel = "select sluice.cancel($1, 'ana', null)";
+    sqlx::query(cancel).bind(second.uuid()).execute(&mut *held.rows).await.unwrap();
+
+    let (settled, ()) = tokio::join!(bench.settle(&last, success()), held.let_go_when_waited_for(1));
+
+    assert_eq!(run_after(&settled), RunState::Succeeded);
+    assert_eq!(bench.world.run(second).await, RunState::Cancelled);
+    assert_eq!(bench.step(third, 0).await.moment, Moment::Now);
+}

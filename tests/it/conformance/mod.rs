@@ -284,6 +284,7 @@ conformance! {
         of_a_revival_and_a_discard_at_once_one_settles_the_dead_letter,
         of_two_starts_at_once_one_is_new,
         a_run_that_starts_while_the_one_before_it_ends_has_its_turn,
+        a_turn_is_not_given_to_a_run_that_is_cancelled_meanwhile,
         a_row_in_its_users_hands_is_passed_over,
         what_waits_is_seen_past_locks,
     ],

@@ -56,6 +56,14 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
+        name: "turn: of a run that nobody ends meanwhile",
+        keeps: ONE_RUN,
+        within: "give_turn",
+        clause: "\n  for no key update",
+        missed_by: &["a_turn_is_not_given_to_a_run_that_is_cancelled_meanwhile"],
+        ..NONE
+    },
+    Guard {
         name: "turn: the holder has ended",
         keeps: ONE_RUN,
         within: "give_turn",
