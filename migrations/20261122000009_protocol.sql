@@ -1,9 +1,9 @@
 -- The protocol: each transition of a run is one function, called in one statement, which is its own transaction. What is read
 -- to decide is read in the statement that decides. Every function is safe with any number of callers, and says why.
 --
--- Locks are taken in one order: step, run, resource, gate, the app's rows; several of one kind in key order. A wait for a lock
--- ends before Postgres would look for a deadlock: the caller asks again. What is asked all the time is planned as look-ups by
--- key, whatever the statistics say of a young table. May be run again at any time.
+-- Steps are locked first, in key order; what else a transition locks follows them, the app's rows last. A wait for a lock ends
+-- before Postgres would look for a deadlock: the caller asks again. What is asked all the time is planned as look-ups by key,
+-- whatever the statistics say of a young table. May be run again at any time.
 
 set local lock_timeout = '5s';
 
@@ -357,7 +357,6 @@ create or replace function sluice.start_runs(
 returns setof sluice.taken
 language plpgsql
 set search_path = ''
-set enable_hashjoin = on
 as $$
 #variable_conflict use_column
 declare
@@ -381,10 +380,13 @@ begin
         given.traceparent, now() + known.deadline,
         -- Who asks again, with a request as old as the first one, is served from now on.
         case
-          when exists (
-            select from sluice.run as earlier
+          -- No `exists`: the planner may answer that by reading all runs.
+          when (
+            select true
+            from sluice.run as earlier
             where earlier.subject = given.subject
               and earlier.workflow = known.name
+            limit 1
           ) then now()
           else least(coalesce(given.requested_at, now()), now())
         end,
@@ -402,18 +404,23 @@ begin
       on conflict (name) do update
       set run_id = coalesce(held.run_id, excluded.run_id)
       where held.subject = excluded.subject
-      returning held.name, held.run_id, held.busy_until
+      returning held.name, held.subject, held.run_id, held.busy_until
     ),
     first as (
       insert into sluice.step (run_id, position, name, priority, due_at)
       select begun.id, 0, known.first_step, known.priority,
         case when held.run_id = begun.id then greatest(now(), held.busy_until) end
       from begun
-      join held on held.name = begun.resource
+      join held
+        on held.name = begun.resource
+        and held.subject = begun.subject
     )
     select begun.*, held.run_id as turn, held.busy_until
     from begun
-    left join held on held.name = begun.resource
+    left join held
+      on held.name = begun.resource
+      -- A neighbour in the batch may be its owner.
+      and held.subject = begun.subject
   loop
     if begun.turn is null then
       raise exception 'the resource % belongs to another subject than %', begun.resource, begun.subject
@@ -483,6 +490,10 @@ begin
     end if;
     -- It ended between the two: ask again.
   end loop;
+  if started is null then
+    raise exception 'runs of % for % came and went meanwhile', start_run.workflow, start_run.subject
+      using errcode = 'serialization_failure';
+  end if;
   return started;
 end
 $$;
@@ -1138,9 +1149,10 @@ begin
   end if;
   for number in 1 .. cardinality(runs) loop
     continue when number = any (claimed);
-    at := number;
-    answer := sluice.why_not(known, runs[number], positions[number], generations[number]);
-    return next;
+    return query
+      select number, sluice.why_not(known, runs[number], positions[number], generations[number]), null::text, null::smallint,
+        null::text, null::text, null::text, null::text, null::jsonb, null::boolean, null::jsonb, null::integer, null::integer,
+        null::integer, null::integer, null::integer, null::integer[], null::text, null::double precision;
   end loop;
 end
 $$;
@@ -1235,8 +1247,8 @@ $$;
 -- Writes how attempts ended: step, attempt, next step or end of the run, memory, event, the app's rows. One answer per
 -- settlement that was written; the others are stale. In key order.
 --
--- Safe with any number of callers: the update of the step's row is guarded by state and token (a rescue's also by the lease's
--- end), and all else follows only where that held.
+-- Safe with any number of callers: the update of the step's row is guarded by its token, which only a running step has (a
+-- rescue's also by the lease's end), and all else follows only where that held.
 create or replace function sluice.settle(settlements jsonb)
 returns table (
   at integer,
@@ -1350,6 +1362,10 @@ begin
     due_moment := now();
     case moved.way
       when 'advance' then
+        if moved.next_step is null then
+          raise exception 'step % of run % has ended already', moved.position + 1, moved.run
+            using errcode = 'unique_violation';
+        end if;
         due_step := moved.next_step;
         due_position := moved.next_position;
         due_generation := moved.next_generation;
@@ -1477,27 +1493,31 @@ returns table (
   traceparent text,
   worker_lives boolean
 )
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select over.run_id, over.position, over.token, run.workflow, run.version, over.name, over.failures, over.crashes,
-    over.send_backs, over.defers, over.attempts, over.worker, run.traceparent,
-    coalesce(heartbeat.beat_at > over.lease_until - definition.lease + interval '1 millisecond', false)
-  from sluice.step as over
-  join sluice.run on run.id = over.run_id
-  join sluice.definition
-    on definition.workflow = run.workflow
-    and definition.version = run.version
-    and definition.position = over.position
-    and definition.step = over.name
-  left join sluice.heartbeat on heartbeat.worker = over.worker
-  where over.state = 'running'
-    and over.lease_until < now()
-    and now() > pg_postmaster_start_time() + interval '4 seconds'
-    and run.workflow || ':' || run.version = any (known)
-  order by over.lease_until, over.run_id
-  limit most
+#variable_conflict use_column
+begin
+  return query
+    select over.run_id, over.position, over.token, run.workflow, run.version, over.name, over.failures, over.crashes,
+      over.send_backs, over.defers, over.attempts, over.worker, run.traceparent,
+      coalesce(heartbeat.beat_at > over.lease_until - definition.lease + interval '1 millisecond', false)
+    from sluice.step as over
+    join sluice.run on run.id = over.run_id
+    join sluice.definition
+      on definition.workflow = run.workflow
+      and definition.version = run.version
+      and definition.position = over.position
+      and definition.step = over.name
+    left join sluice.heartbeat on heartbeat.worker = over.worker
+    where over.state = 'running'
+      and over.lease_until < now()
+      and now() > pg_postmaster_start_time() + interval '4 seconds'
+      and run.workflow || ':' || run.version = any (known)
+    order by over.lease_until, over.run_id
+    limit most;
+end
 $$;
 
 -- Ends up to `most` runs past their deadline. Judged on due steps only: what is running has its chance, and what stands behind
@@ -1768,7 +1788,10 @@ begin
     select function.oid::regprocedure
     from pg_proc as function
     where function.pronamespace = 'sluice'::regnamespace
-      and function.proname in ('intake', 'claim', 'settle', 'renew', 'waiting', 'expired', 'exceed', 'project_pending', 'explain')
+      and function.proname in (
+        'intake', 'claim', 'settle', 'renew', 'waiting', 'expired', 'exceed', 'project_pending', 'explain', 'start_runs', 'end_runs',
+        'give_turn'
+      )
   loop
     execute format(
       'alter function %s set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
@@ -1778,3 +1801,5 @@ begin
   end loop;
 end
 $$;
+-- What a batch has started meets the resources of that batch.
+alter function sluice.start_runs(text, text[], text[], jsonb[], text[], timestamptz[], boolean) set enable_hashjoin = on;

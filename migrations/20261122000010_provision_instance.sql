@@ -103,6 +103,8 @@ declare
   -- a multixact, and keep its entry in the index of pending rows until the next vacuum. Where the projection fails, all without
   -- it. Where one row is at fault, each on its own, so that it is found.
   way text := 'with projection';
+  at_projection boolean;
+  lock_timeout_before constant text := current_setting('lock_timeout');
 begin
   -- What intake writes to the app's rows is nobody's command.
   perform set_config('sluice.projecting', 'on', true);
@@ -113,6 +115,7 @@ begin
   loop
     all_taken := '{}';
     runs := '{}';
+    at_projection := false;
     begin
       -- Not the rows themselves but what was asked for, in key order.
       select coalesce(array_agg(pending.user_id order by pending.user_id), '{}') as users,
@@ -169,41 +172,48 @@ begin
 
       for number in 1 .. cardinality(asked.users) loop
         continue when asked.subjects[number] = any (started);
-        begin
+        if way <> 'singly' then
           one := sluice.take_sign_up(
             asked.users[number], asked.instances[number], asked.retry_counts[number], asked.traceparents[number],
             asked.requested[number]
           );
-        exception
-          when data_exception or integrity_constraint_violation then
-            if way <> 'singly' then
-              raise;
-            end if;
-            one := row(
-              'refused', null, 'provision-instance', asked.users[number], null, null, null, null, null, null
-            )::sluice.taken;
-            update public.evolution_instance_creation_queue as queue
-            set status = 'failed', error_message = sqlerrm, updated_at = now()
-            where queue.user_id = asked.users[number];
-        end;
+        else
+          begin
+            one := sluice.take_sign_up(
+              asked.users[number], asked.instances[number], asked.retry_counts[number], asked.traceparents[number],
+              asked.requested[number]
+            );
+          exception
+            when data_exception or integrity_constraint_violation then
+              one := row(
+                'refused', null, 'provision-instance', asked.users[number], null, null, null, null, null, null
+              )::sluice.taken;
+              update public.evolution_instance_creation_queue as queue
+              set status = 'failed', error_message = sqlerrm, updated_at = now()
+              where queue.user_id = asked.users[number];
+          end;
+        end if;
         all_taken := all_taken || one;
         if one.run_id is not null then
           runs := runs || one.run_id;
         end if;
       end loop;
       if way = 'with projection' then
+        at_projection := true;
         perform set_config('sluice.taking', 'on', true);
         perform set_config('lock_timeout', '400ms', true);
         perform sluice.project_instances(runs);
         perform set_config('sluice.taking', '', true);
+        perform set_config('lock_timeout', lock_timeout_before, true);
       end if;
       exit;
     exception
       when others then
-        if way = 'singly' or way = 'together' and sqlstate !~ '^2[23]' then
+        -- 21: two subjects of the batch ask for one resource. 22, 23: what a row holds.
+        if not at_projection and (way = 'singly' or sqlstate !~ '^2[123]') then
           raise;
         end if;
-        way := case way when 'together' then 'singly' else 'together' end;
+        way := case when at_projection then 'together' else 'singly' end;
     end;
   end loop;
 
@@ -258,12 +268,17 @@ create or replace view sluice.shown_run as
   where run.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
 
 -- Makes the app's rows what the ledger says about these runs. Rows are written only where something changed, so that Realtime
--- sends no empty news; one user after the other, in key order. A pending row is somebody's command: only intake, which takes
+-- sends no empty news; the queue's rows first, in key order, then the instances'. A pending row is somebody's command: only intake, which takes
 -- it, writes over it.
 create or replace function sluice.project_instances(runs uuid[])
 returns void
 language plpgsql
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -278,10 +293,10 @@ begin
       (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
       'user_' || forged.user_id
     )
-    from sluice.run
-    where run.id = runs[1]
-      and forged.instance_name = run.resource
-      and forged.user_id::text <> run.subject;
+    from sluice.shown_run as shown
+    where shown.run_id = runs[1]
+      and forged.instance_name = shown.name
+      and forged.user_id <> shown.user_id;
   end if;
 
   with shown as materialized (
@@ -300,6 +315,7 @@ begin
       and (queue.status, queue.error_message, queue.retry_count, queue.processed_at)
         is distinct from (shown.status, shown.error_message, shown.retry_count, shown.processed_at)
       and (queue.status <> 'pending' or taking)
+    returning queue.user_id
   ),
   written as (
     update public.evolution_instances as instance
@@ -316,6 +332,8 @@ begin
       updated_at = now()
     from shown
     where instance.user_id = shown.user_id
+      -- After the queue's rows, as in intake.
+      and (select count(*) from queued) >= 0
       and (
         (instance.instance_name, instance.instance_status, instance.qr_code, instance.webhook_url, instance.instance_token)
           is distinct from (shown.name, shown.instance_status, shown.qr_code, shown.webhook_url, shown.token)
@@ -351,6 +369,11 @@ create or replace function sluice.show_instances(runs uuid[])
 returns void
 language plpgsql
 set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
   insert into public.evolution_instances

@@ -296,6 +296,7 @@ conformance! {
         a_request_that_cannot_be_taken_says_why_and_harms_no_neighbour,
         a_request_in_another_relays_hands_is_passed_over,
         of_two_relays_each_takes_other_requests,
+        a_name_that_belongs_to_a_neighbour_in_the_batch_is_refused,
     ],
     stress: [
         settles_renewals_cancellations_and_claims_at_once_never_deadlock,

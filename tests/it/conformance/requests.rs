@@ -5,7 +5,7 @@ use sluice::ledger::{OperatorLedger, RelayLedger};
 use workflows::{ids::RunId, state::RunState};
 
 use super::{
-    bench::{BRITTLE, Bench, PROVISION, RECONFIGURE, by, refusal, resource_of, user},
+    bench::{BRITTLE, Bench, DEPROVISION, PROVISION, RECONFIGURE, by, new_run, refusal, resource_of, user},
     postgres::InPostgres,
     world::World,
 };
@@ -119,4 +119,24 @@ pub async fn of_two_relays_each_takes_other_requests(bench: &Bench<InPostgres>) 
 
     assert_eq!(a.unwrap().started.len() + b.unwrap().started.len(), 20);
     assert_eq!(bench.due("first").await.len(), 20);
+}
+
+pub async fn a_name_that_belongs_to_a_neighbour_in_the_batch_is_refused(bench: &Bench<InPostgres>) {
+    for owner_comes_first in [true, false] {
+        let (one, other) = (user(), user());
+        let (owner, robbed) = if owner_comes_first { (one, other) } else { (other, one) };
+        let mut taken = new_run(DEPROVISION, owner);
+        taken.resource = resource_of(robbed);
+        bench.ledger().start(&[taken]).await.unwrap();
+        bench.world.sign_up(owner).await;
+        bench.world.sign_up(robbed).await;
+
+        let intake = bench.ledger().intake(10).await.unwrap();
+
+        assert_eq!((intake.started.len(), intake.failed), (1, 1), "{owner_comes_first}");
+        assert_eq!(bench.world.queue_row(owner).await.status, "processing", "{owner_comes_first}");
+        let row = bench.world.queue_row(robbed).await;
+        assert_eq!(row.status, "failed", "{owner_comes_first}");
+        assert!(row.error.unwrap().contains("belongs to another subject"), "{owner_comes_first}");
+    }
 }
