@@ -1,4 +1,4 @@
-//! The engine-free loop: the same four calls for each sign-up and four small commits, by 64 tasks that forget everything.
+//! The engine-free loop: four of the five calls for each sign-up and four small commits, by 64 tasks that forget everything.
 //! What it reaches on this machine is what an engine is measured against: no order, no retry, no lease, no ledger.
 
 use std::sync::{
