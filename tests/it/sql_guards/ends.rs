@@ -69,7 +69,7 @@ pub const GUARDS: &[Guard] = &[
         keeps: "memory is merged",
         within: "settle",
         clause: "held.memory || moved.memory",
-        instead: "ended.memory",
+        instead: "moved.memory",
         missed_by: &["what_a_step_keeps_is_merged_into_what_was_kept"],
         ..NONE
     },

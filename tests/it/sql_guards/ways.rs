@@ -41,7 +41,7 @@ pub const GUARDS: &[Guard] = &[
         keeps: STALE,
         within: "claim",
         clause: "\n          and due.state = awaited",
-        missed_by: &["of_two_claims_at_once_one_wins", "a_step_asked_for_twice_in_one_batch_is_claimed_once"],
+        missed_by: &["of_two_claims_at_once_one_wins"],
         ..NONE
     },
     Guard {
