@@ -5,6 +5,7 @@
 mod orphans;
 mod postgres;
 mod process;
+mod rabbitmq;
 mod redis;
 
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! Starters of private real servers: Postgres, PgBouncer, Redis and our own programs, each in a temporary directory of its
+//! Starters of private real servers: Postgres, PgBouncer, Redis, RabbitMQ and our own programs, each in a temporary directory of its
 //! own, on a free port of the loopback address. Tests share one Postgres and one Redis per test binary (`shared`), each
 //! with a fresh database and a Redis prefix; a test that kills, pauses or wipes a server starts its own.
 //! Never leaves anything behind, not even when the process that started it is killed (see `guard`), and never touches
@@ -13,6 +13,7 @@ mod port;
 pub mod postgres;
 mod process;
 mod proxy;
+pub mod rabbitmq;
 pub mod redis;
 mod shared;
 mod tree;
@@ -28,6 +29,7 @@ pub use port::free_port;
 pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};
 pub use proxy::Proxy;
+pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 pub use shared::{Servers, fresh_database, fresh_database_from, prefix, shared};
 
