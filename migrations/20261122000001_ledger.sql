@@ -18,6 +18,8 @@ create table if not exists sluice.workflow (
   projection text,
   -- Turns the app's own rows into runs: schema.function(integer), told how many at most.
   source text,
+  -- Which of these subjects are gone: schema.function(text[]) returns text[]. Nothing is made for them any more.
+  gone text,
   registered_at timestamptz not null default now()
 );
 

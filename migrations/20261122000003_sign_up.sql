@@ -47,7 +47,7 @@ revoke all
   from public;
 
 -- Whether this user is to get an instance now, by the owner's settings `provision_when` (created, confirmed) and
--- `provision_anonymous` (on, off). Judged on auth.users; a user who is not there, or a database without it, is wanted.
+-- `provision_anonymous` (on, off). Judged on auth.users where that can be read; a user who is not there is wanted.
 create or replace function sluice.wants_instance(user_id uuid)
 returns boolean
 language plpgsql
@@ -66,7 +66,10 @@ begin
     coalesce(bool_or(name = 'provision_anonymous' and value = 'off'), false)
   into only_confirmed, no_anonymous
   from sluice.setting;
-  if not (only_confirmed or no_anonymous) or to_regclass('auth.users') is null then
+  if not (only_confirmed or no_anonymous)
+    or to_regclass('auth.users') is null
+    or not has_table_privilege('auth.users', 'select')
+  then
     return true;
   end if;
 
@@ -230,7 +233,7 @@ returns bigint
 language plpgsql
 security definer
 set search_path = ''
-set lock_timeout = '400ms'
+set lock_timeout = '100ms'
 as $$
 declare
   projecting_before constant text := coalesce(current_setting('sluice.projecting', true), '');
@@ -413,7 +416,8 @@ comment on function sluice.make_sign_up_trigger() is 'For the owner only: makes 
 
 -- Users who signed up in the last `since` and have nothing: no queue row, no instance row, no run. Never those whom the first
 -- migration found (sluice.adoption). A profile's moment is its own created_at or, where it has none, its user's; one without a
--- moment is always looked at, and all are where `since` is a year or more: users may write the moment.
+-- moment is always looked at, and all are where `since` is a year or more: users may write the moment. Where the owner waits for
+-- confirmations, also users whom the auth server changed in that time.
 create or replace function sluice.lost_sign_ups(since interval)
 returns table (user_id uuid, made_at timestamptz)
 language plpgsql
@@ -425,6 +429,7 @@ declare
   key constant name := sluice.profiles_key();
   moment text;
   users text := '';
+  recent text;
 begin
   if key is null
     or not sluice.sign_ups_are_wanted()
@@ -448,6 +453,21 @@ begin
     moment := 'null';
   end if;
 
+  recent := format('%1$s > now() - $1 or %1$s is null', moment);
+  if sluice.sign_up_trigger_arguments() like '%judged' and exists (
+    select
+    from pg_catalog.pg_attribute
+    where attrelid = to_regclass('auth.users')
+      and attname = 'updated_at'
+      and not attisdropped
+  ) then
+    recent := format(
+      '%s or profiles.%I in (select changed.id from auth.users as changed where changed.updated_at > now() - $1)',
+      recent,
+      key
+    );
+  end if;
+
   -- Whether the user is wanted is asked last, of the few who are left.
   return query execute format(
     $query$
@@ -468,10 +488,7 @@ begin
     key,
     moment,
     users,
-    case
-      when since >= interval '1 year' then 'true'
-      else format('%1$s > now() - $1 or %1$s is null', moment)
-    end
+    case when since >= interval '1 year' then 'true' else recent end
   )
   using since;
 end
@@ -481,32 +498,44 @@ revoke all
   on function sluice.lost_sign_ups(interval)
   from public;
 
--- Whether this user is gone: there is no profile of theirs any more (no row in auth.users, where there is no profiles table). For
--- whoever is about to make something for them.
-create or replace function sluice.is_gone(user_id uuid)
-returns boolean
+-- Which of these users are gone: there is no profile of theirs any more (no row in auth.users, where there is no profiles table).
+-- The ledger asks before anything is made for them (sluice.workflow). Nobody is gone where that cannot be told: the table is
+-- locked, or row level security hides its rows from us. Never raises, and waits 50 ms at most.
+create or replace function sluice.gone_users(subjects text[])
+returns text[]
 language plpgsql
 stable
 security definer
 set search_path = ''
+set lock_timeout = '50ms'
 as $$
 declare
-  there boolean := true;
+  key constant name := sluice.profiles_key();
+  people constant text := case when key is null then 'auth.users' else 'public.profiles' end;
+  asked uuid[];
+  there uuid[];
 begin
-  if sluice.profiles_key() is not null then
-    execute format('select exists (select from public.profiles where %I = $1)', sluice.profiles_key())
-    into there
-    using is_gone.user_id;
-  elsif to_regclass('auth.users') is not null then
-    select exists (select from auth.users where users.id = is_gone.user_id)
-    into there;
+  if to_regclass(people) is null or row_security_active(people) then
+    return '{}';
   end if;
-  return not there;
+  asked := array(
+    select subject::uuid
+    from unnest(subjects) as subject
+    where subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+  );
+  execute format('select array(select %1$I from %2$s where %1$I = any ($1))', coalesce(key, 'id'), people)
+  into there
+  using asked;
+  return array(select subject::text from unnest(asked) as subject where subject <> all (there));
+exception
+  when others then
+    raise warning 'sluice: it cannot be told whether users are gone: %', sqlerrm;
+    return '{}';
 end
 $$;
 
 revoke all
-  on function sluice.is_gone(uuid)
+  on function sluice.gone_users(text[])
   from public;
 
 -- What happens at a sign-up, and whether it is set up so. The foreign keys are added unchecked, so that the lock on the app's
@@ -569,6 +598,17 @@ begin
   return query
   select
     22,
+    'the right to read auth.users',
+    has_table_privilege('auth.users', 'select'),
+    null::text,
+    'PROVISION_WHEN and PROVISION_ANONYMOUS cannot be judged: everybody gets an instance',
+    format('as its owner: grant select on auth.users to %I', current_user)
+  where judged
+    and to_regclass('auth.users') is not null;
+
+  return query
+  select
+    22,
     'trigger sluice_take_confirmation on auth.users',
     judged = exists (
       select
@@ -590,7 +630,7 @@ begin
           execute function sluice.take_confirmation()'
       else 'drop trigger sluice_take_confirmation on auth.users'
     end,
-    case when judged then 'who confirms later is found within the hour, not at once' else 'it is asked for nothing' end,
+    case when judged then 'who confirms later is found within half a minute, not at once' else 'it is asked for nothing' end,
     'run `sluice migrate` as a role that may put triggers on auth.users'
   from pg_catalog.pg_class as users
   where users.oid = to_regclass('auth.users');

@@ -71,7 +71,7 @@ declare
   missing jsonb;
   changed boolean;
 begin
-  perform set_config('lock_timeout', '300ms', true);
+  perform set_config('lock_timeout', '100ms', true);
   -- Reads much and locks nothing: before the first lock.
   perform sluice.note_adoption();
 

@@ -307,15 +307,16 @@ create or replace view sluice.adoption_report as
   order by classes.rank;
 
 -- A person's word: up to `most` users of the class who wait for one get a pending queue row. Returns how many; call it until it
--- is none. Users who went since are passed over, and are open no more.
+-- is none. Users who went since are passed over, and are open no more. Those whose row somebody has in hand stay open.
 create or replace function sluice.adopt_start(class text, decided_by text, note text, most integer)
 returns bigint
 language plpgsql
 security definer
 set search_path = ''
-set lock_timeout = '5s'
+set lock_timeout = '100ms'
 as $$
 declare
+  free uuid[];
   chosen uuid[];
   there uuid[];
 begin
@@ -323,11 +324,29 @@ begin
     raise exception 'the class % cannot be started', class
       using errcode = 'SL002';
   end if;
+  free := array(
+    select queue.user_id
+    from public.evolution_instance_creation_queue as queue
+    join sluice.adoption on adoption.subject = queue.user_id
+    where adoption.class = adopt_start.class
+      and adoption.decision is null
+    order by queue.user_id
+    limit most
+    for no key update of queue skip locked
+  );
   chosen := array(
     select adoption.subject
     from sluice.adoption
     where adoption.class = adopt_start.class
       and adoption.decision is null
+      and (
+        adoption.subject = any (free)
+        or not exists (
+          select
+          from public.evolution_instance_creation_queue as queue
+          where queue.user_id = adoption.subject
+        )
+      )
     order by adoption.subject
     limit most
     for update skip locked

@@ -221,13 +221,13 @@ $$;
 -- Projections -----------------------------------------------------------------------------------------------------------
 
 -- Lets a workflow write the app's own rows for these runs, in the caller's transaction. What the app's schema refuses or has
--- locked undoes nothing: it is kept as pending and written again. Locks of the app's are waited for less long than Postgres
--- waits before it looks for a deadlock, so that the app wins.
-create or replace function sluice.project(workflow text, runs uuid[], taken boolean default false)
+-- locked undoes nothing: it is kept as pending and written again (`again`: it was kept before). Whoever in the app waits for a row
+-- that is written here waits as long as this waits for others: a tenth of a second, and once only.
+create or replace function sluice.project(workflow text, runs uuid[], taken boolean default false, again boolean default false)
 returns void
 language plpgsql
 set search_path = ''
-set lock_timeout = '400ms'
+set lock_timeout = '100ms'
 as $$
 #variable_conflict use_column
 declare
@@ -247,18 +247,20 @@ begin
 
   perform set_config('sluice.taking', case when taken then 'on' else '' end, true);
   perform set_config('sluice.projecting', 'on', true);
-  begin
-    execute format('select %s($1)', target) using runs;
-    perform set_config('sluice.projecting', projecting_before, true);
-    return;
-  exception
-    when others then
-      refusal := sqlstate;
-  end;
+  if not again then
+    begin
+      execute format('select %s($1)', target) using runs;
+      perform set_config('sluice.projecting', projecting_before, true);
+      return;
+    exception
+      when others then
+        refusal := sqlstate;
+    end;
+  end if;
 
   -- Who met a lock has waited for it once: the neighbours do not wait again.
-  if refusal = '55P03' then
-    perform set_config('lock_timeout', '10ms', true);
+  if again or refusal = '55P03' then
+    perform set_config('lock_timeout', '1ms', true);
   end if;
   foreach one in array runs loop
     begin
@@ -286,12 +288,12 @@ set search_path = ''
 as $$
 #variable_conflict use_column
 declare
-  again record;
+  kept record;
 begin
   if not exists (select from sluice.projection_pending) then
     return 0;
   end if;
-  for again in
+  for kept in
     select pending.workflow, pending.subject, pending.taken, pending.tries, (
         select run.id
         from sluice.run
@@ -306,13 +308,13 @@ begin
     limit most
     for update skip locked
   loop
-    if again.run is not null then
-      perform sluice.project(again.workflow, array[again.run], again.taken);
+    if kept.run is not null then
+      perform sluice.project(kept.workflow, array[kept.run], kept.taken, true);
     end if;
     delete from sluice.projection_pending as pending
-    where pending.workflow = again.workflow
-      and pending.subject = again.subject
-      and pending.tries = again.tries;
+    where pending.workflow = kept.workflow
+      and pending.subject = kept.subject
+      and pending.tries = kept.tries;
   end loop;
   return (select count(*) from (select from sluice.projection_pending limit 10000) as pending);
 end
@@ -813,6 +815,8 @@ as $$
 declare
   asked sluice.request;
   taken sluice.taken;
+  started jsonb := '{}';
+  changed record;
 begin
   for asked in
     select *
@@ -834,7 +838,9 @@ begin
       delete from sluice.request
       where id = asked.id;
       if taken.outcome = 'started' then
-        perform sluice.project(taken.workflow, array[taken.run_id]);
+        started := jsonb_set(
+          started, array[taken.workflow], coalesce(started -> taken.workflow, '[]') || to_jsonb(taken.run_id)
+        );
       elsif taken.outcome = 'dead' then
         taken.outcome := 'joined';
       end if;
@@ -846,6 +852,15 @@ begin
         taken := row('refused', null, asked.workflow, asked.subject, null, null, null, null, null, null)::sluice.taken;
     end;
     return next taken;
+  end loop;
+
+  -- The app's rows last, so that nothing else is waited for while they are locked.
+  for changed in
+    select entry.key as workflow, array(select jsonb_array_elements_text(entry.value)::uuid order by 1) as runs
+    from jsonb_each(started) as entry
+    order by entry.key
+  loop
+    perform sluice.project(changed.workflow, changed.runs);
   end loop;
 end
 $$;
@@ -985,9 +1000,73 @@ $$;
 
 -- Attempts --------------------------------------------------------------------------------------------------------------
 
+-- Ends runs whose subject is gone before their first step makes anything for it. Asks the workflow's own function, once for all
+-- of them. Safe with any number of callers: the steps are locked, in key order.
+create or replace function sluice.end_gone(runs uuid[], positions smallint[], generations integer[])
+returns void
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  asked record;
+  subjects_gone text[];
+  ended uuid[];
+begin
+  for asked in
+    select known.name, known.gone, array_agg(run.subject) as subjects
+    from unnest(runs, positions) as given (run_id, "position")
+    join sluice.run on run.id = given.run_id
+    join sluice.workflow as known on known.name = run.workflow
+    where given.position = 0
+      and known.gone is not null
+    group by known.name, known.gone
+  loop
+    execute format('select %s($1)', asked.gone)
+    into subjects_gone
+    using asked.subjects;
+    continue when subjects_gone is null or subjects_gone = '{}';
+
+    ended := array(
+      select due.run_id
+      from unnest(runs, positions, generations) as given (run_id, "position", generation)
+      join sluice.run on run.id = given.run_id
+      join sluice.definition
+        on definition.workflow = run.workflow
+        and definition.version = run.version
+        and definition.position = 0
+        and definition.exclusive
+      join sluice.step as due
+        on due.run_id = given.run_id
+        and due.position = 0
+        and due.generation = given.generation
+        and due.state = 'due'
+        and due.due_at <= now()
+      where given.position = 0
+        and run.workflow = asked.name
+        and run.subject = any (subjects_gone)
+      order by due.run_id
+      for no key update of due
+    );
+    update sluice.run
+    set cancel_by = coalesce(cancel_by, 'sluice'),
+      cancel_reason = case when cancel_by is null then 'its subject is gone' else cancel_reason end
+    where id = any (ended);
+    insert into sluice.audit (actor, action, subject, detail)
+    select 'sluice', 'run.cancel', run.subject, jsonb_build_object('run', run.id, 'note', 'its subject is gone')
+    from sluice.run
+    where run.id = any (ended)
+    order by run.id;
+    perform sluice.end_runs(ended, 'cancelled');
+    perform sluice.project(asked.name, ended);
+  end loop;
+end
+$$;
+
 -- Takes due steps in hand: from `due` to `running`, each under its token, with a lease. Needs the generation that is due, its
 -- moment, a quiet resource, a definition that the caller's build knows (`workflow:version`), and gates that pass; else the step
 -- stays as it is and is pushed again later. A step that may create or delete keeps its resource busy until the lease's end.
+-- A run whose subject is gone before its first such step is cancelled here, and the claim finds its step stale.
 --
 -- Safe with any number of callers: the update of the step's row is guarded by state and generation, and of two at once the
 -- second finds it running. Whose turn a resource is needs no look: a step that waits for its turn has no moment.
@@ -1038,6 +1117,10 @@ declare
   may boolean := true;
   claimed integer[] := '{}';
 begin
+  if 0 = any (positions) then
+    perform sluice.end_gone(runs, positions, generations);
+  end if;
+
   for lowest in 1 .. cardinality(runs) by most loop
     if not plain then
       select run.workflow, due.name, definition.host, due.due_at
@@ -1790,7 +1873,7 @@ begin
     where function.pronamespace = 'sluice'::regnamespace
       and function.proname in (
         'intake', 'claim', 'settle', 'renew', 'waiting', 'expired', 'exceed', 'project_pending', 'explain', 'start_runs', 'end_runs',
-        'give_turn'
+        'give_turn', 'end_gone'
       )
   loop
     execute format(

@@ -201,7 +201,7 @@ begin
       if way = 'with projection' then
         at_projection := true;
         perform set_config('sluice.taking', 'on', true);
-        perform set_config('lock_timeout', '400ms', true);
+        perform set_config('lock_timeout', '100ms', true);
         perform sluice.project_instances(runs);
         perform set_config('sluice.taking', '', true);
         perform set_config('lock_timeout', lock_timeout_before, true);
@@ -238,7 +238,8 @@ create or replace view sluice.shown_run as
       else 'failed'
     end as status,
     case run.state
-      when 'succeeded' then null
+      -- Ready, but whoever was connected before is not, and why.
+      when 'succeeded' then held.memory ->> 'reason'
       when 'cancelled' then 'cancelled by ' || run.cancel_by || coalesce(': ' || run.cancel_reason, '')
       when 'dead' then (
         select letter.reason || coalesce(': ' || letter.error, '')
@@ -253,13 +254,15 @@ create or replace view sluice.shown_run as
     held.name,
     coalesce(held.memory ->> 'status', 'creating') as instance_status,
     coalesce(held.memory ->> 'token', held.secret) as token,
-    held.memory ->> 'qr_code' as qr_code,
+    case when held.memory ->> 'status' = 'connecting' then held.memory ->> 'qr_code' end as qr_code,
     held.memory ->> 'phone_number' as phone_number,
-    coalesce(held.memory ->> 'webhook_url', '') as webhook_url
+    coalesce(held.memory ->> 'webhook_url', '') as webhook_url,
+    -- The run has seen the instance at the API. Until then the app's row may know more than the memory of earlier runs.
+    step.is_after_the_first or run.state = 'dead' as has_seen_it
   from sluice.run
   join sluice.resource as held on held.name = run.resource
   left join lateral (
-    select current.failures, current.error
+    select current.failures, current.error, current.position > 0 or current.state = 'succeeded' as is_after_the_first
     from sluice.step as current
     where current.run_id = run.id
     order by current.state = 'succeeded', current.position
@@ -320,13 +323,13 @@ begin
   written as (
     update public.evolution_instances as instance
     set instance_name = shown.name,
-      instance_status = shown.instance_status,
-      qr_code = shown.qr_code,
-      phone_number = coalesce(shown.phone_number, instance.phone_number),
       webhook_url = shown.webhook_url,
       instance_token = shown.token,
+      instance_status = case when shown.has_seen_it then shown.instance_status else instance.instance_status end,
+      qr_code = case when shown.has_seen_it then shown.qr_code else instance.qr_code end,
+      phone_number = case when shown.has_seen_it then shown.phone_number else instance.phone_number end,
       last_qr_update = case
-        when shown.qr_code is not distinct from instance.qr_code then instance.last_qr_update
+        when not shown.has_seen_it or shown.qr_code is not distinct from instance.qr_code then instance.last_qr_update
         when shown.qr_code is not null then now()
       end,
       updated_at = now()
@@ -335,9 +338,13 @@ begin
       -- After the queue's rows, as in intake.
       and (select count(*) from queued) >= 0
       and (
-        (instance.instance_name, instance.instance_status, instance.qr_code, instance.webhook_url, instance.instance_token)
-          is distinct from (shown.name, shown.instance_status, shown.qr_code, shown.webhook_url, shown.token)
-        or instance.phone_number <> shown.phone_number
+        (instance.instance_name, instance.webhook_url, instance.instance_token)
+          is distinct from (shown.name, shown.webhook_url, shown.token)
+        or (
+          shown.has_seen_it
+          and (instance.instance_status, instance.qr_code, instance.phone_number)
+            is distinct from (shown.instance_status, shown.qr_code, shown.phone_number)
+        )
       )
   )
   select array_agg(shown.run_id)

@@ -90,7 +90,16 @@ mod tests {
             let (name, retry, reach) = ("greet".parse().unwrap(), Retry::default(), Reach::Shared);
             let steps = vec![Step { name, timeout, lease: LEASE, retry, reach, host: None }];
             let name = "greeting".parse().unwrap();
-            vec![Definition { name, version: 1, steps, deadline, priority: 0, projection: None, source: None }]
+            vec![Definition {
+                name,
+                version: 1,
+                steps,
+                deadline,
+                priority: 0,
+                projection: None,
+                source: None,
+                gone: None,
+            }]
         }
 
         fn run<'a>(

@@ -81,6 +81,7 @@ impl Workflow for Welcome {
             priority: 0,
             projection: Some("shop.show_welcome"),
             source: None,
+            gone: None,
         }]
     }
 

@@ -119,9 +119,10 @@ pub async fn standing(connection: &mut PgConnection) -> Result<Standing, Error> 
     stand(&applied, missing)
 }
 
-/// Whether the ledger is there, whoever brought it. In the simple protocol, which every pooler can take.
+/// Whether the ledger is there, whoever brought it: its tables and what comes after them. In the simple protocol, which every pooler can take.
 pub async fn is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::raw_sql("select to_regclass('sluice.run') is not null").fetch_one(connection).await?.try_get(0)
+    let ask = "select to_regclass('sluice.run') is not null and to_regprocedure('sluice.missing()') is not null";
+    sqlx::raw_sql(ask).fetch_one(connection).await?.try_get(0)
 }
 
 /// What is not as it should be; nothing in a database without the ledger. In the simple protocol, which every pooler can take.

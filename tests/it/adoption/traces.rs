@@ -94,17 +94,3 @@ async fn whom_the_first_migration_found_is_not_started_even_with_a_new_profile()
     assert_eq!(lost(&app, "100 years").await, NOBODY);
     assert_eq!(owner.one::<i64>("select sluice.older_sign_ups()").await, 11);
 }
-
-#[tokio::test]
-async fn the_services_know_whose_user_is_gone() {
-    let app = App::migrated().await;
-    let user = Uuid::new_v4();
-    app.sign_up(user).await.unwrap();
-    let mut services = app.login("sluice_runtime").await;
-    let gone = format!("select sluice.is_gone('{user}')");
-    let before = services.one::<bool>(&gone).await;
-
-    app.login("supabase_auth_admin").await.run(&format!("delete from auth.users where id = '{user}'")).await;
-
-    assert_eq!((before, services.one::<bool>(&gone).await), (false, true));
-}

@@ -80,6 +80,7 @@ pub fn workflow(name: &str, limits: Limits, steps: &[(&str, Reach)]) -> Definiti
         priority: 0,
         projection: None,
         source: None,
+        gone: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The engine in one process: relay and worker over a real Postgres and Redis and the simulated Evolution API.
 
+mod adopted;
 mod gates;
 mod levels;
 mod networks;

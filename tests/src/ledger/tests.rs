@@ -35,6 +35,7 @@ fn ledger() -> ModelLedger {
         priority: 0,
         projection: None,
         source: None,
+        gone: None,
     };
     let registry = Registry::new(vec![named("provision-instance"), named("reconfigure-webhooks")]);
     let (runs, tokens) = (AtomicU64::new(1), AtomicI64::new(1));

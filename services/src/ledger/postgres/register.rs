@@ -34,16 +34,16 @@ pub(super) async fn register(ledger: &Postgres) -> Result<()> {
     for definition in newest(ledger) {
         let Some(first) = definition.steps.first() else { continue };
         tx.query(
-            "insert into sluice.workflow as known (name, version, first_step, priority, deadline, projection, source)
-             values ($1, $2, $3, $4, make_interval(secs => $5), $6, $7)
+            "insert into sluice.workflow as known (name, version, first_step, priority, deadline, projection, source, gone)
+             values ($1, $2, $3, $4, make_interval(secs => $5), $6, $7, $8)
              on conflict (name) do update
              set version = excluded.version, first_step = excluded.first_step, priority = excluded.priority,
                deadline = excluded.deadline, projection = excluded.projection, source = excluded.source,
-               registered_at = now()
+               gone = excluded.gone, registered_at = now()
              where known.version <= excluded.version
-               and (known.version, known.first_step, known.priority, known.deadline, known.projection, known.source)
-                 is distinct from (excluded.version, excluded.first_step, excluded.priority, excluded.deadline,
-                   excluded.projection, excluded.source)",
+               and (known.version, known.first_step, known.priority, known.deadline, known.projection, known.source,
+                 known.gone) is distinct from (excluded.version, excluded.first_step, excluded.priority, excluded.deadline,
+                   excluded.projection, excluded.source, excluded.gone)",
         )
         .bind(definition.name.to_string())
         .bind(definition.version)
@@ -52,6 +52,7 @@ pub(super) async fn register(ledger: &Postgres) -> Result<()> {
         .bind(seconds(definition.deadline))
         .bind(definition.projection)
         .bind(definition.source)
+        .bind(definition.gone)
         .execute(tx.connection())
         .await?;
     }

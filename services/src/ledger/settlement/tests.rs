@@ -36,6 +36,7 @@ fn workflow() -> Definition {
         priority: 0,
         projection: None,
         source: None,
+        gone: None,
     }
 }
 

@@ -25,6 +25,7 @@ fn definition() -> Definition {
         priority: 0,
         projection: None,
         source: None,
+        gone: None,
     }
 }
 

@@ -140,6 +140,7 @@ impl Workflow for Greeting {
             priority: 0,
             projection: None,
             source: None,
+            gone: None,
         }]
     }
 

@@ -66,7 +66,7 @@ pub fn row(value: &Value) -> Option<(String, Listed)> {
     // 1.8 wraps each row.
     let row = value.get("instance").unwrap_or(value);
     let status = text(row, &["connectionStatus", "status"]).and_then(|state| api_state(&state));
-    let owned = text(row, &["ownerJid", "owner"]).is_some_and(|owner| !owner.is_empty());
+    let owner = text(row, &["ownerJid", "owner"]).filter(|owner| !owner.is_empty());
     let listed = Listed {
         instance_id: text(row, &["id", "instanceId"]),
         token: text(row, &["token", "apikey"]).filter(|token| !token.is_empty()).map(Secret::new),
@@ -76,9 +76,16 @@ pub fn row(value: &Value) -> Option<(String, Listed)> {
             _ => Kind::Ours,
         },
         has_settings: row.get("Setting").map(|settings| !settings.is_null()),
-        pairing: if owned || status == Some(ApiState::Open) { Pairing::Done } else { Pairing::NotYet },
+        pairing: if owner.is_some() || status == Some(ApiState::Open) { Pairing::Done } else { Pairing::NotYet },
+        phone_number: owner.as_deref().and_then(phone_number),
     };
     Some((text(row, &["name", "instanceName"])?, listed))
+}
+
+/// The number in an address of WhatsApp's: `5511999999999:12@s.whatsapp.net`.
+fn phone_number(address: &str) -> Option<String> {
+    let number = address.split(['@', ':']).next()?;
+    (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| number.to_owned())
 }
 
 /// Reads the list that was asked for with the instance's own token.
@@ -392,7 +399,10 @@ mod tests {
         let roster = roster(&response(200, body), &nothing_to_cut()).unwrap();
 
         assert_eq!(roster.get(&name()).unwrap().kind, Kind::Other("EVOLUTION".to_owned()));
-        assert_eq!(roster.get(&"user_2".parse().unwrap()).unwrap().pairing, Pairing::Done);
+        let paired = roster.get(&"user_2".parse().unwrap()).unwrap();
+        assert_eq!((paired.pairing, paired.phone_number.as_deref()), (Pairing::Done, Some("55")));
+        let numbers = ["5511999999999:12@s.whatsapp.net", "123@lid", "me@s.whatsapp.net", "@s.whatsapp.net"];
+        assert_eq!(numbers.map(phone_number), [Some("5511999999999".to_owned()), Some("123".to_owned()), None, None]);
         assert_eq!((roster.len(), roster.others(&name(), 8)), (2, vec!["user_2".parse().unwrap()]));
         assert!(super::roster(&response(200, "{}"), &nothing_to_cut()).is_err());
     }

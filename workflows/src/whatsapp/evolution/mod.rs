@@ -236,6 +236,8 @@ pub struct Listed {
     pub status: Option<ApiState>,
     pub kind: Kind,
     pub pairing: classify::Pairing,
+    /// The number of the phone that it was last paired with.
+    pub phone_number: Option<String>,
     /// Whether it has its row of settings. `None`: the list does not say.
     pub has_settings: Option<bool>,
 }

@@ -15,9 +15,9 @@ use crate::{
     whatsapp::{
         evolution::{
             ApiError, Created, Evolution, Kind, Listed,
-            classify::{self, Verdict, classify},
+            classify::{self, Pairing, Verdict, classify, instance_status},
         },
-        names::{InstanceName, UserId},
+        names::{InstanceName, InstanceStatus, UserId},
         provision::{Counts, Facts, Given},
     },
 };
@@ -92,7 +92,14 @@ fn made(given: &Given, created: Created) -> Outcome {
     // The API takes our token as it is. Where it answers with another one, that is the one that works.
     let foreign = created.token.filter(|token| token != &given.token);
     let note = foreign.is_some().then(|| "the API gave the instance a token of its own, which is kept".to_owned());
-    success(given, How::Created, created.instance_id, Facts { token: foreign, ..Facts::default() }, note)
+    let mut facts = Facts { token: foreign, ..Facts::default() };
+    // Of the one that was there before, if any, nothing holds any more. A plain sign-up has nothing to forget.
+    if given.created_before || given.paired_before {
+        facts.status = Some(InstanceStatus::Creating);
+        facts.paired = Some(false);
+        facts.phone_number = Some(None);
+    }
+    success(given, How::Created, created.instance_id, facts, note)
 }
 
 /// The API says that the name is taken: by whom?
@@ -163,13 +170,20 @@ fn still_unknown(sent: &ApiError, name: &InstanceName) -> Outcome {
 
 /// The instance is there: ours by its token, or by its name.
 pub(super) fn found(given: &Given, row: Listed) -> Outcome {
-    let Listed { instance_id, token, kind, .. } = row;
+    let Listed { instance_id, token, status, kind, pairing, phone_number, .. } = row;
     if let Kind::Other(kind) = kind {
         return another_kind(&given.instance, &kind);
     }
+    // What the user's row says of it may be forged, or out of date.
+    let facts = Facts {
+        status: instance_status(status, pairing),
+        paired: (pairing == Pairing::Done).then_some(true),
+        phone_number: Some(phone_number),
+        ..Facts::default()
+    };
     if token.as_ref() == Some(&given.token) {
         let note = "the instance was there with our token".to_owned();
-        return success(given, How::Found, instance_id, Facts::default(), Some(note));
+        return success(given, How::Found, instance_id, facts, Some(note));
     }
     if !is_the_subjects_own(given) {
         return name_taken(&given.instance);
@@ -180,7 +194,7 @@ pub(super) fn found(given: &Given, row: Listed) -> Outcome {
         }
         None => "the instance was there under its subject's name and the API shows no token: adopted, ours is kept",
     };
-    success(given, How::Adopted, instance_id, Facts { token, ..Facts::default() }, Some(note.to_owned()))
+    success(given, How::Adopted, instance_id, Facts { token, ..facts }, Some(note.to_owned()))
 }
 
 fn is_the_subjects_own(given: &Given) -> bool {

@@ -17,6 +17,9 @@ pub const PROJECTION: &str = "sluice.project_instances";
 /// The SQL function that turns the app's queue rows into runs.
 pub const SOURCE: &str = "sluice.take_sign_ups";
 
+/// The SQL function that says whose profile is gone.
+pub const GONE: &str = "sluice.gone_users";
+
 /// `timeout` is that of one attempt of any step, `deadline` that of the whole run; `host` is the API's.
 pub fn definition(retry: Retry, timeout: Duration, deadline: Duration, host: &str) -> Definition {
     let step = |name: &str, reach| Step {
@@ -39,6 +42,7 @@ pub fn definition(retry: Retry, timeout: Duration, deadline: Duration, host: &st
         priority: 0,
         projection: Some(PROJECTION),
         source: Some(SOURCE),
+        gone: Some(GONE),
     }
 }
 

@@ -17,6 +17,8 @@ mod key {
     pub const QR_CODE: &str = "qr_code";
     pub const WEBHOOK_URL: &str = "webhook_url";
     pub const PAIRED: &str = "paired";
+    pub const PHONE_NUMBER: &str = "phone_number";
+    pub const REASON: &str = "reason";
     pub const IMPORTED: &str = "imported";
     pub const DISCARDS: &str = "discards";
     pub const NOT_LOADED: &str = "looks_not_loaded";
@@ -66,9 +68,15 @@ impl Counts {
 pub struct Facts {
     /// The API's token, where an adopted instance has another than ours.
     pub token: Option<Secret>,
+    /// It brings its code and its reason along: those of an earlier status are forgotten.
     pub status: Option<InstanceStatus>,
     pub qr_code: Option<Secret>,
+    /// Why an instance that was connected before is not, and has no code to scan either.
+    pub reason: Option<String>,
     pub webhook_url: Option<String>,
+    pub paired: Option<bool>,
+    /// The number of the phone, as the API has it.
+    pub phone_number: Option<Option<String>>,
 }
 
 impl From<Facts> for Memory {
@@ -78,13 +86,14 @@ impl From<Facts> for Memory {
             memory = memory.with(key::TOKEN, token.expose());
         }
         if let Some(status) = facts.status {
-            memory = memory.with(key::STATUS, status.as_str());
-            if status == InstanceStatus::Connected {
-                memory = memory.with(key::PAIRED, true);
-            }
+            let code = facts.qr_code.as_ref().map(|code| code.expose().to_owned());
+            memory = memory.with(key::STATUS, status.as_str()).with(key::QR_CODE, code).with(key::REASON, facts.reason);
         }
-        if let Some(code) = &facts.qr_code {
-            memory = memory.with(key::QR_CODE, code.expose());
+        if let Some(paired) = facts.paired.or((facts.status == Some(InstanceStatus::Connected)).then_some(true)) {
+            memory = memory.with(key::PAIRED, paired);
+        }
+        if let Some(number) = facts.phone_number {
+            memory = memory.with(key::PHONE_NUMBER, number);
         }
         if let Some(url) = facts.webhook_url {
             memory = memory.with(key::WEBHOOK_URL, url);

@@ -156,8 +156,15 @@ fn ready(given: &Given, asked: Asked, state: ApiState, scan: Scan, mended: Optio
     };
     let pairing = if given.paired_before { Pairing::Done } else { Pairing::NotYet };
     let status = instance_status(Some(state), pairing);
-    let facts = Facts { token: None, status, qr_code: code, webhook_url: Some(asked.url.clone()) };
     let status = status.unwrap_or(InstanceStatus::Connecting);
+    let reason = match (status, &code) {
+        (InstanceStatus::Connecting, None) if given.paired_before => {
+            Some(note.clone().unwrap_or_else(|| "it was paired, and connects to WhatsApp by itself now".to_owned()))
+        }
+        _ => None,
+    };
+    let facts =
+        Facts { status: Some(status), qr_code: code, reason, webhook_url: Some(asked.url.clone()), ..Facts::default() };
     let ready = Ready { instance: given.instance.clone(), status, webhook: asked, qr };
     Outcome::Success { output: output(ready), memory: facts.into(), note }
 }

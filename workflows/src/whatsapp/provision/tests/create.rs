@@ -23,7 +23,8 @@ use crate::{
             ErrorKind, Evolution, Kind, Listed, Own, RetryAfter, Shape,
             classify::{self, Pairing},
         },
-        provision::{Counts, Given, Host, Settings, create_instance},
+        names::InstanceStatus,
+        provision::{Counts, Facts, Given, Host, Settings, create_instance},
     },
 };
 
@@ -88,6 +89,43 @@ fn a_later_attempt_reads_back_first_and_finds_what_the_first_one_made() {
 
     assert_eq!(output["how"], "found");
     assert_eq!(facts.token, None);
+}
+
+/// What the user's row says may be forged, or have been true once.
+#[test]
+fn what_is_found_says_how_it_stands_and_whose_phone_it_has() {
+    let number = || Some("5511999999999".to_owned());
+    let stands = |status, pairing, phone_number| {
+        let row = Listed { status, pairing, phone_number, ..script::row("our-token-1") };
+        success(run(&again(), vec![(Fetch, Reply::ListedRow(row))]).0).1
+    };
+
+    let open = stands(Some(ApiState::Open), Pairing::Done, number());
+    let closed = stands(Some(ApiState::Close), Pairing::Done, number());
+    let never = stands(Some(ApiState::Connecting), Pairing::NotYet, None);
+
+    assert_eq!((open.status, open.paired), (Some(InstanceStatus::Connected), Some(true)));
+    assert_eq!((closed.status, closed.paired), (Some(InstanceStatus::Disconnected), Some(true)));
+    assert_eq!((never.status, never.paired), (Some(InstanceStatus::Connecting), None));
+    assert_eq!(
+        [open.phone_number, closed.phone_number, never.phone_number],
+        [Some(number()), Some(number()), Some(None)]
+    );
+}
+
+#[test]
+fn what_is_made_again_was_never_paired_and_a_first_create_has_nothing_to_forget() {
+    let mut calls = gone();
+    calls.push((Create, Reply::Created("our-token-1")));
+
+    let again = success(run(&Given { paired_before: true, ..again() }, calls).0).1;
+    let first = success(run(&given(), vec![(Create, Reply::Created("our-token-1"))]).0).1;
+
+    assert_eq!(
+        (again.status, again.paired, again.phone_number),
+        (Some(InstanceStatus::Creating), Some(false), Some(None))
+    );
+    assert_eq!(first, Facts::default());
 }
 
 #[test]

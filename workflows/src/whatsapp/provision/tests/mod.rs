@@ -22,18 +22,28 @@ fn success(outcome: Outcome) -> (serde_json::Value, Facts, Option<String>) {
 
 /// What is kept of the instance, under the keys that the public rows are written from.
 fn remembered(memory: &Memory) -> Facts {
-    let text = |key| memory.get(key).map(|value| value.as_str().expect("a text").to_owned());
+    let kept = |key| memory.get(key).filter(|value| !value.is_null());
+    let text = |key| kept(key).map(|value| value.as_str().expect("a text").to_owned());
     let status = text("status").map(|status| {
-        let known = [InstanceStatus::Connecting, InstanceStatus::Connected, InstanceStatus::Disconnected];
+        let known = [
+            InstanceStatus::Creating,
+            InstanceStatus::Connecting,
+            InstanceStatus::Connected,
+            InstanceStatus::Disconnected,
+        ];
         known.into_iter().find(|known| known.as_str() == status).unwrap_or_else(|| panic!("status {status}"))
     });
-    let paired = memory.get("paired").and_then(serde_json::Value::as_bool).unwrap_or(false);
-    assert_eq!(paired, status == Some(InstanceStatus::Connected), "a connected instance is remembered as paired");
+    let paired = memory.get("paired").and_then(serde_json::Value::as_bool);
+    assert!(paired == Some(true) || status != Some(InstanceStatus::Connected), "a connected instance is paired");
+    assert!(status.is_none() || memory.get("qr_code").is_some(), "an earlier status' code is forgotten");
     Facts {
         token: text("token").map(Secret::new),
         status,
         qr_code: text("qr_code").map(Secret::new),
+        reason: text("reason"),
         webhook_url: text("webhook_url"),
+        paired,
+        phone_number: memory.get("phone_number").map(|_| text("phone_number")),
     }
 }
 

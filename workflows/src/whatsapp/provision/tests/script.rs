@@ -226,7 +226,8 @@ pub fn given() -> Given {
 pub fn row(token: &str) -> Listed {
     let token = (!token.is_empty()).then(|| Secret::new(token));
     let instance_id = Some("i-1".into());
-    Listed { instance_id, token, status: None, kind: Kind::Ours, pairing: Pairing::NotYet, has_settings: None }
+    let (status, phone_number, has_settings) = (None, None, None);
+    Listed { instance_id, token, status, kind: Kind::Ours, pairing: Pairing::NotYet, phone_number, has_settings }
 }
 
 /// A host of a version that was tried, which has loaded whatever it has.

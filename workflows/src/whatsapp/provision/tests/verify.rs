@@ -201,6 +201,8 @@ fn a_paired_instance_that_is_closed_gets_a_way_on_whatever_the_settings_say() {
     assert_eq!(connected.1.status, Some(InstanceStatus::Connected));
     assert_eq!(waiting.1.status, Some(InstanceStatus::Connecting));
     assert!(waiting.2.unwrap().contains("no code yet"));
+    assert!(waiting.1.reason.unwrap().contains("no code yet"), "who was connected hears why they are not");
+    assert_eq!((scanned.1.reason, connected.1.reason), (None, None));
 }
 
 #[test]
