@@ -405,7 +405,6 @@ begin
       from begun
       on conflict (name) do update
       set run_id = coalesce(held.run_id, excluded.run_id)
-      where held.subject = excluded.subject
       returning held.name, held.subject, held.run_id, held.busy_until
     ),
     first as (
@@ -413,15 +412,13 @@ begin
       select begun.id, 0, known.first_step, known.priority,
         case when held.run_id = begun.id then greatest(now(), held.busy_until) end
       from begun
-      join held
-        on held.name = begun.resource
-        and held.subject = begun.subject
+      join held on held.name = begun.resource
     )
     select begun.*, held.run_id as turn, held.busy_until
     from begun
     left join held
       on held.name = begun.resource
-      -- A neighbour in the batch may be its owner.
+      -- Its owner may have been there, or be a neighbour in the batch.
       and held.subject = begun.subject
   loop
     if begun.turn is null then
@@ -1659,7 +1656,8 @@ begin
       and gates.passes
       and not gates.half_open
       and not (gates.limited and due.due_at <= now())
-    order by run.id
+    -- The order of the index: in the order of the ids, the planner would go through all steps.
+    order by run.deadline_at
     limit most
     for no key update of due, run skip locked
   loop

@@ -17,6 +17,7 @@ mod hand_made_sql;
 mod metrics;
 mod migrate;
 mod odd_databases;
+mod plans;
 mod pooler;
 mod processes;
 mod program;

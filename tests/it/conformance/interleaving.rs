@@ -247,24 +247,31 @@ pub async fn failures_reported_at_once_are_all_heard(bench: &Bench<InPostgres>) 
 }
 
 pub async fn of_a_revival_and_a_discard_at_once_one_settles_the_dead_letter(bench: &Bench<InPostgres>) {
-    let run = bench.dead_run(user()).await;
-    let (ana, bob) = (by("ana"), by("bob"));
-    let held = Held::by(bench, STEP_ROWS).await;
+    for discard_first in [true, false] {
+        let run = bench.dead_run(user()).await;
+        let held = Held::by(bench, STEP_ROWS).await;
+        let (pool, ledger) = (held.pool.clone(), bench.ledger());
+        let (ana, bob) = (by("ana"), by("bob"));
+        let revive = async {
+            until_waited_for(&pool, i64::from(discard_first)).await;
+            ledger.revive(run, &ana).await.unwrap()
+        };
+        let discard = async {
+            until_waited_for(&pool, i64::from(!discard_first)).await;
+            ledger.cancel(run, &bob).await.unwrap()
+        };
 
-    let (revived, discarded, ()) = tokio::join!(
-        bench.ledger().revive(run, &ana),
-        bench.ledger().cancel(run, &bob),
-        held.let_go_when_waited_for(2)
-    );
+        let (revived, discarded, ()) = tokio::join!(revive, discard, held.let_go_when_waited_for(2));
 
-    assert_eq!((discarded.unwrap(), bench.world.run(run).await), (Changed::Yes, RunState::Cancelled));
-    let resolution = match revived.unwrap() {
-        Changed::Yes => "revived",
-        Changed::No(RunState::Cancelled) => "discarded",
-        other => panic!("{other:?}"),
-    };
-    let letters = bench.world.dead_letters(run).await;
-    assert_eq!((letters.len(), letters[0].resolution.as_deref()), (1, Some(resolution)));
+        let (wanted, resolution) = match discard_first {
+            true => (Changed::No(RunState::Cancelled), "discarded"),
+            false => (Changed::Yes, "revived"),
+        };
+        assert_eq!((revived, discarded), (wanted, Changed::Yes));
+        assert_eq!(bench.world.run(run).await, RunState::Cancelled);
+        let letters = bench.world.dead_letters(run).await;
+        assert_eq!((letters.len(), letters[0].resolution.as_deref()), (1, Some(resolution)));
+    }
 }
 
 pub async fn of_two_starts_at_once_one_is_new(bench: &Bench<InPostgres>) {

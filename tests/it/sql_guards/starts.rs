@@ -24,7 +24,7 @@ pub const GUARDS: &[Guard] = &[
         name: "start: the resource's own subject",
         keeps: "I3 one instance per user",
         within: "start_runs",
-        clause: "where held.subject = excluded.subject",
+        clause: "\n      and held.subject = begun.subject",
         missed_by: &["a_name_of_another_subject_is_refused"],
         ..NONE
     },

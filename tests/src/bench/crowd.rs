@@ -1,7 +1,7 @@
 //! With much behind it and much before it: a ledger with a million finished runs, one in which 100,000 wait for their time, and
 //! 100,000 who sign up at once. The ledger's rows are written by SQL; the crowd goes the way of every sign-up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -46,7 +46,7 @@ pub async fn compare(
 ) -> Result<Compared> {
     let empty = stage.new_database().await?;
     let full = stage.new_database().await?;
-    filled(stage, &full, fill, rows).await?;
+    filled(stage, &full, fill, 0..rows).await?;
     let name = match fill {
         Fill::Finished => format!("{rows} finished runs"),
         Fill::Waiting => format!("{rows} waiting runs"),
@@ -61,7 +61,8 @@ pub async fn compare(
     Ok(Compared { rows, empty: on_empty, full: on_full, ratio, steady: Some(steady) })
 }
 
-async fn filled(stage: &Stage, database: &Database, fill: Fill, rows: usize) -> Result<()> {
+/// Writes the sign-ups of these numbers; a number is one user's.
+pub async fn filled(stage: &Stage, database: &Database, fill: Fill, sign_ups: Range<usize>) -> Result<()> {
     let mut app = App::connect(database, 1).await?;
     app.run(SQL).await?;
     app.run("set synchronous_commit = off").await?;
@@ -69,14 +70,15 @@ async fn filled(stage: &Stage, database: &Database, fill: Fill, rows: usize) -> 
         Fill::Finished => "select bench.finished($1, $2)",
         Fill::Waiting => "select bench.waiting($1, $2)",
     };
-    for (index, first) in (0..rows).step_by(CHUNK).enumerate() {
-        let number = CHUNK.min(rows - first);
+    for (index, first) in sign_ups.clone().step_by(CHUNK).enumerate() {
+        let number = CHUNK.min(sign_ups.end - first);
         let chunk = sqlx::query(statement).bind(i64::try_from(first)?).bind(i64::try_from(number)?);
         chunk.execute(app.look()).await.context("write the ledger's history")?;
         if index % 5 == 4 {
-            (stage.say)(&format!("   {} of {rows} runs written", first + number));
+            (stage.say)(&format!("   {} of {} runs written", first + number - sign_ups.start, sign_ups.len()));
         }
     }
+    app.run("drop schema bench cascade").await?;
     app.run("vacuum (analyze)").await?;
     app.run("checkpoint").await?;
     app.close().await

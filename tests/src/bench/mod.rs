@@ -27,6 +27,7 @@ mod table;
 mod tally;
 mod traced;
 
+pub use crowd::{Fill, filled};
 pub use part::{Options, Part, Scale, run};
 pub use plot::plots;
 pub use publish::publish;

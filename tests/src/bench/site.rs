@@ -124,6 +124,16 @@ impl Site {
         &self.redis_url
     }
 
+    /// The log of a private Postgres.
+    pub fn postgres_log(&self) -> Option<String> {
+        self.postgres.as_ref().map(Postgres::log)
+    }
+
+    /// For the sessions of this database that begin from now on.
+    pub async fn set_for(&mut self, database: &Database, setting: &str, value: &str) -> Result<()> {
+        self.run(format!("alter database {} set {setting} = '{value}'", database.name)).await
+    }
+
     /// The name of the services' role.
     pub fn role(&self) -> &str {
         &self.role.name

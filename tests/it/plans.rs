@@ -1,0 +1,121 @@
+//! How Postgres executes the statements of a running Sluice when much lies behind it: auto_explain writes the plan of each one,
+//! with the rows that were read, while real processes serve sign-ups.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tests::bench::{Fill, Given, Roles, Setup, Stage, filled, stream};
+
+const FINISHED: usize = 20_000;
+const WAITING: usize = 5_000;
+
+/// Rows that one scan may read: no more than the largest batch has.
+const AT_MOST: f64 = 200.0;
+
+/// A part of each statement that must have been seen.
+const PARTS: [&str; 13] = [
+    "from sluice.take_sign_ups($1)",
+    "array_agg(pending.user_id order by pending.user_id)",
+    "with begun as",
+    "with shown as materialized",
+    "with given as (",
+    "with given as materialized (",
+    "with ended as (",
+    "sluice.renew(",
+    "select over.run_id",
+    "sum(upper(span) - lower(span))",
+    "from sluice.waiting(",
+    "held.doubted_at",
+    "array_agg(old.id)",
+];
+
+/// What runs once in a while and may read more: retention, whose index knows blocks and no rows, and the finder's look at all
+/// profiles, at a relay's start and each hour.
+const RARE: [&str; 2] = ["array_agg(old.id)", "select lost.id, lost.made_at"];
+
+/// The tables that grow with the users.
+const LARGE: [&str; 12] = [
+    "run",
+    "step",
+    "attempt",
+    "resource",
+    "event",
+    "dead_letter",
+    "request",
+    "profiles",
+    "users",
+    "evolution_instances",
+    "evolution_instance_creation_queue",
+    "audit",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_of_a_running_sluice_reads_more_because_much_lies_behind() {
+    let mut stage = Stage::open(&Given::default(), |_| {}).await.unwrap();
+    let database = stage.new_database().await.unwrap();
+    filled(&stage, &database, Fill::Finished, 0..FINISHED).await.unwrap();
+    filled(&stage, &database, Fill::Waiting, FINISHED..FINISHED + WAITING).await.unwrap();
+    let settings = [
+        ("session_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        ("auto_explain.log_nested_statements", "on"),
+        ("auto_explain.log_analyze", "on"),
+        ("auto_explain.log_timing", "off"),
+        ("auto_explain.log_format", "json"),
+    ];
+    for (name, value) in settings {
+        stage.site.set_for(&database, name, value).await.unwrap();
+    }
+
+    stream(&mut stage, &Setup::new(Roles::USUAL, &database), 10.0, 3.0).await.unwrap();
+
+    let log = stage.site.postgres_log().unwrap();
+    let (mut statements, mut too_many) = (BTreeSet::new(), BTreeSet::new());
+    for plan in plans(&log) {
+        let statement = plan["Query Text"].as_str().unwrap();
+        if let Some(part) = PARTS.iter().find(|part| statement.contains(*part)) {
+            statements.insert(*part);
+        }
+        for (scan, read) in scans(&plan["Plan"]) {
+            if read > AT_MOST && !RARE.iter().any(|rare| statement.contains(rare)) {
+                too_many.insert(format!("{read} rows by {scan} in {statement}"));
+            }
+        }
+    }
+    assert_eq!(statements, BTreeSet::from(PARTS), "the statements whose plans were seen");
+    assert!(too_many.is_empty(), "{too_many:#?}");
+}
+
+/// The plans in a server's log: JSON on lines that begin with a tab, below the line that says how long the statement took.
+fn plans(log: &str) -> Vec<Value> {
+    let mut all = Vec::new();
+    let mut lines = log.lines().peekable();
+    while let Some(line) = lines.next() {
+        if !line.ends_with("plan:") {
+            continue;
+        }
+        let mut json = String::new();
+        while let Some(line) = lines.next_if(|line| line.starts_with('\t')) {
+            json.push_str(line);
+            json.push('\n');
+        }
+        all.push(serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}")));
+    }
+    all
+}
+
+/// The scans of large tables in a plan, with the rows that each read over all its loops.
+fn scans(node: &Value) -> Vec<(String, f64)> {
+    let mut all = Vec::new();
+    let (kind, table, index) = (&node["Node Type"], &node["Relation Name"], &node["Index Name"]);
+    if LARGE.iter().any(|large| table == large) && kind != "ModifyTable" {
+        let number = |name: &str| node[name].as_f64().unwrap_or_default();
+        let kept_and_not =
+            number("Actual Rows") + number("Rows Removed by Filter") + number("Rows Removed by Index Recheck");
+        all.push((format!("{kind} of {table} through {index}"), kept_and_not * number("Actual Loops")));
+    }
+    for below in node["Plans"].as_array().into_iter().flatten() {
+        all.extend(scans(below));
+    }
+    all
+}
