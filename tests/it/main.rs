@@ -11,6 +11,7 @@ mod clocks;
 mod config;
 mod conformance;
 mod cost;
+mod disasters;
 mod engine;
 mod guide;
 mod hand_made_sql;

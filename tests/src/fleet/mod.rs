@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A minimal database as Supabase gives one: roles, `auth.users`, `profiles`, the publication.
-pub const SUPABASE: &str = include_str!("supabase.sql");
+pub const SUPABASE: &str = include_str!("../../../deploy/supabase/app.sql");
 
 /// The steps, each of which has a worker process of its own.
 pub const STEPS: [&str; 3] = ["create-instance", "configure-webhooks", "verify"];
