@@ -164,8 +164,8 @@ begin
         ('webhook_url', 'text', array['text', 'varchar']),
         ('qr_code', 'text', array['text', 'varchar']),
         ('phone_number', 'text', array['text', 'varchar']),
-        ('status', 'text', array['text', 'varchar', 'enum']),
-        ('instance_status', 'text', array['text', 'varchar', 'enum']),
+        ('status', 'text', array['text', 'varchar']),
+        ('instance_status', 'text', array['text', 'varchar']),
         ('created_at', 'timestamptz', array['timestamptz', 'timestamp']),
         ('updated_at', 'timestamptz', array['timestamptz', 'timestamp']),
         ('processed_at', 'timestamptz', array['timestamptz', 'timestamp']),
@@ -178,7 +178,6 @@ begin
     join pg_catalog.pg_type as type
       on type.oid = held.atttypid
     where type.typname <> all(wanted.kinds)
-      and not (type.typtype = 'e' and 'enum' = any(wanted.kinds))
       -- A column `status` of an instance that the app made is the app's.
       and not (wanted.name = 'status' and face.relation = to_regclass('public.evolution_instances'));
     return query

@@ -8,7 +8,7 @@ create schema if not exists sluice;
 -- The trace context that the app gave for this user, or null. Sources, the first valid one wins: the user's metadata
 -- (`signUp({ options: { data: { traceparent } } })`), PostgREST's request headers, the setting app.traceparent.
 -- Whoever signs up writes it, so it is a claim: only the plain W3C form passes, its flags are kept as given, and the
--- relay decides about sampling by itself. Raises only where auth.users may not be read.
+-- relay decides about sampling by itself.
 create or replace function sluice.sign_up_traceparent(user_id uuid)
 returns text
 language plpgsql
@@ -21,7 +21,7 @@ declare
   valid constant text := '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$';
   given text;
 begin
-  if to_regclass('auth.users') is not null then
+  if to_regclass('auth.users') is not null and has_table_privilege('auth.users', 'select') then
     select users.raw_user_meta_data ->> 'traceparent'
     into given
     from auth.users as users
@@ -446,7 +446,7 @@ begin
       and not attisdropped
   ) then
     moment := 'profiles.created_at';
-  elsif to_regclass('auth.users') is not null then
+  elsif to_regclass('auth.users') is not null and has_table_privilege('auth.users', 'select') then
     moment := 'users.created_at';
     users := format('left join auth.users on users.id = profiles.%I', key);
   else
@@ -460,6 +460,7 @@ begin
     where attrelid = to_regclass('auth.users')
       and attname = 'updated_at'
       and not attisdropped
+      and has_table_privilege(attrelid, 'select')
   ) then
     recent := format(
       '%s or profiles.%I in (select changed.id from auth.users as changed where changed.updated_at > now() - $1)',

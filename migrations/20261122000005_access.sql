@@ -80,7 +80,7 @@ as $$
 $$;
 
 -- What sluice_runtime may do with each table of the schema. What decides about the owner's wishes, and the migrations' own book,
--- it may only read; what was done stays done.
+-- it may only read, and each view: a view that is written writes its table with the owner's rights. What was done stays done.
 create or replace function sluice.runtime_rights()
 returns table (relation regclass, allowed text[], refused text[])
 language sql
@@ -98,7 +98,7 @@ as $$
   from pg_catalog.pg_class as class
   cross join lateral (
     select case
-      when class.relname in ('setting', '_sqlx_migrations', 'adoption') then array['select']
+      when class.relkind = 'v' or class.relname in ('setting', '_sqlx_migrations', 'adoption') then array['select']
       when class.relname = 'audit' then array['select', 'insert']
       else array['select', 'insert', 'update', 'delete']
     end as allowed

@@ -222,12 +222,12 @@ $$;
 
 -- Lets a workflow write the app's own rows for these runs, in the caller's transaction. What the app's schema refuses or has
 -- locked undoes nothing: it is kept as pending and written again (`again`: it was kept before). Whoever in the app waits for a row
--- that is written here waits as long as this waits for others: a tenth of a second, and once only.
+-- that is written here waits as long as this waits for others: a twentieth of a second, and once only.
 create or replace function sluice.project(workflow text, runs uuid[], taken boolean default false, again boolean default false)
 returns void
 language plpgsql
 set search_path = ''
-set lock_timeout = '100ms'
+set lock_timeout = '50ms'
 as $$
 #variable_conflict use_column
 declare

@@ -201,7 +201,7 @@ begin
       if way = 'with projection' then
         at_projection := true;
         perform set_config('sluice.taking', 'on', true);
-        perform set_config('lock_timeout', '100ms', true);
+        perform set_config('lock_timeout', '50ms', true);
         perform sluice.project_instances(runs);
         perform set_config('sluice.taking', '', true);
         perform set_config('lock_timeout', lock_timeout_before, true);

@@ -16,6 +16,10 @@ async fn lost(app: &App) -> Vec<Uuid> {
     app.login("sluice_runtime").await.all("select user_id from sluice.lost_sign_ups('100 years')").await
 }
 
+async fn recently_lost(app: &App) -> Vec<Uuid> {
+    app.login("sluice_runtime").await.all("select user_id from sluice.lost_sign_ups('15 minutes')").await
+}
+
 async fn decide(app: &App, arguments: &[&str]) -> String {
     let arguments: Vec<_> = ["migrate"].iter().chain(arguments).copied().collect();
     let output = sluice(app, &arguments).await;
@@ -140,17 +144,34 @@ async fn who_confirms_later_is_queued_at_that_moment_and_found_where_the_trigger
             .await;
         let before = queued(&mut app.owner().await).await;
 
-        auth.run(&format!("update auth.users set email_confirmed_at = now() where id = '{user}'")).await;
+        // They signed up long ago, as far as the finder's window goes.
+        app.owner().await.run("update public.profiles set created_at = now() - interval '3 days'").await;
+        let lost_before = recently_lost(&app).await;
+        auth.run(&format!("update auth.users set email_confirmed_at = now(), updated_at = now() where id = '{user}'"))
+            .await;
 
         let now = queued(&mut app.owner().await).await;
-        assert_eq!(before, NOBODY);
+        assert_eq!((before, lost_before), (vec![], vec![]));
         if allowed {
             assert_eq!(now, [user]);
         } else {
             assert!(said.contains("missing: trigger sluice_take_confirmation on auth.users"), "{said}");
-            assert_eq!((now, lost(&app).await), (vec![], vec![user]));
+            assert_eq!((now, recently_lost(&app).await), (vec![], vec![user]), "it looks each half minute");
         }
     }
+}
+
+/// What cannot be read cannot be judged: everybody gets an instance, and `migrate` says so.
+#[tokio::test]
+async fn where_the_auth_servers_users_cannot_be_read_nobody_is_left_out() {
+    let app = with_real_users().await;
+    app.superuser().await.run("revoke select on auth.users from app_postgres").await;
+
+    let said = decide(&app, &["--provision-when", "confirmed"]).await;
+    let user = sign_up(&app, false, false).await;
+
+    assert!(said.contains("missing: the right to read auth.users: "), "{said}");
+    assert_eq!(queued(&mut app.owner().await).await, [user]);
 }
 
 #[tokio::test]

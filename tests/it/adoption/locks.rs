@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{INSTANCES, QUEUE, migrate};
 use crate::app::{App, existing_user};
 
-/// Twice what a migration holds a lock at the most while it waits for another one, on a machine that does much else.
+/// A migration holds a lock for 100 ms at the most while it waits for another one. This machine does much else.
 const BEARABLE: Duration = Duration::from_millis(600);
 
 /// 20,000 users with an instance each, some 200 MB of QR codes among them.

@@ -3,7 +3,9 @@
 
 mod adapted;
 mod choices;
+mod linted;
 mod locks;
+mod matrix;
 mod refused;
 mod report;
 mod rights;

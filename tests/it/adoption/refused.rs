@@ -45,6 +45,13 @@ async fn a_database_that_does_not_fit_is_refused_whole_and_sign_ups_go_on() {
             "insert into public.profiles (id) values (gen_random_uuid())",
             "public.evolution_instances.user_id is text",
         ),
+        (
+            "create table public.profiles (id uuid primary key);
+             create type public.state as enum ('pending', 'processing', 'completed', 'failed');
+             create table public.evolution_instance_creation_queue (user_id uuid, status public.state)",
+            "insert into public.profiles (id) values (gen_random_uuid())",
+            "public.evolution_instance_creation_queue.status is public.state. To mend it: make it text",
+        ),
     ];
     for (table, sign_up, problem) in cases {
         let app = App::new().await;

@@ -3,29 +3,9 @@
 use uuid::Uuid;
 
 use super::{INSTANCES, QUEUE};
-use crate::app::{App, Session, existing_user};
+use crate::app::App;
 
 const REFUSED: &str = "42501";
-
-/// What Supabase's linter (splinter, 0006) calls multiple permissive policies: for one role and command more than one.
-const SEVERAL_POLICIES: &str = "
-    select format('%s %s %s', class.relname, role.rolname, command)
-    from pg_policy as policy
-    join pg_class as class on class.oid = policy.polrelid
-    join pg_roles as role on policy.polroles @> array[role.oid] or policy.polroles = array[0::oid]
-    cross join lateral unnest(
-      case policy.polcmd
-        when 'r' then array['select'] when 'a' then array['insert'] when 'w' then array['update'] when 'd' then array['delete']
-        else array['select', 'insert', 'update', 'delete']
-      end
-    ) as command
-    where policy.polpermissive
-      and role.rolname not like 'pg\\_%'
-      and role.rolname not like 'supabase%admin'
-      and not role.rolbypassrls
-    group by 1
-    having count(*) > 1
-    order by 1";
 
 #[tokio::test]
 async fn the_services_cannot_write_what_decides_about_them() {
@@ -63,44 +43,14 @@ async fn the_services_cannot_write_what_decides_about_them() {
 }
 
 #[tokio::test]
-async fn our_policies_are_on_our_role_alone_and_stand_beside_none_of_the_apps() {
+async fn our_policies_are_on_our_role_alone() {
     let app = App::existing().await;
     let mut owner = app.owner().await;
-    let before = owner.all::<String>(SEVERAL_POLICIES).await;
 
     app.migrate().await;
 
-    assert_eq!(owner.all::<String>(SEVERAL_POLICIES).await, before);
     let elsewhere = "select policyname || ' to ' || roles::text from pg_policies where policyname like 'sluice:%' and roles <> '{sluice_runtime}'";
     assert_eq!(owner.all::<String>(elsewhere).await, [""; 0]);
-}
-
-/// Anon, another user, the service role, and ourselves, at everything that is private.
-#[tokio::test]
-async fn nobody_reaches_anything_private_over_the_api() {
-    let app = App::adopted().await;
-    let mut owner = app.owner().await;
-    let relations: Vec<String> = owner
-        .all("select oid::regclass::text from pg_class where relnamespace = 'sluice'::regnamespace and relkind in ('r', 'v', 'S')")
-        .await;
-    let functions: Vec<String> =
-        owner.all("select proname::text from pg_proc where pronamespace = 'sluice'::regnamespace and pronargs = 0 and prorettype <> 'trigger'::regtype").await;
-    assert!(relations.len() > 15 && functions.len() > 5);
-    let mut callers: Vec<Session> = Vec::new();
-    for role in ["anon", "service_role"] {
-        callers.push(app.login(role).await);
-    }
-    callers.push(app.user(existing_user(1)).await);
-    for caller in &mut callers {
-        for relation in &relations {
-            for attempt in [format!("select from {relation}"), format!("delete from {relation}")] {
-                assert_eq!(caller.refusal(&attempt).await, REFUSED, "{attempt}");
-            }
-        }
-        for function in &functions {
-            assert_eq!(caller.refusal(&format!("select sluice.{function}()")).await, REFUSED, "{function}");
-        }
-    }
 }
 
 #[tokio::test]
