@@ -15,7 +15,7 @@ use crate::{
         RelayLedger,
         postgres::{
             Postgres,
-            read::{self, Gate, Gauges, Steps},
+            read::{self, Gate, Gauges, Steps, Unfinished},
         },
     },
     queue::Queue,
@@ -99,7 +99,12 @@ fn samples(Gauges { now, taken }: &Gauges) -> Vec<Sample> {
         samples.push(Sample::of(&names::DEAD_LETTERS, [reason], count as f64));
     }
     for steps in &taken.steps {
-        of_step(steps, age(steps.oldest_unfinished_at), &mut samples);
+        of_step(steps, &mut samples);
+        for Unfinished { workflow, count, oldest_at } in steps.unfinished.iter() {
+            let labels = [workflow.as_str(), &steps.step];
+            samples.push(Sample::of(&names::UNFINISHED_STEPS, labels, *count as f64));
+            samples.push(Sample::of(&names::OLDEST_UNFINISHED_AGE, labels, age(*oldest_at)));
+        }
     }
     taken.gates.iter().for_each(|gate| of_gate(gate, &mut samples));
     samples
@@ -109,10 +114,8 @@ fn seconds(length: TimeDelta) -> f64 {
     length.to_std().map_or(0.0, |length| length.as_secs_f64())
 }
 
-fn of_step(steps: &Steps, oldest: f64, samples: &mut Vec<Sample>) {
+fn of_step(steps: &Steps, samples: &mut Vec<Sample>) {
     let Steps { step, due, held, scheduled, running, .. } = steps;
-    samples.push(Sample::of(&names::UNFINISHED, [step], (due + running) as f64));
-    samples.push(Sample::of(&names::OLDEST_UNFINISHED_AGE, [step], oldest));
     for (state, count) in [("due", due), ("held", held), ("scheduled", scheduled), ("running", running)] {
         samples.push(Sample::of(&names::QUEUE_DEPTH, [step, state], *count as f64));
     }

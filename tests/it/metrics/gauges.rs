@@ -88,6 +88,11 @@ fn oldest(gauges: &Gauges, step: &str) -> Option<i64> {
     of(gauges, step).oldest_unfinished_at.map(|at| (gauges.now - at).num_seconds())
 }
 
+/// Of each workflow, how many of the step's are unfinished.
+fn unfinished<'a>(gauges: &'a Gauges, step: &str) -> Vec<(&'a str, i64)> {
+    of(gauges, step).unfinished.iter().map(|share| (share.workflow.as_str(), share.count)).collect()
+}
+
 #[tokio::test]
 async fn steps_are_counted_by_state_and_held_work_apart() {
     let (app, ledger) = ledger().await;
@@ -115,7 +120,12 @@ async fn steps_are_counted_by_state_and_held_work_apart() {
     assert_eq!((counts(&open, "verify"), of(&open, "verify").waiting), ([5, 0, 4, 0], 1));
     assert!((100..160).contains(&oldest(&open, "verify").unwrap()), "{open:?}");
     assert_eq!((counts(&open, "create-instance"), oldest(&open, "create-instance")), ([0; 4], None));
+    assert_eq!(unfinished(&open, "verify"), [("another", 2), ("provision-instance", 3)]);
+    assert_eq!(unfinished(&open, "create-instance"), [("provision-instance", 0)]);
+    let age = |share: usize| (open.now - of(&open, "verify").unfinished[share].oldest_at.unwrap()).num_seconds();
+    assert!((50..99).contains(&age(0)) && (100..160).contains(&age(1)), "{open:?}");
     assert_eq!(counts(&workflow_paused, "verify"), [2, 3, 4, 0]);
+    assert_eq!(unfinished(&workflow_paused, "verify"), [("another", 2), ("provision-instance", 0)]);
     assert!((50..99).contains(&oldest(&workflow_paused, "verify").unwrap()), "{workflow_paused:?}");
     assert_eq!((counts(&step_held, "verify"), oldest(&step_held, "verify")), ([0, 5, 4, 0], None));
     assert!(!of(&step_held, "verify").passes && of(&step_held, "create-instance").passes, "{step_held:?}");
@@ -161,6 +171,7 @@ async fn the_scaling_signal_sees_what_workers_hold() {
     let in_outage = take(&ledger).await;
 
     assert_eq!(counts(&seen, "verify"), [2, 0, 0, 6]);
+    assert_eq!(unfinished(&seen, "verify"), [("another", 0), ("provision-instance", 8)]);
     assert!((300..360).contains(&oldest(&seen, "verify").unwrap()), "{seen:?}");
     assert_eq!(counts(&in_outage, "verify"), [0, 2, 0, 6]);
 }

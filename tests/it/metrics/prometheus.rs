@@ -84,7 +84,7 @@ async fn a_real_prometheus_scrapes_every_role_and_loads_the_alerts() {
     prometheus.until_answers("sum(sluice_run_duration_seconds_count)", &[1.0]).await;
     prometheus.until_answers(r#"sum(sluice_runs_total{outcome="succeeded"})"#, &[1.0]).await;
     prometheus.until_answers("sum(sluice_queue_depth)", &[0.0]).await;
-    prometheus.until_answers("sum(sluice_unfinished)", &[0.0]).await;
+    prometheus.until_answers("sum(sluice_unfinished_steps)", &[0.0]).await;
     prometheus.until_answers(r#"count by (role) (sluice_build_info{role="worker"})"#, &[3.0]).await;
 
     // What it has is what the roles show.

@@ -14,7 +14,7 @@ use crate::{
     config::{Operator, StatsOptions},
     ledger::postgres::{
         Postgres,
-        read::{self, COUNTED, Gate, OpenLetters, Pending, Steps},
+        read::{self, COUNTED, Gate, OpenLetters, Pending, ReadOnly, Steps},
     },
     process,
     queue::{self, Queue},
@@ -32,6 +32,8 @@ pub(super) struct Stats {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
+    /// Why the database takes no writes, or is not meant to; none where it does.
+    read_only: Option<ReadOnly>,
     steps: Vec<QueueLine>,
     gates: Vec<Gate>,
     dead_letters: Vec<OpenLetters>,
@@ -54,6 +56,7 @@ impl Stats {
     async fn stats(&self, config: Operator) -> anyhow::Result<ExitCode> {
         let ledger = process::open(&config.ledger).await?;
         let report = Report {
+            read_only: read::read_only(&ledger).await?,
             steps: queues(&ledger, config.queue.as_ref()).await?,
             gates: read::gates(&ledger).await?,
             dead_letters: read::open_letters(&ledger).await?,
@@ -92,10 +95,11 @@ fn said<T>(result: Result<T, impl std::fmt::Display>) -> Option<T> {
 }
 
 fn describe(report: &Report) -> String {
-    let mut parts = vec![match report.steps.is_empty() {
+    let mut parts: Vec<String> = report.read_only.map(remark_of).into_iter().collect();
+    parts.push(match report.steps.is_empty() {
         true => "no workflow is registered yet: a relay or worker does it when it starts".to_owned(),
         false => steps_table(&report.steps),
-    }];
+    });
     if report.steps.iter().any(|line| line.steps.capped) {
         parts.push(format!("of a queue no more than {} steps were counted", COUNTED - 1));
     }
@@ -114,6 +118,19 @@ fn describe(report: &Report) -> String {
         ));
     }
     parts.join("\n\n")
+}
+
+fn remark_of(read_only: ReadOnly) -> String {
+    match read_only {
+        ReadOnly::Standby => {
+            "this database is a standby and takes no writes: nothing moves until DATABASE_URL leads to the primary"
+        }
+        ReadOnly::ByDefault => {
+            "this database is read-only by default (Supabase sets it so when the disk is full): sign-ups fail; Sluice writes \
+             all the same"
+        }
+    }
+    .to_owned()
 }
 
 fn steps_table(lines: &[QueueLine]) -> String {

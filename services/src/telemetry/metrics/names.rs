@@ -73,14 +73,14 @@ impl Described {
 
 // The whole system's, from relays.
 
-pub static UNFINISHED: Metric<1> = Metric::gauge(
-    "sluice_unfinished",
-    ["step"],
+pub static UNFINISHED_STEPS: Metric<2> = Metric::gauge(
+    "sluice_unfinished_steps",
+    ["workflow", "step"],
     "Work that is not finished and not held by a gate, wherever it waits: steps due now and running; scale by it",
 );
-pub static OLDEST_UNFINISHED_AGE: Metric<1> = Metric::gauge(
+pub static OLDEST_UNFINISHED_AGE: Metric<2> = Metric::gauge(
     "sluice_oldest_unfinished_age_seconds",
-    ["step"],
+    ["workflow", "step"],
     "How long ago the oldest step among the unfinished became due; 0 where there is none",
 );
 pub static QUEUE_DEPTH: Metric<2> = Metric::gauge(
@@ -186,7 +186,7 @@ pub static PROCESS_START: Metric<0> =
 /// All of them, in the order of docs/metrics.md's table.
 pub fn all() -> Vec<Described> {
     vec![
-        UNFINISHED.described(),
+        UNFINISHED_STEPS.described(),
         OLDEST_UNFINISHED_AGE.described(),
         QUEUE_DEPTH.described(),
         DEAD_LETTERS.described(),

@@ -36,7 +36,7 @@ pub struct Taken {
 
 /// The gauges, none older than `max_age`, unless another relay is taking them this moment.
 pub async fn gauges(ledger: &Postgres, max_age: Duration) -> Result<Gauges> {
-    let begin = "begin; \
+    let begin = "begin isolation level read committed read write; \
         set local lock_timeout = '1s'; \
         set local statement_timeout = '2s'; \
         set local idle_in_transaction_session_timeout = '10s'; \

@@ -20,7 +20,8 @@ pub use self::{
     gauges::{Gauges, Taken, gauges},
     letters::{Letter, LetterFilter, LetterId, Which, letters, letters_by_id},
     queues::{
-        COUNTED, Gate, OpenLetters, Pending, STEPS, Steps, gates, known, open_letters, pending_projections, steps,
+        COUNTED, Gate, OpenLetters, Pending, ReadOnly, STEPS, Steps, Unfinished, gates, known, open_letters,
+        pending_projections, read_only, steps,
     },
     run::{Attempt, Event, RunDetail, Step, run},
     runs::{Run, RunFilter, runs},

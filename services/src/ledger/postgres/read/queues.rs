@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::FromRow;
+use sqlx::{FromRow, types::Json};
 
 use super::{Postgres, Result, begin, capped};
 use crate::{database::Tx, ledger::Scope};
@@ -30,10 +30,21 @@ pub struct Steps {
     pub capped: bool,
     /// When the oldest step that is due or running, and not held, became due.
     pub oldest_unfinished_at: Option<DateTime<Utc>>,
+    /// What of it is due or running, and not held, by workflow: of every workflow that has this step.
+    pub unfinished: Json<Vec<Unfinished>>,
     /// Whether the gates of the step and its host pass.
     pub passes: bool,
     /// Why they do not, or not for everybody.
     pub reason: Option<String>,
+}
+
+/// Work of one workflow in one queue that no gate holds back, wherever it waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    pub workflow: String,
+    pub count: i64,
+    /// When the oldest of it became due.
+    pub oldest_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, FromRow)]
@@ -69,6 +80,34 @@ pub struct OpenLetters {
 pub struct Pending {
     pub count: i64,
     pub oldest_since: Option<DateTime<Utc>>,
+}
+
+/// Why the database takes no writes, or is not meant to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadOnly {
+    /// It follows another server.
+    Standby,
+    /// `default_transaction_read_only` is on for the server, the database or the login.
+    ByDefault,
+}
+
+/// None where it takes writes as any other does.
+pub async fn read_only(ledger: &Postgres) -> Result<Option<ReadOnly>> {
+    let mut tx = begin(ledger).await?;
+    let (standby, by_default): (bool, bool) = tx
+        .query_as(
+            "select pg_catalog.pg_is_in_recovery(), reset_val = 'on'
+             from pg_catalog.pg_settings
+             where name = 'default_transaction_read_only'",
+        )
+        .fetch_one(tx.connection())
+        .await?;
+    Ok(match (standby, by_default) {
+        (true, _) => Some(ReadOnly::Standby),
+        (false, true) => Some(ReadOnly::ByDefault),
+        (false, false) => None,
+    })
 }
 
 /// Every queue that a build has registered.
@@ -109,7 +148,7 @@ pub const STEPS: &str = "
     ),
     queue as materialized (
       select known.step, state.passes, state.reason,
-        gates.all_pass, gates.any_passes, gates.one_at_a_time, gates.probe_run
+        gates.all_pass, gates.any_passes, gates.one_at_a_time, gates.probe_run, gates.only_workflow
       from (
         select distinct on (step) step, host
         from sluice.definition
@@ -121,22 +160,30 @@ pub const STEPS: &str = "
         select bool_and(place.passes and not place.half_open) as all_pass,
           bool_or(place.passes) as any_passes,
           bool_and(not place.passes or place.half_open) as one_at_a_time,
-          (array_agg(place.probe_run) filter (where place.half_open))[1] as probe_run
+          (array_agg(place.probe_run) filter (where place.half_open))[1] as probe_run,
+          case when count(*) = 1 then min(place.workflow) end as only_workflow
         from place
         where place.step = known.step
       ) as gates
     ),
     waits as (
-      select queue.step,
+      select queue.step, sample.workflow,
         count(*) filter (where sample.due_at <= now() and not sample.is_held) as due,
         count(*) filter (where sample.due_at <= now() and sample.is_held) as held,
         count(*) filter (where sample.due_at > now()) as scheduled,
         count(*) filter (where sample.is_waiting) as waiting,
+        0 as running,
         count(*) as counted,
         min(sample.due_at) filter (where sample.due_at <= now() and not sample.is_held) as oldest
       from queue
       cross join lateral (
         select first.due_at,
+          -- Only where several workflows share the step.
+          coalesce(queue.only_workflow, (
+            select run.workflow
+            from sluice.run
+            where run.id = first.run_id
+          )) as workflow,
           case
             when queue.all_pass or first.due_at is null or first.due_at > now() then false
             when not queue.any_passes then true
@@ -164,31 +211,76 @@ pub const STEPS: &str = "
         -- So that each row is judged once, and not in each count.
         offset 0
       ) as sample
-      group by queue.step
+      group by queue.step, sample.workflow
     ),
     works as (
-      select queue.step, count(*) as running, min(least(sample.due_at, sample.started_at)) as oldest
+      select queue.step, sample.workflow,
+        0 as due, 0 as held, 0 as scheduled, 0 as waiting,
+        count(*) as running,
+        count(*) as counted,
+        min(least(sample.due_at, sample.started_at)) as oldest
       from queue
       cross join lateral (
-        select step.due_at, step.started_at
-        from sluice.step
-        where step.name = queue.step
-          and step.state = 'running'
-        limit $1
+        select first.due_at, first.started_at,
+          coalesce(queue.only_workflow, (
+            select run.workflow
+            from sluice.run
+            where run.id = first.run_id
+          )) as workflow
+        from (
+          select step.run_id, step.due_at, step.started_at
+          from sluice.step
+          where step.name = queue.step
+            and step.state = 'running'
+          limit $1
+        ) as first
+        offset 0
       ) as sample
-      group by queue.step
+      group by queue.step, sample.workflow
+    ),
+    share as (
+      select step, workflow, sum(due) as due, sum(held) as held, sum(scheduled) as scheduled, sum(waiting) as waiting,
+        sum(running) as running, min(oldest) as oldest
+      from (table waits union all table works) as both_kinds
+      group by step, workflow
+    ),
+    counted as (
+      select step, max(counted) as most
+      from (
+        select step, sum(counted) as counted from waits group by step
+        union all
+        select step, sum(counted) from works group by step
+      ) as by_kind
+      group by step
     )
-    select queue.step, queue.passes, queue.reason,
-      coalesce(waits.due, 0) as due,
-      coalesce(waits.held, 0) as held,
-      coalesce(waits.scheduled, 0) as scheduled,
-      coalesce(waits.waiting, 0) as waiting,
-      coalesce(works.running, 0) as running,
-      coalesce(greatest(waits.counted, works.running) >= $1, false) as capped,
-      least(waits.oldest, works.oldest) as oldest_unfinished_at
+    select queue.step, queue.passes, queue.reason, of_step.due, of_step.held, of_step.scheduled, of_step.waiting,
+      of_step.running, coalesce(counted.most >= $1, false) as capped, of_step.oldest as oldest_unfinished_at,
+      of_step.unfinished
     from queue
-    left join waits using (step)
-    left join works using (step)
+    cross join lateral (
+      select coalesce(sum(share.due), 0)::bigint as due,
+        coalesce(sum(share.held), 0)::bigint as held,
+        coalesce(sum(share.scheduled), 0)::bigint as scheduled,
+        coalesce(sum(share.waiting), 0)::bigint as waiting,
+        coalesce(sum(share.running), 0)::bigint as running,
+        min(share.oldest) as oldest,
+        coalesce(
+          jsonb_agg(
+            jsonb_build_object(
+              'workflow', workflow,
+              'count', coalesce(share.due + share.running, 0),
+              'oldest_at', share.oldest
+            )
+            order by workflow
+          ) filter (where workflow is not null),
+          '[]'
+        ) as unfinished
+      from (select workflow from place where place.step = queue.step) as known
+      -- A workflow that no build has registered under this step has steps of old runs at most.
+      full join (select * from share where share.step = queue.step) as share
+        using (workflow)
+    ) as of_step
+    left join counted using (step)
     order by queue.step";
 
 pub(super) async fn gates_in(tx: &mut Tx) -> Result<Vec<Gate>> {
