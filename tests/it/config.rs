@@ -44,13 +44,16 @@ pub fn parsed(more: &[(&str, &str)]) -> All {
 fn configured(more: &[(&str, &str)]) -> Config<All> {
     let mut settings = BTreeMap::from(NEEDED);
     settings.extend(more.iter().copied());
-    let flags = settings
-        .iter()
-        .flat_map(|(name, value)| [format!("--{}", name.to_ascii_lowercase().replace('_', "-")), (*value).to_owned()]);
+    read(&settings).map_err(|faults| faults.to_string()).unwrap()
+}
+
+fn read(settings: &BTreeMap<&str, &str>) -> Result<Config<All>, Faults> {
+    let flags =
+        settings.iter().map(|(name, value)| format!("--{}={value}", name.to_ascii_lowercase().replace('_', "-")));
     let program = Program::parse_from(std::iter::once("sluice".to_owned()).chain(flags));
     let mut faults = Faults::default();
     let catalog = program.product.add_to(Catalog::default(), &Vitals::new("all"), &mut faults);
-    program.engine.parse(&catalog, faults).map_err(|faults| faults.to_string()).unwrap()
+    program.engine.parse(&catalog, faults)
 }
 
 /// The lines that `sluice all` refuses to start with, given what it needs and `more`.
@@ -94,14 +97,14 @@ async fn every_fault_is_said_at_once_in_one_line_and_without_its_secret() {
 sluice cannot start, for these settings are not right:
 STEP=create-instnce: is no step of this build: expected create-instance, configure-webhooks, verify
 DATABASE_POOLING=sess: expected auto, session or transaction
-DATABASE_URL=postgres://***@db.example.com:5432/app: is no URL (invalid port number): expected \
-postgres://user:password@host:5432/database, with %40 for an @ in the password, %2F for a /, %3A for a :
+DATABASE_URL=***: is no URL (invalid port number): expected postgres://user:password@host:5432/database, with %40 for \
+an @ in the password, %2F for a /, %3A for a :, %3F for a ?, %23 for a #, %25 for a %
 DATABASE_MAX_CONNECTIONS=0: expected a number from 1 to 100
 REDIS_URL=***: expected redis:// or rediss:// and a host
 REDIS_PREFIX=a b: expected 1 to 40 letters, digits, hyphens or underscores
 DRAIN_GRACE=25: is no duration: write a number and its unit, e.g. 500ms, 25s or 24h
 LOG_FORMAT=xml: expected pretty or json
-EVOLUTION_API_BASE_URL=https://evolution.example.com/?***: has a query or a fragment: expected scheme, host and at most \
+EVOLUTION_API_BASE_URL=https://evolution.example.com: has a query or a fragment: expected scheme, host and at most \
 a path
 EVOLUTION_API_KEY=***: is empty or holds characters that no header can carry
 WEBHOOK_URL: is not set: give where the API shall send events, or SUPABASE_URL for the app's evolution-webhook-handler
@@ -125,7 +128,7 @@ async fn what_a_role_does_not_need_is_not_asked_for() {
     assert_eq!(said(&migrate).lines().count(), 3, "{}", said(&migrate));
     let relay = said(&relay);
     let relay: Vec<_> = relay.lines().collect();
-    assert!(relay[1].starts_with("SUPABASE_DB_URL=postgres://***@db:6543/app?***: is not usable"), "{relay:?}");
+    assert!(relay[1].starts_with("SUPABASE_DB_URL=postgres://db:6543: has a sslmode that is none"), "{relay:?}");
     assert!(relay[2].starts_with("REDIS_URL: is not set"), "{relay:?}");
     assert!(relay[3].starts_with("EVOLUTION_API_BASE_URL: is not set"), "{relay:?}");
     assert_eq!(relay.len(), 5, "{relay:?}");
@@ -146,21 +149,39 @@ async fn settings_that_contradict_each_other_are_refused() {
                 ("DATABASE_URL", "postgres://ada:hunter2@aws-0.pooler.supabase.com:6543/app"),
                 ("DATABASE_POOLING", "session"),
             ],
-            "DATABASE_URL=postgres://***@aws-0.pooler.supabase.com:6543/app: is Supabase's transaction pooler, and \
+            "DATABASE_URL=postgres://aws-0.pooler.supabase.com:6543: is Supabase's transaction pooler, and \
              DATABASE_POOLING is session: set it to transaction or auto, or take the address on port 5432",
         ),
         (
             &[("LISTEN_DATABASE_URL", "postgres://ada:hunter2@db:6543/app")],
-            "LISTEN_DATABASE_URL=postgres://***@db:6543/app: is a transaction pooler, through which LISTEN hears \
+            "LISTEN_DATABASE_URL=postgres://db:6543: is a transaction pooler, through which LISTEN hears \
              nothing: take the address on port 5432",
         ),
         (
             &[("DATABASE_URL", "postgres://postgres:[YOUR-PASSWORD]@db:5432/app")],
-            "DATABASE_URL=postgres://***@db:5432/app: still has [YOUR-PASSWORD] in it: put the database's password there",
+            "DATABASE_URL=postgres://db:5432: still has [YOUR-PASSWORD] in it: put the database's password there",
         ),
         (
             &[("DATABASE_URL", "postgres://ada@db/app?sslmode=verify-full&sslrootcert=/nowhere/ca.pem")],
-            "DATABASE_URL=postgres://***@db/app?***: its sslrootcert names \"/nowhere/ca.pem\", which is no file here",
+            "DATABASE_URL=postgres://db: its sslrootcert names \"/nowhere/ca.pem\", which is no file here",
+        ),
+        (
+            &[("DATABASE_URL", "\"postgres://ada:hunter2@db/app\"")],
+            "DATABASE_URL=***: stands in quotes: give it without them",
+        ),
+        (
+            &[("DATABASE_URL", "postgres://ada:hunter2@db1:5432,db2:5432/app")],
+            "DATABASE_URL=***: names several hosts: give one",
+        ),
+        (
+            &[("DATABASE_URL", "postgres://ada%3Ahunter2%40db/app?sslmode=sure")],
+            "DATABASE_URL=***: has a sslmode that is none",
+        ),
+        (&[("DATABASE_URL", "postgres://ada%3Ahunter2%40db/app")], "DATABASE_URL=***: has a % in its host"),
+        (
+            &[("REDIS_URL", "redis://default:ab@cd/hunter2@host")],
+            "REDIS_URL=***: has behind its host what is no number of a database: give a number or nothing; in a password \
+             write %2F for a /",
         ),
         (
             &[("WEBHOOK_EVENTS", "MESSAGES_UPSERT, MESSAGE_UPSERT")],
@@ -209,7 +230,7 @@ async fn migrate_refuses_a_transaction_pooler() {
 
     assert_eq!(refused.status.code(), Some(2));
     let said = said(&refused);
-    assert!(said.contains("\nDATABASE_URL=postgres://***@db:6543/app: leads through a transaction pooler"), "{said}");
+    assert!(said.contains("\nDATABASE_URL=postgres://db:6543: leads through a transaction pooler"), "{said}");
 }
 
 #[tokio::test]
@@ -226,6 +247,133 @@ async fn a_variable_that_is_set_but_empty_counts_as_not_set() {
 
     let said = said(&refused);
     assert!(said.lines().count() == 3 && said.contains("DATABASE_URL: is not set"), "{said}");
+}
+
+#[test]
+fn an_address_of_ipv6_is_an_address_and_no_name() {
+    let all = parsed(&[("DATABASE_URL", "postgres://ada:hunter2@[::1]:5433/app")]);
+
+    let options = all.relay.ledger.database.connect("test");
+
+    assert_eq!((options.get_host(), options.get_port()), ("::1", 5433));
+}
+
+/// Each process has a connection of its own beside those it works with, a relay for LISTEN and a worker for leases.
+#[test]
+fn one_process_of_each_role_leaves_a_person_room_in_a_pool_of_15() {
+    let (of_relay, of_worker) = (parsed(&[]).relay.ledger.max_connections, parsed(&[]).worker.ledger.max_connections);
+    let workers = u32::try_from(tests::fleet::STEPS.len()).unwrap();
+
+    // A person's command has two.
+    assert!((of_relay + 1) + workers * (of_worker + 1) + 2 <= 15, "{of_relay} of a relay, {of_worker} of a worker");
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    assert!(text.contains(&format!("at most {} connections ({of_relay} and one for LISTEN)", of_relay + 1)));
+    assert!(text.contains(&format!("a worker {} ({of_worker} and one for leases)", of_worker + 1)));
+}
+
+/// What stands in a setting, and where in it a secret may stand: encoded as it must be, or not.
+#[test]
+fn no_part_of_an_address_or_of_headers_that_may_be_secret_is_ever_said() {
+    let secrets = [
+        "hunter2",
+        "hun/hunter2",
+        "1/hunter2",
+        "hun?hunter2",
+        "hun#hunter2",
+        "hun@hunter2",
+        "hun@cd/hunter2",
+        "1@cd:1/hunter2",
+        "hun:hunter2",
+        "hun%hunter2",
+        "1%2Fhunter2",
+        "hun\\hunter2",
+        "1\\hunter2",
+        "hun hunter2",
+        "hun,hunter2",
+        "[hunter2",
+        "hun\nhunter2",
+        "hun%zzhunter2",
+        "\"hunter2",
+    ];
+    let shapes = [
+        "SCHEME://ada:SECRET@db.example.com:5432/app",
+        "SCHEME://:SECRET@db.example.com",
+        "SCHEME://ada:SECRET@db.example.com/app?sslmode=sure",
+        "SCHEME://ada:SECRET@db.example.com:port/app",
+        "SCHEME://ada:SECRET@a,b/app",
+        "SCHEME://ada:SECRET@[::1/app",
+        "SCHEME://SECRET@db.example.com:99999/app",
+        "SCHEME:ada:SECRET@db/app",
+        "SCHEME://db.example.com:99999/SECRET",
+        "SCHEME://db.example.com/SECRET@x",
+        "SCHEME://db.example.com/x?key=SECRET",
+        "SCHEME://db.example.com/x?sslmode=SECRET",
+        "SCHEME://db.example.com/x?hostaddr=SECRET",
+        "SCHEME://db.example.com/x?statement-cache-capacity=SECRET",
+        "SCHEME://db.example.com/x?port=SECRET",
+        "SCHEME://db.example.com/x?sslmode=sure&options=SECRET",
+        "SCHEME://db.example.com:port/x#SECRET",
+        "SCHEME://ada%3ASECRET%40db/app?sslmode=sure",
+        "ada:SECRET@db.example.com/app",
+        "\"SCHEME://ada:SECRET@db.example.com/app\"",
+        "SECRET",
+        "Bearer SECRET",
+        "SECRET://db.example.com",
+    ];
+    let addresses = [
+        "DATABASE_URL",
+        "SUPABASE_DB_URL",
+        "LISTEN_DATABASE_URL",
+        "REDIS_URL",
+        "EVOLUTION_API_BASE_URL",
+        "SUPABASE_URL",
+        "WEBHOOK_URL",
+        COLLECTOR.0,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    ];
+    let schemes = ["postgres", "redis", "rediss", "http", "https", "ftp"];
+    let headers =
+        ["WEBHOOK_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "EVOLUTION_API_KEY"];
+    let header_shapes = [
+        "SECRET",
+        r#"{"authorization": "SECRET"}"#,
+        r#"{"authorization": "SECRET\n"}"#,
+        r#"{"host": "SECRET"}"#,
+        r#"{"SECRET": "x"}"#,
+        r#"{"SECRET\n": "x"}"#,
+        r#"{"authorization": ["SECRET"]}"#,
+        r#"{"jwt_key": "SECRET", "host": "x"}"#,
+        "authorization: SECRET",
+        "authorization=SECRET=,x",
+        "SECRET=x",
+        "authorization=%ff SECRET",
+        "authorization=\nSECRET",
+    ];
+    let given = addresses.iter().flat_map(|setting| shapes.iter().map(move |shape| (*setting, *shape)));
+    let given =
+        given.chain(headers.iter().flat_map(|setting| header_shapes.iter().map(move |shape| (*setting, *shape))));
+
+    let (mut tried, mut refused) = (0, 0);
+    for (setting, shape) in given {
+        for secret in secrets {
+            // Each shape and secret meets one of the schemes, another one in the next setting.
+            let scheme = schemes[tried % schemes.len()];
+            let value = shape.replace("SCHEME", scheme).replace("SECRET", secret);
+            let mut settings = BTreeMap::from(NEEDED);
+            settings.insert(COLLECTOR.0, COLLECTOR.1);
+            if setting == "SUPABASE_DB_URL" {
+                settings.remove("DATABASE_URL");
+            }
+            settings.insert(setting, &value);
+            tried += 1;
+            if let Err(faults) = read(&settings) {
+                refused += 1;
+                let said = faults.to_string();
+                assert!(!said.contains("hunter2"), "{setting}={value:?} is answered with:\n{said}");
+            }
+        }
+    }
+    assert!(tried > 4_000 && refused > tried / 3, "{refused} of {tried} were refused");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Where Postgres is, and what stands between it and us.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{fmt, net::Ipv6Addr, path::Path, str::FromStr};
 
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
-use url::Url;
+use url::{Host, Url, form_urlencoded};
 
-use super::Faults;
+use super::{Faults, fault::redacted};
 use crate::database::Pooling;
 
 /// The port on which Supabase's poolers, and by habit others, give a connection for one transaction only.
@@ -34,7 +34,7 @@ pub struct DatabaseOptions {
 #[command(next_help_heading = "Postgres")]
 pub struct PoolOptions {
     /// The most connections that each role of this process works with; not set, a relay has 3 and a worker 2. Beside them
-    /// a worker opens one for leases and a relay one for LISTEN: a relay and three workers are 13 together
+    /// a worker opens one for leases and a relay one for LISTEN: a relay and three workers are 13 together, all in one 7
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
     database_max_connections: Option<String>,
 }
@@ -162,34 +162,84 @@ impl ListenOptions {
 
 fn address(setting: &str, text: &str, faults: &mut Faults) -> Option<(PgConnectOptions, Url)> {
     let text = text.trim();
-    let mut refuse = |problem: String| {
-        faults.add_url(setting, text, problem);
-        None
-    };
+    match readable(text) {
+        Ok(read) => Some(read),
+        Err(problem) => {
+            faults.add_url(setting, text, problem);
+            None
+        }
+    }
+}
+
+/// Or what is wrong with it, without any part of it that may be secret.
+fn readable(text: &str) -> Result<(PgConnectOptions, Url), String> {
+    if text.starts_with(['"', '\'', '`']) {
+        return Err("stands in quotes: give it without them".to_owned());
+    }
     if text.contains("[YOUR-PASSWORD]") {
-        return refuse("still has [YOUR-PASSWORD] in it: put the database's password there".into());
+        return Err("still has [YOUR-PASSWORD] in it: put the database's password there".to_owned());
+    }
+    if names_several_hosts(text) {
+        return Err("names several hosts: give one, a name or a proxy that leads to the primary".to_owned());
     }
     let url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => url,
         Ok(_) => {
-            return refuse("is no address of Postgres: expected postgres://user:password@host:5432/database".into());
+            return Err("is no address of Postgres: expected postgres://user:password@host:5432/database".to_owned());
         }
         Err(error) => {
-            let hint = "expected postgres://user:password@host:5432/database, with %40 for an @ in the password, \
-                %2F for a /, %3A for a :";
-            return refuse(format!("is no URL ({error}): {hint}"));
+            return Err(format!("is no URL ({error}): expected postgres://user:password@host:5432/database, {ENCODE}"));
         }
     };
-    let connect = match PgConnectOptions::from_str(text) {
-        Ok(connect) => connect,
-        Err(error) => return refuse(format!("is not usable ({error})")),
-    };
-    for (name, file) in url.query_pairs() {
-        if matches!(&*name, "sslrootcert" | "sslcert" | "sslkey") && !Path::new(&*file).is_file() {
-            return refuse(format!("its {name} names {file:?}, which is no file here"));
-        }
+    for (name, value) in url.query_pairs() {
+        readable_parameter(&name, &value, text)?;
     }
-    Some((connect, url))
+    if url.host_str().is_some_and(|host| host.contains('%') && !host.starts_with("%2F")) {
+        let mend = "only within user and password is anything encoded, not the : and the @ between them";
+        return Err(format!("has a % in its host: {mend}"));
+    }
+    let connect = PgConnectOptions::from_str(text).map_err(|_| format!("is not usable: {ENCODE}"))?;
+    let connect = match url.host() {
+        // sqlx takes the brackets for a part of a name.
+        Some(Host::Ipv6(address)) => connect.host(&address.to_string()),
+        Some(Host::Domain(host)) if Ipv6Addr::from_str(host.trim_matches(['[', ']'])).is_ok() => {
+            connect.host(host.trim_matches(['[', ']']))
+        }
+        _ => connect,
+    };
+    Ok((connect, url))
+}
+
+const ENCODE: &str =
+    "with %40 for an @ in the password, %2F for a /, %3A for a :, %3F for a ?, %23 for a #, %25 for a %";
+
+/// As libpq takes them, with commas between.
+fn names_several_hosts(text: &str) -> bool {
+    let behind = text.split_once("://").map_or("", |(_, behind)| behind);
+    let hosts = behind.rsplit_once('@').map_or(behind, |(_, hosts)| hosts);
+    hosts.split(['/', '?']).next().is_some_and(|hosts| hosts.contains(','))
+}
+
+/// One that sqlx would refuse, or take for another.
+fn readable_parameter(name: &str, value: &str, text: &str) -> Result<(), String> {
+    let alone = format!(
+        "postgres://host/?{}",
+        form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
+    );
+    match name {
+        "sslmode" | "ssl-mode" if PgConnectOptions::from_str(&alone).is_err() => Err(format!(
+            "has a {name} that is none: expected disable, allow, prefer, require, verify-ca or verify-full"
+        )),
+        "hostaddr" | "port" | "statement-cache-capacity" if PgConnectOptions::from_str(&alone).is_err() => {
+            Err(format!("has a {name} that is none"))
+        }
+        // A file's name is shown, unless it may be the rest of a password.
+        "sslrootcert" | "sslcert" | "sslkey" if !Path::new(value).is_file() => match redacted(text).as_str() {
+            "***" => Err(format!("has a {name} that names no file which is here")),
+            _ => Err(format!("its {name} names {value:?}, which is no file here")),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn is_supabase(connect: &PgConnectOptions) -> bool {

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use url::Url;
+use url::{Host, Url};
+
+use crate::telemetry::log::Format;
 
 /// One setting that cannot work: which, what it is set to, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,20 +26,24 @@ impl fmt::Display for Fault {
 
 /// Every fault that was found, in the order of the options.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    found: Vec<Fault>,
+    /// How the process was told to log, so that it refuses in the same form.
+    pub(crate) format: Option<Format>,
+}
 
 impl Faults {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
-        self.0.iter()
+        self.found.iter()
     }
 
     /// These, and those after them.
     pub fn and(mut self, more: Self) -> Self {
-        self.0.extend(more.0);
+        self.found.extend(more.found);
         self
     }
 
@@ -61,15 +67,15 @@ impl Faults {
     }
 
     fn push(&mut self, setting: &str, shown: Option<String>, problem: impl Into<String>) {
-        self.0.push(Fault { setting: setting.to_owned(), shown, problem: problem.into() });
+        self.found.push(Fault { setting: setting.to_owned(), shown, problem: problem.into() });
     }
 }
 
 /// A line each.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, fault) in self.0.iter().enumerate() {
-            let end = if number + 1 < self.0.len() { "\n" } else { "" };
+        for (number, fault) in self.found.iter().enumerate() {
+            let end = if number + 1 < self.found.len() { "\n" } else { "" };
             write!(f, "{fault}{end}")?;
         }
         Ok(())
@@ -82,23 +88,29 @@ fn shortened(value: &str) -> String {
     value.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
-/// Scheme, host, port and path. Passwords stand before an `@`, keys in queries; what cannot be taken apart is not shown,
-/// for nobody knows where in it the secret is.
-fn redacted(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return "***".to_owned() };
-    let (login, rest) = match rest.rsplit_once('@') {
-        Some((_, rest)) => ("***@", rest),
-        None => ("", rest),
-    };
-    let bare = format!("{scheme}://{rest}");
-    if Url::parse(&bare).is_err() {
-        return format!("{}://***", shortened(scheme));
+/// Scheme, host and port of an address that can be read, and nothing else: passwords stand before an `@`, keys in paths and
+/// queries. What stands where the host does may be a part of a password that was not encoded: then an `@` follows, or a `%` is in
+/// it.
+pub(super) fn redacted(text: &str) -> String {
+    readable(text).unwrap_or_else(|| "***".to_owned())
+}
+
+fn readable(text: &str) -> Option<String> {
+    const SCHEMES: [&str; 6] = ["postgres", "postgresql", "redis", "rediss", "http", "https"];
+    let url = Url::parse(text.trim()).ok()?;
+    let scheme = SCHEMES.into_iter().find(|scheme| *scheme == url.scheme())?;
+    let behind = [Some(url.path()), url.query(), url.fragment()];
+    if behind.into_iter().flatten().any(|part| part.contains(['@', '%'])) {
+        return None;
     }
-    let (seen, hidden) = match rest.find(['?', '#']) {
-        Some(at) => (&rest[..at], "?***"),
-        None => (rest, ""),
+    let host = match url.host()? {
+        Host::Domain(host) if host.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) => host.to_owned(),
+        Host::Domain(_) => return None,
+        Host::Ipv4(host) => host.to_string(),
+        Host::Ipv6(host) => format!("[{host}]"),
     };
-    format!("{}://{login}{}{hidden}", shortened(scheme), shortened(seen))
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{scheme}://{host}{port}"))
 }
 
 #[cfg(test)]
@@ -108,12 +120,22 @@ mod tests {
     #[test]
     fn an_address_is_shown_without_its_secrets() {
         let shown = [
-            ("postgres://ada:hunter2@db.example.com:5432/app", "postgres://***@db.example.com:5432/app"),
-            ("postgres://ada:hun/ter2@db:5432/app", "postgres://***@db:5432/app"),
-            ("redis://:hun?ter2@cache", "redis://***@cache"),
-            ("redis://:hun#ter2@cache/0", "redis://***@cache/0"),
-            ("https://example.com/hook?key=hunter2", "https://example.com/hook?***"),
-            ("redis://:hunter2", "redis://***"),
+            ("postgres://ada:hunter2@db.example.com:5432/app", "postgres://db.example.com:5432"),
+            ("postgres://ada:hun@ter2@db_1/app?sslmode=sure", "postgres://db_1"),
+            ("postgres://ada@[::1]:5432/app", "postgres://[::1]:5432"),
+            ("https://example.com/hunter2/hook?key=hunter2#hunter2", "https://example.com"),
+            // A part of a password stands where the host does.
+            ("postgres://ada:hun/ter2@db:5432/app", "***"),
+            ("redis://default:ab@hunter2/Tail@host", "***"),
+            ("redis://default:1/hunter2@host", "***"),
+            ("postgres://ada%3Ahunter2%40db/app?sslmode=sure", "***"),
+            ("postgres://ada:1%2Fhunter2%40db/app", "***"),
+            ("redis://:hun?ter2@cache", "***"),
+            ("redis://:hun#ter2@cache/0", "***"),
+            ("https://ada:1\\hunter2@example.com", "***"),
+            ("redis://:hunter2", "***"),
+            ("hunter2://cache", "***"),
+            ("hunter2:cache", "***"),
             ("hunter2", "***"),
         ];
 

@@ -32,6 +32,7 @@ impl LogOptions {
                 None
             }
         };
+        faults.format = format;
         let filter = match &self.rust_log {
             Some(filter) => self.filter(filter, faults),
             None => self.level(faults),

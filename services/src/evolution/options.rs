@@ -102,7 +102,7 @@ fn parse_base(text: &str) -> Result<Url, OptionsError> {
     let url = Url::parse(text.trim())
         .map_err(|error| fault(format!("is no URL ({error}): expected https://evolution.example.com")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(fault(format!("has the scheme {:?}: expected http or https and a host", url.scheme())));
+        return Err(fault("has another scheme, or no host: expected http:// or https:// and a host".into()));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(fault("has a query or a fragment: expected scheme, host and at most a path".into()));

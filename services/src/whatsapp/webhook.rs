@@ -120,7 +120,11 @@ impl WebhookOptions {
                 },
                 Some("events") => faults.add("WEBHOOK_EVENTS", &self.webhook_events, problem),
                 Some(header) => match header.strip_prefix("headers.") {
-                    Some(name) => faults.add_secret("WEBHOOK_HEADERS", format!("{name:?} {problem}")),
+                    // What is no name may be a value that was put in its place.
+                    Some(name) if name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) => {
+                        faults.add_secret("WEBHOOK_HEADERS", format!("{name:?} {problem}"));
+                    }
+                    Some(_) => faults.add_secret("WEBHOOK_HEADERS", format!("a name in it {problem}")),
                     None => faults.add_unset(&setting, problem),
                 },
                 None => faults.add_unset(&setting, problem),

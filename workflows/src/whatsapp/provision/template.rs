@@ -177,7 +177,7 @@ fn checked_url(text: &str) -> Result<Url, Fault> {
     // The text itself may hold a token: it is not repeated.
     let url = Url::parse(text).map_err(|error| fault(format!("is no URL ({error}): expected https://host/path")))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(fault(format!("has the scheme {:?}: expected http or https", url.scheme())));
+        return Err(fault("has another scheme: expected http:// or https://".to_owned()));
     }
     let length = url.as_str().chars().count();
     if length > URL_CHARS {
