@@ -401,3 +401,10 @@ begin
   end if;
 end
 $$;
+
+-- How far the schema is: roles begin once it is as far as they need. Each file that is added ends with a line of its own, which no
+-- older file takes back.
+insert into sluice.setting as setting (name, value, note)
+values ('schema', '20261122000010', 'The newest migration that has been applied to its end.')
+on conflict (name) do update
+  set value = greatest(setting.value, excluded.value);

@@ -15,6 +15,7 @@ pub mod config;
 pub mod database;
 pub mod evolution;
 pub mod ledger;
+mod name;
 pub mod process;
 mod program;
 pub mod queue;

@@ -187,7 +187,8 @@ pub fn existing_user(number: u8) -> Uuid {
     format!("00000000-0000-4000-8000-0000000000{number:02}").parse().unwrap()
 }
 
-fn migrations() -> Vec<String> {
+/// Every migration, in order.
+pub fn migrations() -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations");
     let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "sql"));

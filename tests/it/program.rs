@@ -182,18 +182,19 @@ async fn a_migration_that_was_changed_after_it_was_applied_is_refused_by_name() 
 }
 
 #[tokio::test]
-async fn a_role_refuses_a_database_without_a_ledger() {
-    let app = App::new().await;
-    let redis = servers::shared().await.redis.url();
+async fn settings_are_refused_in_the_form_of_the_log() {
+    let settings = [("DATABASE_URL", "postgres://ada:hun/ter2@db/app"), ("LOG_FORMAT", "json"), ("RELAY_BATCH", "0")];
 
-    let refused = run(&["relay"], &[("DATABASE_URL", &url_of(&app)), ("REDIS_URL", &redis), NO_API]).await;
+    let refused = run(&["relay"], &settings).await;
 
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
-    assert!(
-        said(&refused).contains("cannot start: the database has no ledger: run `sluice migrate`"),
-        "{}",
-        said(&refused)
-    );
+    let lines: Vec<serde_json::Value> =
+        said(&refused).lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let settings: Vec<_> = lines.iter().map(|line| line["setting"].as_str().unwrap()).collect();
+    assert_eq!(settings, ["DATABASE_URL", "REDIS_URL", "RELAY_BATCH", "EVOLUTION_API_BASE_URL"]);
+    assert!(lines.iter().all(|line| line["level"] == "ERROR"), "{lines:?}");
+    assert_eq!(lines[2]["message"], "cannot start: RELAY_BATCH=0: expected a number from 1 to 1000");
+    assert!(!said(&refused).contains("ter2"), "{}", said(&refused));
 }
 
 #[tokio::test]

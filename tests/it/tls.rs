@@ -51,10 +51,11 @@ async fn redis_is_believed_only_with_a_certificate_of_a_trusted_ca() {
     let options = redis::Options::default().maxmemory_policy("allkeys-lru").password("hunter2");
     let server = Redis::start(options.tls(authority.identity("localhost").unwrap())).await.unwrap();
     let url = format!("rediss://:hunter2@localhost:{}", server.tls_port().unwrap());
-    let bare = tests::servers::fresh_database().await;
+    // Refused at once, after Redis was looked at.
+    let closed = tests::servers::shared().await.postgres.url_as("nobody", "wrong", "postgres");
     let ask = async |certificates: &Certificates| {
         let variables = [
-            ("DATABASE_URL", bare.url()),
+            ("DATABASE_URL", closed.as_str()),
             ("REDIS_URL", &url),
             ("SSL_CERT_FILE", certificates.path()),
             ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9"),
@@ -66,6 +67,6 @@ async fn redis_is_believed_only_with_a_certificate_of_a_trusted_ca() {
 
     assert!(known.contains("maxmemory-policy is allkeys-lru"), "{known}");
     assert!(unknown.contains("nothing is pushed until Redis answers"), "{unknown}");
-    assert!(unknown.contains("the database has no ledger"), "{unknown}");
+    assert!(unknown.contains("does not let us in"), "{unknown}");
     assert!(!known.contains("hunter2") && !unknown.contains("hunter2"), "{known}{unknown}");
 }

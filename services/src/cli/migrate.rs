@@ -3,15 +3,17 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::adopt;
+use super::{adopt, duration};
 use crate::{
     config::{self, MigrateOptions},
     ledger::migrations::{
@@ -23,6 +25,8 @@ use crate::{
 
 /// The code that says: pending.
 const PENDING: u8 = 3;
+/// How often what is pending is looked at again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub struct Options {
@@ -32,6 +36,12 @@ pub struct Options {
     /// Only say what is pending; exit code 3 if anything is
     #[arg(long)]
     check: bool,
+
+    /// Wait for a Postgres that does not answer yet, for 5m or for so long (--wait=30s); with --check, also until nothing is
+    /// pending
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
+        value_parser = duration)]
+    wait: Option<Duration>,
 
     /// One JSON object instead of lines
     #[arg(long)]
@@ -94,23 +104,26 @@ struct AppliedNow {
 }
 
 pub fn run(options: Options) -> ExitCode {
-    let choices = options.choices.made();
-    process::run(options.config.parse(), |config, shutdown| {
-        migrate(config, shutdown, Wish { check: options.check, json: options.json, choices })
-    })
+    let Options { config, check, wait, json, choices } = options;
+    let choices = choices.made();
+    process::run(config.parse(), |config, shutdown| migrate(config, shutdown, Wish { check, json, wait, choices }))
 }
 
 struct Wish {
     check: bool,
     json: bool,
+    wait: Option<Duration>,
     choices: Vec<Choice>,
 }
 
 async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wish) -> anyhow::Result<ExitCode> {
-    let mut connection = process::open_session(&config.database, "migrate").await?;
+    let deadline = wish.wait.map(|wait| Instant::now() + wait);
+    let opening = process::open_session(&config.database, "migrate", deadline);
+    let mut connection = shutdown.run_until_cancelled(opening).await.context("interrupted")??;
     let mut report = Report::default();
     let standing = if wish.check {
-        migrations::standing(&mut connection).await?
+        let standing = check(&mut connection, deadline);
+        shutdown.run_until_cancelled(standing).await.context("interrupted")??
     } else {
         let applied =
             migrations::apply(&mut connection, &wish.choices, |progress| tell(progress, wish.json, &mut report));
@@ -126,6 +139,17 @@ async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wis
     let lacking = !standing.pending.is_empty() || (wish.check && !standing.missing.is_empty());
     print(&standing, report, wish.json).context("write the result")?;
     Ok(if lacking { ExitCode::from(PENDING) } else { ExitCode::SUCCESS })
+}
+
+/// How the database stands: at once, or when nothing is pending any more.
+async fn check(connection: &mut PgConnection, deadline: Option<Instant>) -> Result<Standing, migrations::Error> {
+    loop {
+        let standing = migrations::standing(connection).await?;
+        if standing.pending.is_empty() || deadline.is_none_or(|deadline| Instant::now() + LOOK_EVERY > deadline) {
+            return Ok(standing);
+        }
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 fn tell(progress: Progress<'_>, json: bool, report: &mut Report) {

@@ -12,7 +12,7 @@ use crate::queue::{self, Transport};
 pub struct RedisOptions {
     /// redis://[user:password@]host:6379[/db], or rediss:// for TLS (the CA certificates of the system or of
     /// SSL_CERT_FILE). It holds hints only: what is lost there is sent again. Needs maxmemory-policy noeviction and no
-    /// cluster mode
+    /// cluster mode; of servers that a Sentinel watches, an address that follows the primary
     #[arg(long, env = "REDIS_URL", value_name = "URL")]
     redis_url: Option<String>,
 

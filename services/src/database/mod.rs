@@ -4,17 +4,23 @@
 //! A statement alone is its own transaction, and one round trip. Behind a transaction pooler even that needs an explicit
 //! transaction, since parse and bind must meet the same backend, and a statement must have no name.
 
+mod pool;
 mod pooling;
+pub mod settings;
 
 use std::time::Duration;
 
 use sqlx::{
-    Connection, FromRow, PgPool, Postgres, Transaction,
-    postgres::{PgArguments, PgRow},
+    AssertSqlSafe, FromRow, PgPool, Postgres, Transaction,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
     query::{Query, QueryAs},
 };
 
-pub use self::pooling::{Pooling, is_by_transaction};
+use self::pool::Wariness;
+pub use self::{
+    pool::{give_back, takes_writes},
+    pooling::{Pooling, is_by_transaction},
+};
 
 /// No statement waits for ever: a connection that died without a word would otherwise hold its caller for good. Longer than
 /// the server's own `statement_timeout`, which ends whatever merely takes long.
@@ -26,25 +32,41 @@ pub type Statement = Query<'static, Postgres, PgArguments>;
 /// A statement whose rows are read as `T`.
 pub type Rows<T> = QueryAs<'static, Postgres, T, PgArguments>;
 
+/// How a statement alone begins where it needs a transaction of its own.
+const BEGIN: &str = "begin isolation level read committed read write";
+
 /// A pool, and what stands between it and Postgres.
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
     pooling: Pooling,
+    wariness: Wariness,
 }
 
 impl Database {
+    /// Over a pool of its own, of at most so many connections; opens none yet.
+    pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
+        let wariness = Wariness::default();
+        Self { pool: pool::open(options, pooling, connections, wariness.clone()), pooling, wariness }
+    }
+
+    /// Over a pool that somebody else has set up.
     pub fn new(pool: PgPool, pooling: Pooling) -> Self {
-        Self { pool, pooling }
+        Self { pool, pooling, wariness: Wariness::default() }
     }
 
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Asks for a sign of life.
-    pub async fn ping(&self) -> sqlx::Result<()> {
-        self.pool.acquire().await?.ping().await
+    /// Whether the server answers and takes writes.
+    pub async fn takes_writes(&self) -> sqlx::Result<bool> {
+        takes_writes(&mut *self.pool.acquire().await?).await
+    }
+
+    /// Takes note of what a statement failed with: after a write that a demoted server refused, no connection to it is used.
+    pub fn judge(&self, error: &sqlx::Error) {
+        self.wariness.judge(error);
     }
 
     /// Sends one statement in a transaction of its own.
@@ -55,8 +77,8 @@ impl Database {
         if self.pooling == Pooling::Session {
             return bind(sqlx::query_as(sql)).fetch_all(&self.pool).await;
         }
-        let mut tx = self.pool.begin().await?;
-        let rows = bind(sqlx::query_as(sql).persistent(false)).fetch_all(&mut *tx).await?;
+        let mut tx = self.begin_with(BEGIN).await?;
+        let rows = bind(tx.query_as(sql)).fetch_all(tx.connection()).await?;
         tx.commit().await?;
         Ok(rows)
     }
@@ -72,7 +94,7 @@ impl Database {
     /// A transaction that nobody waits for long: not its own locks, not an idle client.
     pub async fn begin(&self) -> sqlx::Result<Tx> {
         self.begin_with(
-            "begin; \
+            "begin isolation level read committed read write; \
              set local lock_timeout = '900ms'; \
              set local statement_timeout = '15s'; \
              set local idle_in_transaction_session_timeout = '10s'; \
@@ -81,9 +103,15 @@ impl Database {
         .await
     }
 
-    /// A transaction that begins with these settings.
+    /// A transaction that begins with this, which says its isolation, and whether it writes.
     pub async fn begin_with(&self, begin: &'static str) -> sqlx::Result<Tx> {
-        Ok(Tx { inner: self.pool.begin_with(begin).await?, pooling: self.pooling })
+        let inner = match self.pooling {
+            Pooling::Session => self.pool.begin_with(begin).await,
+            Pooling::Transaction => {
+                self.pool.begin_with(AssertSqlSafe(format!("{begin}; {}", settings::TRANSACTION))).await
+            }
+        };
+        Ok(Tx { inner: inner?, pooling: self.pooling })
     }
 }
 

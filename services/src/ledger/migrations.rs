@@ -119,10 +119,64 @@ pub async fn standing(connection: &mut PgConnection) -> Result<Standing, Error> 
     stand(&applied, missing)
 }
 
-/// Whether the ledger is there, whoever brought it: its tables and what comes after them. In the simple protocol, which every pooler can take.
-pub async fn is_there(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let ask = "select to_regclass('sluice.run') is not null and to_regprocedure('sluice.missing()') is not null";
-    sqlx::raw_sql(ask).fetch_one(connection).await?.try_get(0)
+/// How far the schema is for this program, as far as the login may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Schema {
+    /// All that this program needs, or more, whoever brought it.
+    Ready,
+    /// There is none.
+    Missing,
+    /// The newest migration that has been applied; none where not even that can be told.
+    Behind { newest: Option<String> },
+    /// The login has no rights in it.
+    Closed { login: String },
+}
+
+/// The migration that this program was built with last.
+pub fn needed() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Reads how far the schema is. In the simple protocol, which every pooler can take.
+pub async fn schema(connection: &mut PgConnection) -> sqlx::Result<Schema> {
+    let asked = sqlx::raw_sql(
+        "select schema is not null, coalesce(has_schema_privilege(schema::oid, 'usage'), false), current_user::text
+         from (select to_regnamespace('sluice')) as known (schema)",
+    );
+    let row = asked.fetch_one(&mut *connection).await?;
+    let (there, open, login): (bool, bool, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if !there {
+        return Ok(Schema::Missing);
+    }
+    if !open {
+        return Ok(Schema::Closed { login });
+    }
+    match newest_applied(connection).await {
+        Ok(Some(newest)) if newest.parse().is_ok_and(|newest: i64| newest >= needed()) => Ok(Schema::Ready),
+        Ok(newest) => Ok(Schema::Behind { newest }),
+        Err(sqlx::Error::Database(said)) if said.code().as_deref() == Some(INSUFFICIENT_PRIVILEGE) => {
+            Ok(Schema::Closed { login })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// None as well where somebody has taken the ledger or its protocol away since.
+async fn newest_applied(connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
+    let whole = sqlx::raw_sql(
+        "select to_regclass('sluice.setting') is not null
+           and to_regclass('sluice.run') is not null
+           and to_regprocedure('sluice.missing()') is not null
+           and to_regproc('sluice.claim') is not null
+           and to_regproc('sluice.settle') is not null",
+    );
+    if !whole.fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {
+        return Ok(None);
+    }
+    let newest = sqlx::raw_sql("select value from sluice.setting where name = 'schema'");
+    newest.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
 }
 
 /// What is not as it should be; nothing in a database without the ledger. In the simple protocol, which every pooler can take.

@@ -28,6 +28,8 @@ pub use self::settlement::Settlement;
 pub enum Error {
     #[error("the ledger's database answered: {0}")]
     Database(#[from] sqlx::Error),
+    #[error("the ledger's database takes no writes: it is a standby")]
+    Standby,
     #[error("the ledger holds {0}, which this program cannot read: deploy the version that wrote it")]
     Unreadable(String),
     #[error("the ledger's database gave no answer within {0:?}")]

@@ -1,57 +1,28 @@
-//! Pools, and the wait for Postgres at the start: without it a role can do nothing, and a start is often everything at
-//! once. Here is also seen what the settings cannot tell: whether an address leads where they say.
+//! What a process waits for at its start: Postgres, its rights there, and the schema that this program needs. Without them a
+//! role can do nothing, and a start is often everything at once. Here is also seen what the settings cannot tell: whether an
+//! address leads where they say.
 
 use std::time::Duration;
 
-use anyhow::Context;
-use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::Refused;
+use super::{Life, Refused};
 use crate::{
     config::{self, Database},
-    database::{Pooling, is_by_transaction},
-    ledger::{self, migrations, postgres::Postgres},
+    database::{self, Pooling, is_by_transaction, settings},
+    ledger::{
+        self,
+        migrations::{self, INSUFFICIENT_PRIVILEGE, Schema},
+        postgres::Postgres,
+    },
 };
 
-/// How long a caller waits for a connection: longer waits hide that there are too few.
-const ACQUIRE: Duration = Duration::from_secs(5);
-/// A connection that nobody needs goes back to the server, which may have none left for others.
-const IDLE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
-
-/// What our statements rely on, whatever the role or the database is set to. Not as options of the connection: PgBouncer
-/// refuses those that it does not know.
-const SESSION: &str = "\
-    set lock_timeout = '5s'; \
-    set statement_timeout = '15s'; \
-    set idle_in_transaction_session_timeout = '10s'; \
-    set default_transaction_isolation = 'read committed'; \
-    set default_transaction_read_only = off; \
-    set row_security = on; \
-    set search_path = ''; \
-    set datestyle = 'ISO, MDY'; \
-    set intervalstyle = 'postgres'";
-
-/// Opens no connection yet. `name` is what Postgres shows. A connection that died is noticed by whoever uses it, who tries
-/// again: asking each one before each use would cost a round trip.
-fn pool(database: &Database, name: &str, connections: u32) -> PgPool {
-    let options = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).test_before_acquire(false);
-    let options = match database.pooling {
-        Pooling::Session => options.idle_timeout(IDLE).after_connect(|connection, _| {
-            Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(drop) })
-        }),
-        // Nothing that is set would stay.
-        Pooling::Transaction => options.idle_timeout(IDLE),
-    };
-    options.connect_lazy_with(database.connect(&application(name)))
-}
+/// How often a wait that goes on is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What Postgres shows of a connection.
 pub(super) fn application(name: &str) -> String {
@@ -60,87 +31,144 @@ pub(super) fn application(name: &str) -> String {
 
 /// The ledger over a pool of its own.
 pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> Postgres {
-    let pool = pool(&config.database, name, connections);
-    Postgres::new(pool, config.database.pooling, config.registry.clone())
+    let options = config.database.connect(&application(name));
+    let database = database::Database::open(options, config.database.pooling, connections);
+    Postgres::over(database, config.registry.clone())
 }
 
-/// Tells the database which workflows this program runs, and waits for a Postgres that does not answer. `false`: shutdown
-/// came first.
-pub(super) async fn register(ledger: &Postgres, shutdown: &CancellationToken) -> anyhow::Result<bool> {
+/// Tells the database which workflows this program runs. `false`: shutdown came first.
+pub(super) async fn register(ledger: &Postgres, life: &Life) -> anyhow::Result<bool> {
+    let mut waiting = Waiting::default();
     loop {
-        match ledger.register().await {
-            Ok(()) => return Ok(true),
-            Err(error) if is_refused(&error) => return Err(error).context("register the workflows"),
-            Err(error) => tracing::warn!(%error, "cannot register the workflows; trying again"),
-        }
-        if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+        let Err(error) = ledger.register().await else { return Ok(true) };
+        waiting.say(life, &unregistered(&error));
+        if life.shutdown.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return Ok(false);
         }
     }
 }
 
-/// 42: what is there, or what we may do, is not as it must be; no waiting mends that.
-fn is_refused(error: &ledger::Error) -> bool {
-    let ledger::Error::Database(sqlx::Error::Database(said)) = error else { return false };
-    said.code().is_some_and(|code| code.starts_with("42"))
+fn unregistered(error: &ledger::Error) -> Away {
+    match error {
+        ledger::Error::Database(error @ sqlx::Error::Database(database))
+            if database.code().as_deref() == Some(INSUFFICIENT_PRIVILEGE) =>
+        {
+            rights(&said(error), "the login")
+        }
+        error => Away { what: POSTGRES, reason: format!("it does not take the workflows of this program: {error}") },
+    }
 }
 
 /// The ledger for one command of a person, who is told at once what a role would wait for.
 pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
-    match timeout(LOOK, look(&config.database, "cli")).await {
-        Ok(Look::Ledger) => Ok(ledger(config, "cli", config.max_connections)),
-        Ok(Look::Refused(reason)) => Err(Refused(vec![reason]).into()),
-        Ok(Look::Away(reason)) => {
+    let looked = timeout(LOOK, look(&config.database, "cli")).await.unwrap_or_else(|_| Look::Away(silent()));
+    match looked {
+        Look::Ready | Look::Away(Away { what: STANDBY, .. }) => Ok(ledger(config, "cli", config.max_connections)),
+        Look::Refused(reason) | Look::Away(Away { what: SCHEMA | RIGHTS, reason }) => Err(Refused(vec![reason]).into()),
+        Look::Away(Away { reason, .. }) => {
             anyhow::bail!("Postgres does not answer ({reason}): check DATABASE_URL, then try again")
         }
-        Err(_) => anyhow::bail!("Postgres does not answer within {LOOK:?}: check DATABASE_URL, then try again"),
     }
 }
 
-/// Waits until Postgres answers and refuses one without a ledger, or behind a pooler that we take for a session. `false`:
-/// shutdown came first.
-pub(super) async fn wait_for(database: &Database, name: &str, shutdown: &CancellationToken) -> anyhow::Result<bool> {
-    let mut said = String::new();
+/// Waits, not ready, until Postgres answers, lets us in and has the schema that this program needs. Refuses what no waiting
+/// mends: a wrong password, a pooler that the settings take for a session. `false`: shutdown came first.
+pub(super) async fn wait_for(database: &Database, name: &str, life: &Life) -> anyhow::Result<bool> {
+    let mut waiting = Waiting::default();
     loop {
-        let looked = match shutdown.run_until_cancelled(timeout(LOOK, look(database, name))).await {
+        let looked = match life.shutdown.run_until_cancelled(timeout(LOOK, look(database, name))).await {
             None => return Ok(false),
-            Some(looked) => looked.unwrap_or_else(|_| Look::Away(format!("no answer within {LOOK:?}"))),
+            Some(looked) => looked.unwrap_or_else(|_| Look::Away(silent())),
         };
         match looked {
-            Look::Ledger => return Ok(true),
+            Look::Ready => return Ok(true),
             Look::Refused(reason) => return Err(Refused(vec![reason]).into()),
-            Look::Away(reason) if reason != said => {
-                tracing::warn!("waiting for Postgres: {reason}");
-                said = reason;
-            }
-            Look::Away(_) => {}
+            Look::Away(away) => waiting.say(life, &away),
         }
-        if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+        if life.shutdown.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return Ok(false);
         }
     }
 }
 
-/// A connection with a session of its own, for migrations: their lock is the session's.
-pub async fn open_session(database: &Database, name: &str) -> anyhow::Result<PgConnection> {
+/// A connection with a session of its own, for migrations: their lock is the session's. A Postgres that does not answer or does
+/// not know the login yet is waited for until `deadline`, if there is one.
+pub async fn open_session(database: &Database, name: &str, deadline: Option<Instant>) -> anyhow::Result<PgConnection> {
     let options = database.connect(&application(name));
-    let connecting = timeout(CONNECTS_WITHIN, options.connect());
-    let connecting = connecting.await.with_context(|| format!("connect to Postgres within {CONNECTS_WITHIN:?}"))?;
-    let mut connection = connecting.context("connect to Postgres: check DATABASE_URL")?;
-    if is_by_transaction(&mut connection, &options).await.context("ask Postgres for a session")? {
-        let problem = format!(
+    let mut said = Said::default();
+    loop {
+        let away = match timeout(CONNECTS_WITHIN, session(&options)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(Trouble::Refused(problem))) => return Err(Refused(vec![problem]).into()),
+            Ok(Err(Trouble::Away(away))) => away,
+            Err(_) => Away { what: POSTGRES, reason: format!("no answer within {CONNECTS_WITHIN:?}") },
+        };
+        if deadline.is_none_or(|deadline| Instant::now() + PAUSE > deadline) {
+            let again = if deadline.is_none() { ": check DATABASE_URL, or wait for it with --wait" } else { "" };
+            anyhow::bail!("cannot connect to Postgres: {}{again}", away.reason);
+        }
+        said.say(&away);
+        sleep(PAUSE).await;
+    }
+}
+
+async fn session(options: &PgConnectOptions) -> Result<PgConnection, Trouble> {
+    let mut connection = options.connect().await.map_err(|error| judge(&error))?;
+    if is_by_transaction(&mut connection, options).await.map_err(|error| judge(&error))? {
+        return Err(Trouble::Refused(format!(
             "a transaction pooler answers at {}, and migrations need a session of their own: give DATABASE_URL the address \
              of Postgres itself or of a pooler in session mode",
-            place(&options)
-        );
-        return Err(Refused(vec![problem]).into());
+            place(options)
+        )));
     }
+    settings::pin_migration(&mut connection).await.map_err(|error| judge(&error))?;
     Ok(connection)
 }
 
+/// What is not there yet, as /readyz names it, and the reason for a person.
+#[derive(Debug)]
+struct Away {
+    what: &'static str,
+    reason: String,
+}
+
+const POSTGRES: &str = "Postgres";
+const RIGHTS: &str = "rights in the database";
+const SCHEMA: &str = "the schema";
+const STANDBY: &str = "a Postgres that takes writes";
+
+fn silent() -> Away {
+    Away { what: POSTGRES, reason: format!("no answer within {LOOK:?}") }
+}
+
+/// Says what is waited for: once, and again each minute.
+#[derive(Default)]
+struct Said(Option<(String, Instant)>);
+
+impl Said {
+    fn say(&mut self, Away { what, reason }: &Away) {
+        let is_known = self.0.as_ref().is_some_and(|(said, at)| said == reason && at.elapsed() < SAY_AGAIN);
+        if !is_known {
+            tracing::warn!("waiting for {what}: {reason}");
+            self.0 = Some((reason.clone(), Instant::now()));
+        }
+    }
+}
+
+/// The same of a role, whose readiness tells it too.
+#[derive(Default)]
+struct Waiting(Said);
+
+impl Waiting {
+    fn say(&mut self, life: &Life, away: &Away) {
+        life.readiness.wait_for(away.what);
+        self.0.say(away);
+    }
+}
+
 enum Look {
-    Ledger,
-    Away(String),
+    Ready,
+    Away(Away),
     Refused(String),
 }
 
@@ -148,41 +176,91 @@ enum Look {
 async fn look(database: &Database, name: &str) -> Look {
     let options = database.connect(&application(name));
     match ask(&options, database.pooling).await {
-        Ok(Found::Ledger) => Look::Ledger,
-        Ok(Found::Nothing) => Look::Refused("the database has no ledger: run `sluice migrate`".to_owned()),
-        Ok(Found::TransactionPooler) => Look::Refused(format!(
+        Ok(None) => Look::Ready,
+        Ok(Some(Trouble::Away(away))) => Look::Away(away),
+        Ok(Some(Trouble::Refused(reason))) => Look::Refused(reason),
+        Err(error) => match judge(&error) {
+            Trouble::Away(away) => Look::Away(away),
+            Trouble::Refused(reason) => Look::Refused(reason),
+        },
+    }
+}
+
+/// What stands in the way of a start.
+enum Trouble {
+    Away(Away),
+    Refused(String),
+}
+
+async fn ask(options: &PgConnectOptions, pooling: Pooling) -> sqlx::Result<Option<Trouble>> {
+    let mut connection = options.connect().await?;
+    if pooling == Pooling::Session && is_by_transaction(&mut connection, options).await? {
+        return Ok(Some(Trouble::Refused(format!(
             "a transaction pooler answers at {}, and DATABASE_POOLING takes it for a session (auto does so on every port \
              but 6543): set DATABASE_POOLING=transaction, or give the address of Postgres itself or of a pooler in session \
              mode",
-            place(&options)
-        )),
-        Err(error) => {
-            // 28: who we are; 3D: which database; 42501: what we may see.
-            let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
-            match code.starts_with("28") || code.starts_with("3D") || code == "42501" {
-                true => Look::Refused(format!("Postgres does not let us in ({error}): check DATABASE_URL")),
-                false => Look::Away(error.to_string()),
-            }
-        }
+            place(options)
+        ))));
     }
-}
-
-enum Found {
-    Ledger,
-    Nothing,
-    TransactionPooler,
-}
-
-async fn ask(options: &PgConnectOptions, pooling: Pooling) -> sqlx::Result<Found> {
-    let mut connection = options.connect().await?;
-    if pooling == Pooling::Session && is_by_transaction(&mut connection, options).await? {
-        return Ok(Found::TransactionPooler);
-    }
-    let there = migrations::is_there(&mut connection).await?;
+    let schema = migrations::schema(&mut connection).await?;
+    let takes_writes = database::takes_writes(&mut connection).await?;
     connection.close().await?;
-    Ok(if there { Found::Ledger } else { Found::Nothing })
+    Ok(unready(schema, takes_writes).map(Trouble::Away))
+}
+
+fn unready(schema: Schema, takes_writes: bool) -> Option<Away> {
+    let reason = match schema {
+        Schema::Ready if takes_writes => return None,
+        Schema::Ready => {
+            let reason = "this one is a standby: give DATABASE_URL the address of the primary, or promote it";
+            return Some(Away { what: STANDBY, reason: reason.to_owned() });
+        }
+        Schema::Closed { login } => {
+            return Some(rights(&format!("the login {login} may not use the schema sluice"), &login));
+        }
+        Schema::Missing => "the database has no ledger: run `sluice migrate`".to_owned(),
+        Schema::Behind { newest } => {
+            let newest = newest.map_or_else(|| "is incomplete".to_owned(), |newest| format!("is at {newest}"));
+            format!(
+                "it {newest}, and this program needs {}: run `sluice migrate` of this version",
+                migrations::needed()
+            )
+        }
+    };
+    Some(Away { what: SCHEMA, reason })
+}
+
+fn rights(problem: &str, login: &str) -> Away {
+    Away { what: RIGHTS, reason: format!("{problem}: as the database's owner, grant sluice_runtime to {login}") }
+}
+
+/// Whether waiting mends it. What Postgres says of a login that is not there yet depends on how it asks for passwords: with
+/// them, it says that the password is wrong.
+fn judge(error: &sqlx::Error) -> Trouble {
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    let said = said(error);
+    let is_unknown = said.contains("does not exist");
+    if said.to_lowercase().contains("tenant or user not found") || said.contains("tenant/user") {
+        return Trouble::Refused(format!(
+            "the pooler knows no such project ({said}): check the user (postgres.PROJECT_REF) and the host (its region) of \
+             DATABASE_URL"
+        ));
+    }
+    match &*code {
+        INSUFFICIENT_PRIVILEGE => Trouble::Away(rights(&said, "the login")),
+        code if code.starts_with("28") && !is_unknown => {
+            Trouble::Refused(format!("Postgres does not let us in ({said}): check DATABASE_URL"))
+        }
+        _ => Trouble::Away(Away { what: POSTGRES, reason: said }),
+    }
+}
+
+/// The database's own words, once.
+fn said(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 fn place(options: &PgConnectOptions) -> String {
-    format!("{}:{}", options.get_host(), options.get_port())
+    let (host, port) = (options.get_host(), options.get_port());
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

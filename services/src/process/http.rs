@@ -1,7 +1,7 @@
 //! One port per process: `/livez` (its loops turn), `/readyz` (it can work), `/metrics`. It answers from the first moment to
 //! the end of the drain, names what is wrong in a line each, and never says anything secret.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,7 +13,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use super::{Refused, readiness::Readiness};
 use crate::telemetry::{Vitals, metrics::Format};
@@ -33,13 +37,17 @@ struct Served {
     readiness: Arc<Readiness>,
 }
 
+/// How long a port that is taken is tried for: the process before this one may be about to end.
+const TAKEN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// Begins to answer. A port that cannot be had is a reason not to start.
 pub(super) async fn listen(address: SocketAddr, vitals: Vitals, readiness: Arc<Readiness>) -> anyhow::Result<Server> {
     let refused = |error| {
         let mend = "choose another port, or stop the program that has it";
         Refused(vec![format!("HTTP_LISTEN={address} cannot be listened on ({error}): {mend}")])
     };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let listener = bind(address).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let router = Router::new()
         .route("/livez", get(livez))
@@ -53,6 +61,22 @@ pub(super) async fn listen(address: SocketAddr, vitals: Vitals, readiness: Arc<R
     });
     tracing::info!(%address, "health and metrics");
     Ok(Server(serving))
+}
+
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + TAKEN;
+    let mut is_said = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                if !std::mem::replace(&mut is_said, true) {
+                    tracing::warn!(%address, "the port of HTTP_LISTEN is taken; trying again for {TAKEN:?}");
+                }
+                sleep(AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 async fn livez(State(served): State<Served>) -> Response {
@@ -96,7 +120,7 @@ mod tests {
         let served = Served { vitals, readiness };
 
         let turning = livez(State(served.clone())).await.status();
-        tokio::time::advance(LIMIT + std::time::Duration::from_secs(2)).await;
+        tokio::time::advance(LIMIT + Duration::from_secs(2)).await;
         let hung = livez(State(served.clone())).await;
         pulse.beat();
         let again = livez(State(served)).await.status();

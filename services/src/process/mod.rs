@@ -1,6 +1,6 @@
 //! A process: what it does before a role starts, how it is told to stop, and what its exit code says.
 //!
-//! `roles` builds what each role works with and runs it; `database` opens pools and waits for Postgres, `refusals` says why a
+//! `roles` builds what each role works with and runs it; `database` waits for Postgres and the schema, `refusals` says why a
 //! pool gets no connection; `http` answers for its health, which `readiness` asks after; `signals` turns SIGTERM and SIGINT
 //! into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
 
@@ -27,6 +27,7 @@ use crate::{
     telemetry::{
         self, Vitals,
         export::{Exporters, Traces},
+        log::{Format, Log},
     },
 };
 
@@ -35,7 +36,7 @@ pub const EXIT_CODES: &str = "\
 Exit codes:
   0        done, or stopped by a signal in good order
   1        failed: the last line of the log says why
-  2        refused to start: settings, arguments, the database or Redis are not as they must be
+  2        refused to start: settings, arguments, the database or Redis are not as they must be, and waiting mends none of it
   3        migrate --check: migrations are pending
   4        dead-letters, runs, queue: nothing matched
   101      a panic, which is a bug
@@ -57,8 +58,7 @@ where
     let Config { log, traces, role: config, .. } = match parsed {
         Ok(config) => config,
         Err(faults) => {
-            eprintln!("sluice cannot start, for these settings are not right:\n{faults}");
-            eprintln!("Every setting is a variable and a flag: see --help and .env.example.");
+            refuse(&faults);
             return ExitCode::from(REFUSED);
         }
     };
@@ -79,6 +79,19 @@ where
             }
             ExitCode::from(if refused.is_some() { REFUSED } else { FAILED })
         }
+    }
+}
+
+/// Says every fault: for people a line each, for machines an object each.
+fn refuse(faults: &Faults) {
+    let log = Log { format: Format::Json, filter: "error".to_owned() };
+    if faults.format == Some(Format::Json) && log.start(None).is_ok() {
+        for fault in faults.iter() {
+            tracing::error!(setting = fault.setting, "cannot start: {fault}");
+        }
+    } else {
+        eprintln!("sluice cannot start, for these settings are not right:\n{faults}");
+        eprintln!("Every setting is a variable and a flag: see --help and .env.example.");
     }
 }
 

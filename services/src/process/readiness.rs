@@ -20,9 +20,13 @@ const LIMIT: Duration = Duration::from_millis(800);
 /// How long an answer holds.
 const FRESH: Duration = Duration::from_secs(1);
 
+const STARTING: &str = "starting";
+
 pub(super) struct Readiness {
     /// How many roles have not begun yet.
     awaited: AtomicUsize,
+    /// What those wait for.
+    waits_for: Mutex<&'static str>,
     draining: CancellationToken,
     needs: Mutex<Vec<Need>>,
     last: tokio::sync::Mutex<Option<(Instant, Vec<&'static str>)>>,
@@ -37,7 +41,13 @@ struct Need {
 impl Readiness {
     /// Of a process that plays one role.
     pub(super) fn new(draining: CancellationToken) -> Self {
-        Self { awaited: AtomicUsize::new(1), draining, needs: Mutex::default(), last: Default::default() }
+        Self {
+            awaited: AtomicUsize::new(1),
+            waits_for: Mutex::new(STARTING),
+            draining,
+            needs: Mutex::default(),
+            last: Default::default(),
+        }
     }
 
     /// The process cannot do without this. Of several under one name the first is asked.
@@ -54,6 +64,11 @@ impl Readiness {
     /// The process plays so many roles.
     pub(super) fn await_roles(&self, roles: usize) {
         self.awaited.store(roles, Ordering::Release);
+    }
+
+    /// The roles cannot begin without this, which is not there yet.
+    pub(super) fn wait_for(&self, what: &'static str) {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
     /// A role runs.
@@ -76,7 +91,7 @@ impl Readiness {
             }
         };
         if missing.is_empty() && self.awaited.load(Ordering::Acquire) > 0 {
-            return vec!["starting"];
+            return vec![*self.waits_for.lock().unwrap_or_else(PoisonError::into_inner)];
         }
         missing
     }
@@ -103,9 +118,11 @@ mod tests {
         let readiness = Readiness::new(shutdown.clone());
 
         assert_eq!(readiness.missing().await, ["starting"]);
+        readiness.wait_for("the schema");
+        assert_eq!(readiness.missing().await, ["the schema"]);
         readiness.await_roles(2);
         readiness.begin();
-        assert_eq!(readiness.missing().await, ["starting"]);
+        assert_eq!(readiness.missing().await, ["the schema"]);
         readiness.begin();
         assert!(readiness.missing().await.is_empty());
         shutdown.cancel();

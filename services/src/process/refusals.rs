@@ -10,7 +10,7 @@ const WAITS: Duration = Duration::from_secs(5);
 
 /// Asks for a connection where the pool has none to spare and fewer than it may have. Each reason is said once until it is
 /// over. Never returns.
-pub(super) async fn say_refusals(pool: PgPool) {
+pub(super) async fn say_refusals(pool: &PgPool) {
     let mut said = None;
     loop {
         sleep(LOOK_EVERY).await;
@@ -18,7 +18,7 @@ pub(super) async fn say_refusals(pool: PgPool) {
             said = None;
             continue;
         }
-        let refusal = refusal(&pool).await;
+        let refusal = refusal(pool).await;
         if let Some(reason) = refusal.as_ref().filter(|_| refusal != said) {
             let mend = "where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS";
             tracing::warn!(reason, mend, "Postgres refuses connections");

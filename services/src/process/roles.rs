@@ -3,6 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use futures::FutureExt;
+use sqlx::PgPool;
 
 use super::{
     Life, Refused, database,
@@ -11,6 +12,7 @@ use super::{
 };
 use crate::{
     config,
+    database::give_back,
     ledger::postgres::Postgres,
     queue::{Finding, Queue, Severity},
     relay as relay_role,
@@ -21,35 +23,53 @@ use crate::{
 /// Runs a relay until `shutdown`.
 pub(crate) async fn relay(config: config::Relay, life: Life) -> anyhow::Result<ExitCode> {
     let (queue, known) = connect(&config.queue).await?;
-    run_on(&queue, known, run_relay(config, queue.clone(), &life)).await?;
+    let role = async {
+        let ledger = life.relay_ledger(&config, &queue);
+        match database::wait_for(&config.ledger.database, "relay", &life).await? {
+            true => run_relay(config, ledger, queue.clone(), &life).await,
+            false => Ok(()),
+        }
+    };
+    run_on(&queue, known, role).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a worker until `shutdown`.
 pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result<ExitCode> {
     let (queue, known) = connect(&config.queue).await?;
-    run_on(&queue, known, run_worker(config, queue.clone(), &life)).await?;
+    let role = async {
+        let ledgers = life.worker_ledgers(&config, &queue);
+        match database::wait_for(&config.ledger.database, "worker", &life).await? {
+            true => run_worker(config, ledgers, queue.clone(), &life).await,
+            false => Ok(()),
+        }
+    };
+    run_on(&queue, known, role).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs every role until `shutdown`.
 pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
     life.readiness.await_roles(2);
-    let (queue, known) = connect(&config.relay.queue).await?;
-    let relay = run_relay(config.relay, queue.clone(), &life).boxed_local();
-    let worker = run_worker(config.worker, queue.clone(), &life).boxed_local();
-    let roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
-    run_on(&queue, known, supervise(roles, life.shutdown.clone())).await?;
+    let config::All { relay, worker } = config;
+    let (queue, known) = connect(&relay.queue).await?;
+    let roles = async {
+        let of_relay = life.relay_ledger(&relay, &queue);
+        let of_worker = life.worker_ledgers(&worker, &queue);
+        if !database::wait_for(&relay.ledger.database, "all", &life).await? {
+            return Ok(());
+        }
+        let relay = run_relay(relay, of_relay, queue.clone(), &life).boxed_local();
+        let worker = run_worker(worker, of_worker, queue.clone(), &life).boxed_local();
+        let roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
+        supervise(roles, life.shutdown.clone()).await
+    };
+    run_on(&queue, known, roles).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_relay(config: config::Relay, queue: Queue, life: &Life) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections);
-    life.show_pool("relay", &ledger);
-    life.need(&ledger, &queue);
-    if !database::wait_for(&config.ledger.database, "relay", &life.shutdown).await?
-        || !database::register(&ledger, &life.shutdown).await?
-    {
+async fn run_relay(config: config::Relay, ledger: Postgres, queue: Queue, life: &Life) -> anyhow::Result<()> {
+    if !database::register(&ledger, life).await? {
         return Ok(());
     }
     let listen = config.listen.map(|database| database.connect(&database::application("relay-listen")));
@@ -59,21 +79,21 @@ async fn run_relay(config: config::Relay, queue: Queue, life: &Life) -> anyhow::
     life.readiness.begin();
     tokio::select! {
         ended = relay_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
-        () = say_refusals(pool) => {}
+        () = keep(pool) => {}
     }
     tracing::info!("relay has stopped");
     Ok(())
 }
 
-async fn run_worker(config: config::Worker, queue: Queue, life: &Life) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections);
-    let leases = database::ledger(&config.ledger, "worker-leases", 1);
-    life.show_pool("worker", &ledger);
-    life.show_pool("worker-leases", &leases);
-    life.need(&ledger, &queue);
-    if !database::wait_for(&config.ledger.database, "worker", &life.shutdown).await?
-        || !database::register(&ledger, &life.shutdown).await?
-    {
+/// What a worker works with: leases have a connection of their own.
+struct OfWorker {
+    ledger: Postgres,
+    leases: Postgres,
+}
+
+async fn run_worker(config: config::Worker, of: OfWorker, queue: Queue, life: &Life) -> anyhow::Result<()> {
+    let OfWorker { ledger, leases } = of;
+    if !database::register(&ledger, life).await? {
         return Ok(());
     }
     let (catalog, vitals, pool) = (config.catalog, life.vitals.clone(), ledger.pool().clone());
@@ -82,13 +102,37 @@ async fn run_worker(config: config::Worker, queue: Queue, life: &Life) -> anyhow
     life.readiness.begin();
     tokio::select! {
         ended = worker_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
-        () = say_refusals(pool) => {}
+        () = keep(pool) => {}
     }
     tracing::info!("worker has stopped");
     Ok(())
 }
 
+/// In which a connection that nobody needed goes back to the server.
+const NEEDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Keeps a pool no larger than its work is, and says why it gets no connection. Never returns.
+async fn keep(pool: PgPool) {
+    tokio::join!(give_back(&pool, NEEDED_WITHIN), say_refusals(&pool));
+}
+
 impl Life {
+    fn relay_ledger(&self, config: &config::Relay, queue: &Queue) -> Postgres {
+        let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections);
+        self.show_pool("relay", &ledger);
+        self.need(&ledger, queue);
+        ledger
+    }
+
+    fn worker_ledgers(&self, config: &config::Worker, queue: &Queue) -> OfWorker {
+        let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections);
+        let leases = database::ledger(&config.ledger, "worker-leases", 1);
+        self.show_pool("worker", &ledger);
+        self.show_pool("worker-leases", &leases);
+        self.need(&ledger, queue);
+        OfWorker { ledger, leases }
+    }
+
     /// What no role can do without.
     fn need(&self, ledger: &Postgres, queue: &Queue) {
         let (ledger, queue) = (ledger.clone(), queue.clone());

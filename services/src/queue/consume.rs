@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use workflows::ids::StepName;
 
 use super::{Delivery, Queue, Transport, apalis_redis, lists, service::ConsumerState};
-use crate::telemetry::health::Pulse;
+use crate::{name, telemetry::health::Pulse};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
@@ -177,6 +177,5 @@ impl Consumer {
 
 /// Unique per start: apalis-redis refuses a name for 30 s after its last heartbeat.
 fn worker_name(step: &StepName) -> Arc<str> {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
-    format!("{step}-{host}-{}-{:08x}", std::process::id(), rand::random::<u32>()).into()
+    name::unique(step.as_str()).into()
 }

@@ -11,7 +11,10 @@ use sqlx::{
 use tokio::time::{sleep, timeout};
 
 use super::{Relay, doorbell::Doorbell};
-use crate::{database::is_by_transaction, telemetry::health::Pulse};
+use crate::{
+    database::{is_by_transaction, settings},
+    telemetry::health::Pulse,
+};
 
 const CHANNEL: &str = "sluice_intake";
 /// To `CHANNEL`. In the simple protocol: a pooler must not lose it between its parse and its run.
@@ -93,7 +96,10 @@ impl Listening {
 
     /// One life of the connection.
     async fn live(&mut self) -> Result<Infallible, Error> {
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.database.clone());
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .after_connect(|connection, _| Box::pin(settings::pin(connection)))
+            .connect_lazy_with(self.database.clone());
         let lived = match within(self.listen(&pool)).await {
             Ok(listener) => self.hear(listener).await,
             Err(error) => Err(error),

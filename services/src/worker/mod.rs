@@ -27,6 +27,7 @@ pub use self::lease::{Leases, RENEWAL_TICK};
 pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Due, WorkerLedger},
+    name,
     queue::{self, Delivery, HintSink, Queue, Status},
     telemetry::{
         Vitals,
@@ -71,7 +72,7 @@ pub async fn run<L: WorkerLedger>(
     let (queue, vitals) = (deps.queue.clone(), deps.vitals.clone());
     vitals.metrics.expect_attempts(deps.catalog.registry().all(), &settings.steps);
     let leases = Arc::new(Leases::default());
-    let me = ledger::Worker { name: name() };
+    let me = ledger::Worker { name: name::unique("worker") };
     let steps: Vec<_> = settings.steps.iter().map(StepName::as_str).collect();
     tracing::info!(worker = %me.name, ?steps, "ready");
     let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>));
@@ -226,13 +227,6 @@ fn show(step: &StepName, status: watch::Receiver<Status>, vitals: &Vitals) {
             Sample::of(&names::HINTS_HANDED_BACK, step, status.handed_back as f64),
         ]
     });
-}
-
-/// A name that is new at every start.
-fn name() -> String {
-    let host = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
-    let host = host.unwrap_or_else(|_| "localhost".to_owned());
-    format!("worker-{}-{}-{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
 }
 
 #[cfg(test)]

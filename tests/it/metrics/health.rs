@@ -116,6 +116,48 @@ async fn a_role_that_drains_lives_and_is_not_ready() {
     assert_eq!(get(&address, "/metrics").await.0, 200);
 }
 
+/// Its connections stand, and it answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_was_demoted_and_takes_no_hints_is_named() {
+    let mut fleet = fleet().await;
+    fleet.start("all", &["all"]).await.unwrap();
+    let address = address(fleet.process("all").unwrap()).await;
+    until_answers(&address, "/readyz", 200, "ok").await;
+    let client = ::redis::Client::open(fleet.redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut replica_of = async |host: &str, port: &str| {
+        let mut command = ::redis::cmd("REPLICAOF");
+        command.arg(host).arg(port).exec_async(&mut connection).await.unwrap();
+    };
+
+    replica_of("127.0.0.1", "9").await;
+    until_answers(&address, "/readyz", 503, "not ready: Redis\n").await;
+    replica_of("NO", "ONE").await;
+
+    until_answers(&address, "/readyz", 200, "ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_the_process_before_has_for_a_moment_longer_is_waited_for() {
+    let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = before.local_addr().unwrap().to_string();
+    let redis = servers::shared().await.redis.url();
+    let settings = [
+        ("DATABASE_URL", "postgres://ada:hunter2@127.0.0.1:9/app"),
+        ("REDIS_URL", &redis),
+        ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9"),
+        ("HTTP_LISTEN", &taken),
+        ("LOG_FORMAT", "json"),
+    ];
+    let program = Program::new(servers::binary("sluice").unwrap()).args(["relay"]);
+    let mut relay = settings.iter().fold(program, |program, (name, value)| program.env(name, value)).start().unwrap();
+
+    relay.wait_for_log("the port of HTTP_LISTEN is taken", PATIENCE).await.unwrap();
+    drop(before);
+
+    assert_eq!(address(&mut relay).await, taken);
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_is_a_refusal_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();

@@ -20,7 +20,7 @@ static SHARED: OnceCell<PgBouncer> = OnceCell::const_new();
 
 /// The pooler before the Postgres that all tests share, whose clients work as the services' own role. It gives the next
 /// transaction the backend that has rested longest, so that what is left behind on one is missed at once.
-async fn shared() -> &'static PgBouncer {
+pub async fn shared() -> &'static PgBouncer {
     SHARED.get_or_init(async || start(options().set("server_round_robin", "1")).await).await
 }
 
@@ -40,15 +40,15 @@ pub async fn options_of(database: &str) -> PgConnectOptions {
 }
 
 /// What the processes of one test have in common.
-struct Fleet {
-    app: App,
+pub struct Fleet {
+    pub app: App,
     variables: Vec<(&'static str, String)>,
     processes: Vec<Process>,
 }
 
 impl Fleet {
     /// On the shared Redis, and on an app's database behind `pooler`. No role runs yet.
-    async fn behind(pooler: &PgBouncer, api: &str, key: &str) -> Self {
+    pub async fn behind(pooler: &PgBouncer, api: &str, key: &str) -> Self {
         let app = App::migrated().await;
         let variables = vec![
             ("DATABASE_URL", pooler.url(&database(&app))),
@@ -62,7 +62,7 @@ impl Fleet {
         Self { app, variables, processes: Vec::new() }
     }
 
-    fn set(&mut self, name: &'static str, value: impl Into<String>) {
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
         self.variables.retain(|(found, _)| *found != name);
         self.variables.push((name, value.into()));
     }
@@ -71,7 +71,7 @@ impl Fleet {
         self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
     }
 
-    async fn start(&mut self, role: &[&str]) -> &mut Process {
+    pub async fn start(&mut self, role: &[&str]) -> &mut Process {
         let mut process = program::start(role, &self.variables());
         process.wait_for_log("ready", PATIENCE).await.unwrap();
         self.processes.push(process);
@@ -79,7 +79,7 @@ impl Fleet {
     }
 
     /// The boolean that a query answers becomes true.
-    async fn until(&self, what: &str, sql: &str) {
+    pub async fn until(&self, what: &str, sql: &str) {
         let mut session = self.app.superuser().await;
         let held = servers::until(PATIENCE, async || session.one::<Option<bool>>(sql).await.filter(|held| *held)).await;
         assert!(held.is_some(), "{what}: not within {PATIENCE:?}");

@@ -1,59 +1,23 @@
 //! A Redis that is not the right one any more: its connections stand, and lead to a server that takes no hints.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
-};
-
-use tokio::net::{TcpListener, TcpStream};
+use tests::servers::Proxy;
 
 use super::{outages::Working, *};
 
 /// How soon work must go on.
 const PROMPTLY: Duration = Duration::from_secs(5);
 
-/// An address that leads to one server and later to another, as a name or a proxy does. Connections stay where they are.
-struct Address {
-    port: u16,
-    leads_to: Arc<AtomicU16>,
-}
-
-impl Address {
-    async fn of(server: &Redis) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let leads_to = Arc::new(AtomicU16::new(server.port()));
-        let target = leads_to.clone();
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let target = SocketAddr::from((Ipv4Addr::LOCALHOST, target.load(Ordering::SeqCst)));
-                tokio::spawn(async move {
-                    let mut server = TcpStream::connect(target).await?;
-                    tokio::io::copy_bidirectional(&mut client, &mut server).await
-                });
-            }
-        });
-        Self { port, leads_to }
-    }
-
-    fn queue(&self, transport: Transport) -> Queue {
-        Queue::connect(&config(&format!("redis://127.0.0.1:{}/", self.port), transport)).unwrap()
-    }
-
-    fn lead_to(&self, server: &Redis) {
-        self.leads_to.store(server.port(), Ordering::SeqCst);
-    }
+/// Through an address that leads to one server and later to another.
+fn queue_through(address: &Proxy, transport: Transport) -> Queue {
+    Queue::connect(&config(&format!("redis://127.0.0.1:{}/", address.port()), transport)).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_was_demoted_is_left_within_seconds() {
     with_both(Options::default(), async |Setup { redis: old, transport, .. }| {
         let new = redis(Options::default()).await;
-        let address = Address::of(&old).await;
-        let (worker, relay) = (address.queue(transport), address.queue(transport));
+        let address = Proxy::to(old.port()).await.unwrap();
+        let (worker, relay) = (queue_through(&address, transport), queue_through(&address, transport));
         let mut working = Working::start(&worker).await;
         let mut bell = relay.relay_bell();
         tokio::time::timeout(SOON, bell.rung()).await.unwrap();
@@ -62,7 +26,7 @@ async fn a_redis_that_was_demoted_is_left_within_seconds() {
         // Its data is the new one's from now on, and clients that are connected hear nothing.
         let _: () = command(&old, &format!("REPLICAOF 127.0.0.1 {}", new.port())).await;
         let refused = until(SOON, async || relay.ping().await.err()).await.expect("a replica takes no hint");
-        address.lead_to(&new);
+        address.lead_to(new.port());
 
         let goes_on = tokio::time::timeout(PROMPTLY, async {
             working.still_delivers(&relay).await;
@@ -86,13 +50,13 @@ async fn a_redis_that_was_demoted_is_left_within_seconds() {
 async fn a_primary_that_has_lost_its_replicas_is_left_within_seconds() {
     with_both(Options::default(), async |Setup { redis: old, transport, .. }| {
         let new = redis(Options::default()).await;
-        let address = Address::of(&old).await;
-        let queue = address.queue(transport);
+        let address = Proxy::to(old.port()).await.unwrap();
+        let queue = queue_through(&address, transport);
         let mut working = Working::start(&queue).await;
 
         let _: () = command(&old, "CONFIG SET min-replicas-to-write 1").await;
         until(SOON, async || queue.ping().await.err()).await.expect("it takes no hint");
-        address.lead_to(&new);
+        address.lead_to(new.port());
 
         let goes_on = tokio::time::timeout(PROMPTLY, working.still_delivers(&queue));
         assert!(goes_on.await.is_ok(), "not within {PROMPTLY:?}");
@@ -106,12 +70,12 @@ async fn a_primary_that_has_lost_its_replicas_is_left_within_seconds() {
 async fn a_redis_that_froze_and_was_replaced_is_left_within_seconds() {
     let setup = Setup::start(Options::default(), Transport::Lists).await;
     let (mut old, new) = (setup.redis, redis(Options::default()).await);
-    let address = Address::of(&old).await;
-    let queue = address.queue(Transport::Lists);
+    let address = Proxy::to(old.port()).await.unwrap();
+    let queue = queue_through(&address, Transport::Lists);
     let mut working = Working::start(&queue).await;
 
     old.pause().unwrap();
-    address.lead_to(&new);
+    address.lead_to(new.port());
 
     let goes_on = tokio::time::timeout(Duration::from_secs(10), working.still_delivers(&queue)).await;
     old.resume().unwrap();

@@ -30,7 +30,7 @@ pub use postgres::{Database, Postgres};
 pub use process::{Process, Program};
 pub use proxy::Proxy;
 pub use rabbitmq::RabbitMq;
-pub use redis::Redis;
+pub use redis::{Redis, Sentinel};
 pub use shared::{Servers, fresh_database, fresh_database_from, prefix, shared};
 
 /// Asks `condition` again and again until it answers; `None` once `within` has gone by.

@@ -53,6 +53,44 @@ impl Postgres {
         bail!("found no port for Postgres in five tries; its log ends:\n{}", server.process.log_tail())
     }
 
+    /// A standby of `primary`, which takes no writes until it is promoted. From then on the primary confirms a commit only when
+    /// the standby has it.
+    pub async fn standby_of(primary: &Self) -> Result<Self> {
+        let installation = Installation::find(false)?;
+        let user = directory::unprivileged()?;
+        let guard = Guard::new("postgres-standby", user, "QUIT")?;
+        let from = primary.url("postgres");
+        let program = Program::new(installation.program("pg_basebackup"));
+        let program = program.args([
+            "--pgdata=data",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+            "--dbname",
+            &from,
+        ]);
+        let mut process = Process::start(guard, program)?;
+        let status = process.wait_for_exit(STARTS_WITHIN).await?;
+        if !status.success() {
+            bail!("pg_basebackup failed ({status}); its log ends:\n{}", process.log_tail());
+        }
+        let (password, options, released) = (primary.password.clone(), primary.options.clone(), Arc::default());
+        let mut server = Self { process, installation, options, port: free_port()?, password, released };
+        server.launch().await?;
+        let mut connection = primary.connect().await?;
+        run(&mut connection, "alter system set synchronous_standby_names = '*'".to_owned()).await?;
+        run(&mut connection, "select pg_reload_conf()".to_owned()).await?;
+        connection.close().await.context("close the connection")?;
+        Ok(server)
+    }
+
+    /// Makes a standby a primary.
+    pub async fn promote(&self) -> Result<()> {
+        let mut connection = self.connect().await?;
+        run(&mut connection, "select pg_promote()".to_owned()).await?;
+        connection.close().await.context("close the connection")
+    }
+
     /// `postgres://…` of a database of this server, as its superuser `postgres`.
     pub fn url(&self, database: &str) -> String {
         self.url_as("postgres", &self.password, database)

@@ -1,6 +1,13 @@
-//! A network between a program and a server that a test can break: it stands still without a word, or it is cut.
+//! A network between a program and a server that a test can break: it stands still without a word, it is cut, or it leads to
+//! another server, as a name or a load balancer does.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -16,7 +23,10 @@ use tokio::{
 /// Forwards connections from a free port of 127.0.0.1 to a port there. Ends with this value, and every connection with it.
 pub struct Proxy {
     port: u16,
+    leads_to: Arc<AtomicU16>,
     network: watch::Sender<Network>,
+    /// Counts how often all connections were closed.
+    closed: watch::Sender<u64>,
     accepting: JoinHandle<()>,
 }
 
@@ -34,16 +44,30 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind a proxy")?;
         let own = listener.local_addr().context("read the proxy's port")?.port();
         let (network, watched) = watch::channel(Network::Whole);
+        let (closed, closing) = watch::channel(0);
+        let leads_to = Arc::new(AtomicU16::new(port));
+        let target = leads_to.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), watched.clone()));
+                let server = SocketAddr::from((Ipv4Addr::LOCALHOST, target.load(Ordering::SeqCst)));
+                tokio::spawn(forward(client, server, watched.clone(), closing.clone()));
             }
         });
-        Ok(Self { port: own, network, accepting })
+        Ok(Self { port: own, leads_to, network, closed, accepting })
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// New connections go to another port of 127.0.0.1; those that stand stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        self.leads_to.store(port, Ordering::SeqCst);
+    }
+
+    /// Closes every connection; new ones are let through.
+    pub fn close_all(&self) {
+        self.closed.send_modify(|closed| *closed += 1);
     }
 
     pub fn stall(&self) {
@@ -65,7 +89,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(client: TcpStream, server: SocketAddr, mut network: watch::Receiver<Network>) {
+async fn forward(
+    client: TcpStream,
+    server: SocketAddr,
+    mut network: watch::Receiver<Network>,
+    mut closing: watch::Receiver<u64>,
+) {
+    closing.mark_unchanged();
     if *network.borrow() == Network::Cut {
         return;
     }
@@ -78,6 +108,7 @@ async fn forward(client: TcpStream, server: SocketAddr, mut network: watch::Rece
         _ = pump(from_server, to_client, network.clone()) => {}
         // Also when the proxy is gone.
         _ = network.wait_for(|network| *network == Network::Cut) => {}
+        _ = closing.changed() => {}
     }
 }
 

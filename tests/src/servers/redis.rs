@@ -198,6 +198,60 @@ impl Redis {
     }
 }
 
+/// A Redis Sentinel that watches one server and its replicas: it promotes a replica a second after the primary has fallen silent.
+pub struct Sentinel {
+    _process: Process,
+    client: redis::Client,
+}
+
+impl Sentinel {
+    const WATCHES: &str = "main";
+
+    pub async fn of(primary: &Redis) -> Result<Self> {
+        let user = directory::unprivileged()?;
+        let guard = Guard::new("sentinel", user, "KILL")?;
+        let (port, name) = (free_port()?, Self::WATCHES);
+        let lines = [
+            "bind 127.0.0.1".to_owned(),
+            format!("port {port}"),
+            format!("sentinel monitor {name} 127.0.0.1 {} 1", primary.port()),
+            format!("sentinel down-after-milliseconds {name} 1000"),
+            format!("sentinel failover-timeout {name} 5000"),
+        ];
+        let configuration = guard.directory().join("sentinel.conf");
+        fs::write(&configuration, lines.join("\n") + "\n").context("write sentinel.conf")?;
+        directory::give(&configuration, user)?;
+        let process = Process::start(guard, Program::new(program()?).args(["sentinel.conf", "--sentinel"]))?;
+        let client =
+            redis::Client::open(format!("redis://127.0.0.1:{port}/")).context("read the Sentinel's address")?;
+        let sentinel = Self { _process: process, client };
+        let knows = until(STARTS_WITHIN, async || (sentinel.replicas().await.ok()? > 0).then_some(()));
+        knows.await.context("the Sentinel finds no replica")?;
+        Ok(sentinel)
+    }
+
+    /// The port of the server that is the primary now.
+    pub async fn primary(&self) -> Result<u16> {
+        let (_, port): (String, u16) = self.ask("GET-MASTER-ADDR-BY-NAME").await?;
+        Ok(port)
+    }
+
+    /// How many it knows that can be promoted.
+    async fn replicas(&self) -> Result<usize> {
+        let known: Vec<std::collections::HashMap<String, String>> = self.ask("REPLICAS").await?;
+        let linked = |replica: &&std::collections::HashMap<String, String>| {
+            replica.get("master-link-status").is_some_and(|status| status == "ok")
+        };
+        Ok(known.iter().filter(linked).count())
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, question: &str) -> Result<T> {
+        let mut connection = self.client.get_multiplexed_async_connection().await.context("connect to the Sentinel")?;
+        let mut command = redis::cmd("SENTINEL");
+        command.arg(question).arg(Self::WATCHES).query_async(&mut connection).await.context("ask the Sentinel")
+    }
+}
+
 async fn ping(client: &redis::Client) -> redis::RedisResult<()> {
     let mut connection = client.get_multiplexed_async_connection().await?;
     redis::cmd("PING").query_async(&mut connection).await

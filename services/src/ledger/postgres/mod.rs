@@ -36,9 +36,13 @@ pub struct Postgres {
 
 impl Postgres {
     pub fn new(pool: PgPool, pooling: Pooling, registry: Arc<Registry>) -> Self {
+        Self::over(Database::new(pool, pooling), registry)
+    }
+
+    pub fn over(database: Database, registry: Arc<Registry>) -> Self {
         let known = registry.all().map(|known| format!("{}:{}", known.name, known.version)).collect();
         let queues = registry.queues().iter().map(ToString::to_string).collect();
-        Self { database: Database::new(pool, pooling), registry, known: Arc::new(known), queues: Arc::new(queues) }
+        Self { database, registry, known: Arc::new(known), queues: Arc::new(queues) }
     }
 
     pub fn pool(&self) -> &PgPool {
@@ -50,29 +54,34 @@ impl Postgres {
         &self.database
     }
 
-    /// Asks for a sign of life: for readiness.
+    /// Asks for a sign of life, of a database that takes writes: for readiness.
     pub async fn ping(&self) -> Result<()> {
-        Ok(self.database.ping().await?)
+        if self.database.takes_writes().await? { Ok(()) } else { Err(Error::Standby) }
     }
 
     /// Tell the database which workflows this build runs, and make the gates of their steps and hosts. Safe to repeat.
     pub async fn register(&self) -> Result<()> {
-        within(register::register(self)).await
+        self.within(register::register(self)).await
     }
 
     /// End a dead run for good. `No`: it is not dead, so that a run which somebody revived meanwhile goes on.
     pub async fn discard(&self, run: RunId, by: &By) -> Result<Changed> {
-        within(runs::end(self, run, by, runs::Which::Dead)).await
+        self.within(runs::end(self, run, by, runs::Which::Dead)).await
+    }
+
+    /// One verb, which ends within `PATIENCE`.
+    async fn within<T>(&self, verb: impl Future<Output = Result<T>>) -> Result<T> {
+        let answer = tokio::time::timeout(PATIENCE, verb).await.unwrap_or(Err(Error::Late(PATIENCE)));
+        if let Err(Error::Database(error)) = &answer {
+            self.database.judge(error);
+        }
+        answer
     }
 
     /// Deletes up to `most` of each kind that ended longer than `retention` ago. How many rows in all.
     pub async fn prune(&self, retention: Duration, most: usize) -> Result<u64> {
-        within(upkeep::prune(self, retention, most)).await
+        self.within(upkeep::prune(self, retention, most)).await
     }
-}
-
-async fn within<T>(verb: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(PATIENCE, verb).await.unwrap_or(Err(Error::Late(PATIENCE)))
 }
 
 impl RelayLedger for Postgres {
@@ -81,107 +90,107 @@ impl RelayLedger for Postgres {
     }
 
     async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
-        within(runs::start(self, runs)).await
+        self.within(runs::start(self, runs)).await
     }
 
     async fn intake(&self, limit: usize) -> Result<Intake> {
-        within(runs::intake(self, limit)).await
+        self.within(runs::intake(self, limit)).await
     }
 
     async fn waiting(&self, most: usize) -> Result<Vec<Waiting>> {
-        within(runs::waiting(self, most)).await
+        self.within(runs::waiting(self, most)).await
     }
 
     async fn keep_traces(&self, contexts: &[Traced]) -> Result<Vec<bool>> {
-        within(runs::keep_traces(self, contexts)).await
+        self.within(runs::keep_traces(self, contexts)).await
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
-        within(upkeep::expired(self, limit)).await
+        self.within(upkeep::expired(self, limit)).await
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
-        within(attempts::settle(self, settlements)).await
+        self.within(attempts::settle(self, settlements)).await
     }
 
     async fn exceed(&self, limit: usize) -> Result<usize> {
-        within(upkeep::exceed(self, limit)).await
+        self.within(upkeep::exceed(self, limit)).await
     }
 
     async fn project_pending(&self, limit: usize) -> Result<usize> {
-        within(upkeep::project_pending(self, limit)).await
+        self.within(upkeep::project_pending(self, limit)).await
     }
 
     async fn explain(&self, limit: usize) -> Result<usize> {
-        within(upkeep::explain(self, limit)).await
+        self.within(upkeep::explain(self, limit)).await
     }
 
     async fn look_again(&self, limit: usize) -> Result<usize> {
-        within(upkeep::look_again(self, limit)).await
+        self.within(upkeep::look_again(self, limit)).await
     }
 }
 
 impl WorkerLedger for Postgres {
     async fn claim(&self, worker: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
-        within(attempts::claim(self, worker, keys)).await
+        self.within(attempts::claim(self, worker, keys)).await
     }
 
     async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
-        within(attempts::renew(self, worker, leases)).await
+        self.within(attempts::renew(self, worker, leases)).await
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
-        within(attempts::settle(self, settlements)).await
+        self.within(attempts::settle(self, settlements)).await
     }
 
     async fn doubt(&self, run: RunId) -> Result<()> {
-        within(upkeep::doubt(self, run)).await
+        self.within(upkeep::doubt(self, run)).await
     }
 
     async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
-        within(breaker::report(self, host, signals, rules, jitter)).await
+        self.within(breaker::report(self, host, signals, rules, jitter)).await
     }
 
     async fn host_gate(&self, host: &str) -> Result<HostGate> {
-        within(breaker::host_gate(self, host)).await
+        self.within(breaker::host_gate(self, host)).await
     }
 
     async fn probe(&self, host: &str, lease: Duration) -> Result<Option<Probe>> {
-        within(breaker::probe(self, host, lease)).await
+        self.within(breaker::probe(self, host, lease)).await
     }
 
     async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
-        within(breaker::probed(self, host, probe, found, rules, jitter)).await
+        self.within(breaker::probed(self, host, probe, found, rules, jitter)).await
     }
 }
 
 impl OperatorLedger for Postgres {
     async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {
-        within(runs::revive(self, run, by)).await
+        self.within(runs::revive(self, run, by)).await
     }
 
     async fn cancel(&self, run: RunId, by: &By) -> Result<Changed> {
-        within(runs::end(self, run, by, runs::Which::ActiveOrDead)).await
+        self.within(runs::end(self, run, by, runs::Which::ActiveOrDead)).await
     }
 
     async fn pause(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
-        within(gate::pause(self, scope, name, by)).await
+        self.within(gate::pause(self, scope, name, by)).await
     }
 
     async fn resume(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
-        within(gate::resume(self, scope, name, by)).await
+        self.within(gate::resume(self, scope, name, by)).await
     }
 
     async fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
-        within(gate::hold(self, scope, name, duration, by)).await
+        self.within(gate::hold(self, scope, name, duration, by)).await
     }
 
     async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> Result<bool> {
-        within(gate::set_rate(self, scope, name, rate, by)).await
+        self.within(gate::set_rate(self, scope, name, rate, by)).await
     }
 
     async fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, by: &By) -> Result<bool> {
-        within(gate::set_concurrency(self, scope, name, limit, by)).await
+        self.within(gate::set_concurrency(self, scope, name, limit, by)).await
     }
 }
 

@@ -1,0 +1,100 @@
+//! Pools: their connections are set as our statements rely on, lead to a server that takes writes, and go back to the server
+//! when nobody needs them.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sqlx::{
+    PgConnection, PgPool, Row,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Pooling, settings};
+
+/// How long a caller waits for a connection: longer waits hide that there are too few.
+const ACQUIRE: Duration = Duration::from_secs(5);
+/// A connection that was idle for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+/// A connection that rested for so long is asked whether its server takes writes before it is used.
+const RESTED: Duration = Duration::from_secs(10);
+/// So long after a server said that it takes no writes, each connection is asked before it is used.
+const WARY: Duration = Duration::from_secs(30);
+const ANSWERS: Duration = Duration::from_secs(2);
+
+/// Of a server, that it takes no writes.
+const READ_ONLY_SQL_TRANSACTION: &str = "25006";
+/// What a standby answers to `begin read write`.
+const FEATURE_NOT_SUPPORTED: &str = "0A000";
+
+/// When a server last said to this pool that it takes no writes.
+#[derive(Clone, Default)]
+pub(super) struct Wariness(Arc<Mutex<Option<Instant>>>);
+
+impl Wariness {
+    /// Takes note of an error that says so.
+    pub(super) fn judge(&self, error: &sqlx::Error) {
+        if is_read_only(error) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    fn lasts(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|said| said.elapsed() < WARY)
+    }
+}
+
+/// Opens no connection yet. Asking each connection before each use would cost a round trip: one that died is noticed by
+/// whoever uses it, who tries again; one that leads to a demoted server is closed at the next use after it refused a write.
+pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32, wariness: Wariness) -> PgPool {
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        .idle_timeout(IDLE)
+        .test_before_acquire(false)
+        .before_acquire(move |connection, meta| {
+            let ask = meta.idle_for >= RESTED || wariness.lasts();
+            Box::pin(async move { if ask { takes_writes(connection).await } else { Ok(true) } })
+        });
+    let pool = match pooling {
+        Pooling::Session => pool.after_connect(|connection, _| Box::pin(settings::pin(connection))),
+        // Nothing that is set would stay: each transaction sets it.
+        Pooling::Transaction => pool,
+    };
+    pool.connect_lazy_with(options)
+}
+
+/// Whether the server that a connection leads to takes writes. A standby does not. In the simple protocol, which every pooler
+/// can take.
+pub async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let ask = sqlx::raw_sql("select not pg_catalog.pg_is_in_recovery()").fetch_one(connection);
+    timeout(ANSWERS, ask).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?.try_get(0)
+}
+
+fn is_read_only(error: &sqlx::Error) -> bool {
+    let Some(said) = error.as_database_error() else { return false };
+    match said.code().as_deref() {
+        Some(READ_ONLY_SQL_TRANSACTION) => true,
+        Some(FEATURE_NOT_SUPPORTED) => said.message().contains("read-write mode"),
+        _ => false,
+    }
+}
+
+/// Gives back to the server, once in each `window`, the connections that were idle all through it, but for one. A pool uses
+/// its connections in turns, so that under a light load none of them ever rests for `IDLE`. Never returns.
+pub async fn give_back(pool: &PgPool, window: Duration) {
+    const LOOKS: u32 = 20;
+    loop {
+        let mut spare = usize::MAX;
+        for _ in 0..LOOKS {
+            sleep(window / LOOKS).await;
+            spare = spare.min(pool.num_idle());
+        }
+        for _ in 1..spare {
+            let Some(connection) = pool.try_acquire() else { break };
+            let _ = timeout(ANSWERS, connection.close()).await;
+        }
+    }
+}

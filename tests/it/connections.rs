@@ -1,0 +1,211 @@
+//! Connections to Postgres: how many there are, that those which nobody needs go back, and that what statements rely on is set
+//! on each, whatever the database says.
+
+use std::time::Duration;
+
+use sluice::database::{Database, Pooling, give_back};
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use tests::{
+    evolution::{Config, server::Server},
+    fleet::Fleet,
+    servers::{Postgres, postgres, redis, until},
+};
+use uuid::Uuid;
+
+use crate::{
+    app::{App, Session},
+    pooler,
+    program::{run, said},
+};
+
+/// Long enough for a loaded machine with two cores.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What somebody may have set, for every login of the database.
+const CONTRARY: &str = "
+    alter database NAME set default_transaction_isolation = 'serializable';
+    alter database NAME set default_transaction_read_only = on;
+    alter database NAME set row_security = off;
+    alter database NAME set search_path = nowhere;
+    alter database NAME set datestyle = 'German, DMY';
+    alter database NAME set intervalstyle = 'sql_standard';
+    alter database NAME set statement_timeout = '20s';
+    alter database NAME set lock_timeout = '20s';
+    alter database NAME set idle_in_transaction_session_timeout = '20s'";
+
+async fn set_contrary(app: &App) {
+    let mut superuser = app.superuser().await;
+    let name: String = superuser.one("select current_database()::text").await;
+    superuser.run(&CONTRARY.replace("NAME", &name)).await;
+}
+
+const SET: &str =
+    "select concat_ws(' | ', current_setting('transaction_isolation'), current_setting('transaction_read_only'),
+    current_setting('row_security'), current_setting('search_path'), current_setting('datestyle'),
+    current_setting('intervalstyle'))";
+const RELIED_ON: &str = r#"read committed | off | on | "" | ISO, MDY | postgres"#;
+
+#[tokio::test]
+async fn what_statements_rely_on_is_set_on_every_connection_whatever_the_database_says() {
+    let app = App::migrated().await;
+    set_contrary(&app).await;
+    let behind = pooler::options_of(app.options().get_database().unwrap()).await;
+
+    for (pooling, options) in [(Pooling::Session, app.options()), (Pooling::Transaction, behind)] {
+        let database = Database::open(options, pooling, 2);
+        let alone: (String,) = database.ask_one(SET, |ask| ask).await.unwrap();
+        let mut tx = database.begin().await.unwrap();
+        let within: (String,) = tx.query_as(SET).fetch_one(tx.connection()).await.unwrap();
+        let waits: (String,) = tx
+            .query_as("select concat_ws(' ', current_setting('lock_timeout'), current_setting('statement_timeout'))")
+            .fetch_one(tx.connection())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+
+        assert_eq!(
+            (alone.0.as_str(), within.0.as_str(), waits.0.as_str()),
+            (RELIED_ON, RELIED_ON, "900ms 15s"),
+            "{pooling:?}"
+        );
+    }
+}
+
+/// Issue 11: `row_security = off` stopped intake, serializable transactions lost leases.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_contrary_settings_is_migrated_and_serves_sign_ups_directly_and_through_a_pooler() {
+    const USERS: i64 = 5;
+    let api = Server::start(Config::default()).await.unwrap();
+    for (pooling, migrated) in [("auto", false), ("transaction", true)] {
+        let mut fleet = pooler::Fleet::behind(pooler::shared().await, api.base_url(), api.key()).await;
+        let url = fleet.app.options().to_url_lossy().to_string();
+        set_contrary(&fleet.app).await;
+        if !migrated {
+            let migrated = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
+            assert_eq!(migrated.status.code(), Some(0), "{}", said(&migrated));
+            fleet.set("DATABASE_URL", &url);
+        }
+        fleet.set("DATABASE_POOLING", pooling);
+        fleet.start(&["relay"]).await;
+        fleet.start(&["worker", "create-instance", "configure-webhooks", "verify"]).await;
+        let mut app = fleet.app.superuser().await;
+        // The app itself writes.
+        app.run("set default_transaction_read_only = off; set search_path = public").await;
+
+        for _ in 0..USERS {
+            app.sign_up(Uuid::new_v4(), "{}").await.unwrap();
+        }
+
+        let ready = "select count(*) = 5 from public.evolution_instance_creation_queue where status = 'completed'";
+        fleet.until("all are ready", ready).await;
+        let attempts = "select count(*) from sluice.attempt where outcome <> 'succeeded'";
+        assert_eq!(app.one::<i64>(attempts).await, 0, "{pooling}");
+    }
+}
+
+async fn login(fleet: &Fleet, limit: u32) -> String {
+    let mut session = fleet.connect().await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "create role limited login password 'secret' connection limit {limit} in role sluice_runtime"
+    )))
+    .execute(&mut session)
+    .await
+    .unwrap();
+    session.close().await.unwrap();
+    fleet.postgres.url_as("limited", "secret", "app")
+}
+
+/// Issue 11: one process of each held 21 connections, and Supabase's session pool has 15.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_of_each_role_and_a_person_fit_a_login_with_15_connections() {
+    const USERS: i64 = 60;
+    let mut fleet =
+        Fleet::prepare(postgres::Options::default(), redis::Options::default(), Config::default()).await.unwrap();
+    let url = login(&fleet, 15).await;
+    fleet.set("DATABASE_URL", url);
+    fleet.start_roles().await.unwrap();
+    let mut session = fleet.connect().await.unwrap();
+
+    let mut most = 0;
+    for user in 0..USERS {
+        sqlx::query("insert into auth.users (email) values ($1)")
+            .bind(format!("{user}@example.org"))
+            .execute(&mut session)
+            .await
+            .unwrap();
+    }
+    let ready = until(PATIENCE, async || {
+        fleet.sluice(&["queue", "stats"]).await.expect("a person finds room");
+        most = most.max(number(&mut session, "select count(*) from pg_stat_activity where usename = 'limited'").await);
+        let ready = "select count(*) from evolution_instance_creation_queue where status = 'completed'";
+        (number(&mut session, ready).await == USERS).then_some(())
+    });
+
+    assert!(ready.await.is_some(), "not ready within {PATIENCE:?}");
+    assert!(most > 4, "{most} connections were seen");
+    for name in fleet.names() {
+        let log = fleet.process(&name).unwrap().log();
+        assert!(!log.contains("refuses connections") && !log.contains("timed out"), "{log}");
+    }
+    let lost = "select count(*) from sluice.attempt where outcome <> 'succeeded'";
+    assert_eq!(number(&mut session, lost).await, 0);
+    session.close().await.unwrap();
+}
+
+async fn number(session: &mut PgConnection, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(session).await.unwrap()
+}
+
+/// Issue 11: a pool kept what it once needed while the server refused its neighbour a connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_nobody_needs_any_more_go_back_to_a_server_that_has_too_few() {
+    let app = App::bare().await;
+    let mut superuser = app.superuser().await;
+    let login = format!("limited_{}", Uuid::new_v4().simple());
+    superuser.run(&format!("create role {login} login password 'secret' connection limit 4")).await;
+    let options = app.options().username(&login).password("secret");
+    let (greedy, needy) =
+        (Database::open(options.clone(), Pooling::Session, 4), Database::open(options, Pooling::Session, 4));
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        all.push(greedy.pool().acquire().await.unwrap());
+    }
+    drop(all);
+    let refused = tokio::time::timeout(Duration::from_secs(1), needy.pool().acquire()).await;
+    assert!(refused.is_err(), "there was room");
+
+    let pool = greedy.pool().clone();
+    let giving = tokio::spawn(async move { give_back(&pool, Duration::from_millis(400)).await });
+    // It goes on to work with one at a time, and to take them in turns.
+    let let_in = until(PATIENCE, async || {
+        greedy.takes_writes().await.unwrap();
+        tokio::time::timeout(Duration::from_secs(1), needy.pool().acquire()).await.ok()?.ok()
+    });
+
+    assert!(let_in.await.is_some(), "the pool of {} keeps them", greedy.pool().size());
+    assert!((1..4).contains(&greedy.pool().size()), "{}", greedy.pool().size());
+    giving.abort();
+}
+
+/// An app with two-phase commit.
+#[tokio::test]
+async fn a_sign_up_is_prepared_once_the_switch_for_it_is_off() {
+    let server = Postgres::start(postgres::Options::default().set("max_prepared_transactions", "5")).await.unwrap();
+    let app = App::at(server.create_named_database("app").await.unwrap().parse().unwrap());
+    app.become_supabase().await;
+    app.migrate().await;
+    let (mut session, mut relay): (Session, Session) = (app.superuser().await, app.superuser().await);
+    // A relay sleeps, so that a sign-up rings it.
+    relay.run("select pg_advisory_lock_shared(7318, 1)").await;
+    let prepare = "begin; insert into auth.users (email) values ('ada@example.org'); prepare transaction 'ada'";
+
+    let refused = session.refusal(prepare).await;
+    session.run("rollback").await;
+    session.run("update sluice.setting set value = 'off' where name = 'intake_notify'").await;
+    session.run(prepare).await;
+    session.run("commit prepared 'ada'").await;
+
+    assert_eq!(refused, "0A000");
+    let queued = "select status from public.evolution_instance_creation_queue";
+    assert_eq!(session.all::<String>(queued).await, ["pending"]);
+}
