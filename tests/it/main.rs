@@ -12,6 +12,7 @@ mod config;
 mod conformance;
 mod connections;
 mod cost;
+mod deployment;
 mod disasters;
 mod engine;
 mod failover;

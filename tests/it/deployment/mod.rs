@@ -1,0 +1,156 @@
+//! What is in deploy/: the manifests rendered by a real kustomize, held against Kubernetes' schemas, against what the program
+//! takes, and against what we ask of every pod; the image's and compose's files linted. The tools are installed by `make tools`.
+
+mod capacity;
+mod images;
+mod policy;
+mod schemas;
+mod settings;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+
+/// The oldest and the newest Kubernetes that the manifests are for.
+const VERSIONS: &str = "1.30,1.37";
+const OVERLAYS: [&str; 2] = ["local", "production"];
+const COMPONENTS: [&str; 4] = ["hpa", "keda", "monitoring", "servers"];
+/// Deployments of ours, by the arguments of their role.
+const ROLES: [&str; 4] = ["relay", "worker create-instance", "worker configure-webhooks", "worker verify"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// A program that `make tools` installs.
+fn tool(name: &str) -> PathBuf {
+    let tool = root().join("target/tools/manifests").join(name);
+    assert!(tool.exists(), "{} is missing: run `make tools`", tool.display());
+    tool
+}
+
+/// What is rendered of one folder.
+#[derive(Debug, Clone)]
+struct Rendering {
+    documents: Vec<Document>,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Document(Value);
+
+impl Document {
+    fn kind(&self) -> &str {
+        self.0["kind"].as_str().unwrap()
+    }
+
+    fn name(&self) -> &str {
+        self.0["metadata"]["name"].as_str().unwrap()
+    }
+
+    /// What its pods are made of, where it has any.
+    fn pod(&self) -> Option<&Value> {
+        let pod = &self.0["spec"]["template"]["spec"];
+        pod["containers"].is_array().then_some(pod)
+    }
+
+    fn containers(&self) -> &[Value] {
+        self.pod().and_then(|pod| pod["containers"].as_array()).map_or(&[], Vec::as_slice)
+    }
+
+    /// A role of Sluice's own, or its migration.
+    fn is_ours(&self) -> bool {
+        self.pod().is_some() && self.name().starts_with("sluice-")
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        texts(&self.containers()[0]["args"])
+    }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().map_or(vec![], |list| list.iter().map(|text| text.as_str().unwrap().to_owned()).collect())
+}
+
+impl Rendering {
+    fn find(&self, kind: &str, name: &str) -> &Document {
+        let found = self.documents.iter().find(|document| document.kind() == kind && document.name() == name);
+        found.unwrap_or_else(|| panic!("no {kind} is called {name}"))
+    }
+
+    fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Document> {
+        self.documents.iter().filter(move |document| document.kind() == kind)
+    }
+
+    fn ours(&self) -> impl Iterator<Item = &Document> {
+        self.documents.iter().filter(|document| document.is_ours())
+    }
+
+    /// The settings of the one ConfigMap that the roles read.
+    fn settings(&self) -> &Value {
+        let settings = self.of_kind("ConfigMap").find(|map| map.name().starts_with("sluice-settings-"));
+        &settings.expect("the settings' name carries their hash").0["data"]
+    }
+}
+
+/// Each overlay alone and with each component, by `overlay` or `overlay+component`; rendered once.
+fn renderings() -> &'static BTreeMap<String, Rendering> {
+    static RENDERED: OnceLock<BTreeMap<String, Rendering>> = OnceLock::new();
+    RENDERED.get_or_init(|| {
+        let alone = OVERLAYS.map(|overlay| (overlay.to_owned(), format!("resources: [{}]", path("overlays", overlay))));
+        let with = OVERLAYS.iter().flat_map(|overlay| {
+            COMPONENTS.map(|component| {
+                let (resource, path) = (path("overlays", overlay), path("components", component));
+                (format!("{overlay}+{component}"), format!("resources: [{resource}]\ncomponents: [{path}]"))
+            })
+        });
+        let all = COMPONENTS.iter().filter(|component| **component != "hpa").map(|name| path("components", name));
+        let all = all.collect::<Vec<_>>().join(", ");
+        let all = format!("resources: [{}]\ncomponents: [{all}]", path("overlays", "production"));
+        render(alone.into_iter().chain(with).chain([("production+all".to_owned(), all)]).collect())
+    })
+}
+
+/// From a folder two levels below target/ to one of ours.
+fn path(kind: &str, name: &str) -> String {
+    format!("../../../deploy/kubernetes/{kind}/{name}")
+}
+
+/// Renders kustomizations, each in a folder of its own below target/, and holds them against the schemas.
+fn render(kustomizations: BTreeMap<String, String>) -> BTreeMap<String, Rendering> {
+    let below = root().join("target/manifests");
+    for (name, text) in &kustomizations {
+        fs::create_dir_all(below.join(name)).unwrap();
+        fs::write(below.join(name).join("kustomization.yaml"), text).unwrap();
+    }
+    let looked = Command::new(tool("python/bin/python"))
+        .arg(root().join("tests/it/deployment/tools/look.py"))
+        .arg(tool("python/bin/kubectl"))
+        .arg(VERSIONS)
+        .args(kustomizations.keys())
+        .current_dir(&below)
+        .output()
+        .unwrap();
+    assert!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stderr));
+    let looked: BTreeMap<String, Value> = serde_json::from_slice(&looked.stdout).unwrap();
+    let read = |value: Value| Rendering {
+        documents: value["documents"].as_array().unwrap().iter().cloned().map(Document).collect(),
+        problems: texts(&value["problems"]),
+    };
+    looked.into_iter().map(|(name, value)| (name, read(value))).collect()
+}
+
+/// One overlay as it stands.
+fn overlay(name: &str) -> &'static Rendering {
+    &renderings()[name]
+}
