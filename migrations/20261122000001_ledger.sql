@@ -116,6 +116,8 @@ create table if not exists sluice.step (
   cancel_asked boolean not null default false,
   output jsonb,
   error text,
+  -- Why it waits, where the breaker of its host is open.
+  held_by text,
   primary key (run_id, position),
   constraint step_state check (
     case
@@ -129,6 +131,7 @@ create table if not exists sluice.step (
 -- One index per question that is asked all the time, each of live rows only. A renewal changes no indexed column.
 create index if not exists step_due on sluice.step (name, priority, due_at) where state = 'due';
 create index if not exists step_running on sluice.step (name) where state = 'running';
+create index if not exists step_held on sluice.step (run_id, position) where held_by is not null;
 
 -- Every attempt that ended, and how. The same attempt cannot end twice.
 create table if not exists sluice.attempt (

@@ -1693,8 +1693,9 @@ begin
 end
 $$;
 
--- Up to `most` due steps behind a host's open breaker say why they wait, and the app's rows with them; and those that said so
--- and do not wait for it any more say it no longer. How many changed. Steps that are locked are being moved this moment.
+-- Up to `most` due steps behind a host's open breaker say why they wait, and the app's rows with them. As many that said so, and
+-- do not wait for it any more, say it no longer and are due at once: the host answers again. How many changed. Steps that are
+-- locked are being moved this moment.
 create or replace function sluice.explain(most integer)
 returns bigint
 language plpgsql
@@ -1706,19 +1707,21 @@ declare
   told record;
   count bigint := 0;
 begin
-  if not exists (select from sluice.gate where breaker = 'open' and breaker_reason is not null) then
+  if not exists (select from sluice.gate where breaker = 'open' and breaker_reason is not null)
+    and not exists (select from sluice.step where held_by is not null)
+  then
     return 0;
   end if;
   for told in
     with waiting as (
-      select due.run_id, due.position, gate.breaker_reason
+      select due.run_id, due.position, gate.breaker_reason as reason
       from sluice.gate
       join sluice.definition on definition.host = gate.name
       join sluice.step as due
         on due.name = definition.step
         and due.state = 'due'
         and due.due_at is not null
-        and due.error is distinct from gate.breaker_reason
+        and due.held_by is distinct from gate.breaker_reason
       where gate.scope = 'host'
         and gate.breaker = 'open'
         and gate.breaker_reason is not null
@@ -1726,13 +1729,36 @@ begin
       limit most
       for no key update of due skip locked
     ),
+    let_go as (
+      select held.run_id, held.position
+      from sluice.step as held
+      where held.held_by is not null
+        and not (
+          held.state = 'due'
+          and held.due_at is not null
+          and exists (
+            select from sluice.definition
+            join sluice.gate on gate.scope = 'host' and gate.name = definition.host
+            where definition.step = held.name
+              and gate.breaker = 'open'
+          )
+        )
+      order by held.run_id, held.position
+      limit most
+      for no key update of held skip locked
+    ),
     said as (
-      update sluice.step as due
-      set error = waiting.breaker_reason
-      from waiting
-      where due.run_id = waiting.run_id
-        and due.position = waiting.position
-      returning due.run_id
+      update sluice.step as step
+      set held_by = told.reason,
+        due_at = case when told.reason is null then least(step.due_at, now()) else step.due_at end
+      from (
+        select run_id, position, reason from waiting
+        union all
+        select run_id, position, null from let_go
+      ) as told
+      where step.run_id = told.run_id
+        and step.position = told.position
+      returning step.run_id
     )
     select run.workflow, array_agg(distinct run.id order by run.id) as runs
     from said

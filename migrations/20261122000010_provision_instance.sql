@@ -247,12 +247,16 @@ create or replace view sluice.shown_run as
         where letter.run_id = run.id
           and letter.resolved_at is null
       )
-      else step.error
+      else coalesce(step.held_by, step.error)
     end as error_message,
     coalesce(step.failures, 0) as retry_count,
     run.ended_at as processed_at,
     held.name,
-    coalesce(held.memory ->> 'status', 'creating') as instance_status,
+    case
+      -- What an earlier run made of it still holds.
+      when run.state = 'dead' and coalesce(held.memory ->> 'status', 'creating') = 'creating' then 'error'
+      else coalesce(held.memory ->> 'status', 'creating')
+    end as instance_status,
     coalesce(held.memory ->> 'token', held.secret) as token,
     case when held.memory ->> 'status' = 'connecting' then held.memory ->> 'qr_code' end as qr_code,
     held.memory ->> 'phone_number' as phone_number,
@@ -262,10 +266,13 @@ create or replace view sluice.shown_run as
   from sluice.run
   join sluice.resource as held on held.name = run.resource
   left join lateral (
-    select current.failures, current.error, current.position > 0 or current.state = 'succeeded' as is_after_the_first
+    select current.failures, current.error, case when current.state = 'due' then current.held_by end as held_by,
+      current.position > 0 or current.state = 'succeeded' as is_after_the_first
     from sluice.step as current
     where current.run_id = run.id
-    order by current.state = 'succeeded', current.position
+    -- The last one, where all have succeeded.
+    order by current.state = 'succeeded',
+      case when current.state = 'succeeded' then -current.position else current.position end
     limit 1
   ) as step on true
   where run.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';

@@ -53,6 +53,16 @@ async fn sigkill_of_everybody_every_300_ms_loses_nothing_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_instance_is_made_again_while_the_api_loads_what_its_cache_hides() {
+    let _alone = ALONE.lock().await;
+
+    let report = Scenario::Loading.run(&options(20, 9)).await.unwrap();
+
+    assert!(report.held(), "{report:#?}");
+    assert_eq!(report.faults.get(&Fault::ApiKilled), Some(&3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_frozen_in_its_creates_meets_the_next_one_and_every_user_has_one_good_instance() {
     let _alone = ALONE.lock().await;
 

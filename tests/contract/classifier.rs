@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 use workflows::{
+    outcome::{HostSignal, Mend, Outcome},
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, Call, Connect, ErrorKind, Own,
+            ApiError, Call, Connect, ErrorKind, Own, Support, TRIED,
             answer::{self, Response},
-            classify::{classify, host_signal},
+            classify::{self, classify, host_signal},
             redact::Redaction,
         },
         names::InstanceName,
@@ -238,4 +239,44 @@ fn no_text_of_a_recorded_failure_shows_a_line_of_the_servers_source() {
         }
     }
     assert!(seen >= 5, "dumps in contract.jsonl: {seen}");
+}
+
+/// Where 2.3.7 answers otherwise than the recorded version, and what stands before its successors. From their source.
+#[test]
+fn the_answers_of_newer_versions_are_read_too() {
+    let name: InstanceName = "user_1".parse().expect("a name");
+    let redaction = Redaction::new(Some(&name), []);
+    let respond =
+        |status, body: &'static str| Response { status, retry_after: None, date: None, body: body.as_bytes() };
+
+    // Its state may be one that 2.3.6 does not have.
+    let created = respond(
+        201,
+        r#"{"instance":{"instanceName":"user_1","instanceId":"i","integration":"WHATSAPP-BAILEYS","status":"unknown"},"hash":"t"}"#,
+    );
+    assert_eq!(answer::created(&created, &name, &redaction).map(|created| created.token), Ok(Some(Secret::new("t"))));
+    // A connect loads nothing.
+    let connected = respond(200, r#"{"error":true,"message":"[object Object]"}"#);
+    assert!(matches!(answer::connect(&connected, &redaction), Err(ErrorKind::Answer(_))));
+    // The licence gate of 2.4.0 stands before every route but the welcome.
+    let gate = respond(
+        503,
+        r#"{"error":"service not activated","code":"LICENSE_REQUIRED","register_url":"http://x/manager/login","instance_id":"i",
+            "docs_url":"http://x","message":"This Evolution API instance is not activated. Open http://x/manager/login to activate"}"#,
+    );
+    for call in [Call::Create, Call::Fetch, Call::Roster, Call::SetWebhook, Call::FindWebhook, Call::VerifyCreds] {
+        let kind = answer::done(&gate, &redaction).expect_err("a refusal");
+        let error = ApiError { call, kind };
+        let Outcome::Defer { failure, .. } = classify::outcome(&error, &name) else { panic!("{error} is counted") };
+
+        assert_eq!((failure.host, failure.mend), (HostSignal::Failing, Mend::Person), "{error}");
+        assert!(failure.message.contains("LICENSE_REQUIRED") && failure.message.contains("a person must mend it"));
+    }
+    let welcome = respond(200, r#"{"status":200,"message":"Welcome","version":"2.4.0-rc2"}"#);
+    assert_eq!(answer::version(&welcome, &redaction).map(|version| version.support()), Ok(Support::Newer));
+}
+
+#[test]
+fn the_readme_names_the_versions_that_were_tried() {
+    assert!(include_str!("../../README.md").contains(TRIED), "README.md: {TRIED}");
 }

@@ -1,6 +1,6 @@
 //! What the Evolution API does with a create: neither atomic nor idempotent. It checks the name, inserts the row, and goes
 //! on; of two that passed the check the slower one fails, and may take with it whatever has the name. It finishes also
-//! what nobody waits for any more.
+//! what nobody waits for any more. After a restart its guard sees a row only once it has loaded it.
 
 use crate::{
     ledger::Outcome,
@@ -23,10 +23,10 @@ pub fn possible(world: &World, at: usize, found: &mut impl FnMut(Api)) {
 }
 
 pub fn apply(world: &mut World, at: usize, what: Api) {
-    let there = world.instance != Instance::Absent;
+    let (there, seems_there) = (world.instance != Instance::Absent, world.seems_there());
     let call = &mut world.calls[at];
     match (call.stage, what) {
-        (Stage::Sent, _) if there => answer(world, at, Phase::Taken),
+        (Stage::Sent, _) if seems_there => answer(world, at, Phase::Taken),
         (Stage::Sent, _) => call.stage = Stage::Checked,
         (Stage::Checked, _) if there => call.stage = Stage::Beaten,
         (Stage::Checked, _) => {
@@ -36,7 +36,7 @@ pub fn apply(world: &mut World, at: usize, what: Api) {
         (Stage::Inserted, _) => answer(world, at, Phase::Known(Outcome::Success)),
         (Stage::Beaten, Api::Proceeds) => answer(world, at, Phase::Unknown),
         (Stage::Beaten, Api::Destroys) => {
-            world.instance = Instance::Absent;
+            world.take_away();
             answer(world, at, Phase::Unknown);
         }
     }

@@ -5,7 +5,7 @@ use crate::{
     guard::Guard,
     ledger::{CREATE, Hint, Outcome},
     worker::{self, Push},
-    world::{Attempt, Duty, Phase, World},
+    world::{Attempt, Duty, Instance, Phase, Stage, World},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +28,10 @@ pub enum Fault {
     CreateTimesOut(usize),
     /// The create ends with an error, wherever it stood.
     CreateFails(usize),
+    /// The create fails before its row is in, and leaves the name in the API's memory.
+    CreateLeavesPhantom(usize),
+    /// The API forgets what it had in memory, and what it was doing.
+    ApiRestarts,
     /// Setting or reading the webhook fails.
     OtherCallFails(usize),
     /// The process stands still between its lease check and the end of its call.
@@ -59,7 +63,15 @@ pub fn possible(world: &World, found: &mut impl FnMut(Fault)) {
             found(Fault::RelayDies(at));
         }
     }
-    (0..world.calls.len()).for_each(|at| found(Fault::CreateFails(at)));
+    for (at, call) in world.calls.iter().enumerate() {
+        found(Fault::CreateFails(at));
+        if call.stage == Stage::Checked && world.instance == Instance::Absent {
+            found(Fault::CreateLeavesPhantom(at));
+        }
+    }
+    if world.seems_there() || !world.calls.is_empty() {
+        found(Fault::ApiRestarts);
+    }
     // Of one hint that is the same as its loss.
     if world.hints.len() > 1 {
         found(Fault::RedisLosesAll);
@@ -94,6 +106,18 @@ pub fn apply(world: &mut World, what: Fault, without: Option<Guard>) {
         Fault::PushLost(at) => worker::settle(world, at, Push::IsLost, without),
         Fault::CreateTimesOut(at) => becomes(world, at, Phase::Unknown),
         Fault::CreateFails(at) => api::answer(world, at, Phase::Unknown),
+        Fault::CreateLeavesPhantom(at) => {
+            world.phantom = true;
+            api::answer(world, at, Phase::Unknown);
+        }
+        Fault::ApiRestarts => {
+            world.calls.clear();
+            world.phantom = false;
+            world.hidden = world.instance != Instance::Absent;
+            for held in world.workers.iter_mut().flatten().filter(|held| held.phase == Phase::Waiting) {
+                held.phase = Phase::Unknown;
+            }
+        }
         Fault::OtherCallFails(at) => becomes(world, at, Phase::Known(Outcome::Retry)),
         Fault::Freezes(at) => {
             becomes(world, at, Phase::Frozen);

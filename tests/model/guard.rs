@@ -17,6 +17,10 @@ pub enum Guard {
     BusyMark,
     /// A create that was claimed before is read back before another is sent.
     ReadBack,
+    /// Absent is only what the API's database says: its memory may not have loaded a row.
+    DatabasesWord,
+    /// A name that a failed create left in the API's memory is deleted there.
+    Discard,
     /// A create is sent only with enough lease left.
     LeaseCheck,
     /// A step that keeps losing its workers dies.

@@ -86,7 +86,7 @@ fn succeeded(world: &World) -> bool {
 }
 
 /// Which property falls without which guard, and how many faults that takes.
-const NEEDED: [(Guard, u8, &str); 9] = [
+const NEEDED: [(Guard, u8, &str); 11] = [
     (Guard::Fencing, 0, I9_STALE),
     (Guard::FreshTokens, 0, I9_STALE),
     (Guard::LeaseCheck, 0, I3_ONE_CREATE),
@@ -95,6 +95,8 @@ const NEEDED: [(Guard, u8, &str); 9] = [
     (Guard::Generation, 0, I9_STALE_CLAIM),
     (Guard::BusyMark, 1, I3_ONE_CREATE),
     (Guard::ReadBack, 1, I3_NEEDED),
+    (Guard::DatabasesWord, 1, I3_NEEDED),
+    (Guard::DatabasesWord, 1, I4_KEPT),
     (Guard::CrashLimit, 3, I5_LIMITS),
 ];
 
@@ -120,7 +122,7 @@ fn without_any_one_of_its_guards_the_protocol_breaks() {
 
 #[test]
 fn without_somebody_who_looks_for_what_is_lost_a_run_stands_still() {
-    for guard in [Guard::Rescue, Guard::Scan, Guard::SecondLook] {
+    for guard in [Guard::Rescue, Guard::Scan, Guard::SecondLook, Guard::Discard] {
         let protocol = Protocol { faults: 1, without: Some(guard), forgets: true };
 
         let graph = Graph::explore(&protocol, &[|_| true, ended_well]);

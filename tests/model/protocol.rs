@@ -31,6 +31,8 @@ pub enum Action {
     Worker(usize, Worker),
     Api(usize, Api),
     LeaseEnds(Token),
+    /// The API has loaded what its database has.
+    ApiLoads,
     /// A run has ended on a doubted instance.
     LookAgain,
     /// A succeeded run's instance is missing: a new run. Assumed: no duty of the program does this yet.
@@ -57,6 +59,9 @@ impl Model for Protocol {
             api::possible(world, at, &mut |what| actions.push(Action::Api(at, what)));
         }
         actions.extend(world.tokens().into_iter().filter(|token| may_end(world, *token)).map(Action::LeaseEnds));
+        if world.hidden {
+            actions.push(Action::ApiLoads);
+        }
         // A lease after the doubt the server has finished what was sent before it.
         let quiet = world.ledger.run != RunState::Active && world.calls.is_empty();
         if quiet && world.ledger.doubted && self.without != Some(Guard::SecondLook) {
@@ -76,6 +81,7 @@ impl Model for Protocol {
             Action::Worker(at, what) => worker::apply(&mut next, at, what, self.without),
             Action::Api(at, what) => api::apply(&mut next, at, what),
             Action::LeaseEnds(token) => next.lease_ends(token),
+            Action::ApiLoads => next.hidden = false,
             Action::LookAgain => next.ledger.look_again(),
             Action::Reconcile => next.ledger.start_again(),
             Action::Fault(what) => fault::apply(&mut next, what, self.without),
@@ -109,6 +115,7 @@ pub const I2_ONE_CLAIM: &str = "I2: a claim is won once per generation";
 pub const I2_LEASE: &str = "I2: nobody loses a step while its lease holds";
 pub const I3_ONE_CREATE: &str = "I3: one create at most is in flight, but for frozen processes";
 pub const I3_NEEDED: &str = "I3: no create is sent for an instance that is there, but for frozen processes";
+pub const I4_KEPT: &str = "I4: nothing of ours takes an instance away, but for frozen processes";
 pub const I5_LIMITS: &str = "I5: failures, crashes and send-backs stay within their limits";
 pub const I9_STALE: &str = "I9: a stale settle changes nothing";
 pub const I9_STALE_CLAIM: &str = "I9: a hint of an earlier generation claims nothing";
@@ -116,13 +123,14 @@ pub const I9_NOTHING_STALE: &str = "I9: nothing that carries another token or ge
 pub const GOOD_END: &str = "a run that succeeded has its one good instance, but for frozen processes";
 
 /// What holds in every state.
-pub const PROPERTIES: [(&str, Holds); 11] = [
+pub const PROPERTIES: [(&str, Holds); 12] = [
     (I2_ONE_STEP, |_, world| steps_under_way(world) == usize::from(world.ledger.run == RunState::Active)),
     (I2_ONE_HOLDER, |_, world| good_holders(world) <= 1),
     (I2_ONE_CLAIM, |_, world| !world.seen.claimed_twice),
     (I2_LEASE, |_, world| world.workers.iter().flatten().all(|held| holds_what_it_leased(world, held))),
     (I3_ONE_CREATE, |_, world| world.calls.len() <= 1 || world.frozen),
     (I3_NEEDED, |_, world| !world.seen.needless_create || world.frozen),
+    (I4_KEPT, |_, world| !world.seen.destroyed),
     (I5_LIMITS, |_, world| within_limits(world)),
     (I9_STALE, |_, world| !world.seen.stale_write),
     (I9_STALE_CLAIM, |_, world| !world.seen.stale_claim),
@@ -134,9 +142,14 @@ pub const HOLE: &str = "a frozen process overlaps with another's create";
 pub const LOST_AFTER_SUCCESS: &str = "a frozen process takes the instance after the run has succeeded";
 
 /// What some state shows: without these the model would be too tame.
-pub const REACHED: [(&str, Holds); 4] = [
+pub const REACHED: [(&str, Holds); 7] = [
     ("the run succeeds", |_, world| world.ledger.run == RunState::Succeeded),
     ("the run dies", |_, world| world.ledger.run == RunState::Dead),
+    ("a failed create leaves a name without a row", |_, world| world.phantom),
+    ("the API has not loaded an instance that is good", |_, world| world.hidden && world.instance == Instance::Good),
+    ("a name without a row is about to be deleted", |_, world| {
+        world.workers.iter().flatten().any(|held| held.phase == Phase::Phantom)
+    }),
     (HOLE, |_, world| world.calls.len() > 1),
     (LOST_AFTER_SUCCESS, |_, world| world.ledger.run == RunState::Succeeded && world.instance == Instance::Absent),
 ];

@@ -18,6 +18,8 @@ pub enum Worker {
     StopsForItsLease,
     /// Wakes up, and sends what it was about to send.
     Thaws,
+    /// Deletes the name at the API, where no row has it.
+    Discards,
     /// Sets the webhook, or reads everything back.
     Finishes,
     Renew,
@@ -43,11 +45,12 @@ pub fn possible(world: &World, at: usize, without: Option<Guard>, found: &mut im
         Phase::Claimed if held.key.position != CREATE => found(Worker::Finishes),
         Phase::Claimed if reads_back => found(Worker::Look),
         Phase::Claimed | Phase::ReadBack if may_send => found(Worker::Create),
+        Phase::Phantom if may_send => found(Worker::Discards),
         Phase::Taken | Phase::Unknown => found(Worker::Look),
         Phase::Frozen => found(Worker::Thaws),
         Phase::Known(_) if held.owes_doubt => found(Worker::Doubts),
         Phase::Known(_) => found(Worker::Settle),
-        Phase::Claimed | Phase::ReadBack | Phase::Waiting => {}
+        Phase::Claimed | Phase::ReadBack | Phase::Phantom | Phase::Waiting => {}
     }
     if held.lease_over && !matches!(held.phase, Phase::Known(_) | Phase::Frozen) {
         found(Worker::StopsForItsLease);
@@ -75,8 +78,12 @@ pub fn apply(world: &mut World, at: usize, what: Worker, without: Option<Guard>)
             return;
         }
         Worker::Renew => return renew(world, at),
-        Worker::Look => look(world, held.phase),
-        Worker::Finishes => Phase::Known(finish(world, held.key.position)),
+        Worker::Look => look(world, held.phase, without),
+        Worker::Discards => {
+            world.take_away();
+            Phase::ReadBack
+        }
+        Worker::Finishes => Phase::Known(finish(world, held.key.position, without)),
         Worker::StopsForItsLease => Phase::Known(Outcome::Defer),
         Worker::Claim(_) => held.phase,
     };
@@ -114,10 +121,18 @@ fn send(world: &mut World, at: usize, prompt: bool) {
 }
 
 /// What a look says, by what the worker wants to know. An instance that the API does not list may only be late where the
-/// name is taken; after an unknown end the failure is counted, and the resource stays busy.
-fn look(world: &World, phase: Phase) -> Phase {
-    match (world.instance, phase) {
+/// name is taken; after an unknown end the failure is counted, and the resource stays busy. What an attempt left is cleared away
+/// by the next one.
+fn look(world: &World, phase: Phase, without: Option<Guard>) -> Phase {
+    let hidden = world.hidden && without != Some(Guard::DatabasesWord);
+    match (seen(world), phase) {
         (Instance::Bare | Instance::Good, _) => Phase::Known(Outcome::Success),
+        (Instance::Absent, _) if hidden => Phase::Known(Outcome::Defer),
+        (Instance::Absent, Phase::Claimed) if world.phantom => match without {
+            Some(Guard::Discard) => Phase::Known(Outcome::Defer),
+            _ => Phase::Phantom,
+        },
+        (Instance::Absent, _) if world.phantom => Phase::Known(Outcome::Defer),
         (Instance::Absent, Phase::Taken) => Phase::Known(Outcome::Defer),
         (Instance::Absent, Phase::Unknown) => Phase::Known(Outcome::Retry),
         (Instance::Absent, _) => Phase::ReadBack,
@@ -125,8 +140,11 @@ fn look(world: &World, phase: Phase) -> Phase {
 }
 
 /// `configure-webhooks` and `verify`, which any number may do at once.
-fn finish(world: &mut World, position: usize) -> Outcome {
-    match (position, world.instance) {
+fn finish(world: &mut World, position: usize, without: Option<Guard>) -> Outcome {
+    if world.hidden && without != Some(Guard::DatabasesWord) {
+        return Outcome::Defer;
+    }
+    match (position, seen(world)) {
         (_, Instance::Absent) => Outcome::SendBack(CREATE),
         (CONFIGURE, Instance::Bare | Instance::Good) => {
             world.instance = Instance::Good;
@@ -135,6 +153,11 @@ fn finish(world: &mut World, position: usize) -> Outcome {
         (_, Instance::Bare) => Outcome::SendBack(CONFIGURE),
         (_, Instance::Good) => Outcome::Success,
     }
+}
+
+/// The instance as the API's memory has it.
+fn seen(world: &World) -> Instance {
+    if world.hidden { Instance::Absent } else { world.instance }
 }
 
 fn renew(world: &mut World, at: usize) {

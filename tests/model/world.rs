@@ -16,6 +16,10 @@ pub struct World {
     /// The creates that the API has not finished.
     pub calls: Vec<Call>,
     pub instance: Instance,
+    /// The API's memory has the name, and its database no row of it: what a failed create may leave.
+    pub phantom: bool,
+    /// The API's database has the row, and its memory has not loaded it: its guard does not see it.
+    pub hidden: bool,
     pub faults_left: u8,
     /// A process was frozen between its lease check and the end of its call.
     pub frozen: bool,
@@ -31,6 +35,8 @@ pub struct Seen {
     pub stale_write: bool,
     /// A create was sent for an instance that was there.
     pub needless_create: bool,
+    /// What we sent took an instance away.
+    pub destroyed: bool,
     /// A step was claimed twice while it was due once.
     pub claimed_twice: bool,
     /// A hint of an earlier generation claimed a step.
@@ -62,6 +68,8 @@ pub enum Phase {
     Claimed,
     /// Looked, and the instance is absent.
     ReadBack,
+    /// Looked twice, and the API's memory has the name without a row.
+    Phantom,
     /// The lease was checked, the process stopped, and the call is not sent yet.
     Frozen,
     /// The create is sent, its answer has not come.
@@ -123,10 +131,12 @@ impl Attempt {
 
     fn may_touch_the_api(&self) -> bool {
         match self.phase {
-            Phase::Claimed | Phase::ReadBack if self.key.position == CREATE => !self.lease_over,
+            Phase::Claimed | Phase::ReadBack | Phase::Phantom if self.key.position == CREATE => !self.lease_over,
             Phase::Claimed => self.key.position == CONFIGURE,
             Phase::Frozen => true,
-            Phase::ReadBack | Phase::Waiting | Phase::Taken | Phase::Unknown | Phase::Known(_) => false,
+            Phase::ReadBack | Phase::Phantom | Phase::Waiting | Phase::Taken | Phase::Unknown | Phase::Known(_) => {
+                false
+            }
         }
     }
 }
@@ -143,11 +153,25 @@ impl World {
             relays: [Duty::None, push],
             calls: Vec::new(),
             instance: Instance::Absent,
+            phantom: false,
+            hidden: false,
             faults_left: faults,
             frozen: false,
             mute: false,
             seen: Seen::default(),
         }
+    }
+
+    /// What the API's guard and its memory say of the name.
+    pub fn seems_there(&self) -> bool {
+        self.phantom || (self.instance != Instance::Absent && !self.hidden)
+    }
+
+    /// A call of ours takes away whatever has the name.
+    pub fn take_away(&mut self) {
+        self.seen.destroyed |= self.instance != Instance::Absent && !self.frozen;
+        self.instance = Instance::Absent;
+        (self.phantom, self.hidden) = (false, false);
     }
 
     /// Every token that somebody holds.

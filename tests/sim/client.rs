@@ -26,6 +26,7 @@ use workflows::{
 use crate::{
     api::Pending,
     chance::Chance,
+    plan::Removed,
     process::Process,
     stage::{KEY, Stage},
 };
@@ -156,6 +157,9 @@ impl Evolution for Client {
 
     async fn fetch_own(&self, name: &InstanceName, token: &Secret) -> Result<Own, ApiError> {
         let redaction = Redaction::new(Some(name), [&self.key, token]);
+        if self.stage.plan.removed == Some(Removed::DatabasesWord) {
+            return Ok(Own::NoSuchRow);
+        }
         let target = format!("/instance/fetchInstances?instanceName={}", encoded(name));
         let request = Request::get(target).key(token.expose());
         let read = |response: &Response<'_>| answer::own(response, name, &redaction);
@@ -164,6 +168,9 @@ impl Evolution for Client {
 
     async fn roster(&self) -> Result<Arc<Roster>, ApiError> {
         let redaction = Redaction::new(None, [&self.key]);
+        if self.stage.plan.removed == Some(Removed::DatabasesWord) {
+            return Ok(Arc::default());
+        }
         let request = Request::get("/instance/fetchInstances").key(KEY);
         let read = |response: &Response<'_>| answer::roster(response, &redaction).map(Arc::new);
         self.ask(Call::Roster, request, self.timeouts.other, read).await
@@ -214,6 +221,10 @@ impl Evolution for Client {
         let redaction = Redaction::new(Some(name), [&self.key]);
         let request = Request::delete(format!("/instance/delete/{}", encoded(name))).key(KEY);
         let read = |response: &Response<'_>| answer::done(response, &redaction);
+        self.stage.log.hit("call.discarded");
+        if self.stage.plan.removed == Some(Removed::Discard) {
+            return Ok(());
+        }
         self.stage.facts().discarded.insert(name.clone());
         self.ask_exclusive(Call::Discard, request, name, self.timeouts.other, read).await
     }

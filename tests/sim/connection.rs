@@ -11,7 +11,7 @@ use sluice::ledger::{
 };
 use tokio::time;
 use workflows::{
-    breaker::{Probed, Rules, Signal},
+    breaker::{Answer, Rules, Signal, Word},
     definition::Registry,
     ids::RunId,
 };
@@ -181,10 +181,17 @@ impl WorkerLedger for Connection {
         self.receive(()).await
     }
 
-    async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
+    async fn report(
+        &self,
+        host: &str,
+        signals: &[Signal],
+        word: Option<&Word>,
+        rules: &Rules,
+        jitter: f64,
+    ) -> Result<HostGate> {
         self.send().await?;
         let before = self.stage.ledger.host_gate(host).await?.breaker;
-        let gate = self.stage.ledger.report(host, signals, rules, jitter).await?;
+        let gate = self.stage.ledger.report(host, signals, word, rules, jitter).await?;
         self.stage.saw(before, gate.breaker);
         self.receive(gate).await
     }
@@ -204,10 +211,10 @@ impl WorkerLedger for Connection {
         self.receive(probe).await
     }
 
-    async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
+    async fn probed(&self, host: &str, probe: Probe, answer: &Answer, rules: &Rules, jitter: f64) -> Result<HostGate> {
         self.send().await?;
         let before = self.stage.ledger.host_gate(host).await?.breaker;
-        let gate = self.stage.ledger.probed(host, probe, found, rules, jitter).await?;
+        let gate = self.stage.ledger.probed(host, probe, answer, rules, jitter).await?;
         self.stage.saw(before, gate.breaker);
         self.receive(gate).await
     }

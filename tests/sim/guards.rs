@@ -16,14 +16,14 @@ const SEEDS: u64 = 2_000;
 #[test]
 fn every_guard_is_needed() {
     let mut all: Vec<_> = Safeguard::ALL.into_iter().map(Removed::Ledger).collect();
-    all.push(Removed::Scan);
+    all.extend([Removed::Scan, Removed::DatabasesWord, Removed::Discard]);
     let mut table = String::from("guard removed        seed  what breaks\n");
     let mut unmissed = Vec::new();
 
     for removed in all {
         let guard = match removed {
             Removed::Ledger(safeguard) => format!("{safeguard:?}"),
-            Removed::Scan => format!("{removed:?}"),
+            Removed::Scan | Removed::DatabasesWord | Removed::Discard => format!("{removed:?}"),
         };
         let plans = (0..SEEDS).map(|seed| Plan { removed: Some(removed), ..Plan::of(seed) });
         let broken = plans.map(|plan| simulate(plan, Keep::Counts)).find(|report| !report.broken.is_empty());

@@ -16,6 +16,10 @@ pub enum Removed {
     Ledger(Safeguard),
     /// No relay looks for what is due: only what has just become due is pushed.
     Scan,
+    /// "Absent" is what the API's memory says, and its database is not asked.
+    DatabasesWord,
+    /// What a failed create left at the API is never deleted there.
+    Discard,
 }
 
 #[derive(Debug, Clone)]

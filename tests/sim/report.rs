@@ -9,7 +9,7 @@ use std::{
 use crate::simulate::Report;
 
 /// All that can happen here and must, in enough seeds. What the API's own journal counts comes on top.
-const EXPECTED: [&str; 68] = [
+const EXPECTED: [&str; 72] = [
     "api.instance_removed",
     "api.refused",
     "api.restarted",
@@ -20,6 +20,7 @@ const EXPECTED: [&str; 68] = [
     "breaker.half_opened",
     "breaker.opened",
     "breaker.probed",
+    "call.discarded",
     "call.doubted",
     "claim.failed",
     "claim.gate_closed",
@@ -60,6 +61,9 @@ const EXPECTED: [&str; 68] = [
     "process.worker_frozen",
     "process.worker_killed",
     "process.worker_killed_before_push",
+    "quirk.database.left_phantom",
+    "quirk.database.left_row_unloaded",
+    "quirk.not_loaded.hidden_by_cache",
     "queue.answer_lost",
     "queue.away",
     "queue.delayed",

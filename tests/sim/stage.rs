@@ -103,7 +103,7 @@ impl Stage {
         let ledger = ModelLedger::new(setup(plan.seed, registry.clone()), Arc::new(move || clock.now()));
         let ledger = match plan.removed {
             Some(Removed::Ledger(safeguard)) => ledger.without(safeguard),
-            Some(Removed::Scan) | None => ledger,
+            Some(Removed::Scan | Removed::DatabasesWord | Removed::Discard) | None => ledger,
         };
         Arc::new(Self {
             redis: Redis::new(&registry.queues(), plan.high_water),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::{Value, json};
 use workflows::{
-    breaker::Probed,
+    breaker::{Answer, Probed},
     calls::CallEnd,
     outcome::{Class, Failure, HostSignal},
     workflow::{Boxed, Probe},
@@ -111,11 +111,11 @@ impl Probe for Mailer {
         &self.host
     }
 
-    fn ask(&self) -> Boxed<'_, (Probed, Option<Duration>)> {
+    fn ask(&self) -> Boxed<'_, Answer> {
         Box::pin(async {
             match self.call(Method::GET, "health", &json!({})).await {
-                Ok(()) => (Probed::Answered, None),
-                Err(_) => (Probed::Failed, None),
+                Ok(()) => Probed::Answered.into(),
+                Err(_) => Probed::Failed.into(),
             }
         })
     }

@@ -21,7 +21,7 @@ use workflows::whatsapp::evolution::{ApiError, Call, ErrorKind, Listed, Roster, 
 
 use super::{
     Client,
-    transport::{BODY_BYTES, Request, error_kind, receive},
+    transport::{BODY_BYTES, Request, receive},
 };
 use crate::telemetry::chain;
 
@@ -44,7 +44,8 @@ impl Client {
         let response = response.map_err(fault)?;
         let status = response.status().as_u16();
         if status != 200 {
-            let received = receive(response, |error| error_kind(error, TIMEOUT, &redaction)).await.map_err(fault)?;
+            let received =
+                receive(response, |error| self.error_kind(error, TIMEOUT, &redaction)).await.map_err(fault)?;
             let refused = answer::done(&received.response(), &redaction).err();
             return Err(fault(refused.unwrap_or(unreadable(status, "no list"))));
         }

@@ -48,6 +48,8 @@ pub struct Client {
     host: String,
     /// What spans say of the address, which holds no credentials.
     address: Address,
+    /// The proxy that calls go through, if any, without its credentials.
+    proxy: Option<String>,
     key: Secret,
     key_header: HeaderValue,
     timeouts: Timeouts,

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{header::HeaderValue, redirect, retry};
 use url::Url;
 use workflows::secret::Secret;
@@ -74,8 +75,9 @@ impl Client {
         let http = builder.build().map_err(|error| OptionsError::Tls(chain(&error)))?;
         let host = host_of(&base);
         let address = address_of(&base);
+        let proxy = proxy_of(&base);
         let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, host, address, key, key_header, timeouts, roster: Arc::default(), metrics: None })
+        Ok(Self { http, base, host, address, proxy, key, key_header, timeouts, roster: Arc::default(), metrics: None })
     }
 }
 
@@ -94,6 +96,12 @@ fn address_of(base: &Url) -> Address {
     let path = base.path().trim_end_matches('/');
     let address = format!("{}://{}{path}", base.scheme(), host_of(base));
     Address { host, port: base.port_or_known_default(), base: address }
+}
+
+/// The proxy that the environment names for this address, by the rules that the HTTP client follows.
+fn proxy_of(base: &Url) -> Option<String> {
+    let proxy = Matcher::from_system().intercept(&base.as_str().parse().ok()?)?;
+    proxy.uri().authority().map(|authority| authority.as_str().rsplit('@').next().unwrap_or_default().to_owned())
 }
 
 fn parse_base(text: &str) -> Result<Url, OptionsError> {

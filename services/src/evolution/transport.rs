@@ -105,7 +105,7 @@ impl Client {
     async fn exchange(&self, request: Request, redaction: &Redaction<'_>) -> Result<Received, ErrorKind> {
         let timeout = request.timeout.unwrap_or(self.timeouts.other);
         let response = self.open(request, timeout, redaction).await?;
-        receive(response, |error| error_kind(error, timeout, redaction)).await
+        receive(response, |error| self.error_kind(error, timeout, redaction)).await
     }
 
     /// Sends once; the body is still to come, within the same timeout.
@@ -123,7 +123,21 @@ impl Client {
         if let Some(body) = request.body {
             builder = builder.json(&body);
         }
-        builder.send().await.map_err(|error| error_kind(error, timeout, redaction))
+        builder.send().await.map_err(|error| self.error_kind(error, timeout, redaction))
+    }
+
+    pub(super) fn error_kind(&self, error: reqwest::Error, timeout: Duration, redaction: &Redaction) -> ErrorKind {
+        let unsent = error.is_connect() || error.is_builder();
+        let timed_out = error.is_timeout();
+        let why = redaction.readable(&chain(&error.without_url()));
+        let through = self.proxy.as_ref().map_or_else(String::new, |proxy| {
+            format!(" (through the proxy {proxy}, which HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names; NO_PROXY makes an exception)")
+        });
+        match (unsent, timed_out) {
+            (true, _) => ErrorKind::Unreachable(format!("{why}{through}")),
+            (false, true) => ErrorKind::NoAnswer(format!("none within {timeout:?}{through}")),
+            (false, false) => ErrorKind::NoAnswer(format!("{why}{through}")),
+        }
     }
 }
 
@@ -163,15 +177,4 @@ fn went(answer: Result<u16, &ErrorKind>) -> (Option<u16>, Option<String>) {
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-pub(super) fn error_kind(error: reqwest::Error, timeout: Duration, redaction: &Redaction) -> ErrorKind {
-    let unsent = error.is_connect() || error.is_builder();
-    let timed_out = error.is_timeout();
-    let why = redaction.readable(&chain(&error.without_url()));
-    match (unsent, timed_out) {
-        (true, _) => ErrorKind::Unreachable(why),
-        (false, true) => ErrorKind::NoAnswer(format!("none within {timeout:?}")),
-        (false, false) => ErrorKind::NoAnswer(why),
-    }
 }

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use workflows::{
-    breaker::{self, Probed, Rules, Signal},
+    breaker::{self, Answer, Rules, Signal, Word},
     definition::Registry,
     ids::{ResourceName, RunId, StepName, Subject, Token, WorkflowName},
     outcome::StepInput,
@@ -266,6 +266,8 @@ impl Scope {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HostGate {
     pub breaker: breaker::State,
+    /// Why it is not closed.
+    pub cause: Option<breaker::Cause>,
     /// Runs have failed since the last good answer: the next good one is news.
     pub failing: bool,
     /// It is open, and somebody should ask the host now.
@@ -313,7 +315,8 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// Write up to `limit` public rows again that could not be written. How many still wait.
     fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
-    /// Up to `limit` due steps behind an open breaker say why they wait, in the public rows too. How many learnt it.
+    /// Up to `limit` due steps behind an open breaker say why they wait, in the public rows too. Those that said so, and whose
+    /// breaker is not open any more, say it no longer and are due at once. How many changed.
     fn explain(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
     /// A resource that was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
@@ -338,12 +341,13 @@ pub trait WorkerLedger: Clone + Send + Sync + 'static {
     /// meet the call of that one, even after that one has verified. Kept until `look_again`.
     fn doubt(&self, run: RunId) -> impl Future<Output = Result<()>> + Send;
 
-    /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per settle. `jitter` is a
-    /// share between 0 and 1.
+    /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per settle. `word` is what the
+    /// host last said to one that failed. `jitter` is a share between 0 and 1.
     fn report(
         &self,
         host: &str,
         signals: &[Signal],
+        word: Option<&Word>,
         rules: &Rules,
         jitter: f64,
     ) -> impl Future<Output = Result<HostGate>> + Send;
@@ -359,7 +363,7 @@ pub trait WorkerLedger: Clone + Send + Sync + 'static {
         &self,
         host: &str,
         probe: Probe,
-        found: Probed,
+        answer: &Answer,
         rules: &Rules,
         jitter: f64,
     ) -> impl Future<Output = Result<HostGate>> + Send;

@@ -37,7 +37,7 @@ pub struct Rescued {
     pub exceeded: usize,
     /// Public rows that still wait to be written.
     pub projections_pending: usize,
-    /// Steps that say since this round that they wait for an API.
+    /// Steps that say since this round that they wait for an API, or say it no longer.
     pub explained: usize,
     /// What became due by it, and may be pushed at once.
     pub due: Vec<Due>,
@@ -119,15 +119,19 @@ pub(super) async fn run(relay: Relay) {
     // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
     let (in_touch, seen) = watch::channel(Instant::now());
     let rescue = async || {
+        let mut next = Next::AtTick;
         if seen.borrow().elapsed() > LEASE {
             relay.ledger.ping().await?;
             relay.shutdown.run_until_cancelled(sleep(LEASE)).await;
         } else {
             let rescued = rescue_once(&relay.ledger, &rand::random::<f64>, &relay.vitals.metrics).await?;
             relay.push(rescued.due).await;
+            if rescued.explained >= BATCH {
+                next = Next::AtOnce;
+            }
         }
         in_touch.send_replace(Instant::now());
-        Ok(Next::AtTick)
+        Ok(next)
     };
     relay.repeat("rescue", TICK, &Notify::new(), rescue).await;
 }

@@ -11,8 +11,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// What is never worth a line: exporters that miss their collector, and apalis' account of every heartbeat.
-pub const NOISE: &str = "opentelemetry=off,apalis=error,apalis_core=error,apalis_redis=error";
+/// What is never worth a line: exporters that miss their collector, apalis' account of every heartbeat, and its errors of workers
+/// that we make anew and say so.
+pub const NOISE: &str = "opentelemetry=off,apalis=error,apalis_core=error,apalis_core::worker=off,apalis_redis=error";
 
 /// How to log.
 #[derive(Debug, Clone, PartialEq, Eq)]

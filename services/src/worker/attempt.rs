@@ -208,7 +208,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     async fn settle(&self, in_hand: &InHand<'_>, ran: Ran) -> Result<Attempted> {
         let Ran { outcome, calls, took, lease_lost } = ran;
         let InHand { claim, step, span, asked, .. } = in_hand;
-        self.hosts.hear(step, claim.key.run, &outcome);
+        self.hosts.hear(step, claim, &outcome);
         let outcome = self.hosts.excuse(step, outcome, *asked).await;
         let writing = self.write(in_hand, outcome, calls.into());
         match writing.instrument(spans::settle(&claim.step)).await? {

@@ -31,7 +31,7 @@ pub(super) async fn blame<L: WorkerLedger>(watch: &Watch<L>, began: &[Instant]) 
     let mut blames: Vec<Blame> = took.map(|took| by_the_gate(&gate, took)).collect();
     if blames.contains(&Blame::Run) {
         let patience = watch.rules.patience.min(LONGEST);
-        if !matches!(watch.ask(patience).await, (Probed::Answered, _)) {
+        if watch.ask(patience).await.found != Probed::Answered {
             blames.fill(Blame::Host);
         }
     }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use workflows::{
-    breaker::{Rules, Signal},
+    breaker::{Rules, Signal, Word},
     definition::{Registry, Step},
-    ids::RunId,
     outcome::{Class, HostSignal, Outcome},
     workflow::Catalog,
 };
@@ -18,7 +17,7 @@ use super::{
     blame::{Blame, blame},
     signals::{Signals, Watch},
 };
-use crate::ledger::WorkerLedger;
+use crate::ledger::{Claim, WorkerLedger};
 
 /// Every host that is watched.
 pub(super) struct Hosts<L> {
@@ -47,17 +46,13 @@ impl<L: WorkerLedger> Hosts<L> {
         self.hosts.iter().map(|host| host.watch.clone()).collect()
     }
 
-    /// Notes what an attempt of `run` heard of its step's host.
-    pub(super) fn hear(&self, step: &Step, run: RunId, outcome: &Outcome) {
-        let heard = match outcome {
-            Outcome::Success { .. } => HostSignal::Healthy,
-            Outcome::Retry(failure)
-            | Outcome::Defer { failure, .. }
-            | Outcome::SendBack { failure, .. }
-            | Outcome::Permanent(failure) => failure.host,
-        };
-        if let (Some(host), Some(signal)) = (self.of(step), Signal::of(run, heard)) {
-            host.watch.signals.hear(signal);
+    /// Notes what an attempt heard of its step's host.
+    pub(super) fn hear(&self, step: &Step, claim: &Claim, outcome: &Outcome) {
+        let failure = outcome.failure();
+        let heard = failure.map_or(HostSignal::Healthy, |failure| failure.host);
+        if let (Some(host), Some(signal)) = (self.of(step), Signal::of(claim.key.run, heard)) {
+            let names = [claim.input.resource.as_str(), claim.input.subject.as_str()];
+            host.watch.signals.hear(signal, failure.and_then(|failure| Word::of(failure, names)));
         }
     }
 

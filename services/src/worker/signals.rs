@@ -13,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use workflows::{
-    breaker::{Probed, Rules, Signal, State},
+    breaker::{Answer, Cause, Probed, Rules, Signal, State, Word},
     workflow::Probe,
 };
 
@@ -39,6 +39,8 @@ pub struct Signals {
 #[derive(Default)]
 struct Heard {
     pending: Vec<Signal>,
+    /// What the host last said to one that failed.
+    word: Option<Word>,
     gate: HostGate,
 }
 
@@ -66,8 +68,12 @@ impl Heard {
 }
 
 impl Signals {
-    pub fn hear(&self, signal: Signal) {
-        if self.lock().hear(signal) {
+    pub fn hear(&self, signal: Signal, word: Option<Word>) {
+        let mut heard = self.lock();
+        if word.is_some() {
+            heard.word = word;
+        }
+        if heard.hear(signal) {
             self.said.notify_one();
         }
     }
@@ -88,14 +94,25 @@ impl Signals {
         heard.pending = signals;
     }
 
-    fn see(&self, host: &str, gate: HostGate) {
+    fn word(&self) -> Option<Word> {
+        self.lock().word.clone()
+    }
+
+    fn see(&self, host: &str, gate: HostGate, rules: &Rules) {
         let before = std::mem::replace(&mut self.lock().gate, gate);
         match (before.breaker, gate.breaker) {
+            (State::Open, State::Open) if before.cause != gate.cause => self.warn(host, gate.cause, rules),
             (before, after) if before == after => {}
-            (_, State::Open) => tracing::warn!(host, "the API's breaker is open: runs wait, uncounted"),
+            (_, State::Open) => self.warn(host, gate.cause, rules),
             (_, State::HalfOpen) => tracing::info!(host, "the API answers again: one run is let through"),
             (_, State::Closed) => tracing::info!(host, "the API's breaker is closed"),
         }
+    }
+
+    /// As the gate says it.
+    fn warn(&self, host: &str, cause: Option<Cause>, rules: &Rules) {
+        let reason = cause.unwrap_or(Cause::Outage).reason(host, rules.key_advice, self.word().as_ref());
+        tracing::warn!(host, reason, "the API's breaker is open");
     }
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
@@ -135,12 +152,12 @@ impl<L: WorkerLedger> Watch<L> {
         }
         let lease = self.rules.patience + Duration::from_secs(2);
         let Some(probe) = self.ledger.probe(&self.host, lease).await? else { return Ok(()) };
-        let (found, hold) = self.ask(self.rules.patience).await;
-        tracing::debug!(host = %self.host, number = probe.number, ?found, "probed");
-        let gate = self.ledger.probed(&self.host, probe, found, &self.rules, (self.dice)()).await?;
-        self.signals.see(&self.host, gate);
-        if let Some(duration) = hold {
-            self.signals.hear(Signal::Hold(duration));
+        let answer = self.ask(self.rules.patience).await;
+        tracing::debug!(host = %self.host, number = probe.number, found = ?answer.found, "probed");
+        let gate = self.ledger.probed(&self.host, probe, &answer, &self.rules, (self.dice)()).await?;
+        self.signals.see(&self.host, gate, &self.rules);
+        if let Some(duration) = answer.hold {
+            self.signals.hear(Signal::Hold(duration), None);
         }
         Ok(())
     }
@@ -148,10 +165,11 @@ impl<L: WorkerLedger> Watch<L> {
     /// One report where there is something to say, else one look.
     pub async fn tell(&self) -> Result<HostGate> {
         let signals = self.signals.take();
+        let word = self.signals.word();
         let gate = if signals.is_empty() {
             self.ledger.host_gate(&self.host).await?
         } else {
-            match self.ledger.report(&self.host, &signals, &self.rules, (self.dice)()).await {
+            match self.ledger.report(&self.host, &signals, word.as_ref(), &self.rules, (self.dice)()).await {
                 Ok(gate) => gate,
                 Err(error) => {
                     self.signals.give_back(signals);
@@ -159,16 +177,16 @@ impl<L: WorkerLedger> Watch<L> {
                 }
             }
         };
-        self.signals.see(&self.host, gate);
+        self.signals.see(&self.host, gate, &self.rules);
         Ok(gate)
     }
 
-    /// Asks the host whether it works, and how long it wants to be left alone, if it does. A probe that panics has failed.
-    pub(super) async fn ask(&self, patience: Duration) -> (Probed, Option<Duration>) {
+    /// Asks the host whether it works. A probe that panics has failed.
+    pub(super) async fn ask(&self, patience: Duration) -> Answer {
         let asking = AssertUnwindSafe(async { self.probe.ask().await }).catch_unwind();
         match timeout(patience, asking).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => (Probed::Failed, None),
+            Ok(Err(_)) | Err(_) => Probed::Failed.into(),
         }
     }
 }
@@ -187,7 +205,7 @@ mod tests {
         let signals = Signals::default();
 
         for number in 0..1000 {
-            signals.hear(Signal::Healthy(run(number)));
+            signals.hear(Signal::Healthy(run(number)), None);
         }
 
         assert_eq!(signals.take(), []);
@@ -196,10 +214,10 @@ mod tests {
     #[test]
     fn a_good_answer_is_told_once_where_runs_have_failed() {
         let signals = Signals::default();
-        signals.see("api", HostGate { failing: true, ..HostGate::default() });
+        signals.see("api", HostGate { failing: true, ..HostGate::default() }, &Rules::default());
 
         for number in 0..1000 {
-            signals.hear(Signal::Healthy(run(number)));
+            signals.hear(Signal::Healthy(run(number)), None);
         }
 
         assert_eq!(signals.take(), [Signal::Healthy(run(0))]);
@@ -210,9 +228,9 @@ mod tests {
         let signals = Signals::default();
 
         for signal in [Signal::Failing(run(1)), Signal::Failing(run(1)), Signal::Healthy(run(2))] {
-            signals.hear(signal);
+            signals.hear(signal, None);
         }
-        signals.hear(Signal::Failing(run(3)));
+        signals.hear(Signal::Failing(run(3)), None);
 
         assert_eq!(signals.take(), [Signal::Healthy(run(2)), Signal::Failing(run(3))]);
     }
@@ -220,10 +238,10 @@ mod tests {
     #[test]
     fn the_answer_to_the_run_let_through_is_always_told() {
         let signals = Signals::default();
-        signals.see("api", HostGate { breaker: State::HalfOpen, ..HostGate::default() });
+        signals.see("api", HostGate { breaker: State::HalfOpen, ..HostGate::default() }, &Rules::default());
 
         for number in [1, 2, 1] {
-            signals.hear(Signal::Healthy(run(number)));
+            signals.hear(Signal::Healthy(run(number)), None);
         }
 
         assert_eq!(signals.take(), [Signal::Healthy(run(1)), Signal::Healthy(run(2))]);
@@ -232,9 +250,9 @@ mod tests {
     #[test]
     fn a_report_that_failed_is_made_again_in_order() {
         let signals = Signals::default();
-        signals.hear(Signal::Failing(run(1)));
+        signals.hear(Signal::Failing(run(1)), None);
         let told = signals.take();
-        signals.hear(Signal::Failing(run(2)));
+        signals.hear(Signal::Failing(run(2)), None);
 
         signals.give_back(told);
 

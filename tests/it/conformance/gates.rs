@@ -6,6 +6,7 @@ use sluice::ledger::{Claim, Claimed, DueKey, HostGate, OperatorLedger, Refusal, 
 use workflows::{
     breaker::{BETWEEN_RUNS, PREFER_UNTRIED, Probed, Rules, Signal, State},
     ids::RunId,
+    outcome::{Class, Failure, HostSignal, Outcome},
     state::StepState,
 };
 
@@ -19,7 +20,7 @@ use super::{
 const LEASE: Duration = Duration::from_secs(7);
 
 pub async fn report(bench: &Bench<impl World>, signals: &[Signal]) -> HostGate {
-    bench.ledger().report(HOST, signals, &Rules::default(), 1.0).await.unwrap()
+    bench.ledger().report(HOST, signals, None, &Rules::default(), 1.0).await.unwrap()
 }
 
 fn nobody(number: u128) -> RunId {
@@ -42,7 +43,7 @@ pub async fn half_open(bench: &Bench<impl World>) -> Claim {
 async fn answer(bench: &Bench<impl World>) {
     bench.world.advance(Duration::from_secs(60)).await;
     let probe = bench.ledger().probe(HOST, LEASE).await.unwrap().expect("a probe is due");
-    let gate = bench.ledger().probed(HOST, probe, Probed::Answered, &Rules::default(), 1.0).await.unwrap();
+    let gate = bench.ledger().probed(HOST, probe, &Probed::Answered.into(), &Rules::default(), 1.0).await.unwrap();
     assert_eq!(gate.breaker, State::HalfOpen);
 }
 
@@ -118,7 +119,7 @@ pub async fn one_process_at_a_time_may_probe(bench: &Bench<impl World>) {
 
     let first = bench.ledger().probe(HOST, LEASE).await.unwrap().expect("it is due");
     assert_eq!(bench.ledger().probe(HOST, LEASE).await.unwrap(), None);
-    let failed = bench.ledger().probed(HOST, first, Probed::Failed, &Rules::default(), 1.0).await.unwrap();
+    let failed = bench.ledger().probed(HOST, first, &Probed::Failed.into(), &Rules::default(), 1.0).await.unwrap();
 
     assert_eq!((failed.breaker, failed.probe_due), (State::Open, false));
     bench.world.advance(Duration::from_secs(3)).await;
@@ -132,7 +133,7 @@ pub async fn a_probe_that_came_too_late_changes_nothing(bench: &Bench<impl World
     bench.world.advance(LEASE).await;
     bench.ledger().probe(HOST, LEASE).await.unwrap().unwrap();
 
-    let gate = bench.ledger().probed(HOST, slow, Probed::Answered, &Rules::default(), 1.0).await.unwrap();
+    let gate = bench.ledger().probed(HOST, slow, &Probed::Answered.into(), &Rules::default(), 1.0).await.unwrap();
 
     assert_eq!(gate.breaker, State::Open);
 }
@@ -287,4 +288,24 @@ pub async fn a_step_that_waits_for_the_api_says_why(bench: &Bench<impl World>) {
 
     let said = bench.world.queue_row(user).await.error.expect("a reason");
     assert!(said.contains(HOST) && said.contains(Rules::default().key_advice), "{said}");
+
+    answer(bench).await;
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 0);
+    assert_eq!(bench.world.queue_row(user).await.error, None);
+}
+
+pub async fn a_step_that_waited_for_the_api_is_due_at_once_when_it_answers(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+    let failure = Failure::new(Class::Unreachable, "refused").with_host(HostSignal::Failing);
+    bench.settle(&claim, Outcome::Defer { failure, after: Some(Duration::from_secs(300)) }).await;
+    trip(bench).await;
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
+
+    answer(bench).await;
+    assert_eq!(bench.due(CREATE).await, []);
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
+
+    assert_eq!(bench.due(CREATE).await.len(), 1);
 }

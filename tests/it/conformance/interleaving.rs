@@ -132,7 +132,7 @@ pub async fn of_two_claims_at_a_half_open_breaker_one_wins(bench: &Bench<InPostg
     gates::trip(bench).await;
     bench.world.advance(LONG).await;
     let probe = bench.ledger().probe(HOST, Duration::from_secs(7)).await.unwrap().expect("a probe is due");
-    bench.ledger().probed(HOST, probe, Probed::Answered, &Rules::default(), 1.0).await.unwrap();
+    bench.ledger().probed(HOST, probe, &Probed::Answered.into(), &Rules::default(), 1.0).await.unwrap();
 
     let claimed = two_claims_at_once(bench, [keys[0], keys[1]], GATE_ROWS).await;
 
@@ -238,7 +238,7 @@ pub async fn failures_reported_at_once_are_all_heard(bench: &Bench<InPostgres>) 
     let held = Held::by(bench, GATE_ROWS).await;
     let report = async |number| -> HostGate {
         let failing = [Signal::Failing(RunId::new(uuid::Uuid::from_u128(number)))];
-        bench.ledger().report(HOST, &failing, &Rules::default(), 1.0).await.unwrap()
+        bench.ledger().report(HOST, &failing, None, &Rules::default(), 1.0).await.unwrap()
     };
 
     tokio::join!(report(1), report(2), report(3), held.let_go_when_waited_for(3));

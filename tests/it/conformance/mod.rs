@@ -246,6 +246,7 @@ conformance! {
         a_backlog_is_let_go_slowly,
         what_the_host_asks_for_holds_it,
         a_step_that_waits_for_the_api_says_why,
+        a_step_that_waited_for_the_api_is_due_at_once_when_it_answers,
     ],
     intake: [
         a_pending_row_starts_a_run_and_follows_it,

@@ -212,6 +212,6 @@ async fn close_gates(crowd: &Crowd<'_>) {
         }
         let nobody = workflows::ids::RunId::new(uuid::Uuid::from_u128(random.next_u64().into()));
         let heard = [Signal::Failing(nobody), Signal::Healthy(nobody)];
-        unless_it_waited(crowd.ledger.report(HOST, &heard, &Rules::default(), 0.5).await);
+        unless_it_waited(crowd.ledger.report(HOST, &heard, None, &Rules::default(), 0.5).await);
     }
 }

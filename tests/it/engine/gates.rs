@@ -170,6 +170,29 @@ async fn an_api_that_answers_500_burns_no_attempts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_place_of_the_api_is_quoted_on_the_gate_and_the_rows_and_taken_back_when_the_api_answers() {
+    let engine = Engine::start_with(hasty()).await;
+    faults(&engine, Faults { outage: Some(Outage::Page(404)), ..Faults::default() });
+    sign_up(&engine, 4).await;
+    let quoted = "like '%answered 404 with something that is not the Evolution API: 404 page not found%'";
+    let gate = format!("select bool_or(breaker_reason {quoted}) from sluice.gate where scope = 'host'");
+    engine.until("the gate quotes the page", &gate).await;
+    let rows = format!("select count(*) = 4 from evolution_instance_creation_queue where error_message {quoted}");
+    engine.until("the rows quote it", &rows).await;
+    // Nothing is tried any more, so that nothing but the gate changes the rows.
+    assert!(engine.ledger.pause(Scope::Step, CREATE_INSTANCE, &ana()).await.unwrap());
+
+    faults(&engine, Faults::default());
+
+    let taken_back = "select count(*) = 0 from sluice.step where held_by is not null";
+    engine.until("the reason is taken back", taken_back).await;
+    assert!(engine.ledger.resume(Scope::Step, CREATE_INSTANCE, &ana()).await.unwrap());
+    engine.until("all are ready", ALL_READY).await;
+    assert_nothing_was_burnt(&engine).await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lone_run_burns_no_attempts_in_an_outage_though_no_breaker_protects_it() {
     let mut options = hasty();
     options.retry.limits = Limits { failures: 2, ..options.retry.limits };
@@ -198,6 +221,9 @@ async fn one_poison_name_dies_alone() {
 
     let dead = "select reason = 'attempts_exhausted' from sluice.dead_letter";
     engine.until("it is dead", &format!("select coalesce(({dead}), false)")).await;
+    let shown =
+        format!("select count(*) from evolution_instances where user_id = '{poison}' and instance_status = 'error'");
+    assert_eq!(number(&engine, &shown).await, 1);
     let others = "select count(*) = 6 from evolution_instance_creation_queue where status = 'completed'";
     engine.until("the others are ready", others).await;
     assert_eq!(number(&engine, "select count(*) from sluice.closed_time").await, 0);
@@ -220,7 +246,12 @@ async fn a_wrong_key_is_named_wherever_one_looks_and_no_command_is_needed_after_
     let rows =
         "select count(*) = 3 from evolution_instance_creation_queue where error_message like '%EVOLUTION_API_KEY%'";
     engine.until("the rows name the variable", rows).await;
-    engine.until("the runs name it", "select bool_and(error like '%EVOLUTION_API_KEY%') from sluice.step").await;
+    engine
+        .until(
+            "the runs name it",
+            "select bool_and(coalesce(held_by, error) like '%EVOLUTION_API_KEY%') from sluice.step",
+        )
+        .await;
     wrong.cancel();
     let key = engine.api.key().to_owned();
     engine.start_worker(&key, engine.stop.clone()).await;

@@ -1,8 +1,10 @@
 //! The scenarios by name. Each file runs one; what all have in common is in `stage`.
 
+mod database;
 mod flushall;
 mod frozen;
 mod killing;
+mod loading;
 mod mixed;
 mod one_kill;
 mod outage;
@@ -29,6 +31,11 @@ pub enum Scenario {
     Poison,
     /// The API closes connections, hangs, and answers 500, one after another
     Outage,
+    /// The API killed three times in a burst, while it takes a minute to load 200 instances that its cache hides, and
+    /// queue rows are set to pending
+    Loading,
+    /// The API's database restarted ten times in the middle of creates
+    Database,
     /// A worker that stands still past its lease while the API holds its creates, and another one creates the same
     Frozen,
     /// Everything at random, drawn from the seed
@@ -48,6 +55,8 @@ impl Scenario {
             Self::OneKill => one_kill::run(options).await,
             Self::Poison => poison::run(options).await,
             Self::Outage => outage::run(options).await,
+            Self::Loading => loading::run(options).await,
+            Self::Database => database::run(options).await,
             Self::Frozen => frozen::run(options).await,
             Self::Mixed => mixed::run(options).await,
         };
@@ -70,6 +79,8 @@ impl fmt::Display for Scenario {
             Self::OneKill => "one-kill",
             Self::Poison => "poison",
             Self::Outage => "outage",
+            Self::Loading => "loading",
+            Self::Database => "database",
             Self::Frozen => "frozen",
             Self::Mixed => "mixed",
         })

@@ -36,7 +36,7 @@ pub(super) struct Stage {
 }
 
 /// No progress for so long: something is stuck.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(240);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 const SAY_EVERY: Duration = Duration::from_secs(2);
 
@@ -48,9 +48,14 @@ pub(super) fn recorded_api() -> Config {
 
 impl Stage {
     pub async fn start(options: &Options, layout: Layout, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_with(recorded_api(), options, layout, settings).await
+    }
+
+    /// With an API of another kind.
+    pub async fn start_with(api: Config, options: &Options, layout: Layout, settings: &[(&str, &str)]) -> Result<Self> {
         (options.say)("starting private Postgres, Redis, the simulated Evolution API and the processes …");
         let redis = redis::Options::default().persistence(Persistence::Snapshots);
-        let fleet = Fleet::prepare(postgres::Options::default(), redis, recorded_api()).await;
+        let fleet = Fleet::prepare(postgres::Options::default(), redis, api).await;
         let mut fleet = fleet.context("start the servers")?;
         for (name, value) in settings {
             fleet.set(name, *value);
@@ -72,7 +77,12 @@ impl Stage {
 
     /// Signs so many users up, one INSERT each, evenly over this time; each is committed when this ends.
     pub fn sign_up(&self, users: u32, over: Duration) -> impl Future<Output = Result<()>> + use<> {
-        sign_up(self.fleet.database_url(), (0..users).map(|_| Uuid::new_v4()).collect(), over)
+        self.sign_up_these((0..users).map(|_| Uuid::new_v4()).collect(), over)
+    }
+
+    /// The same for users who are named.
+    pub fn sign_up_these(&self, users: Vec<Uuid>, over: Duration) -> impl Future<Output = Result<()>> + use<> {
+        sign_up(self.fleet.database_url(), users, over)
     }
 
     pub fn watch(&self) -> Watch {
@@ -103,6 +113,23 @@ impl Stage {
         self.wait_until(watch, |counts| counts.users == counts.ready + counts.failed && counts.doubted == 0).await
     }
 
+    async fn say_what_waits(&self) -> Result<()> {
+        let mut session = self.fleet.connect().await?;
+        let waiting: Vec<String> = sqlx::query_scalar(
+            "select concat_ws(' ', run.resource, step.name, step.state, 'until', step.due_at, step.error)
+             from sluice.step
+             join sluice.run on run.id = step.run_id
+             where step.state in ('due', 'running')
+             order by run.id, step.position
+             limit 20",
+        )
+        .fetch_all(&mut session)
+        .await
+        .context("read what waits")?;
+        waiting.iter().for_each(|step| (self.say)(&format!("   waits: {step}")));
+        Ok(())
+    }
+
     pub async fn wait_until(&mut self, watch: &mut Watch, there: impl Fn(&Counts) -> bool) -> Result<Counts> {
         let mut before = Counts::default();
         let mut moved = Instant::now();
@@ -118,6 +145,7 @@ impl Stage {
             }
             if moved.elapsed() > PATIENCE {
                 (self.say)(&format!("nothing has moved for {PATIENCE:?}: {before}"));
+                self.say_what_waits().await?;
                 return Ok(before);
             }
             sleep(Duration::from_millis(20)).await;

@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use self::excuse::{Excuses, Sorted};
 use super::stage::Stage;
+use crate::evolution::Destroyed;
 
 /// What each invariant says of the rows; a row that comes back is a violation, in words.
 const CHECKS: &[(&str, &str)] = &[
@@ -138,12 +139,22 @@ impl Verdict {
 
     fn read_journal(&mut self, stage: &Stage, calls: &Sorted) {
         let touched = calls.touched();
-        let is_violation = |(name, times): &(&String, &u32)| **times > 1 && !touched.contains(name.as_str());
         let (made, gone) = stage.fleet.api.with(|world, _| {
             let journal = world.journal();
-            self.twice = journal.creates_ok().iter().filter(is_violation).count();
-            let made = world.instances_made().iter().filter(is_violation);
-            let made: Vec<String> = made.map(|(name, times)| format!("{name} was made {times} times")).collect();
+            let ok = journal.creates_ok().iter();
+            self.twice = ok.filter(|(name, times)| **times > 1 && !touched.contains(name.as_str())).count();
+            // A create that fails takes its own row away again: nobody had it.
+            let nobodys = |name: &str| {
+                let failed = |gone: &&Destroyed| gone.name == name && !gone.answered_201;
+                journal.destroyed().filter(failed).count() as u32
+            };
+            let made = world.instances_made().iter();
+            let twice = made.filter(|(name, times)| **times > 1 && !touched.contains(name.as_str()));
+            let twice = twice.map(|(name, times)| (name, times.saturating_sub(nobodys(name))));
+            let made: Vec<String> = twice
+                .filter(|(_, times)| *times > 1)
+                .map(|(name, times)| format!("{name} was made {times} times"))
+                .collect();
             let gone = journal.destroyed().filter(|destroyed| destroyed.answered_201 && !calls.took(destroyed));
             let gone: Vec<String> = gone
                 .map(|destroyed| {

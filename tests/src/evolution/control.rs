@@ -137,6 +137,11 @@ impl World {
         true
     }
 
+    /// What `CACHE_REDIS_SAVE_INSTANCES` says from now on.
+    pub fn save_instances(&mut self, on: bool) {
+        self.config.save_instances = on;
+    }
+
     /// The process dies: every call under way is dropped, memory is lost, rows stay as they are.
     pub fn kill(&mut self, now: Duration) {
         self.run_until(now);

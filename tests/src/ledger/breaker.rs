@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use sluice::ledger::{HostGate, Probe};
 use workflows::{
-    breaker::{BETWEEN_RUNS, Breaker, Probed, Rules, Signal, State},
+    breaker::{Answer, BETWEEN_RUNS, Breaker, Rules, Say, Signal, State, Word},
     ids::RunId,
     state::StepState,
 };
 
 use super::{
-    Gate, Scope, Tx,
+    Gate, Scope, Step, Tx,
     closed_time::{Behind, Cause},
 };
 
@@ -25,12 +25,19 @@ impl Gate {
 }
 
 impl Tx<'_> {
-    pub(super) fn report(&mut self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> HostGate {
+    pub(super) fn report(
+        &mut self,
+        host: &str,
+        signals: &[Signal],
+        word: Option<&Word>,
+        rules: &Rules,
+        jitter: f64,
+    ) -> HostGate {
         let before = self.breaker(host);
         let after = before.clone().hear(signals, rules);
         if after != before {
             let pause = rules.pause(&after, jitter);
-            self.write(host, after, pause, rules.key_advice);
+            self.write(after, pause, &Say { host, advice: rules.key_advice, word });
         }
         let asked = signals.iter().filter_map(|signal| match signal {
             Signal::Hold(duration) => Some(*duration),
@@ -46,6 +53,7 @@ impl Tx<'_> {
         let Some(gate) = self.tables.gates.get(&(Scope::Host, host.to_owned())) else { return HostGate::default() };
         HostGate {
             breaker: gate.breaker.state,
+            cause: gate.breaker.cause,
             failing: !gate.breaker.failing.is_empty(),
             probe_due: gate.breaker.state == State::Open && gate.probe_at <= self.now,
             closed_for: gate.reopened_at.map(|at| self.now.saturating_sub(at)),
@@ -63,12 +71,12 @@ impl Tx<'_> {
         Some(Probe { number: gate.breaker.probes })
     }
 
-    pub(super) fn probed(&mut self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> HostGate {
+    pub(super) fn probed(&mut self, host: &str, probe: Probe, answer: &Answer, rules: &Rules, jitter: f64) -> HostGate {
         let before = self.breaker(host);
         if before.state == State::Open && before.probes == probe.number {
-            let after = before.probed(found);
+            let after = before.probed(answer.found);
             let pause = if after.state == State::HalfOpen { Duration::ZERO } else { rules.pause(&after, jitter) };
-            self.write(host, after, pause, rules.key_advice);
+            self.write(after, pause, &Say { host, advice: rules.key_advice, word: answer.word.as_ref() });
         }
         self.host_gate(host)
     }
@@ -80,13 +88,13 @@ impl Tx<'_> {
         Breaker { failing_for, ..gate.breaker.clone() }
     }
 
-    fn write(&mut self, host: &str, after: Breaker, pause: Duration, advice: &str) {
-        let now = self.now;
+    fn write(&mut self, after: Breaker, pause: Duration, say: &Say) {
+        let (now, host) = (self.now, say.host);
         let gate = self.gate_mut(Scope::Host, host);
         let before = gate.breaker.state;
         gate.failing_since = (!after.failing.is_empty()).then(|| now.saturating_sub(after.failing_for));
         gate.probe_at = now + pause;
-        gate.breaker_reason = after.cause.map(|cause| cause.reason(host, advice));
+        gate.breaker_reason = after.reason(gate.breaker.cause, gate.breaker_reason.take(), say);
         if before != after.state {
             gate.breaker_at = now;
         }
@@ -117,34 +125,33 @@ impl Tx<'_> {
                 && !gate.shuns(run, self.now))
     }
 
-    /// Due steps behind an open breaker take over its reason.
+    /// Due steps behind an open breaker say so. Those that said so and do not wait for it any more are due at once.
     pub(super) fn explain(&mut self, limit: usize) -> usize {
-        let open = self.tables.gates.iter().filter(|((scope, _), gate)| {
-            *scope == Scope::Host && gate.breaker.state == State::Open && gate.breaker_reason.is_some()
-        });
-        let open: Vec<_> = open.map(|((_, host), gate)| (host.clone(), gate.breaker_reason.clone())).collect();
-        let mut told = 0;
-        for (host, reason) in open {
-            for key in self.silent(&host, reason.as_ref(), limit - told) {
-                if let Some(step) = self.tables.steps.get_mut(&key) {
-                    step.error.clone_from(&reason);
+        let now = self.now;
+        let mut told = self.untold();
+        told.truncate(limit);
+        for (key, reason) in &told {
+            if let Some(step) = self.tables.steps.get_mut(key) {
+                step.held_by.clone_from(reason);
+                if reason.is_none() && step.state == StepState::Due {
+                    step.due_at = step.due_at.map(|at| at.min(now));
                 }
-                self.project(key.0);
-                told += 1;
             }
+            self.project(key.0);
         }
-        told
+        told.len()
     }
 
-    /// Due steps that wait for the host and do not say so.
-    fn silent(&self, host: &str, reason: Option<&String>, most: usize) -> Vec<(RunId, i16)> {
-        let active = self.tables.active.iter();
-        active
-            .flat_map(|id| self.tables.steps.range((*id, 0)..=(*id, i16::MAX)))
-            .filter(|(_, step)| step.state == StepState::Due && step.due_at.is_some())
-            .filter(|(_, step)| step.error.as_ref() != reason && self.calls(&step.name, host))
-            .map(|(key, _)| *key)
-            .take(most)
-            .collect()
+    /// The steps that do not say what they should, and what that is.
+    fn untold(&self) -> Vec<((RunId, i16), Option<String>)> {
+        let reason = |step: &Step| {
+            let waits = step.state == StepState::Due && step.due_at.is_some();
+            let open = self.tables.gates.iter().filter(|((scope, host), gate)| {
+                *scope == Scope::Host && gate.breaker.state == State::Open && self.calls(&step.name, host)
+            });
+            open.filter(|_| waits).find_map(|(_, gate)| gate.breaker_reason.clone())
+        };
+        let steps = self.tables.steps.iter().map(|(key, step)| (*key, step, reason(step)));
+        steps.filter(|(_, step, reason)| step.held_by != *reason).map(|(key, _, reason)| (key, reason)).collect()
     }
 }

@@ -178,13 +178,16 @@ impl Tx<'_> {
     fn shown(&self, id: RunId) -> Option<(QueueStatus, u32, Option<String>)> {
         let run = self.tables.runs.get(&id)?;
         let steps = || self.tables.steps.range((id, 0)..=(id, i16::MAX)).map(|(_, step)| step);
-        let current = steps().find(|step| step.state != StepState::Succeeded).or_else(|| steps().next());
+        let current = steps().find(|step| step.state != StepState::Succeeded).or_else(|| steps().next_back());
         let with = |said: String, more: Option<&String>| match more {
             Some(more) => format!("{said}: {more}"),
             None => said,
         };
         let (status, error) = match run.state {
-            RunState::Active => (QueueStatus::Processing, current.and_then(|step| step.error.clone())),
+            RunState::Active => {
+                let waits = current.filter(|step| step.state == StepState::Due).and_then(|step| step.held_by.clone());
+                (QueueStatus::Processing, waits.or_else(|| current.and_then(|step| step.error.clone())))
+            }
             RunState::Succeeded => (QueueStatus::Completed, None),
             RunState::Dead => {
                 let letter = self.open_letter(id);

@@ -32,7 +32,7 @@ use sluice::ledger::{
     Result, Settled, Settlement, Started, Traced, Waiting, Worker, WorkerLedger,
 };
 use workflows::{
-    breaker::{Probed, Rules, Signal},
+    breaker::{Answer, Rules, Signal, Word},
     definition::{Definition, Registry},
     ids::{RunId, Token, WorkflowName},
     secret::Secret,
@@ -233,8 +233,15 @@ impl WorkerLedger for ModelLedger {
         Ok(())
     }
 
-    async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
-        Ok(self.transact(|tx| tx.report(host, signals, rules, jitter)))
+    async fn report(
+        &self,
+        host: &str,
+        signals: &[Signal],
+        word: Option<&Word>,
+        rules: &Rules,
+        jitter: f64,
+    ) -> Result<HostGate> {
+        Ok(self.transact(|tx| tx.report(host, signals, word, rules, jitter)))
     }
 
     async fn host_gate(&self, host: &str) -> Result<HostGate> {
@@ -245,8 +252,8 @@ impl WorkerLedger for ModelLedger {
         Ok(self.transact(|tx| tx.probe(host, lease)))
     }
 
-    async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
-        Ok(self.transact(|tx| tx.probed(host, probe, found, rules, jitter)))
+    async fn probed(&self, host: &str, probe: Probe, answer: &Answer, rules: &Rules, jitter: f64) -> Result<HostGate> {
+        Ok(self.transact(|tx| tx.probed(host, probe, answer, rules, jitter)))
     }
 }
 

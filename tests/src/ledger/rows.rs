@@ -94,6 +94,8 @@ pub struct Step {
     pub budget_from: usize,
     pub output: Option<Value>,
     pub error: Option<String>,
+    /// Why it waits, where a host's breaker is open.
+    pub held_by: Option<String>,
 }
 
 impl Step {
@@ -114,6 +116,7 @@ impl Step {
             budget_from: 0,
             output: None,
             error: None,
+            held_by: None,
         }
     }
 

@@ -8,7 +8,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::{ids::RunId, outcome::HostSignal};
+use super::{
+    ids::RunId,
+    outcome::{Failure, HostSignal, Mend},
+};
 
 /// Where a breaker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -48,6 +51,44 @@ pub enum Probed {
     KeyRefused,
 }
 
+/// The answer to a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub found: Probed,
+    /// How long the host asks to be left alone, if it does.
+    pub hold: Option<Duration>,
+    /// What the host said, where it does not work.
+    pub word: Option<Word>,
+}
+
+impl From<Probed> for Answer {
+    fn from(found: Probed) -> Self {
+        Self { found, hold: None, word: None }
+    }
+}
+
+/// What was last heard of a host that does not work, for people: many see it, so it names nobody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    text: String,
+    mend: Mend,
+}
+
+/// The most that is repeated of it.
+const WORD_CHARS: usize = 400;
+
+impl Word {
+    /// Of a failure that the host is to blame for. `names` are those of its run.
+    pub fn of(failure: &Failure, names: [&str; 2]) -> Option<Self> {
+        if !matches!(failure.host, HostSignal::Failing | HostSignal::KeyRefused) {
+            return None;
+        }
+        let without = |text: String, name: &&str| text.replace(*name, "…");
+        let text = names.iter().filter(|name| !name.is_empty()).fold(failure.message.clone(), without);
+        Some(Self { text: text.chars().take(WORD_CHARS).collect(), mend: failure.mend })
+    }
+}
+
 /// When a breaker opens and how the host is probed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rules {
@@ -55,8 +96,9 @@ pub struct Rules {
     pub runs: usize,
     /// Failures further apart than this have nothing to do with each other.
     pub window: Duration,
-    /// The pause before the first probe; it doubles up to `longest`.
+    /// The pause before each of the first `quick` probes; then it doubles up to `longest`.
     pub first: Duration,
+    pub quick: u32,
     pub longest: Duration,
     /// The pause between two probes while the key is refused: a person mends that, and looks on.
     pub key: Duration,
@@ -74,6 +116,8 @@ impl Default for Rules {
             runs: 3,
             window: Duration::from_secs(60),
             first: Duration::from_secs(1),
+            // About a minute: whatever restarts is back by then.
+            quick: 80,
             longest: Duration::from_secs(30),
             key: Duration::from_secs(4),
             patience: Duration::from_secs(5),
@@ -119,10 +163,22 @@ impl Rules {
     pub fn pause(&self, breaker: &Breaker, jitter: f64) -> Duration {
         let whole = match breaker.cause {
             Some(Cause::Key) => self.key,
-            _ => self.first.saturating_mul(2u32.saturating_pow(breaker.probes.min(16))).min(self.longest),
+            _ => {
+                let doublings = breaker.probes.saturating_sub(self.quick).min(16);
+                self.first.saturating_mul(2u32.saturating_pow(doublings)).min(self.longest)
+            }
         };
         whole.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
     }
+}
+
+/// What a reason is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Say<'a> {
+    pub host: &'a str,
+    /// What mends a refused key.
+    pub advice: &'a str,
+    pub word: Option<&'a Word>,
 }
 
 impl Breaker {
@@ -164,6 +220,13 @@ impl Breaker {
             (State::Closed | State::HalfOpen, _) => {}
         }
         self
+    }
+
+    /// Why it is not closed, for people, after it was `before` and said `there`. Where nothing new was heard, that stays.
+    pub fn reason(&self, before: Option<Cause>, there: Option<String>, say: &Say) -> Option<String> {
+        let cause = self.cause?;
+        let kept = there.filter(|_| say.word.is_none() && before == Some(cause));
+        Some(kept.unwrap_or_else(|| cause.reason(say.host, say.advice, say.word)))
     }
 
     fn open(&mut self, cause: Cause) {
@@ -216,16 +279,17 @@ impl Cause {
     }
 
     /// What a person reads, wherever a run waits for it. `advice` says what mends a refused key.
-    pub fn reason(self, host: &str, advice: &str) -> String {
-        match self {
-            Self::Outage => format!(
-                "the API at {host} does not answer, or only with errors: the run waits, uncounted, and goes on by itself \
-                 when the API is back"
-            ),
-            Self::Key => {
-                format!("the API at {host} refuses our key: {advice}; the run waits, uncounted, and goes on by itself")
-            }
-        }
+    pub fn reason(self, host: &str, advice: &str, word: Option<&Word>) -> String {
+        let (what, mend) = match (self, word) {
+            (Self::Key, _) => (format!("refuses our key: {advice}"), Mend::Person),
+            (Self::Outage, Some(Word { text, mend })) => (format!("does not work: {text}"), *mend),
+            (Self::Outage, None) => ("does not answer, or only with errors".to_owned(), Mend::Itself),
+        };
+        let until = match mend {
+            Mend::Itself => "and goes on by itself when the API is back",
+            Mend::Person => "until that is done",
+        };
+        format!("the API at {host} {what}; the run waits, uncounted, {until}")
     }
 }
 
@@ -271,6 +335,7 @@ impl fmt::Display for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Class;
 
     fn run(number: u128) -> RunId {
         RunId::new(uuid::Uuid::from_u128(number))
@@ -350,8 +415,12 @@ mod tests {
     }
 
     #[test]
-    fn pauses_between_probes_grow_and_spread() {
+    fn a_host_that_just_died_is_probed_each_second_and_then_pauses_grow_and_spread() {
         let rules = Rules::default();
+        let first: Duration = (0..rules.quick).map(|probes| rules.pause(&Breaker { probes, ..open() }, 0.5)).sum();
+        assert!(first >= Duration::from_secs(60), "{first:?}");
+
+        let rules = Rules { quick: 0, ..rules };
         let pause = |probes, jitter| rules.pause(&Breaker { probes, ..open() }, jitter).as_millis();
 
         assert_eq!([0, 1, 2, 5, 60].map(|probes| pause(probes, 1.0)), [1000, 2000, 4000, 30_000, 30_000]);
@@ -377,6 +446,31 @@ mod tests {
 
     #[test]
     fn the_reason_of_a_refused_key_says_what_to_do() {
-        assert!(Cause::Key.reason("api.example", "set THE_KEY").contains("set THE_KEY"));
+        assert!(Cause::Key.reason("api.example", "set THE_KEY", None).contains("set THE_KEY"));
+    }
+
+    #[test]
+    fn an_outages_reason_quotes_what_was_heard_and_names_nobody() {
+        let failure = |message: &str, mend| {
+            Failure::new(Class::Unreadable, message).with_host(HostSignal::Failing).with_mend(mend)
+        };
+        let page = Word::of(&failure("answered 404 to user_1: page not found", Mend::Itself), ["user_1", "1"]).unwrap();
+        let moved = Word::of(&failure("set THE_URL", Mend::Person), ["user_1", "1"]).unwrap();
+        let reason = |word| Cause::Outage.reason("api.example", "", Some(word));
+
+        assert!(reason(&page).contains("answered 404 to …: page not found"), "{}", reason(&page));
+        assert!(reason(&page).ends_with("goes on by itself when the API is back"));
+        assert!(reason(&moved).ends_with("set THE_URL; the run waits, uncounted, until that is done"));
+        assert_eq!(Word::of(&Failure::new(Class::Rejected, "no"), ["", ""]), None);
+    }
+
+    #[test]
+    fn a_reason_stays_where_nothing_new_was_heard() {
+        let say = Say { host: "api.example", advice: "", word: None };
+        let there = Some("what was heard first".to_owned());
+
+        assert_eq!(open().reason(Some(Cause::Outage), there.clone(), &say), there);
+        assert_ne!(open().reason(Some(Cause::Key), there.clone(), &say), there);
+        assert_eq!(Breaker::default().reason(Some(Cause::Outage), there, &say), None);
     }
 }

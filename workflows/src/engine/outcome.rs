@@ -38,6 +38,7 @@ pub struct Failure {
     pub http_status: Option<u16>,
     pub message: String,
     pub host: HostSignal,
+    pub mend: Mend,
     /// What the resource's memory keeps of it, for the attempts to come.
     pub memory: Memory,
 }
@@ -46,7 +47,8 @@ impl Failure {
     /// A failure that says nothing about the API's host. The message is cut to `ERROR_BYTES`.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
         let message = cut(message.into());
-        Self { class, http_status: None, message, host: HostSignal::Silent, memory: Memory::default() }
+        let (host, mend, memory) = (HostSignal::Silent, Mend::Itself, Memory::default());
+        Self { class, http_status: None, message, host, mend, memory }
     }
 
     /// The same failure, and one thing more to say of it.
@@ -62,6 +64,11 @@ impl Failure {
 
     pub fn with_host(mut self, host: HostSignal) -> Self {
         self.host = host;
+        self
+    }
+
+    pub fn with_mend(mut self, mend: Mend) -> Self {
+        self.mend = mend;
         self
     }
 
@@ -103,6 +110,16 @@ fn cut(mut message: String) -> String {
         message.truncate(end);
     }
     message
+}
+
+/// What ends the trouble that a failure tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mend {
+    /// Time: nobody needs to do anything that the message does not say.
+    #[default]
+    Itself,
+    /// A person, by what the message says.
+    Person,
 }
 
 /// The kind of a failure: a label of metrics, attempts and dead letters, so a closed and short list.

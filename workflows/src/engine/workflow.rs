@@ -1,12 +1,12 @@
 //! What somebody implements to give the engine a workflow: its definition, its steps' code, and, per API host, a probe. The
 //! engine runs every workflow through these traits; none has a privilege.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use serde_json::Value;
 
 use super::{
-    breaker::Probed,
+    breaker::Answer,
     calls::ExclusiveCalls,
     definition::{Definition, Registry},
     ids::{StepName, WorkflowName},
@@ -41,8 +41,8 @@ pub trait Probe: Send + Sync {
     /// As the steps' definitions name it.
     fn host(&self) -> &str;
 
-    /// Whether the host works, and how long it asks to be left alone, if it does. The caller bounds the time.
-    fn ask(&self) -> Boxed<'_, (Probed, Option<Duration>)>;
+    /// Whether the host works. The caller bounds the time.
+    fn ask(&self) -> Boxed<'_, Answer>;
 
     /// What a person does where the host refuses our key.
     fn key_advice(&self) -> &'static str {

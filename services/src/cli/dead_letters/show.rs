@@ -48,7 +48,9 @@ impl Show {
         let detail = RunDetail { dead_letter: Some(letter), ..detail };
         self.form.print(&detail, |detail| {
             let letter = detail.dead_letter.as_ref().map(describe).unwrap_or_default();
-            format!("{letter}\n\n{}", runs::describe(detail))
+            // Its run would name this very command as the mend.
+            let run = RunDetail { dead_letter: None, ..detail.clone() };
+            format!("{letter}\n\n{}", runs::describe(&run))
         })?;
         Ok(ExitCode::SUCCESS)
     }

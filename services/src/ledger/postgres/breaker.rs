@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
-    breaker::{Breaker, Cause, Probed, Rules, Signal, State},
+    breaker::{Answer, Breaker, Cause, Rules, Say, Signal, State, Word},
     ids::RunId,
 };
 
@@ -17,14 +17,17 @@ pub(super) async fn report(
     ledger: &Postgres,
     host: &str,
     signals: &[Signal],
+    word: Option<&Word>,
     rules: &Rules,
     jitter: f64,
 ) -> Result<HostGate> {
     let mut tx = ledger.database.begin().await?;
-    let before = lock(&mut tx, host).await?;
+    let (before, there) = lock(&mut tx, host).await?;
     let after = before.clone().hear(signals, rules);
     if after != before {
-        write(&mut tx, host, &before, &after, rules.pause(&after, jitter), rules.key_advice).await?;
+        let say = Say { host, advice: rules.key_advice, word };
+        let reason = after.reason(before.cause, there, &say);
+        write(&mut tx, host, &before, &after, rules.pause(&after, jitter), reason).await?;
     }
     let asked = signals.iter().filter_map(|signal| match signal {
         Signal::Hold(duration) => Some(*duration),
@@ -71,16 +74,18 @@ pub(super) async fn probed(
     ledger: &Postgres,
     host: &str,
     probe: Probe,
-    found: Probed,
+    answer: &Answer,
     rules: &Rules,
     jitter: f64,
 ) -> Result<HostGate> {
     let mut tx = ledger.database.begin().await?;
-    let before = lock(&mut tx, host).await?;
+    let (before, there) = lock(&mut tx, host).await?;
     if before.state == State::Open && before.probes == probe.number {
-        let after = before.clone().probed(found);
+        let after = before.clone().probed(answer.found);
+        let say = Say { host, advice: rules.key_advice, word: answer.word.as_ref() };
+        let reason = after.reason(before.cause, there, &say);
         let pause = if after.state == State::HalfOpen { Duration::ZERO } else { rules.pause(&after, jitter) };
-        write(&mut tx, host, &before, &after, pause, rules.key_advice).await?;
+        write(&mut tx, host, &before, &after, pause, reason).await?;
     }
     let seen = read(&mut tx, host).await?;
     tx.commit().await?;
@@ -91,18 +96,19 @@ pub(super) async fn probed(
 struct BreakerRow {
     breaker: String,
     breaker_cause: Option<String>,
+    breaker_reason: Option<String>,
     failing_runs: Vec<Uuid>,
     failing_for: f64,
     probes: i32,
     probe_run: Option<Uuid>,
 }
 
-/// The host's breaker, its row locked.
-async fn lock(tx: &mut Tx, host: &str) -> Result<Breaker> {
+/// The host's breaker and why it is not closed, its row locked.
+async fn lock(tx: &mut Tx, host: &str) -> Result<(Breaker, Option<String>)> {
     gate::ensure(tx, Scope::Host, host).await?;
     let row: BreakerRow = tx
         .query_as(
-            "select breaker, breaker_cause, failing_runs,
+            "select breaker, breaker_cause, breaker_reason, failing_runs,
                coalesce(extract(epoch from now() - failing_since), 0)::float8 as failing_for, probes, probe_run
              from sluice.gate
              where scope = 'host'
@@ -113,14 +119,15 @@ async fn lock(tx: &mut Tx, host: &str) -> Result<Breaker> {
         .fetch_one(tx.connection())
         .await?;
     let unreadable = |error: workflows::breaker::Unknown| Error::Unreadable(error.to_string());
-    Ok(Breaker {
+    let breaker = Breaker {
         state: row.breaker.parse().map_err(unreadable)?,
         cause: row.breaker_cause.map(|cause| cause.parse::<Cause>()).transpose().map_err(unreadable)?,
         failing: row.failing_runs.into_iter().map(RunId::new).collect(),
         failing_for: Duration::try_from_secs_f64(row.failing_for).unwrap_or_default(),
         probes: u32::try_from(row.probes).unwrap_or_default(),
         probe_run: row.probe_run.map(RunId::new),
-    })
+    };
+    Ok((breaker, row.breaker_reason))
 }
 
 /// The one transition of a breaker, guarded by what it was.
@@ -130,7 +137,7 @@ async fn write(
     before: &Breaker,
     after: &Breaker,
     pause: Duration,
-    advice: &str,
+    reason: Option<String>,
 ) -> Result<()> {
     let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
     let failing: Vec<Uuid> = after.failing.iter().map(|run| run.uuid()).collect();
@@ -153,7 +160,7 @@ async fn write(
     .bind(number(before.probes))
     .bind(after.state.as_str())
     .bind(after.cause.map(Cause::as_str))
-    .bind(after.cause.map(|cause| cause.reason(host, advice)))
+    .bind(reason)
     .bind(failing)
     .bind(seconds(after.failing_for))
     .bind(number(after.probes))
@@ -164,11 +171,21 @@ async fn write(
     Ok(())
 }
 
+#[derive(FromRow)]
+struct GateRow {
+    breaker: String,
+    breaker_cause: Option<String>,
+    failing: bool,
+    probe_due: bool,
+    closed_for: Option<f64>,
+}
+
 async fn read(tx: &mut Tx, host: &str) -> Result<HostGate> {
-    let row: Option<(String, bool, bool, Option<f64>)> = tx
+    let row: Option<GateRow> = tx
         .query_as(
-            "select breaker, cardinality(failing_runs) > 0, breaker = 'open' and coalesce(probe_at, now()) <= now(),
-               extract(epoch from now() - reopened_at)::float8
+            "select breaker, breaker_cause, cardinality(failing_runs) > 0 as failing,
+               breaker = 'open' and coalesce(probe_at, now()) <= now() as probe_due,
+               extract(epoch from now() - reopened_at)::float8 as closed_for
              from sluice.gate
              where scope = 'host'
                and name = $1",
@@ -176,8 +193,13 @@ async fn read(tx: &mut Tx, host: &str) -> Result<HostGate> {
         .bind(host.to_owned())
         .fetch_optional(tx.connection())
         .await?;
-    let Some((breaker, failing, probe_due, closed_for)) = row else { return Ok(HostGate::default()) };
-    let breaker = breaker.parse().map_err(|error: workflows::breaker::Unknown| Error::Unreadable(error.to_string()))?;
-    let closed_for = closed_for.map(|ago| Duration::try_from_secs_f64(ago).unwrap_or_default());
-    Ok(HostGate { breaker, failing, probe_due, closed_for })
+    let Some(row) = row else { return Ok(HostGate::default()) };
+    let unreadable = |error: workflows::breaker::Unknown| Error::Unreadable(error.to_string());
+    Ok(HostGate {
+        breaker: row.breaker.parse().map_err(unreadable)?,
+        cause: row.breaker_cause.map(|cause| cause.parse()).transpose().map_err(unreadable)?,
+        failing: row.failing,
+        probe_due: row.probe_due,
+        closed_for: row.closed_for.map(|ago| Duration::try_from_secs_f64(ago).unwrap_or_default()),
+    })
 }

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use sqlx::PgPool;
 use workflows::{
-    breaker::{Probed, Rules, Signal},
+    breaker::{Answer, Rules, Signal, Word},
     definition::Registry,
     ids::RunId,
 };
@@ -147,8 +147,15 @@ impl WorkerLedger for Postgres {
         self.within(upkeep::doubt(self, run)).await
     }
 
-    async fn report(&self, host: &str, signals: &[Signal], rules: &Rules, jitter: f64) -> Result<HostGate> {
-        self.within(breaker::report(self, host, signals, rules, jitter)).await
+    async fn report(
+        &self,
+        host: &str,
+        signals: &[Signal],
+        word: Option<&Word>,
+        rules: &Rules,
+        jitter: f64,
+    ) -> Result<HostGate> {
+        self.within(breaker::report(self, host, signals, word, rules, jitter)).await
     }
 
     async fn host_gate(&self, host: &str) -> Result<HostGate> {
@@ -159,8 +166,8 @@ impl WorkerLedger for Postgres {
         self.within(breaker::probe(self, host, lease)).await
     }
 
-    async fn probed(&self, host: &str, probe: Probe, found: Probed, rules: &Rules, jitter: f64) -> Result<HostGate> {
-        self.within(breaker::probed(self, host, probe, found, rules, jitter)).await
+    async fn probed(&self, host: &str, probe: Probe, answer: &Answer, rules: &Rules, jitter: f64) -> Result<HostGate> {
+        self.within(breaker::probed(self, host, probe, answer, rules, jitter)).await
     }
 }
 

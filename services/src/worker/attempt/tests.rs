@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use workflows::{
-    breaker::{Probed, Signal},
+    breaker::{Answer, Signal, Word},
     definition::{LEASE, Reach},
     ids::{RunId, StepName, Token},
     outcome::{Memory, StepInput},
@@ -176,7 +176,7 @@ impl Probe for Dead {
         HOST
     }
 
-    fn ask(&self) -> Boxed<'_, (Probed, Option<Duration>)> {
+    fn ask(&self) -> Boxed<'_, Answer> {
         Box::pin(std::future::pending())
     }
 
@@ -245,7 +245,7 @@ impl WorkerLedger for Stub {
         Ok(())
     }
 
-    async fn report(&self, _: &str, _: &[Signal], _: &Rules, _: f64) -> Result<HostGate> {
+    async fn report(&self, _: &str, _: &[Signal], _: Option<&Word>, _: &Rules, _: f64) -> Result<HostGate> {
         Ok(HostGate::default())
     }
 
@@ -257,7 +257,7 @@ impl WorkerLedger for Stub {
         Ok(None)
     }
 
-    async fn probed(&self, _: &str, _: crate::ledger::Probe, _: Probed, _: &Rules, _: f64) -> Result<HostGate> {
+    async fn probed(&self, _: &str, _: crate::ledger::Probe, _: &Answer, _: &Rules, _: f64) -> Result<HostGate> {
         Ok(HostGate::default())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Answer, ApiError, ApiState, Call, ErrorKind, RetryAfter, Shape};
 use crate::{
-    outcome::{Class, Failure, HostSignal, Outcome},
+    outcome::{Class, Failure, HostSignal, Mend, Outcome},
     whatsapp::{names::InstanceName, names::InstanceStatus},
 };
 
@@ -218,48 +218,54 @@ fn is_database_failure(error: &ApiError, name: &InstanceName) -> bool {
     matches!(&error.kind, ErrorKind::Answer(answer) if Says::of(answer, name) == Says::DatabaseAway)
 }
 
-/// What a person does about it, where nothing mends itself.
-fn advice(error: &ApiError, name: &InstanceName) -> Option<&'static str> {
+/// What a person does about it, and whether it ends only then.
+fn advice(error: &ApiError, name: &InstanceName) -> Option<(Mend, &'static str)> {
+    const LASTS: &str = "where this lasts, check EVOLUTION_API_BASE_URL and what stands between the workers and the API, a proxy \
+                         that HTTP_PROXY or HTTPS_PROXY names among it";
     if classify(error, name) == Verdict::KeyRefused {
-        return Some("set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY");
+        return Some((Mend::Person, "set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY"));
     }
     match &error.kind {
-        ErrorKind::Unreachable(why) if why.to_ascii_lowercase().contains("certificate") => Some(
+        ErrorKind::Unreachable(why) if why.to_ascii_lowercase().contains("certificate") => Some((
+            Mend::Person,
             "a person must mend it: give the API a certificate that is valid for its name, or name a file with its CA in \
              SSL_CERT_FILE",
-        ),
-        ErrorKind::Answer(answer) if answer.message.starts_with("LICENSE_REQUIRED") => {
-            Some("a person must mend it: the API does nothing before its licence is activated in its manager")
-        }
+        )),
+        ErrorKind::Answer(answer) if answer.message.starts_with("LICENSE_REQUIRED") => Some((
+            Mend::Person,
+            "a person must mend it: the API does nothing before its licence is activated in its manager",
+        )),
         ErrorKind::Answer(answer) if answer.shape == Shape::Foreign => match answer.status {
-            300..=399 => {
-                Some("a person must mend it: set EVOLUTION_API_BASE_URL to the address that the API itself answers at")
-            }
-            401 => Some(
+            300..=399 => Some((
+                Mend::Person,
+                "a person must mend it: set EVOLUTION_API_BASE_URL to the address that the API itself answers at",
+            )),
+            401 => Some((
+                Mend::Person,
                 "a person must mend it: something before the API asks for a user name and a password; let the workers \
                  past it, or set EVOLUTION_API_BASE_URL to an address behind it",
-            ),
-            407 => Some(
+            )),
+            407 => Some((
+                Mend::Person,
                 "a person must mend it: the proxy that HTTP_PROXY or HTTPS_PROXY names asks for credentials; give them \
                  there, or name the API's host in NO_PROXY",
-            ),
+            )),
             502..=504 => None,
-            _ => Some("where this lasts, check EVOLUTION_API_BASE_URL and what stands between the workers and the API"),
+            _ => Some((Mend::Itself, LASTS)),
         },
-        ErrorKind::Foreign { .. } => {
-            Some("where this lasts, check EVOLUTION_API_BASE_URL and what stands between the workers and the API")
-        }
+        ErrorKind::Foreign { .. } => Some((Mend::Itself, LASTS)),
         _ => None,
     }
 }
 
 /// The failure that an attempt keeps.
 pub fn failure(error: &ApiError, name: &InstanceName) -> Failure {
-    let message = match advice(error, name) {
-        Some(advice) => format!("{error}; {advice}"),
-        None => error.to_string(),
+    let (mend, message) = match advice(error, name) {
+        Some((mend, advice)) => (mend, format!("{error}; {advice}")),
+        None => (Mend::Itself, error.to_string()),
     };
-    Failure::new(class(error, name), message).with_status(error.status()).with_host(host_signal(error, name))
+    let failure = Failure::new(class(error, name), message).with_status(error.status()).with_mend(mend);
+    failure.with_host(host_signal(error, name))
 }
 
 fn class(error: &ApiError, name: &InstanceName) -> Class {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ApiError, Evolution, classify};
 use crate::{
-    breaker::Probed,
+    breaker::{Answer, Probed, Word},
     outcome::HostSignal,
     whatsapp::names::{InstanceName, UserId},
     workflow::{Boxed, Probe},
@@ -29,10 +29,10 @@ impl<E: Evolution + Send + Sync> Probe for HostProbe<E> {
         &self.host
     }
 
-    fn ask(&self) -> Boxed<'_, (Probed, Option<Duration>)> {
+    fn ask(&self) -> Boxed<'_, Answer> {
         Box::pin(async {
-            match judge(&self.api.verify_creds().await) {
-                (Probed::Answered, _) => judge(&self.api.database().await),
+            match answer(&self.api.verify_creds().await) {
+                Answer { found: Probed::Answered, .. } => answer(&self.api.database().await),
                 not_well => not_well,
             }
         })
@@ -57,6 +57,13 @@ pub fn judge<T>(answer: &Result<T, ApiError>) -> (Probed, Option<Duration>) {
         Err(HostSignal::Hold(duration)) => (Probed::Failed, Some(duration)),
         Err(HostSignal::Failing | HostSignal::Silent) => (Probed::Failed, None),
     }
+}
+
+fn answer<T>(answer: &Result<T, ApiError>) -> Answer {
+    let (found, hold) = judge(answer);
+    let failure = answer.as_ref().err().map(|error| classify::failure(error, &nobody()));
+    let nobody = nobody();
+    Answer { found, hold, word: failure.and_then(|failure| Word::of(&failure, [nobody.as_str(), ""])) }
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = tx
         .query_as(
             "select position, name, state, due_at, started_at, lease_until, worker, failures, crashes, send_backs, defers,
-               attempts, error
+               attempts, coalesce(held_by, error) as error
              from sluice.step
              where run_id = $1
              order by position",

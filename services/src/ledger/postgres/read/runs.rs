@@ -93,7 +93,7 @@ pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Res
         .query_as(
             "select run.id, run.workflow, run.version, run.subject, run.resource, run.state, step.name as step,
                step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
-               step.due_at, step.error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
+               step.due_at, coalesce(step.held_by, step.error) as error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
                run.cancel_reason, coalesce(run.traceparent, run.linked_traceparent) as traceparent, run.internal,
                step.position, held.secret, held.memory
              from sluice.run
