@@ -19,6 +19,7 @@ use crate::{
 
 const RESTARTS: u32 = 3;
 const DOWN: Duration = Duration::from_secs(2);
+/// Between two kills of ours, at most.
 const BETWEEN_KILLS: Duration = Duration::from_millis(1_500);
 
 pub(super) async fn run(options: &Options) -> Result<Report> {
@@ -37,7 +38,8 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let signing = tokio::spawn(stage.sign_up(users, over));
     let began = Instant::now();
     for restart in 0..RESTARTS {
-        kill_ours(&mut stage, &mut watch, began + over * (2 * restart + 1) / (2 * RESTARTS)).await?;
+        let until = began + over * (2 * restart + 1) / (2 * RESTARTS);
+        kill_ours(&mut stage, &mut watch, BETWEEN_KILLS.min(over / 18), until).await?;
         stage.fleet.api.with(|world, now| world.restart(now, DOWN));
         stage.record.injected(Fault::ApiKilled);
         sleep(DOWN + Duration::from_millis(200)).await;
@@ -107,9 +109,9 @@ fn pair_every_fourth(stage: &Stage, users: &[Uuid]) -> Vec<String> {
 }
 
 /// One of ours after another, until then.
-async fn kill_ours(stage: &mut Stage, watch: &mut Watch, until: Instant) -> Result<()> {
+async fn kill_ours(stage: &mut Stage, watch: &mut Watch, each: Duration, until: Instant) -> Result<()> {
     for round in 0.. {
-        let next = Instant::now() + BETWEEN_KILLS;
+        let next = Instant::now() + each;
         if next > until {
             break;
         }
