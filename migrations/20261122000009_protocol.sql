@@ -1762,7 +1762,8 @@ begin
     )
     select run.workflow, array_agg(distinct run.id order by run.id) as runs
     from said
-    join sluice.run on run.id = said.run_id
+    -- Of one that has ended the rows say so already, or what a later run made of them.
+    join sluice.run on run.id = said.run_id and run.state = 'active'
     group by run.workflow
   loop
     perform sluice.project(told.workflow, told.runs);

@@ -137,8 +137,10 @@ impl Tx<'_> {
                     step.due_at = step.due_at.map(|at| at.min(now));
                 }
             }
-            self.project(key.0);
         }
+        // Of one that has ended the row says so already, or what a later run made of it.
+        told.retain(|((run, _), _)| self.tables.active.contains(run));
+        told.iter().for_each(|((run, _), _)| self.project(*run));
         told.len()
     }
 
