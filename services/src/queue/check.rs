@@ -1,4 +1,4 @@
-//! What is wrong with this Redis, asked at start, and by `doctor`.
+//! What is wrong with this Redis, asked at the start of a role.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind, aio::MultiplexedConnection};
 
