@@ -49,7 +49,10 @@ create table if not exists sluice.run (
   -- active, succeeded, dead, cancelled
   state text not null default 'active',
   priority smallint not null default 0,
+  -- The span of the run's intake; at first the context that its request gave.
   traceparent text,
+  -- The context that its request gave: the span of the whole run is below it. Null since a revival.
+  asked_traceparent text,
   -- The trace that the run was in before its last revival: a revived run begins a new one.
   linked_traceparent text,
   deadline_at timestamptz not null,
@@ -67,7 +70,10 @@ create table if not exists sluice.run (
   -- When somebody asked for it: the sign-up's own moment.
   requested_at timestamptz not null default now(),
   created_at timestamptz not null default now(),
+  revived_at timestamptz,
   ended_at timestamptz,
+  -- It was cancelled by SQL alone, and no relay has exported its span yet.
+  span_waits boolean not null default false,
   -- One check and not several: Postgres reads each from its text again in every statement that writes.
   constraint run_state check (
     case state
@@ -90,6 +96,7 @@ create index if not exists run_deadline on sluice.run (deadline_at) where state 
 create index if not exists run_ended on sluice.run using brin (ended_at) with (pages_per_range = 32, autosummarize = on);
 -- Empty but where runs share a resource.
 create index if not exists run_waits on sluice.run (resource, id) where waits;
+create index if not exists run_span_waits on sluice.run (id) where span_waits;
 
 -- One step of a run. A `due` row is the outbox entry that is pushed to Redis: whether Redis holds it is no state of the
 -- ledger. Without a moment (due_at is null) it waits: for an earlier step, or for its run's turn on the resource.
@@ -107,6 +114,9 @@ create table if not exists sluice.step (
   started_at timestamptz,
   lease_until timestamptz,
   worker text,
+  -- The span of the attempt that runs, where one is recorded, and the one above it: a rescue exports what a dead worker cannot.
+  traceparent text,
+  parent_span text,
   failures integer not null default 0,
   crashes integer not null default 0,
   send_backs integer not null default 0,

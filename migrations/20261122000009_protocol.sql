@@ -377,9 +377,9 @@ begin
   for begun in
     with begun as (
       insert into sluice.run
-        (id, workflow, version, subject, resource, input, priority, traceparent, deadline_at, requested_at, internal)
+        (id, workflow, version, subject, resource, input, priority, traceparent, asked_traceparent, deadline_at, requested_at, internal)
       select sluice.new_id(), known.name, known.version, given.subject, given.resource, given.input, known.priority,
-        given.traceparent, now() + known.deadline,
+        given.traceparent, given.traceparent, now() + known.deadline,
         -- Who asks again, with a request as old as the first one, is served from now on.
         case
           -- No `exists`: the planner may answer that by reading all runs.
@@ -637,7 +637,8 @@ begin
   update sluice.run as dead
   set state = 'active', ended_at = null, waits = true, deadline_from = now(), cancel_by = null, cancel_reason = null,
     internal = false,
-    linked_traceparent = coalesce(dead.traceparent, dead.linked_traceparent), traceparent = null,
+    linked_traceparent = coalesce(dead.traceparent, dead.linked_traceparent), traceparent = null, asked_traceparent = null,
+    revived_at = now(), span_waits = false,
     deadline_at = now() + coalesce(
       (
         select definition.deadline
@@ -756,6 +757,10 @@ begin
     where run_id = ended.id
       and resolved_at is null;
     perform sluice.end_runs(array[ended.id], 'cancelled');
+    update sluice.run
+    set span_waits = true
+    where id = ended.id
+      and ended.state = 'active';
     answer := 'yes';
   end if;
   perform sluice.project(ended.workflow, array[ended.id]);
@@ -1047,7 +1052,8 @@ begin
     );
     update sluice.run
     set cancel_by = coalesce(cancel_by, 'sluice'),
-      cancel_reason = case when cancel_by is null then 'its subject is gone' else cancel_reason end
+      cancel_reason = case when cancel_by is null then 'its subject is gone' else cancel_reason end,
+      span_waits = true
     where id = any (ended);
     insert into sluice.audit (actor, action, subject, detail)
     select 'sluice', 'run.cancel', run.subject, jsonb_build_object('run', run.id, 'note', 'its subject is gone')
@@ -1065,6 +1071,9 @@ $$;
 -- stays as it is and is pushed again later. A step that may create or delete keeps its resource busy until the lease's end.
 -- A run whose subject is gone before its first such step is cancelled here, and the claim finds its step stale.
 --
+-- `contexts` and `parents` are the span that each attempt would be and the one above it, where it is recorded: kept with the step,
+-- for a rescue. Such an attempt is told what the step has waited for.
+--
 -- Safe with any number of callers: the update of the step's row is guarded by state and generation, and of two at once the
 -- second finds it running. Whose turn a resource is needs no look: a step that waits for its turn has no moment.
 create or replace function sluice.claim(
@@ -1073,7 +1082,9 @@ create or replace function sluice.claim(
   runs uuid[],
   positions smallint[],
   generations integer[],
-  tokens bigint[]
+  tokens bigint[],
+  contexts text[],
+  parents text[]
 )
 returns table (
   at integer,
@@ -1095,7 +1106,8 @@ returns table (
   attempts integer,
   earlier_send_backs integer[],
   traceparent text,
-  age double precision
+  age double precision,
+  waited jsonb
 )
 language plpgsql
 set search_path = ''
@@ -1153,19 +1165,19 @@ begin
     answer := 'yes';
     for
       at, workflow, version, step, subject, resource, secret, memory, exclusive_before, input, failures, crashes, send_backs,
-      defers, attempts, earlier_send_backs, traceparent, age
+      defers, attempts, earlier_send_backs, traceparent, age, waited
     in
       with given as (
         select *
         from unnest(
           runs[lowest : lowest + most - 1], positions[lowest : lowest + most - 1], generations[lowest : lowest + most - 1],
-          tokens[lowest : lowest + most - 1]
-        ) with ordinality as given (run_id, "position", generation, token, number)
+          tokens[lowest : lowest + most - 1], contexts[lowest : lowest + most - 1], parents[lowest : lowest + most - 1]
+        ) with ordinality as given (run_id, "position", generation, token, context, parent, number)
       ),
       taken as (
         update sluice.step as due
         set state = 'running', token = given.token, worker = claimant, started_at = now(), attempts = due.attempts + 1,
-          lease_until = now() + definition.lease
+          lease_until = now() + definition.lease, traceparent = given.context, parent_span = given.parent
         from given
         join sluice.run on run.id = given.run_id
         join sluice.resource as held on held.name = run.resource
@@ -1205,6 +1217,10 @@ begin
             )
           end as earlier_send_backs,
           run.traceparent, extract(epoch from now() - run.requested_at)::double precision as age,
+          case
+            when given.context is not null and (due.generation > 1 or due.due_at < now() - interval '100 milliseconds')
+              then sluice.waited(due.run_id, due.name, due.due_at)
+          end as waited,
           definition.exclusive, due.token, due.lease_until
       ),
       quiet as (
@@ -1216,7 +1232,7 @@ begin
       )
       select taken.number + lowest - 1, taken.workflow, taken.version, taken.name, taken.subject, taken.resource, taken.secret,
         taken.memory, taken.exclusive_before, taken.input, taken.failures, taken.crashes, taken.send_backs, taken.defers,
-        taken.attempts, taken.earlier_send_backs, taken.traceparent, taken.age
+        taken.attempts, taken.earlier_send_backs, taken.traceparent, taken.age, taken.waited
       from taken
     loop
       claimed := claimed || at;
@@ -1232,9 +1248,77 @@ begin
     return query
       select number, sluice.why_not(known, runs[number], positions[number], generations[number]), null::text, null::smallint,
         null::text, null::text, null::text, null::text, null::jsonb, null::boolean, null::jsonb, null::integer, null::integer,
-        null::integer, null::integer, null::integer, null::integer[], null::text, null::double precision;
+        null::integer, null::integer, null::integer, null::integer[], null::text, null::double precision,
+        null::jsonb;
   end loop;
 end
+$$;
+
+-- What a step that is claimed now has waited for since its run's last attempt (before the first one: since the run began, or was
+-- revived), in milliseconds: `backoff` or `retry_after` (the API's own word) until it was due, or `turn`, the run's on its
+-- resource; then `gate`, and `gated_by` that held it longest; `queue` is what remains. Parts of less than a millisecond are left
+-- out.
+create or replace function sluice.waited(run uuid, step text, due_at timestamptz)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  with began as (
+    select known.workflow, known.version, known.id, coalesce(known.revived_at, known.created_at) as moment
+    from sluice.run as known
+    where known.id = waited.run
+  ),
+  last as (
+    select ended.ended_at as moment, ended.outcome = 'deferred' and ended.class = 'rate_limited' as limited
+    from sluice.attempt as ended
+    join began on ended.ended_at >= began.moment
+    where ended.run_id = waited.run
+    order by ended.ended_at desc
+    limit 1
+  ),
+  closed as (
+    select
+      case when closed.scope = 'run' then 'limit' else closed.scope || ' ' || closed.name || ': ' || closed.cause end as gate,
+      tstzrange(greatest(closed.closed_at, waited.due_at), least(closed.passed_at, now())) as span
+    from began
+    join sluice.closed_time as closed
+      on (closed.scope = 'workflow' and closed.name = began.workflow)
+      or (closed.scope = 'run' and closed.name = began.id::text)
+      or (closed.scope = 'step' and closed.name = waited.step)
+      or (closed.scope = 'host' and closed.name = (
+        select definition.host
+        from sluice.definition
+        where definition.workflow = began.workflow
+          and definition.version = began.version
+          and definition.step = waited.step
+      ))
+    where greatest(closed.closed_at, waited.due_at) < least(closed.passed_at, now())
+  ),
+  gates as (
+    select
+      coalesce((
+        select sum(upper(span) - lower(span))
+        from (select unnest(range_agg(closed.span)) as span from closed) as spans
+      ), '0') as held,
+      (select closed.gate from closed order by upper(closed.span) - lower(closed.span) desc, closed.gate limit 1) as gate
+  ),
+  parts as (
+    select case when last.moment is null then 'turn' when last.limited then 'retry_after' else 'backoff' end as part,
+      waited.due_at - coalesce(last.moment, began.moment) as took
+    from began
+    left join last on true
+    union all
+    select 'gate', gates.held
+    from gates
+    union all
+    select 'queue', now() - waited.due_at - gates.held
+    from gates
+  )
+  select jsonb_object_agg(parts.part, floor(extract(epoch from parts.took) * 1000)::bigint)
+    || jsonb_strip_nulls(jsonb_build_object('gated_by', (select gates.gate from gates)))
+  from parts
+  where parts.took >= interval '1 millisecond'
 $$;
 
 -- Why a step was not claimed. One whose definition the build does not know is postponed: 5 s, doubling to 60.
@@ -1325,7 +1409,7 @@ end
 $$;
 
 -- Writes how attempts ended: step, attempt, next step or end of the run, memory, event, the app's rows. One answer per
--- settlement that was written; the others are stale. In key order.
+-- settlement that was written; the others are stale. In key order. Whoever ends a run by it exports the run's span.
 --
 -- Safe with any number of callers: the update of the step's row is guarded by its token, which only a running step has (a
 -- rescue's also by the lease's end), and all else follows only where that held.
@@ -1338,7 +1422,12 @@ returns table (
   due_generation integer,
   workflow text,
   traceparent text,
-  linked text
+  linked text,
+  -- Of a run that has ended: what the span of the whole run says.
+  subject text,
+  asked_traceparent text,
+  attempts integer,
+  lasted double precision
 )
 language plpgsql
 set search_path = ''
@@ -1375,6 +1464,7 @@ begin
       update sluice.step as running
       set state = case when running.cancel_asked and given."then" <> 'succeed' then 'cancelled' else given.to_state end,
         generation = running.generation + 1, token = null, lease_until = null, cancel_asked = false,
+        traceparent = null, parent_span = null,
         due_at = case
           when given.to_state = 'due' and not running.cancel_asked then now() + make_interval(secs => given.due)
         end,
@@ -1387,7 +1477,9 @@ begin
         and running.token = given.token
         and (not given.expiry or running.lease_until < now())
       returning given.*, case when running.state = 'cancelled' then 'cancel' else given."then" end as way, running.name,
-        running.worker, running.started_at, running.state, running.generation, running.due_at, running.priority, run.workflow, run.resource, run.traceparent, run.linked_traceparent as linked,
+        running.worker, running.started_at, running.state, running.generation, running.due_at, running.priority, run.workflow, run.resource,
+        run.subject, run.traceparent, run.linked_traceparent as linked, run.asked_traceparent,
+        extract(epoch from now() - coalesce(run.revived_at, run.requested_at))::double precision as lasted,
         (
           select before.error is not null
           from sluice.step as before
@@ -1431,10 +1523,16 @@ begin
       returning next.run_id, next.name, next.position, next.generation
     )
     select moved.*, kept.busy_until as free_at, next.name as next_step, next.position as next_position,
-      next.generation as next_generation
+      next.generation as next_generation, whole.attempts
     from moved
     left join kept on kept.at = moved.at
     left join next on next.run_id = moved.run
+    left join lateral (
+      select sum(own.attempts)::integer as attempts
+      from sluice.step as own
+      where own.run_id = moved.run
+        and moved.way in ('succeed', 'cancel', 'die')
+    ) as whole on true
   loop
     at := moved.at;
     run_state := 'active';
@@ -1518,6 +1616,10 @@ begin
     workflow := moved.workflow;
     traceparent := moved.traceparent;
     linked := moved.linked;
+    subject := moved.subject;
+    asked_traceparent := moved.asked_traceparent;
+    attempts := moved.attempts;
+    lasted := moved.lasted;
     return next;
   end loop;
 
@@ -1571,7 +1673,12 @@ returns table (
   attempts integer,
   worker text,
   traceparent text,
-  worker_lives boolean
+  worker_lives boolean,
+  generation integer,
+  -- The attempt's own span and the one above it, and how long ago it was claimed.
+  attempt_traceparent text,
+  parent_span text,
+  age double precision
 )
 language plpgsql
 stable
@@ -1582,7 +1689,8 @@ begin
   return query
     select over.run_id, over.position, over.token, run.workflow, run.version, over.name, over.failures, over.crashes,
       over.send_backs, over.defers, over.attempts, over.worker, run.traceparent,
-      coalesce(heartbeat.beat_at > over.lease_until - definition.lease + interval '1 millisecond', false)
+      coalesce(heartbeat.beat_at > over.lease_until - definition.lease + interval '1 millisecond', false),
+      over.generation, over.traceparent, over.parent_span, extract(epoch from now() - over.started_at)::double precision
     from sluice.step as over
     join sluice.run on run.id = over.run_id
     join sluice.definition
@@ -1605,7 +1713,15 @@ $$;
 -- its deadline here, once that is reached: opening a gate writes no runs. Safe with any number of callers: rows in other hands
 -- are passed over.
 create or replace function sluice.exceed(most integer)
-returns table (run_id uuid, workflow text, traceparent text)
+returns table (
+  run_id uuid,
+  workflow text,
+  subject text,
+  traceparent text,
+  asked_traceparent text,
+  attempts integer,
+  lasted double precision
+)
 language plpgsql
 set search_path = ''
 set lock_timeout = '900ms'
@@ -1616,7 +1732,8 @@ declare
   changed jsonb := '{}';
 begin
   for late in
-    select run.id, run.workflow, run.subject, run.traceparent, due.position, due.name, due.error,
+    select run.id, run.workflow, run.subject, run.traceparent, run.asked_traceparent, due.position, due.name, due.error,
+      extract(epoch from now() - coalesce(run.revived_at, run.requested_at))::double precision as lasted,
       coalesce((
         select sum(upper(span) - lower(span))
         from (
@@ -1679,7 +1796,11 @@ begin
     changed := jsonb_set(changed, array[late.workflow], coalesce(changed -> late.workflow, '[]') || to_jsonb(late.id));
     run_id := late.id;
     workflow := late.workflow;
+    subject := late.subject;
     traceparent := late.traceparent;
+    asked_traceparent := late.asked_traceparent;
+    attempts := (select sum(own.attempts) from sluice.step as own where own.run_id = late.id);
+    lasted := late.lasted;
     return next;
   end loop;
 
@@ -1691,6 +1812,44 @@ begin
     perform sluice.project(late.workflow, late.runs);
   end loop;
 end
+$$;
+
+-- Up to `most` runs that were cancelled here, by a person or with their subject, for whoever exports their spans: each once, and
+-- only where it is fresh.
+create or replace function sluice.spans_that_wait(most integer)
+returns table (
+  run_id uuid,
+  workflow text,
+  subject text,
+  traceparent text,
+  asked_traceparent text,
+  attempts integer,
+  lasted double precision,
+  ended_ago double precision
+)
+language sql
+volatile
+set search_path = ''
+as $$
+  with told as (
+    update sluice.run
+    set span_waits = false
+    where run.id in (
+      select waiting.id
+      from sluice.run as waiting
+      where waiting.span_waits
+      order by waiting.id
+      limit most
+      for no key update skip locked
+    )
+    returning run.*
+  )
+  select told.id, told.workflow, told.subject, told.traceparent, told.asked_traceparent,
+    (select sum(own.attempts)::integer from sluice.step as own where own.run_id = told.id),
+    extract(epoch from told.ended_at - coalesce(told.revived_at, told.requested_at))::double precision,
+    extract(epoch from now() - told.ended_at)::double precision
+  from told
+  where told.ended_at > now() - interval '1 minute'
 $$;
 
 -- Up to `most` due steps behind a host's open breaker say why they wait, and the app's rows with them. As many that said so, and

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use sluice::{
     database::Pooling,
-    ledger::{Claimed, DueKey, RelayLedger, Worker, WorkerLedger, postgres::Postgres},
+    ledger::{Ask, Claimed, DueKey, RelayLedger, Worker, WorkerLedger, postgres::Postgres},
     relay,
 };
 use sqlx::postgres::PgPoolOptions;
@@ -87,7 +87,7 @@ async fn steps_that_cannot_be_read_keep_nobody_from_being_pushed_and_claimed() {
 
     let waiting = ledger.waiting(10).await.unwrap();
     let me = Worker { name: "w".to_owned() };
-    let claimed = ledger.claim(&me, &[nameless, misnamed, odd, good]).await.unwrap();
+    let claimed = ledger.claim(&me, &[nameless, misnamed, odd, good].map(Ask::from)).await.unwrap();
 
     let due: Vec<_> = waiting.iter().flat_map(|waiting| &waiting.due).map(|due| due.key).collect();
     assert!(due.contains(&good), "{waiting:?}");
@@ -106,7 +106,7 @@ async fn a_deadline_ends_runs_that_cannot_be_read_as_well_as_those_beside_them()
     insert(&mut session, 2, 99, "'of-a-newer-version'", DUE).await;
     insert(&mut session, 3, 1, "'good'", DUE).await;
 
-    let died = [ledger.exceed(1).await.unwrap(), ledger.exceed(10).await.unwrap()];
+    let died = [ledger.exceed(1).await.unwrap().len(), ledger.exceed(10).await.unwrap().len()];
 
     assert_eq!(died, [1, 2]);
     let letters: Vec<String> = session

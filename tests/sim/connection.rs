@@ -6,8 +6,8 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use sluice::ledger::{
-    Claimed, DueKey, Error, Expired, HostGate, Intake, Lease, NewRun, Probe, RelayLedger, Result, Settled, Settlement,
-    Started, Traced, Waiting, Worker, WorkerLedger,
+    Ask, Claimed, Error, Expired, HostGate, Intake, Lease, NewRun, Probe, RelayLedger, Result, Settled, Settlement,
+    Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use tokio::time;
 use workflows::{
@@ -125,10 +125,16 @@ impl RelayLedger for Connection {
         self.settle_watched(settlements).await
     }
 
-    async fn exceed(&self, limit: usize) -> Result<usize> {
+    async fn exceed(&self, limit: usize) -> Result<Vec<WholeRun>> {
         self.send().await?;
-        let count = self.stage.ledger.exceed(limit).await?;
-        self.receive(count).await
+        let ended = self.stage.ledger.exceed(limit).await?;
+        self.receive(ended).await
+    }
+
+    async fn spans_that_wait(&self, limit: usize) -> Result<Vec<WholeRun>> {
+        self.send().await?;
+        let ended = self.stage.ledger.spans_that_wait(limit).await?;
+        self.receive(ended).await
     }
 
     async fn project_pending(&self, limit: usize) -> Result<usize> {
@@ -152,11 +158,11 @@ impl RelayLedger for Connection {
 }
 
 impl WorkerLedger for Connection {
-    async fn claim(&self, worker: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
+    async fn claim(&self, worker: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
         self.send().await?;
-        let claimed = self.stage.ledger.claim(worker, keys).await?;
-        for (key, claimed) in keys.iter().zip(&claimed) {
-            self.watch_claim(key, claimed);
+        let claimed = self.stage.ledger.claim(worker, asked).await?;
+        for (ask, claimed) in asked.iter().zip(&claimed) {
+            self.watch_claim(&ask.key, claimed);
         }
         self.receive(claimed).await
     }

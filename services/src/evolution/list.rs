@@ -12,7 +12,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::{Value, error::Category};
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use workflows::whatsapp::evolution::{ApiError, Call, ErrorKind, Listed, Roster, 
 
 use super::{
     Client,
-    transport::{BODY_BYTES, Request, receive},
+    transport::{BODY_BYTES, Request, Went, receive},
 };
 use crate::telemetry::chain;
 
@@ -40,7 +40,8 @@ impl Client {
     pub async fn instances(&self) -> Result<BoxStream<'static, Row>, ApiError> {
         let redaction = self.redaction(None, []);
         let opening = self.open(Request::new(Method::GET, ROUTE), TIMEOUT, &redaction);
-        let response = self.observed(Call::Fetch, ROUTE, opening, |response| response.status().as_u16()).await;
+        let went = |response: &Response| Went { status: response.status().as_u16(), expected: false };
+        let response = self.observed(Call::Fetch, ROUTE, opening, went).await;
         let response = response.map_err(fault)?;
         let status = response.status().as_u16();
         if status != 200 {

@@ -32,7 +32,7 @@ pub use options::{Options, OptionsError, Timeouts, host};
 
 use self::{
     shared::SharedRoster,
-    transport::{Received, Request},
+    transport::{Request, Went},
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -95,8 +95,17 @@ impl Client {
         redaction: &Redaction<'_>,
         read: impl FnOnce(&Response) -> Result<T, ErrorKind>,
     ) -> Result<T, ApiError> {
-        let received = self.send(call, request, redaction).await;
-        received.and_then(|received: Received| read(&received.response())).map_err(|kind| ApiError { call, kind })
+        let path = request.path().to_owned();
+        let exchange = async {
+            let received = self.exchange(request, redaction).await?;
+            Ok((received.status(), read(&received.response())))
+        };
+        let went = |(status, read): &(u16, Result<T, ErrorKind>)| {
+            let expected = read.as_ref().map_or_else(|error| call.is_answered_by(error), |_| true);
+            Went { status: *status, expected }
+        };
+        let answered = self.observed(call, &path, exchange, went).await;
+        answered.and_then(|(_, read)| read).map_err(|kind| ApiError { call, kind })
     }
 }
 

@@ -33,6 +33,10 @@ impl Request {
         Self { method, path: path.into(), body: None, key: None, timeout: None }
     }
 
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(super) fn body(self, body: Value) -> Self {
         Self { body: Some(body), ..self }
     }
@@ -46,6 +50,13 @@ impl Request {
     }
 }
 
+/// How a call that was answered went.
+pub(super) struct Went {
+    pub status: u16,
+    /// The answer is one to what was asked, whatever its status says.
+    pub expected: bool,
+}
+
 pub(super) struct Received {
     status: u16,
     retry_after: Option<String>,
@@ -54,6 +65,10 @@ pub(super) struct Received {
 }
 
 impl Received {
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     pub(super) fn response(&self) -> Response<'_> {
         Response {
             status: self.status,
@@ -65,30 +80,19 @@ impl Received {
 }
 
 impl Client {
-    /// Sends once and reads the whole answer.
-    pub(super) async fn send(
-        &self,
-        call: Call,
-        request: Request,
-        redaction: &Redaction<'_>,
-    ) -> Result<Received, ErrorKind> {
-        let path = request.path.clone();
-        self.observed(call, &path, self.exchange(request, redaction), |received| received.status).await
-    }
-
-    /// Asks in a span of its own, and measures it. `status` is that of what came.
+    /// Asks in a span of its own, and measures it.
     pub(super) async fn observed<T>(
         &self,
         call: Call,
         path: &str,
         asking: impl Future<Output = Result<T, ErrorKind>>,
-        status: impl Fn(&T) -> u16,
+        went: impl Fn(&T) -> Went,
     ) -> Result<T, ErrorKind> {
         let Address { host, port, base } = &self.address;
         let span = spans::call(call.route(), host, *port, &format!("{base}{path}"));
         let sent = Instant::now();
         let result = asking.instrument(span.clone()).await;
-        let (status, error) = went(result.as_ref().map(status));
+        let (status, error) = said(result.as_ref().map(went));
         if let Some(status) = status {
             span.record(names::STATUS, i64::from(status));
         }
@@ -102,7 +106,8 @@ impl Client {
         result
     }
 
-    async fn exchange(&self, request: Request, redaction: &Redaction<'_>) -> Result<Received, ErrorKind> {
+    /// Sends once and reads the whole answer.
+    pub(super) async fn exchange(&self, request: Request, redaction: &Redaction<'_>) -> Result<Received, ErrorKind> {
         let timeout = request.timeout.unwrap_or(self.timeouts.other);
         let response = self.open(request, timeout, redaction).await?;
         receive(response, |error| self.error_kind(error, timeout, redaction)).await
@@ -160,9 +165,11 @@ pub(super) async fn receive(
 }
 
 /// The status and the error of a call, for spans and metrics: closed lists, and never a text of the API.
-fn went(answer: Result<u16, &ErrorKind>) -> (Option<u16>, Option<String>) {
+fn said(answer: Result<Went, &ErrorKind>) -> (Option<u16>, Option<String>) {
     let error = match answer {
-        Ok(status) => return (Some(status), (status >= 400).then(|| status.to_string())),
+        Ok(Went { status, expected }) => {
+            return (Some(status), (status >= 400 && !expected).then(|| status.to_string()));
+        }
         Err(ErrorKind::Unreachable(_)) => "unreachable",
         Err(ErrorKind::NoAnswer(_)) => "no_answer",
         Err(ErrorKind::Foreign { .. }) => "foreign",

@@ -12,13 +12,14 @@ pub mod settlement;
 
 use std::{sync::Arc, time::Duration};
 
+use serde::Deserialize;
 use serde_json::Value;
 use workflows::{
     breaker::{self, Answer, Rules, Signal, Word},
     definition::Registry,
     ids::{ResourceName, RunId, StepName, Subject, Token, WorkflowName},
     outcome::StepInput,
-    state::{RunState, Spent},
+    state::{DeathReason, RunState, Spent},
 };
 
 pub use self::settlement::Settlement;
@@ -57,6 +58,66 @@ pub struct DueKey {
     pub run: RunId,
     pub position: i16,
     pub generation: i32,
+}
+
+/// A step that a worker asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    pub key: DueKey,
+    /// The span of the attempt that it would be. None where none is recorded.
+    pub span: Option<AttemptSpan>,
+}
+
+impl From<DueKey> for Ask {
+    fn from(key: DueKey) -> Self {
+        Self { key, span: None }
+    }
+}
+
+/// A span and its trace, in hexadecimal, as Jaeger shows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpanIds {
+    pub trace: String,
+    pub span: String,
+}
+
+impl SpanIds {
+    /// Of a context in the W3C form that we wrote.
+    pub fn of(traceparent: &str) -> Option<Self> {
+        let mut parts = traceparent.split('-').skip(1).map(str::to_owned);
+        Some(Self { trace: parts.next()?, span: parts.next()? })
+    }
+
+    /// The context of a recorded span, in the W3C form.
+    pub fn traceparent(&self) -> String {
+        format!("00-{}-{}-01", self.trace, self.span)
+    }
+}
+
+/// The span of an attempt, kept from its claim on: a rescue exports it, for a dead worker cannot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptSpan {
+    pub ids: SpanIds,
+    /// The span above it. None where it begins its trace.
+    pub parent: Option<String>,
+}
+
+/// What the span of a whole run says: whoever ends a run exports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WholeRun {
+    pub run: RunId,
+    pub workflow: String,
+    pub subject: String,
+    pub state: RunState,
+    pub reason: Option<DeathReason>,
+    /// Of all its steps.
+    pub attempts: u32,
+    /// From its request, or its revival, to its end; and how long ago that end was.
+    pub lasted: Duration,
+    pub ended_ago: Duration,
+    pub traceparent: Option<String>,
+    /// The context that its request gave.
+    pub asked_traceparent: Option<String>,
 }
 
 /// A due step, and what is needed to push it.
@@ -196,13 +257,33 @@ pub struct Claim {
     pub traceparent: Option<String>,
     /// How long ago, at the claim, the run was asked for.
     pub age: Duration,
+    /// Known of attempts that are recorded in a trace, where there was something to wait for.
+    pub waited: Option<Waited>,
+}
+
+/// What a claimed step has waited for since its run's last attempt, or since the run began: in milliseconds, one after another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Waited {
+    /// The policy's own delay.
+    pub backoff: Option<i64>,
+    /// The delay that the API asked for.
+    pub retry_after: Option<i64>,
+    /// The run's turn on its resource.
+    pub turn: Option<i64>,
+    /// Closed gates and limits.
+    pub gate: Option<i64>,
+    /// Which of them held it longest, and why.
+    pub gated_by: Option<String>,
+    /// The rest: a hint, a free worker.
+    pub queue: Option<i64>,
 }
 
 /// What a settle came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
-    /// It is written. The run's state after it, and the step that became due by it and may be pushed at once.
-    Done { run: RunState, due: Option<Due> },
+    /// It is written. The run's state after it, the step that became due by it and may be pushed at once, and the whole run
+    /// where it has ended.
+    Done { run: RunState, due: Option<Due>, whole: Option<Box<WholeRun>> },
     /// The token is no longer the step's: nothing was changed.
     Stale,
     /// The database refuses what this settlement holds: nothing was changed, and trying again will not help.
@@ -219,6 +300,12 @@ pub struct Expired {
     pub spent: Spent,
     pub attempt: u32,
     pub worker: String,
+    /// Which time the step was due.
+    pub generation: i32,
+    /// How long ago, when this was asked, it was claimed.
+    pub age: Duration,
+    pub span: Option<AttemptSpan>,
+    /// The run's.
     pub traceparent: Option<String>,
     /// Whether its worker still beats: then it lost its lease, and did not crash.
     pub worker_lives: bool,
@@ -309,8 +396,12 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Result<Vec<Settled>>> + Send;
 
     /// Due steps of runs past their deadline die, unless they stand behind a closed gate or wait for their turn behind a
-    /// limit; time that either held does not count. How many died.
-    fn exceed(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+    /// limit; time that either held does not count. The runs that died.
+    fn exceed(&self, limit: usize) -> impl Future<Output = Result<Vec<WholeRun>>> + Send;
+
+    /// Up to `limit` runs that have just been cancelled by the ledger alone, so that nobody has exported their spans. Each is told
+    /// to one caller.
+    fn spans_that_wait(&self, limit: usize) -> impl Future<Output = Result<Vec<WholeRun>>> + Send;
 
     /// Write up to `limit` public rows again that could not be written. How many still wait.
     fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
@@ -327,8 +418,8 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
 
 /// What workers ask of the ledger.
 pub trait WorkerLedger: Clone + Send + Sync + 'static {
-    /// Take due steps in hand, each under a token of its own. One answer per key, in order.
-    fn claim(&self, worker: &Worker, keys: &[DueKey]) -> impl Future<Output = Result<Vec<Claimed>>> + Send;
+    /// Take due steps in hand, each under a token of its own. One answer per question, in order.
+    fn claim(&self, worker: &Worker, asked: &[Ask]) -> impl Future<Output = Result<Vec<Claimed>>> + Send;
 
     /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. Also the
     /// worker's heartbeat.

@@ -15,8 +15,7 @@ use workflows::{
     state::{DeathReason, Effect, Event, Illegal, Spent, Step, StepState, transition},
 };
 
-use super::{Claim, Expired, Key};
-use crate::telemetry::trace::Ids;
+use super::{Claim, Expired, Key, SpanIds};
 
 /// Everything that one settle writes. Guarded by `key` and `guard`; a run that was cancelled meanwhile ends as cancelled
 /// instead.
@@ -137,7 +136,7 @@ impl Settlement {
     }
 
     /// The attempt was this span.
-    pub fn traced(mut self, ids: Option<Ids>) -> Self {
+    pub fn traced(mut self, ids: Option<SpanIds>) -> Self {
         (self.attempt.trace_id, self.attempt.span_id) = ids.map(|ids| (ids.trace, ids.span)).unzip();
         self
     }

@@ -13,7 +13,7 @@ use workflows::{definition::LEASE, outcome::Class, state::RunState};
 
 use super::{Next, Relay};
 use crate::{
-    ledger::{Due, RelayLedger, Settled, Settlement, settlement::Attempt},
+    ledger::{Due, Expired, RelayLedger, Settled, Settlement, settlement::Attempt},
     telemetry::{
         metrics::{Ended, Metrics},
         spans, trace,
@@ -52,8 +52,9 @@ pub async fn rescue_once<L: RelayLedger>(
     // Counted one by one: what is done is done, whatever becomes of the rest.
     let (crashed, due) = rescue_expired(ledger, dice, metrics).await?;
     metrics.rescued("crashed", crashed);
-    let exceeded = ledger.exceed(BATCH).await.context("end runs past their deadline")?;
+    let exceeded = end_late(ledger).await?;
     metrics.rescued("exceeded", exceeded);
+    tell_of_cancelled(ledger).await?;
     Ok(Rescued {
         crashed,
         exceeded,
@@ -82,8 +83,9 @@ async fn rescue_expired<L: RelayLedger>(
         let span = spans::rescue(step);
         match Settlement::rescue(step, workflow, dice()) {
             Ok(settlement) => {
-                settlements.push(settlement.traced(trace::ids(&span)));
-                spans.push(span);
+                let own = step.span.as_ref().map(|own| own.ids.clone());
+                settlements.push(settlement.traced(own.or_else(|| trace::ids(&span))));
+                spans.push((step, span));
             }
             Err(error) => tracing::error!(run = %step.key.run, %error, "cannot rescue this step: mend its row"),
         }
@@ -93,23 +95,62 @@ async fn rescue_expired<L: RelayLedger>(
     }
     let settled = ledger.settle(&settlements).await.context("settle steps whose lease ran out")?;
     let (mut rescued, mut became_due) = (0, Vec::new());
-    for ((settlement, span), settled) in settlements.iter().zip(&spans).zip(settled) {
-        if let Settled::Done { run, due } = settled {
+    for ((settlement, (step, span)), settled) in settlements.iter().zip(&spans).zip(settled) {
+        if let Settled::Done { run, due, whole } = settled {
             rescued += 1;
             became_due.extend(due);
             metrics.attempt_ended(&Ended::of(settlement, run));
-            log(settlement, span, run);
+            end_spans(step, asked, settlement, span);
+            if let Some(whole) = whole {
+                spans::whole(&whole);
+            }
+            log(settlement, run);
         }
     }
     metrics.leases_lost(rescued);
     Ok((rescued, became_due))
 }
 
-fn log(settlement: &Settlement, span: &Span, state: RunState) {
+/// The attempt's own span, which its worker cannot export, and that of its rescue; where the attempt's is not known, the rescue's
+/// alone says how it ended. `asked` is when the expired leases were.
+fn end_spans(expired: &Expired, asked: Instant, settlement: &Settlement, rescue: &Span) {
+    let (outcome, class) = (settlement.attempt.outcome, settlement.attempt.class.map(Class::as_str));
+    match &expired.span {
+        Some(own) => {
+            let age = expired.age + asked.elapsed();
+            spans::ended(&spans::lost(expired, own, age), outcome, class);
+            spans::came_of(rescue, outcome, class);
+        }
+        None => {
+            spans::ended(rescue, outcome, class);
+            spans::failed(rescue);
+        }
+    }
+    trace::keep(rescue);
+}
+
+/// Ends runs past their deadline. How many.
+async fn end_late<L: RelayLedger>(ledger: &L) -> anyhow::Result<usize> {
+    let ended = ledger.exceed(BATCH).await.context("end runs past their deadline")?;
+    for whole in &ended {
+        let (run, trace_id) = (whole.run, trace::id(&spans::whole(whole)));
+        tracing::warn!(%run, trace_id, "run died of its deadline: it needs a person");
+    }
+    Ok(ended.len())
+}
+
+/// A run that a person cancels, or whose subject is gone, ends by SQL alone, which exports no span.
+async fn tell_of_cancelled<L: RelayLedger>(ledger: &L) -> anyhow::Result<()> {
+    if spans::enabled() {
+        let ended = ledger.spans_that_wait(BATCH).await.context("look for runs that were cancelled")?;
+        ended.iter().for_each(|whole| drop(spans::whole(whole)));
+    }
+    Ok(())
+}
+
+fn log(settlement: &Settlement, state: RunState) {
     let Attempt { outcome, class, error, trace_id, .. } = &settlement.attempt;
     let class = class.map(Class::as_str);
-    spans::ended(span, outcome, class);
-    trace::keep(span);
     let (run, step, state) = (settlement.key.run, &settlement.step, state.as_str());
     let (error, trace_id) = (error.as_deref(), trace_id.as_deref());
     tracing::warn!(%run, %step, trace_id, outcome, class, error, state, "rescued a step whose lease ran out");

@@ -5,8 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{KeyValue, trace::TracerProvider};
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_resource_detectors::{ContainerResourceDetector, HostResourceDetector, K8sResourceDetector};
 use opentelemetry_sdk::{
     Resource,
+    resource::ResourceDetector,
     trace::{SdkTracer, SdkTracerProvider, SpanData},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -109,11 +111,30 @@ impl Traces {
         ];
         let given = self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
         Resource::builder_empty()
+            .with_attributes(host_name().map(|name| KeyValue::new(names::HOST_NAME, name)))
+            .with_detectors(&where_it_runs())
             .with_attributes(ours.map(|(key, value)| KeyValue::new(key, value)))
             .with_attributes(given)
             .with_service_name(service.to_owned())
             .build()
     }
+}
+
+/// The machine, the container and the pod, as far as each is known. Spans of one host are not moved for the skew of clocks.
+fn where_it_runs() -> Vec<Box<dyn ResourceDetector>> {
+    let mut detectors: Vec<Box<dyn ResourceDetector>> =
+        vec![Box::new(HostResourceDetector::default()), Box::new(ContainerResourceDetector)];
+    // The detector takes every host's name for a pod's.
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        detectors.push(Box::new(K8sResourceDetector));
+    }
+    detectors
+}
+
+/// Of the kernel: an image need not have the program that the detector asks.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 impl Exporters {
@@ -214,6 +235,7 @@ impl Exporter {
         }
         self.said = Some(Instant::now());
         let (exported, dropped, failed) = self.exported.counts();
-        tracing::warn!(error, exported, dropped, failed, "spans are lost; the work goes on without them");
+        let collector = self.collector.address();
+        tracing::warn!(collector, error, exported, dropped, failed, "spans are lost; the work goes on without them");
     }
 }

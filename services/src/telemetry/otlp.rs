@@ -70,6 +70,16 @@ impl Collector {
         Ok(Self { http: builder.build()?, endpoint })
     }
 
+    /// Where it is, without the credentials and the query that may be in its address.
+    pub(super) fn address(&self) -> String {
+        let mut shown = self.endpoint.clone();
+        // An address of http always takes these.
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+        shown.set_query(None);
+        shown.to_string()
+    }
+
     /// Sends a request. How many of its spans the collector refused.
     pub(super) async fn send(&self, request: Vec<u8>) -> Result<u64, Error> {
         let unreachable = |error: reqwest::Error| Error::Unreachable(super::chain(&error.without_url()));

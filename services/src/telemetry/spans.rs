@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use tracing::{Span, field::Empty, info_span};
-use workflows::ids::{StepName, WorkflowName};
+use workflows::{
+    ids::{StepName, WorkflowName},
+    state::{DeathReason, RunState},
+};
 
 use super::{names, trace};
 use crate::{
-    ledger::{Claim, Expired, TakenIn},
+    ledger::{AttemptSpan, Claim, Expired, SpanIds, TakenIn, Waited, WholeRun},
     queue::Hint,
 };
 
@@ -55,7 +58,7 @@ pub fn begin(workflow: &WorkflowName, run: impl std::fmt::Display, before: Optio
 /// A hint goes into the step's queue: from a relay, or from the worker whose attempt made the step due. Kept where the queue
 /// did not hold it yet.
 pub fn send(step: &StepName, hint: &Hint) -> Span {
-    let in_attempt = Span::current().metadata().is_some_and(|metadata| metadata.name() == names::PROCESS);
+    let in_attempt = is_in_attempt();
     let span = info_span!(
         parent: None,
         names::SEND,
@@ -99,9 +102,16 @@ pub fn process(step: &StepName, hint: &Hint) -> Span {
         { names::TOKEN } = Empty,
         { names::WORKFLOW } = Empty,
         { names::ATTEMPT } = Empty,
+        { names::BACKOFF } = Empty,
+        { names::RETRY_AFTER } = Empty,
+        { names::TURN } = Empty,
+        { names::GATE } = Empty,
+        { names::GATED_BY } = Empty,
+        { names::QUEUED } = Empty,
         { names::OUTCOME } = Empty,
         { names::CLASS } = Empty,
         { names::ERROR } = Empty,
+        { names::HELD } = Empty,
     );
     trace::adopt(&span, hint.trace.as_deref());
     span
@@ -112,6 +122,15 @@ pub fn claimed(span: &Span, claim: &Claim) {
     span.record(names::WORKFLOW, claim.workflow.as_str());
     span.record(names::ATTEMPT, i64::from(claim.attempt));
     span.record(names::TOKEN, tracing::field::display(claim.key.token));
+    span.record(names::HELD, true);
+    if let Some(Waited { backoff, retry_after, turn, gate, gated_by, queue }) = &claim.waited {
+        span.record(names::BACKOFF, *backoff);
+        span.record(names::RETRY_AFTER, *retry_after);
+        span.record(names::TURN, *turn);
+        span.record(names::GATE, *gate);
+        span.record(names::GATED_BY, gated_by.as_deref());
+        span.record(names::QUEUED, *queue);
+    }
 }
 
 /// The question to the ledger whether the step is ours.
@@ -133,41 +152,98 @@ pub fn settle(step: &StepName) -> Span {
     )
 }
 
-/// The lease of an attempt has run out: the relay settles it. Kept once that is written.
+/// The lease of an attempt has run out: the relay settles it. Kept once that is written. Below the attempt, where that was
+/// recorded.
 pub fn rescue(expired: &Expired) -> Span {
     let span = info_span!(
         parent: None,
         names::RESCUE,
         otel.name = format!("{} {}", names::RESCUE, expired.step),
-        otel.status_code = "ERROR",
+        otel.status_code = Empty,
         { names::WORKFLOW } = %expired.workflow,
         { names::RUN } = %expired.key.run,
         { names::STEP } = %expired.step,
         { names::ATTEMPT } = i64::from(expired.attempt),
         { names::TOKEN } = %expired.key.token,
+        { names::DATABASE } = "postgresql",
         { names::OUTCOME } = Empty,
         { names::CLASS } = Empty,
         { names::ERROR } = Empty,
         { names::TENTATIVE } = true,
     );
-    trace::adopt(&span, expired.traceparent.as_deref());
+    match &expired.span {
+        Some(AttemptSpan { ids, .. }) => trace::adopt(&span, Some(&ids.traceparent())),
+        None => trace::adopt(&span, expired.traceparent.as_deref()),
+    }
     span
 }
 
-/// A run dies of its deadline. Kept once that is committed.
-pub fn exceed(workflow: &str, run: impl std::fmt::Display, traceparent: Option<&str>) -> Span {
+/// The span of an attempt whose worker cannot export it: from its claim, so long ago, until now.
+pub fn lost(expired: &Expired, own: &AttemptSpan, age: Duration) -> Span {
+    let key = expired.key;
     let span = info_span!(
         parent: None,
-        names::EXCEED,
-        otel.name = format!("{} {workflow}", names::EXCEED),
+        names::PROCESS,
+        otel.name = format!("{} {}", names::PROCESS, expired.step),
+        otel.kind = "consumer",
         otel.status_code = "ERROR",
-        { names::WORKFLOW } = workflow,
-        { names::RUN } = %run,
-        { names::ERROR } = "deadline_exceeded",
-        { names::TENTATIVE } = true,
+        { names::QUEUE_SYSTEM } = "redis",
+        { names::QUEUE } = %expired.step,
+        { names::OPERATION } = names::PROCESS,
+        { names::OPERATION_TYPE } = "process",
+        { names::MESSAGE } = format!("{}:{}:{}", key.run, key.position, expired.generation),
+        { names::RUN } = %key.run,
+        { names::STEP } = %expired.step,
+        { names::TOKEN } = %key.token,
+        { names::WORKFLOW } = %expired.workflow,
+        { names::ATTEMPT } = i64::from(expired.attempt),
+        { names::WORKER } = %expired.worker,
+        { names::OUTCOME } = Empty,
+        { names::CLASS } = Empty,
+        { names::ERROR } = Empty,
+        { names::ID } = %own.ids.span,
+        { names::ABOVE } = own.parent.as_deref().unwrap_or_default(),
+        { names::LASTED } = nanos(age),
     );
-    trace::adopt(&span, traceparent);
+    trace::adopt(&span, Some(&own.ids.traceparent()));
     span
+}
+
+/// A run has ended: from its request, or its revival, until then. It is beside the run's intake, below what the request named.
+pub fn whole(whole: &WholeRun) -> Span {
+    let span = info_span!(
+        parent: None,
+        names::WHOLE,
+        otel.name = format!("{} {}", names::WHOLE, whole.workflow),
+        otel.status_code = Empty,
+        { names::WORKFLOW } = whole.workflow,
+        { names::RUN } = %whole.run,
+        { names::SUBJECT } = whole.subject,
+        { names::OUTCOME } = whole.state.as_str(),
+        { names::ATTEMPTS } = i64::from(whole.attempts),
+        { names::ERROR } = whole.reason.map(DeathReason::as_str),
+        { names::IN_ATTEMPT } = is_in_attempt(),
+        { names::LASTED } = nanos(whole.lasted),
+        { names::ENDED_AGO } = nanos(whole.ended_ago),
+        { names::ABOVE } = Empty,
+    );
+    let (own, asked) = (whole.traceparent.as_deref(), whole.asked_traceparent.as_deref());
+    if own == asked {
+        // No intake kept a context of its own: what the request gave is a claim.
+        trace::adopt_claim(&span, asked);
+    } else {
+        trace::adopt(&span, own);
+        span.record(names::ABOVE, asked.and_then(SpanIds::of).map(|above| above.span).unwrap_or_default());
+    }
+    if whole.state == RunState::Dead {
+        failed(&span);
+    }
+    span
+}
+
+/// Whether this is done within an attempt.
+fn is_in_attempt() -> bool {
+    Span::current().metadata().is_some_and(|metadata| metadata.name() == names::PROCESS)
 }
 
 /// One request to an API. `route` is its method and path, without names or ids; `host` and `url` hold no credentials.
@@ -188,13 +264,16 @@ pub fn call(route: &'static str, host: &str, port: Option<u16>, url: &str) -> Sp
     )
 }
 
+/// What came of an attempt, on a span beside the one that it is.
+pub fn came_of(span: &Span, outcome: &'static str, class: Option<&'static str>) {
+    span.record(names::OUTCOME, outcome);
+    span.record(names::CLASS, class);
+}
+
 /// How an attempt ended, on the span that it is.
 pub fn ended(span: &Span, outcome: &'static str, class: Option<&'static str>) {
-    span.record(names::OUTCOME, outcome);
-    if let Some(class) = class {
-        span.record(names::CLASS, class);
-        span.record(names::ERROR, class);
-    }
+    came_of(span, outcome, class);
+    span.record(names::ERROR, class);
     if matches!(outcome, "failed" | "refused" | "crashed") {
         failed(span);
     }
@@ -202,6 +281,10 @@ pub fn ended(span: &Span, outcome: &'static str, class: Option<&'static str>) {
 
 pub fn failed(span: &Span) {
     span.record("otel.status_code", "ERROR");
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn millis(duration: Duration) -> i64 {

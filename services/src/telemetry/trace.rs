@@ -12,16 +12,10 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{names, sampling::Claimed};
+use crate::ledger::{AttemptSpan, SpanIds};
 
 /// The header, and the metadata, that carries a context.
 pub const TRACEPARENT: &str = "traceparent";
-
-/// A span and its trace, in hexadecimal, as Jaeger shows them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ids {
-    pub trace: String,
-    pub span: String,
-}
 
 /// Makes the span a child of the one that `traceparent` names, which we made.
 pub fn adopt(span: &Span, traceparent: Option<&str>) {
@@ -56,9 +50,15 @@ pub fn traceparent(span: &Span) -> Option<String> {
 }
 
 /// The ids of a span that is recorded.
-pub fn ids(span: &Span) -> Option<Ids> {
+pub fn ids(span: &Span) -> Option<SpanIds> {
     let own = context(span).filter(SpanContext::is_sampled)?;
-    Some(Ids { trace: own.trace_id().to_string(), span: own.span_id().to_string() })
+    Some(SpanIds { trace: own.trace_id().to_string(), span: own.span_id().to_string() })
+}
+
+/// What the ledger keeps of the span of an attempt, below the one that `traceparent` names.
+pub fn of_attempt(span: &Span, traceparent: Option<&str>) -> Option<AttemptSpan> {
+    let parent = traceparent.and_then(parse).map(|parent| parent.span_id().to_string());
+    Some(AttemptSpan { ids: ids(span)?, parent })
 }
 
 /// The id of the trace that a span is recorded in: for logs.
@@ -66,7 +66,7 @@ pub fn id(span: &Span) -> Option<String> {
     ids(span).map(|ids| ids.trace)
 }
 
-/// What a tentative span is about has happened.
+/// What a tentative span is about has happened; the attempt whose span this is was settled by who made it.
 pub fn keep(span: &Span) {
     if !span.is_disabled() {
         span.set_attribute(names::KEPT, true);

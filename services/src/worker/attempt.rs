@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     ledger::{
-        Claim, Claimed, Due, DueKey, Error, Lease, Refusal, Result, Settled, Settlement, Worker, WorkerLedger,
+        Ask, Claim, Claimed, Due, Error, Lease, Refusal, Result, Settled, Settlement, WholeRun, Worker, WorkerLedger,
         settlement::Quiet,
     },
     telemetry::{
@@ -63,7 +63,7 @@ pub struct AttemptRunner<L> {
     hosts: Hosts<L>,
     me: Worker,
     leases: Arc<Leases>,
-    claims: Batch<DueKey, Claimed>,
+    claims: Batch<Ask, Claimed>,
     settles: Batch<Settlement, Settled>,
     dice: Dice,
     metrics: Arc<Metrics>,
@@ -95,7 +95,7 @@ struct Ran {
 
 /// What the ledger has taken of an attempt's end.
 enum Written {
-    Done { settlement: Box<Settlement>, run: RunState, due: Option<Due> },
+    Done { settlement: Box<Settlement>, run: RunState, due: Option<Due>, whole: Option<Box<WholeRun>> },
     Overtaken,
 }
 
@@ -103,9 +103,9 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     pub fn new<Q>(deps: Deps<L, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
         let registry = deps.catalog.registry();
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
-        let claims = Batch::new(move |keys: Vec<DueKey>| {
+        let claims = Batch::new(move |asked: Vec<Ask>| {
             let (ledger, worker) = (ledger.clone(), worker.clone());
-            async move { ledger.claim(&worker, &keys).await }
+            async move { ledger.claim(&worker, &asked).await }
         });
         let ledger = deps.ledger.clone();
         let settles = Batch::new(move |settlements: Vec<Settlement>| {
@@ -146,11 +146,12 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         Ok(())
     }
 
-    /// Makes one attempt of the step that `key` names. `claimed` is called as soon as the ledger has answered the claim. The
+    /// Makes one attempt of the step that `ask` names. `claimed` is called as soon as the ledger has answered the claim. The
     /// span that it runs in is the attempt's.
-    pub async fn attempt(&self, key: DueKey, claimed: impl FnOnce()) -> Result<Attempted> {
-        let asked = Instant::now();
-        let answer = self.claims.ask(key).instrument(spans::claim()).await?;
+    pub async fn attempt(&self, ask: impl Into<Ask>, claimed: impl FnOnce()) -> Result<Attempted> {
+        let (ask, asked) = (ask.into(), Instant::now());
+        let key = ask.key;
+        let answer = self.claims.ask(ask).instrument(spans::claim()).await?;
         claimed();
         let claim = match answer {
             Claimed::Yes(claim) => claim,
@@ -212,9 +213,13 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let outcome = self.hosts.excuse(step, outcome, *asked).await;
         let writing = self.write(in_hand, outcome, calls.into());
         match writing.instrument(spans::settle(&claim.step)).await? {
-            Written::Done { settlement, run, due } => {
+            Written::Done { settlement, run, due, whole } => {
                 log(claim, &settlement, run);
                 spans::ended(span, settlement.attempt.outcome, settlement.attempt.class.map(Class::as_str));
+                trace::keep(span);
+                if let Some(whole) = whole {
+                    spans::whole(&whole);
+                }
                 self.metrics.attempt_ended(&Ended::of(&settlement, run));
                 self.metrics.step_took(&claim.step, took);
                 self.metrics.leases_lost(usize::from(lease_lost));
@@ -246,16 +251,23 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                 .map(|settlement| settlement.traced(trace::ids(span)))
                 .map_err(|illegal| Error::Unreadable(illegal.to_string()))
         };
-        let mut settlement = plan(outcome)?;
+        let (mut settlement, mut unanswered) = (plan(outcome)?, false);
         loop {
             match self.settles.ask(settlement.clone()).await {
-                Ok(Settled::Done { run, due }) => {
-                    return Ok(Written::Done { settlement: Box::new(settlement), run, due });
+                Ok(Settled::Done { run, due, whole }) => {
+                    return Ok(Written::Done { settlement: Box::new(settlement), run, due, whole });
                 }
-                Ok(Settled::Stale) => return Ok(Written::Overtaken),
+                Ok(Settled::Stale) => {
+                    // It may have been written by a settle of ours whose answer was lost: then nobody else exports the span.
+                    if unanswered {
+                        trace::keep(span);
+                    }
+                    return Ok(Written::Overtaken);
+                }
                 Ok(Settled::Refused(reason)) => settlement = plan(result_refused(&reason))?,
                 Err(error) => {
                     tracing::warn!(run = %claim.key.run, %error, "cannot settle yet");
+                    unanswered = true;
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
             }

@@ -18,7 +18,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use anyhow::Context;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use workflows::{breaker::Rules, ids::StepName, state::RunState, workflow::Catalog};
 
 pub use self::attempt::{AttemptRunner, Attempted, Dice};
@@ -26,14 +26,14 @@ use self::lease::RENEWED_AT;
 pub use self::lease::{Leases, RENEWAL_TICK};
 pub use self::signals::{Signals, Watch};
 use crate::{
-    ledger::{self, Due, WorkerLedger},
+    ledger::{self, Ask, Due, WorkerLedger},
     name,
     queue::{self, Delivery, HintSink, Queue, Status},
     telemetry::{
         Vitals,
         health::Pulse,
         metrics::{Metrics, Sample, names},
-        spans,
+        spans, trace,
     },
 };
 
@@ -156,7 +156,8 @@ impl<L: WorkerLedger> Handler<L> {
     /// One hint: an attempt, and a push of what became due by it.
     async fn handle(self, mut delivery: Delivery) {
         let key = delivery.hint.key;
-        match self.runner.attempt(key, || delivery.acknowledge()).await {
+        let span = trace::of_attempt(&Span::current(), delivery.hint.trace.as_deref());
+        match self.runner.attempt(Ask { key, span }, || delivery.acknowledge()).await {
             Ok(Attempted::Settled { run, due }) => {
                 if hand_on(&self.queue, run, due).await == HandedOn::No {
                     self.queue.wake_relay();

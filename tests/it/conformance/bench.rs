@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 use sluice::ledger::{
-    By, Claim, Claimed, Due, DueKey, Expired, NewRun, RelayLedger, Settled, Settlement, Started, Waiting, Worker,
+    Ask, By, Claim, Claimed, Due, DueKey, Expired, NewRun, RelayLedger, Settled, Settlement, Started, Waiting, Worker,
     WorkerLedger, settlement::Quiet,
 };
 use uuid::Uuid;
@@ -191,6 +191,9 @@ pub fn expired(claim: &Claim) -> Expired {
         spent: claim.spent,
         attempt: claim.attempt,
         worker: "w".to_owned(),
+        generation: 1,
+        age: Duration::ZERO,
+        span: None,
         traceparent: None,
         worker_lives: false,
     }
@@ -262,7 +265,8 @@ impl<W: World> Bench<W> {
     }
 
     pub async fn claim_all(&self, worker_name: &str, keys: &[DueKey]) -> Vec<Claimed> {
-        self.ledger().claim(&worker(worker_name), keys).await.unwrap()
+        let asked: Vec<Ask> = keys.iter().copied().map(Ask::from).collect();
+        self.ledger().claim(&worker(worker_name), &asked).await.unwrap()
     }
 
     /// Claim the run's step of that queue, as the worker `w`.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{Claimed, DueKey, Key, Lease, Refusal, RelayLedger, Settled, WorkerLedger, settlement::Quiet};
+use sluice::ledger::{
+    Ask, Claimed, DueKey, Key, Lease, Refusal, RelayLedger, Settled, WorkerLedger, settlement::Quiet,
+};
 use workflows::{
     definition::{Definition, EXCLUSIVE_CALL, Reach, Registry},
     state::{Spent, StepState},
@@ -99,10 +101,10 @@ pub async fn a_step_that_waits_for_its_turn_is_not_claimed(bench: &Bench<impl Wo
 pub async fn of_two_claims_of_one_step_one_wins(bench: &Bench<impl World>) {
     for _ in 0..10 {
         let run = bench.start(PROVISION, user()).await;
-        let keys = [bench.due_of(run, CREATE).await];
+        let asked = [Ask::from(bench.due_of(run, CREATE).await)];
         let (one, other) = (bench.ledger().clone(), bench.ledger().clone());
 
-        let (workers, [first, second]) = ([worker("one"), worker("other")], [&keys, &keys]);
+        let (workers, [first, second]) = ([worker("one"), worker("other")], [&asked, &asked]);
         let (a, b) = tokio::join!(one.claim(&workers[0], first), other.claim(&workers[1], second));
 
         assert_one_won(&[a.unwrap().remove(0), b.unwrap().remove(0)]);

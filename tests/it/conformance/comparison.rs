@@ -207,6 +207,7 @@ fn forged(subject: Subject, run: RunId, position: i16) -> Claim {
         },
         traceparent: None,
         age: Duration::ZERO,
+        waited: None,
     }
 }
 

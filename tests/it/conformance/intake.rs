@@ -198,7 +198,7 @@ pub async fn a_row_past_its_deadline_says_so(bench: &Bench<impl World>) {
     let (user, _) = signed_up(bench).await;
     bench.world.advance(DEADLINE * 2).await;
 
-    assert_eq!(bench.ledger().exceed(10).await.unwrap(), 1);
+    assert_eq!(bench.ledger().exceed(10).await.unwrap().len(), 1);
 
     let row = bench.world.queue_row(user).await;
     assert_eq!(row.status, "failed");

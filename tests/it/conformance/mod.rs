@@ -24,6 +24,7 @@ mod settling;
 mod starting;
 mod stress;
 mod taking_turns;
+mod traces;
 mod waiting;
 pub mod world;
 
@@ -268,6 +269,13 @@ conformance! {
         a_step_without_budget_moves_as_the_state_machine_says,
         the_last_step_moves_as_the_state_machine_says,
         an_only_step_moves_as_the_state_machine_says,
+    ],
+    traces: [
+        what_ran_out_says_which_span_it_was,
+        whoever_ends_a_run_is_told_of_the_whole,
+        a_revived_run_begins_anew_and_below_nothing,
+        a_deadline_tells_of_the_whole_run,
+        a_run_that_a_person_ended_is_told_of_once,
     ];
 
     interleaving: [
@@ -301,6 +309,10 @@ conformance! {
     ],
     stress: [
         settles_renewals_cancellations_and_claims_at_once_never_deadlock,
+    ],
+    traces: [
+        a_claim_in_a_trace_says_what_the_step_waited_for,
+        a_claim_in_a_trace_says_how_long_its_runs_turn_took,
     ],
     outage: [
         an_outage_of_postgres_is_no_crash_of_its_clients,

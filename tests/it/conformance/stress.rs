@@ -13,7 +13,7 @@ use futures::future::join_all;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde_json::json;
 use sluice::ledger::{
-    Claim, Claimed, DueKey, Error, Key, Lease, OperatorLedger, RelayLedger, Result, WorkerLedger, postgres::Postgres,
+    Ask, Claim, Claimed, Error, Key, Lease, OperatorLedger, RelayLedger, Result, WorkerLedger, postgres::Postgres,
     settlement::Quiet,
 };
 use workflows::{
@@ -110,10 +110,10 @@ async fn work(crowd: &Crowd<'_>, number: usize) {
     let me = worker(&format!("worker-{number}"));
     for _ in 0..ROUNDS {
         let waiting = crowd.ledger.waiting(20).await.unwrap();
-        let mut keys: Vec<DueKey> = waiting.iter().flat_map(|waiting| &waiting.due).map(|due| due.key).collect();
-        keys.shuffle(&mut random);
-        keys.truncate(10);
-        if let Some(claimed) = unless_it_waited(crowd.ledger.claim(&me, &keys).await) {
+        let mut asked: Vec<Ask> = waiting.iter().flat_map(|waiting| &waiting.due).map(|due| due.key.into()).collect();
+        asked.shuffle(&mut random);
+        asked.truncate(10);
+        if let Some(claimed) = unless_it_waited(crowd.ledger.claim(&me, &asked).await) {
             let mut held = crowd.held.lock().unwrap();
             held.extend(claimed.into_iter().filter_map(|claimed| match claimed {
                 Claimed::Yes(claim) => Some((claim.key, *claim)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{Claim, Claimed, DueKey, Key, Lease, Refusal, Worker};
+use sluice::ledger::{Ask, AttemptSpan, Claim, Claimed, DueKey, Key, Lease, Refusal, Worker};
 use workflows::{
     definition::{Reach, Step as Definition},
     outcome::StepInput,
@@ -17,15 +17,16 @@ const UNKNOWN_LONGEST: Duration = Duration::from_secs(60);
 
 impl Tx<'_> {
     /// In key order, as every caller takes rows.
-    pub(super) fn claim_all(&mut self, worker: &Worker, keys: &[DueKey]) -> Vec<Claimed> {
-        let mut sorted: Vec<(DueKey, usize)> = keys.iter().copied().zip(0..).collect();
-        sorted.sort_unstable();
-        let mut claimed: Vec<_> = sorted.into_iter().map(|(key, at)| (at, self.claim(worker, key))).collect();
+    pub(super) fn claim_all(&mut self, worker: &Worker, asked: &[Ask]) -> Vec<Claimed> {
+        let mut sorted: Vec<(&Ask, usize)> = asked.iter().zip(0..).collect();
+        sorted.sort_unstable_by_key(|(ask, at)| (ask.key, *at));
+        let mut claimed: Vec<_> = sorted.into_iter().map(|(ask, at)| (at, self.claim(worker, ask))).collect();
         claimed.sort_by_key(|(at, _)| *at);
         claimed.into_iter().map(|(_, claimed)| claimed).collect()
     }
 
-    fn claim(&mut self, worker: &Worker, key: DueKey) -> Claimed {
+    fn claim(&mut self, worker: &Worker, ask: &Ask) -> Claimed {
+        let key = ask.key;
         let Some(due_at) = self.due_since(key) else { return Claimed::Stale };
         let Some(definition) = self.known(key) else {
             self.postpone(key);
@@ -37,7 +38,8 @@ impl Tx<'_> {
         if self.guards(Safeguard::GateAtClaim) && !self.may_start(key, due_at) {
             return Claimed::Refused(Refusal::GateClosed);
         }
-        self.take_in_hand(worker, key, &definition).map_or(Claimed::Stale, |claim| Claimed::Yes(Box::new(claim)))
+        let span = ask.span.clone();
+        self.take_in_hand(worker, key, span, &definition).map_or(Claimed::Stale, |claim| Claimed::Yes(Box::new(claim)))
     }
 
     /// Since when the step has been due, where it is due now and this is a hint of this time.
@@ -85,7 +87,13 @@ impl Tx<'_> {
         }
     }
 
-    fn take_in_hand(&mut self, worker: &Worker, key: DueKey, definition: &Definition) -> Option<Claim> {
+    fn take_in_hand(
+        &mut self,
+        worker: &Worker,
+        key: DueKey,
+        span: Option<AttemptSpan>,
+        definition: &Definition,
+    ) -> Option<Claim> {
         self.meet(key.run, key.position, Event::Claim)?;
         let key = Key { run: key.run, position: key.position, token: (self.setup.draw_token)() };
         let (now, lease_until) = (self.now, self.now + definition.lease);
@@ -94,6 +102,7 @@ impl Tx<'_> {
         step.lease_until = Some(lease_until);
         step.started_at = Some(now);
         step.worker = Some(worker.name.clone());
+        step.span = span;
         step.attempts += 1;
         let claim = self.claim_of(key)?;
         if definition.reach == Reach::Exclusive {
@@ -130,6 +139,7 @@ impl Tx<'_> {
             },
             traceparent: run.traceparent.clone(),
             age: self.now.saturating_sub(run.requested_at),
+            waited: None,
         })
     }
 

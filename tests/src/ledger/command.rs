@@ -30,6 +30,9 @@ impl Tx<'_> {
         if let Some(run) = self.tables.runs.get_mut(&id) {
             run.state = RunState::Active;
             run.ended_at = None;
+            run.revived_at = Some(self.now);
+            run.span_waits = false;
+            run.asked_traceparent = None;
             run.waits = true;
             run.internal = false;
             run.linked_traceparent = run.traceparent.take().or(run.linked_traceparent.take());
@@ -63,10 +66,14 @@ impl Tx<'_> {
             run.cancel_by = Some(by.actor.clone());
             run.cancel_reason = by.note.clone();
         }
+        let was = run.state;
         let mut steps = self.tables.steps.range_mut((id, 0)..=(id, i16::MAX));
         if let Some((_, running)) = steps.find(|(_, step)| step.state == StepState::Running) {
             running.cancel_asked = true;
             return Changed::AtSettle;
+        }
+        if let Some(run) = self.tables.runs.get_mut(&id) {
+            run.span_waits = was == RunState::Active;
         }
         self.resolve(id, "discarded", by);
         self.end(id, RunState::Cancelled);

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{By, settlement};
+use sluice::ledger::{By, WholeRun, settlement};
 use workflows::{
     ids::RunId,
     state::{DeathReason, Event, RunState, StepState},
 };
 
 use super::{DeadLetter, EventRow, Resolution, Tx};
+
+/// How long ago a run may have ended whose span is still worth telling.
+const FRESH: Duration = Duration::from_secs(60);
 
 const TOO_LATE: &str = "the run's deadline has passed";
 
@@ -98,8 +101,8 @@ impl Tx<'_> {
 
     /// Due steps of runs past their deadline die. The time that gates held a run is added to its deadline here, once that is
     /// reached.
-    pub(super) fn exceed(&mut self, limit: usize) -> usize {
-        let mut died = 0;
+    pub(super) fn exceed(&mut self, limit: usize) -> Vec<WholeRun> {
+        let mut died = Vec::new();
         for (run, position) in self.late(limit) {
             if self.give_back(run) || self.meet(run, position, Event::Exceed).is_none() {
                 continue;
@@ -109,9 +112,34 @@ impl Tx<'_> {
             let attempt = settlement::Attempt { error: Some(error), ..Default::default() };
             self.bury(run, position, DeathReason::DeadlineExceeded, &attempt);
             self.project(run);
-            died += 1;
+            died.extend(self.whole(run));
         }
         died
+    }
+
+    /// What the span of a run that has ended says.
+    pub(super) fn whole(&self, id: RunId) -> Option<WholeRun> {
+        let run = self.tables.runs.get(&id)?;
+        let ended_at = run.ended_at?;
+        let dead = run.state == RunState::Dead;
+        Some(WholeRun {
+            run: id,
+            workflow: run.workflow.to_string(),
+            subject: run.subject.to_string(),
+            state: run.state,
+            reason: self.open_letter(id).filter(|_| dead).map(|letter| letter.reason),
+            attempts: self.tables.steps.range((id, 0)..=(id, i16::MAX)).map(|(_, step)| step.attempts).sum(),
+            lasted: ended_at.saturating_sub(run.revived_at.unwrap_or(run.requested_at)),
+            ended_ago: self.now.saturating_sub(ended_at),
+            traceparent: run.traceparent.clone(),
+            asked_traceparent: run.asked_traceparent.clone(),
+        })
+    }
+
+    pub(super) fn spans_that_wait(&mut self, limit: usize) -> Vec<WholeRun> {
+        let waiting = self.tables.runs.values_mut().filter(|run| run.span_waits).take(limit);
+        let told: Vec<RunId> = waiting.map(|run| (run.span_waits = false, run.id).1).collect();
+        told.into_iter().filter_map(|run| self.whole(run)).filter(|whole| whole.ended_ago < FRESH).collect()
     }
 
     /// The due steps of runs whose deadline has come, but for those behind a closed gate and those that wait for their turn

@@ -28,8 +28,8 @@ use std::{
 };
 
 use sluice::ledger::{
-    By, Changed, Claimed, Draw, DueKey, Expired, HostGate, Intake, Lease, NewRun, OperatorLedger, Probe, RelayLedger,
-    Result, Settled, Settlement, Started, Traced, Waiting, Worker, WorkerLedger,
+    Ask, By, Changed, Claimed, Draw, Expired, HostGate, Intake, Lease, NewRun, OperatorLedger, Probe, RelayLedger,
+    Result, Settled, Settlement, Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
@@ -197,8 +197,12 @@ impl RelayLedger for ModelLedger {
         Ok(self.transact(|tx| tx.settle_all(settlements)))
     }
 
-    async fn exceed(&self, limit: usize) -> Result<usize> {
+    async fn exceed(&self, limit: usize) -> Result<Vec<WholeRun>> {
         Ok(self.transact(|tx| tx.exceed(limit)))
+    }
+
+    async fn spans_that_wait(&self, limit: usize) -> Result<Vec<WholeRun>> {
+        Ok(self.transact(|tx| tx.spans_that_wait(limit)))
     }
 
     async fn project_pending(&self, _limit: usize) -> Result<usize> {
@@ -216,8 +220,8 @@ impl RelayLedger for ModelLedger {
 }
 
 impl WorkerLedger for ModelLedger {
-    async fn claim(&self, worker: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
-        Ok(self.transact(|tx| tx.claim_all(worker, keys)))
+    async fn claim(&self, worker: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
+        Ok(self.transact(|tx| tx.claim_all(worker, asked)))
     }
 
     async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use sluice::ledger::settlement;
+use sluice::ledger::{AttemptSpan, settlement};
 use workflows::{
     breaker::Breaker,
     definition::Registry,
@@ -56,6 +56,7 @@ pub struct Run {
     pub state: RunState,
     pub priority: i16,
     pub traceparent: Option<String>,
+    pub asked_traceparent: Option<String>,
     pub linked_traceparent: Option<String>,
     pub deadline_at: Duration,
     /// Up to when the time that a gate held the run is in `deadline_at` already.
@@ -69,7 +70,10 @@ pub struct Run {
     /// When somebody asked for it; a repeated request counts from its start.
     pub requested_at: Duration,
     pub created_at: Duration,
+    pub revived_at: Option<Duration>,
     pub ended_at: Option<Duration>,
+    /// A person ended it, and nobody has told of its span yet.
+    pub span_waits: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +89,8 @@ pub struct Step {
     pub started_at: Option<Duration>,
     pub lease_until: Option<Duration>,
     pub worker: Option<String>,
+    /// Of the attempt that runs.
+    pub span: Option<AttemptSpan>,
     pub spent: Spent,
     /// How often it was claimed.
     pub attempts: u32,
@@ -110,6 +116,7 @@ impl Step {
             started_at: None,
             lease_until: None,
             worker: None,
+            span: None,
             spent: Spent::default(),
             attempts: 0,
             cancel_asked: false,
@@ -134,6 +141,7 @@ impl Step {
             self.token = None;
             self.lease_until = None;
             self.worker = None;
+            self.span = None;
             self.cancel_asked = false;
         }
         if state != StepState::Due {

@@ -46,7 +46,8 @@ impl Tx<'_> {
             Then::Succeed | Then::Cancel | Then::Die { .. } => None,
         };
         self.project(run);
-        Settled::Done { run: self.tables.runs.get(&run).map_or(RunState::Active, |run| run.state), due }
+        let whole = self.whole(run).map(Box::new);
+        Settled::Done { run: whole.as_ref().map_or(RunState::Active, |whole| whole.state), due, whole }
     }
 
     /// Whether somebody asked for the run's end. None where the guard does not hold.
@@ -199,6 +200,9 @@ impl Tx<'_> {
             spent: step.spent,
             attempt: step.attempts,
             worker,
+            generation: step.generation,
+            age: self.now.saturating_sub(step.started_at.unwrap_or_default()),
+            span: step.span.clone(),
             traceparent: run.traceparent.clone(),
             worker_lives,
         })

@@ -91,6 +91,7 @@ impl Tx<'_> {
             state: RunState::Active,
             priority: definition.priority,
             traceparent: new.traceparent.clone(),
+            asked_traceparent: new.traceparent.clone(),
             linked_traceparent: None,
             deadline_at: self.now + definition.deadline,
             deadline_from: self.now,
@@ -100,7 +101,9 @@ impl Tx<'_> {
             waits: true,
             requested_at: self.now.saturating_sub(age),
             created_at: self.now,
+            revived_at: None,
             ended_at: None,
+            span_waits: false,
         };
         self.tables.unfinished.insert((run.workflow.clone(), run.subject.clone()), id);
         self.tables.active.insert(id);

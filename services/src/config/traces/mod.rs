@@ -57,8 +57,8 @@ pub struct TraceOptions {
     #[arg(long, env = "OTEL_TRACES_EXPORTER", value_name = "NAME", default_value = "otlp")]
     otel_traces_exporter: String,
 
-    /// true exports nothing
-    #[arg(long, env = "OTEL_SDK_DISABLED", value_name = "SWITCH", default_value = "false")]
+    /// true exports nothing; any other value exports
+    #[arg(long, env = "OTEL_SDK_DISABLED", value_name = "BOOLEAN", default_value = "false")]
     otel_sdk_disabled: String,
 
     /// What this process is called in traces: sluice-relay, sluice-worker-STEP or sluice-worker where it is not set
@@ -102,9 +102,10 @@ impl TraceOptions {
     /// None within: nothing is exported.
     pub(super) fn read(&self, services: Services, faults: &mut Faults) -> Option<Option<Traces>> {
         let Some((setting, address)) = self.address() else { return Some(None) };
-        let disabled = faults.switch("OTEL_SDK_DISABLED", &self.otel_sdk_disabled);
+        // As the standard has it: "true" in any case, and nothing else.
+        let disabled = self.otel_sdk_disabled.trim().eq_ignore_ascii_case("true");
         let exporter = self.exporter(faults);
-        if disabled == Some(true) || exporter == Some(false) {
+        if disabled || exporter == Some(false) {
             return Some(None);
         }
         self.check_protocol(faults);
@@ -126,7 +127,7 @@ impl TraceOptions {
         };
         let (service, others, attributes) = self.names(services, attributes?);
         let (root, batches, exported) = (root?, batches?, Arc::default());
-        disabled.and(exporter)?;
+        exporter?;
         Some(Some(Traces { service, others, attributes, collector: collector?, root, batches, exported }))
     }
 

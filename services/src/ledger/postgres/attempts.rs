@@ -1,6 +1,6 @@
 //! The way of an attempt: claim, renewals, settle. One statement each.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, time::Instant};
 
 use serde_json::{Map, Value, json};
 use sqlx::FromRow;
@@ -13,10 +13,11 @@ use workflows::{
 };
 
 use super::{
-    Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, is_row_fault, parse, seconds,
+    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_row_fault, parse,
+    seconds,
 };
 use crate::ledger::{
-    Claim, Due, Error, Key, Refusal,
+    Claim, Due, Error, Key, Refusal, WholeRun,
     settlement::{DueIn, Guard, Quiet, Then},
 };
 
@@ -42,19 +43,23 @@ struct ClaimRow {
     earlier_send_backs: Option<Vec<i32>>,
     traceparent: Option<String>,
     age: Option<f64>,
+    waited: Option<Value>,
 }
 
 /// In key order, as every caller takes rows; a key that is asked for twice is claimed once.
-pub(super) async fn claim(ledger: &Postgres, worker: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
-    let mut sorted: Vec<(DueKey, usize)> = keys.iter().copied().zip(0..).collect();
+pub(super) async fn claim(ledger: &Postgres, worker: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
+    let mut sorted: Vec<(DueKey, usize)> = asked.iter().map(|ask| ask.key).zip(0..).collect();
     sorted.sort_unstable();
     let tokens: Vec<i64> = sorted.iter().map(|_| rand::random()).collect();
+    let spans = || sorted.iter().map(|(_, at)| asked[*at].span.as_ref());
+    let contexts: Vec<Option<String>> = spans().map(|span| span.map(|span| span.ids.traceparent())).collect();
+    let parents: Vec<Option<String>> = spans().map(|span| span.and_then(|span| span.parent.clone())).collect();
     let runs: Vec<Uuid> = sorted.iter().map(|(key, _)| key.run.uuid()).collect();
     let positions: Vec<i16> = sorted.iter().map(|(key, _)| key.position).collect();
     let generations: Vec<i32> = sorted.iter().map(|(key, _)| key.generation).collect();
     let rows: Vec<ClaimRow> = ledger
         .database
-        .ask("select * from sluice.claim($1, $2, $3, $4, $5, $6)", |claim| {
+        .ask("select * from sluice.claim($1, $2, $3, $4, $5, $6, $7, $8)", |claim| {
             claim
                 .bind(worker.name.clone())
                 .bind(ledger.known.to_vec())
@@ -62,10 +67,12 @@ pub(super) async fn claim(ledger: &Postgres, worker: &Worker, keys: &[DueKey]) -
                 .bind(positions)
                 .bind(generations)
                 .bind(tokens.clone())
+                .bind(contexts)
+                .bind(parents)
         })
         .await?;
 
-    let mut answers: Vec<Claimed> = keys.iter().map(|_| Claimed::Stale).collect();
+    let mut answers: Vec<Claimed> = asked.iter().map(|_| Claimed::Stale).collect();
     for row in rows {
         let at = usize::try_from(row.at - 1).unwrap_or_default();
         if let (Some((key, place)), Some(token)) = (sorted.get(at), tokens.get(at)) {
@@ -127,7 +134,8 @@ impl ClaimRow {
                 input: self.input.unwrap_or_default(),
             },
             traceparent: self.traceparent,
-            age: Duration::try_from_secs_f64(self.age.unwrap_or_default()).unwrap_or_default(),
+            age: duration(self.age),
+            waited: self.waited.and_then(|waited| serde_json::from_value(waited).ok()),
         }))
     }
 }
@@ -183,26 +191,33 @@ struct SettledRow {
     workflow: String,
     traceparent: Option<String>,
     linked: Option<String>,
+    subject: String,
+    asked_traceparent: Option<String>,
+    attempts: Option<i32>,
+    lasted: Option<f64>,
 }
 
 async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Result<Vec<Settled>> {
     let mut sorted: Vec<(&Settlement, usize)> = settlements.iter().zip(0..).collect();
     sorted.sort_unstable_by_key(|(settlement, at)| (settlement.key, *at));
     let all: Vec<Value> = sorted.iter().map(|(settlement, at)| columns(settlement, *at)).collect();
+    let sent = Instant::now();
     let rows: Vec<SettledRow> =
         ledger.database.ask("select * from sluice.settle($1)", |settle| settle.bind(Value::Array(all))).await?;
     let mut written: HashMap<usize, Settled> = HashMap::with_capacity(rows.len());
     for row in rows {
         let at = usize::try_from(row.at).unwrap_or_default();
         let settlement = settlements.get(at).ok_or_else(|| Error::Unreadable("a settlement of nobody's".to_owned()))?;
-        written.insert(at, row.settled(settlement)?);
+        written.insert(at, row.settled(settlement, sent)?);
     }
     Ok((0..settlements.len()).map(|at| written.remove(&at).unwrap_or(Settled::Stale)).collect())
 }
 
 impl SettledRow {
-    fn settled(self, settlement: &Settlement) -> Result<Settled> {
+    /// `sent` is when the settlement was.
+    fn settled(self, settlement: &Settlement, sent: Instant) -> Result<Settled> {
         let run: RunState = self.run_state.parse().map_err(|error| Error::Unreadable(format!("{error}")))?;
+        let whole = (run != RunState::Active).then(|| self.whole(settlement, run, sent)).map(Box::new);
         let due = match (self.due_step, self.due_position, self.due_generation) {
             (Some(step), Some(position), Some(generation)) => Some(Due {
                 key: DueKey { run: settlement.key.run, position, generation },
@@ -213,7 +228,26 @@ impl SettledRow {
             }),
             _ => None,
         };
-        Ok(Settled::Done { run, due })
+        Ok(Settled::Done { run, due, whole })
+    }
+
+    fn whole(&self, settlement: &Settlement, state: RunState, sent: Instant) -> WholeRun {
+        let reason = match settlement.then {
+            Then::Die { reason, .. } if state == RunState::Dead => Some(reason),
+            _ => None,
+        };
+        WholeRun {
+            run: settlement.key.run,
+            workflow: self.workflow.clone(),
+            subject: self.subject.clone(),
+            state,
+            reason,
+            attempts: count(self.attempts.unwrap_or_default()),
+            lasted: duration(self.lasted) + sent.elapsed(),
+            ended_ago: Default::default(),
+            traceparent: self.traceparent.clone(),
+            asked_traceparent: self.asked_traceparent.clone(),
+        }
     }
 }
 

@@ -19,8 +19,8 @@ use workflows::{
 };
 
 use super::{
-    By, Changed, Claimed, DueKey, Error, Expired, HostGate, Intake, Lease, NewRun, OperatorLedger, Probe, RelayLedger,
-    Result, Scope, Settled, Settlement, Started, Traced, Waiting, Worker, WorkerLedger,
+    Ask, By, Changed, Claimed, DueKey, Error, Expired, HostGate, Intake, Lease, NewRun, OperatorLedger, Probe,
+    RelayLedger, Result, Scope, Settled, Settlement, Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use crate::database::{Database, PATIENCE, Pooling};
 
@@ -113,8 +113,12 @@ impl RelayLedger for Postgres {
         self.within(attempts::settle(self, settlements)).await
     }
 
-    async fn exceed(&self, limit: usize) -> Result<usize> {
+    async fn exceed(&self, limit: usize) -> Result<Vec<WholeRun>> {
         self.within(upkeep::exceed(self, limit)).await
+    }
+
+    async fn spans_that_wait(&self, limit: usize) -> Result<Vec<WholeRun>> {
+        self.within(upkeep::spans_that_wait(self, limit)).await
     }
 
     async fn project_pending(&self, limit: usize) -> Result<usize> {
@@ -131,8 +135,8 @@ impl RelayLedger for Postgres {
 }
 
 impl WorkerLedger for Postgres {
-    async fn claim(&self, worker: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
-        self.within(attempts::claim(self, worker, keys)).await
+    async fn claim(&self, worker: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
+        self.within(attempts::claim(self, worker, asked)).await
     }
 
     async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
@@ -218,6 +222,11 @@ fn count(number: i32) -> u32 {
 
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
+}
+
+/// None where the column is null, or the clock was set back.
+fn duration(seconds: Option<f64>) -> Duration {
+    Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default()
 }
 
 fn limit(limit: usize) -> i32 {

@@ -1,14 +1,14 @@
 //! The way of a run: intake, what of it waits, and what a person does to it. One statement each.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{ids::RunId, state::RunState};
 
 use super::{
-    By, Changed, DueKey, Intake, NewRun, Postgres, Result, Started, Traced, Waiting, is_row_fault, limit, parse,
-    seconds,
+    By, Changed, DueKey, Intake, NewRun, Postgres, Result, Started, Traced, Waiting, duration, is_row_fault, limit,
+    parse, seconds,
 };
 use crate::{
     ledger::{Due, Error, TakenIn},
@@ -95,7 +95,7 @@ pub(super) async fn intake(ledger: &Postgres, most: usize) -> Result<Intake> {
                 workflow: parse(&row.workflow)?,
                 subject: parse(&row.subject)?,
                 traceparent: row.traceparent,
-                age: Duration::try_from_secs_f64(row.age.unwrap_or_default()).unwrap_or_default(),
+                age: duration(row.age),
             }),
             "revived" => intake.revived.push(run),
             _ => intake.joined += 1,

@@ -1,19 +1,16 @@
 //! What relays do beside moving runs on: leases and deadlines that are over, rows to write again, doubts, retention.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
     ids::{RunId, Token},
-    state::Spent,
+    state::{DeathReason, RunState, Spent},
 };
 
-use super::{Expired, Postgres, Result, count, limit, parse, runs::TakenRow, seconds};
-use crate::{
-    ledger::Key,
-    telemetry::{spans, trace},
-};
+use super::{Expired, Postgres, Result, WholeRun, count, duration, limit, parse, runs::TakenRow, seconds};
+use crate::ledger::{AttemptSpan, Key, SpanIds};
 
 #[derive(FromRow)]
 struct ExpiredRow {
@@ -31,6 +28,10 @@ struct ExpiredRow {
     worker: String,
     traceparent: Option<String>,
     worker_lives: bool,
+    generation: i32,
+    attempt_traceparent: Option<String>,
+    parent_span: Option<String>,
+    age: Option<f64>,
 }
 
 /// A row that cannot be read harms only itself: it is said and passed over.
@@ -53,6 +54,7 @@ impl ExpiredRow {
                 return None;
             }
         };
+        let ids = self.attempt_traceparent.as_deref().and_then(SpanIds::of);
         Some(Expired {
             key,
             workflow,
@@ -66,21 +68,64 @@ impl ExpiredRow {
             },
             attempt: count(self.attempts),
             worker: self.worker,
+            generation: self.generation,
+            age: duration(self.age),
+            span: ids.map(|ids| AttemptSpan { ids, parent: self.parent_span }),
             traceparent: self.traceparent,
             worker_lives: self.worker_lives,
         })
     }
 }
 
-pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<usize> {
-    let ended: Vec<(Uuid, String, Option<String>)> =
-        ledger.database.ask("select * from sluice.exceed($1)", |exceed| exceed.bind(limit(most))).await?;
-    for (run, workflow, traceparent) in &ended {
-        let span = spans::exceed(workflow, run, traceparent.as_deref());
-        trace::keep(&span);
-        tracing::warn!(%run, trace_id = trace::id(&span), "run died of its deadline: it needs a person");
+/// A run that has ended.
+#[derive(FromRow)]
+struct EndedRow {
+    run_id: Uuid,
+    workflow: String,
+    subject: String,
+    traceparent: Option<String>,
+    asked_traceparent: Option<String>,
+    attempts: Option<i32>,
+    lasted: Option<f64>,
+    #[sqlx(default)]
+    ended_ago: Option<f64>,
+}
+
+impl EndedRow {
+    fn whole(self, state: RunState, reason: Option<DeathReason>, asked: Instant) -> WholeRun {
+        // Without a moment of its own, it ended while it was asked for.
+        let (lasted, ended_ago) = match self.ended_ago {
+            Some(ago) => (duration(self.lasted), duration(Some(ago)) + asked.elapsed()),
+            None => (duration(self.lasted) + asked.elapsed(), Duration::ZERO),
+        };
+        WholeRun {
+            run: RunId::new(self.run_id),
+            workflow: self.workflow,
+            subject: self.subject,
+            state,
+            reason,
+            attempts: count(self.attempts.unwrap_or_default()),
+            lasted,
+            ended_ago,
+            traceparent: self.traceparent,
+            asked_traceparent: self.asked_traceparent,
+        }
     }
-    Ok(ended.len())
+}
+
+pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<Vec<WholeRun>> {
+    let asked = Instant::now();
+    let ended: Vec<EndedRow> =
+        ledger.database.ask("select * from sluice.exceed($1)", |exceed| exceed.bind(limit(most))).await?;
+    let late = Some(DeathReason::DeadlineExceeded);
+    Ok(ended.into_iter().map(|row| row.whole(RunState::Dead, late, asked)).collect())
+}
+
+pub(super) async fn spans_that_wait(ledger: &Postgres, most: usize) -> Result<Vec<WholeRun>> {
+    let asked = Instant::now();
+    let ended: Vec<EndedRow> =
+        ledger.database.ask("select * from sluice.spans_that_wait($1)", |ask| ask.bind(limit(most))).await?;
+    Ok(ended.into_iter().map(|row| row.whole(RunState::Cancelled, None, asked)).collect())
 }
 
 pub(super) async fn project_pending(ledger: &Postgres, most: usize) -> Result<usize> {

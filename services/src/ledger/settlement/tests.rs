@@ -60,6 +60,7 @@ fn claim(position: i16) -> Claim {
         },
         traceparent: None,
         age: Duration::ZERO,
+        waited: None,
     }
 }
 
@@ -239,6 +240,9 @@ fn rescue(crashes: u32, worker_lives: bool) -> Settlement {
         spent: Spent { crashes, ..spent },
         attempt,
         worker: "gone".to_owned(),
+        generation: 1,
+        age: Duration::ZERO,
+        span: None,
         traceparent: None,
         worker_lives,
     };

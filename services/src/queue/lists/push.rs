@@ -97,8 +97,8 @@ async fn push_many(
 }
 
 /// As `push_many`, which looks before it adds; this looks afterwards. Hardly ever is a hint held that became due just now: then
-/// its second copy is taken out again, and if a worker was faster, its claim finds nothing to do. A queue that is full takes one
-/// hint more from each who did not know it.
+/// its second copy is taken out again; if a worker was faster, one of the two claims finds nothing to do. A queue that is full
+/// takes one hint more from each who did not know it.
 async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> Result<String, Error> {
     let (waiting, held, id) = (keys.key("waiting"), keys.key("held"), hint.id());
     let element = match &hint.trace {
@@ -118,6 +118,7 @@ async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> R
     }
     let mut remove = redis::cmd("LREM");
     remove.arg(&waiting).arg(-1).arg(&element);
-    queue.ask("take a second copy out", remove.query_async::<()>(&mut queue.connection())).await?;
-    Ok("k".to_owned())
+    let removed: u64 = queue.ask("take a second copy out", remove.query_async(&mut queue.connection())).await?;
+    // Where a worker has it, what it brings about is below this push.
+    Ok(if removed == 0 { "n" } else { "k" }.to_owned())
 }

@@ -155,7 +155,7 @@ pub static CLAIMS_REFUSED: Metric<2> = Metric::counter(
 pub static HTTP_CLIENT: Metric<4> = Metric::histogram(
     "http_client_request_duration_seconds",
     ["http_request_method", "url_template", "http_response_status_code", "error_type"],
-    "Calls to the APIs of workflows, answer included; no status where none came",
+    "Calls to the APIs of workflows, answer included; no status where none came; a read-back that hears 404 is no error",
 );
 pub static CONSUMER_UP: Metric<1> =
     Metric::gauge("sluice_consumer_up", ["step"], "1 where the worker's consumer of this step is connected to Redis");
@@ -167,8 +167,11 @@ pub static CONSUMER_ABANDONED: Metric<1> =
     Metric::counter("sluice_consumer_abandoned_total", ["step"], "Attempts left to their leases at the end of a drain");
 pub static CONSUMER_GARBLED: Metric<1> =
     Metric::counter("sluice_consumer_garbled_total", ["step"], "Hints in the queue that no relay or worker pushed");
-pub static HINTS_HANDED_BACK: Metric<1> =
-    Metric::counter("sluice_hints_handed_back_total", ["step"], "Hints taken from workers that had fallen silent");
+pub static HINTS_HANDED_BACK: Metric<1> = Metric::counter(
+    "sluice_hints_handed_back_total",
+    ["step"],
+    "Hints taken from silent workers: of apalis-redis only",
+);
 
 // Every process.
 

@@ -15,7 +15,7 @@ use workflows::{
 };
 
 use super::*;
-use crate::ledger::{HostGate, Key, settlement::Then};
+use crate::ledger::{DueKey, HostGate, Key, settlement::Then};
 
 const HOST: &str = "api.example";
 
@@ -199,8 +199,8 @@ impl Stub {
 }
 
 impl WorkerLedger for Stub {
-    async fn claim(&self, _: &Worker, keys: &[DueKey]) -> Result<Vec<Claimed>> {
-        let claim = |key: &DueKey| Claim {
+    async fn claim(&self, _: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
+        let claim = |key: DueKey| Claim {
             key: Key { run: key.run, position: key.position, token: Token::new(1) },
             workflow: "greeting".parse().unwrap(),
             version: 1,
@@ -218,8 +218,9 @@ impl WorkerLedger for Stub {
             },
             traceparent: None,
             age: Duration::ZERO,
+            waited: None,
         };
-        Ok(keys.iter().map(|key| Claimed::Yes(Box::new(claim(key)))).collect())
+        Ok(asked.iter().map(|ask| Claimed::Yes(Box::new(claim(ask.key)))).collect())
     }
 
     async fn renew(&self, _: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
@@ -236,7 +237,7 @@ impl WorkerLedger for Stub {
                 traceparent: None,
                 linked: None,
             });
-            Settled::Done { run: RunState::Active, due }
+            Settled::Done { run: RunState::Active, due, whole: None }
         });
         Ok(settled.collect())
     }
