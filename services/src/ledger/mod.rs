@@ -10,7 +10,7 @@ pub mod postgres;
 pub mod scenario;
 pub mod settlement;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -58,6 +58,13 @@ pub struct DueKey {
     pub run: RunId,
     pub position: i16,
     pub generation: i32,
+}
+
+/// `run:position:generation`: what a hint of that time is called.
+impl fmt::Display for DueKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.run, self.position, self.generation)
+    }
 }
 
 /// A step that a worker asks for.

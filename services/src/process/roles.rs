@@ -16,7 +16,10 @@ use crate::{
     ledger::postgres::Postgres,
     queue::{Finding, Queue, Severity},
     relay as relay_role,
-    telemetry::metrics::{Sample, names},
+    telemetry::{
+        metrics::{Sample, names},
+        spans,
+    },
     worker as worker_role,
 };
 
@@ -74,6 +77,7 @@ async fn run_relay(config: config::Relay, ledger: Postgres, queue: Queue, life: 
     }
     let listen = config.listen.map(|database| database.connect(&database::application("relay-listen")));
     let pool = ledger.pool().clone();
+    let ledger = if spans::enabled() { ledger.traced() } else { ledger };
     let deps = relay_role::Deps { ledger, queue, listen, vitals: life.vitals.clone() };
     tracing::info!("relay starts");
     life.readiness.begin();

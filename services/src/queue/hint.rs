@@ -19,8 +19,7 @@ pub(super) struct Garbled(String);
 impl Hint {
     /// `run:position:generation`.
     pub fn id(&self) -> String {
-        let DueKey { run, position, generation } = self.key;
-        format!("{run}:{position}:{generation}")
+        self.key.to_string()
     }
 
     pub(super) fn parse(id: &str, trace: Option<&str>) -> Result<Self, Garbled> {

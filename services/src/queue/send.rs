@@ -45,8 +45,6 @@ fn by_step(due: &[Due]) -> Vec<(&StepName, Vec<&Due>)> {
 
 /// A hint, and the span that is open until the queue has it. What the hint brings about is below that span.
 fn hint(step: &StepName, due: &Due) -> (Hint, Span) {
-    let mut hint = Hint { key: due.key, trace: due.traceparent.clone() };
-    let span = spans::send(step, &hint);
-    hint.trace = trace::traceparent(&span);
-    (hint, span)
+    let span = spans::send(step, due.key, due.traceparent.as_deref());
+    (Hint { key: due.key, trace: trace::traceparent(&span) }, span)
 }

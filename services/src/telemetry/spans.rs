@@ -10,10 +10,7 @@ use workflows::{
 };
 
 use super::{names, trace};
-use crate::{
-    ledger::{AttemptSpan, Claim, Expired, SpanIds, TakenIn, Waited, WholeRun},
-    queue::Hint,
-};
+use crate::ledger::{AttemptSpan, Claim, DueKey, Expired, SpanIds, TakenIn, Waited, WholeRun};
 
 /// What the spans' layer listens to.
 pub(super) const TARGET: &str = module_path!();
@@ -57,7 +54,7 @@ pub fn begin(workflow: &WorkflowName, run: impl std::fmt::Display, before: Optio
 
 /// A hint goes into the step's queue: from a relay, or from the worker whose attempt made the step due. Kept where the queue
 /// did not hold it yet.
-pub fn send(step: &StepName, hint: &Hint) -> Span {
+pub fn send(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
     let in_attempt = is_in_attempt();
     let span = info_span!(
         parent: None,
@@ -69,23 +66,23 @@ pub fn send(step: &StepName, hint: &Hint) -> Span {
         { names::QUEUE } = %step,
         { names::OPERATION } = names::SEND,
         { names::OPERATION_TYPE } = "send",
-        { names::MESSAGE } = hint.id(),
-        { names::RUN } = %hint.key.run,
+        { names::MESSAGE } = %key,
+        { names::RUN } = %key.run,
         { names::STEP } = %step,
         { names::IN_ATTEMPT } = in_attempt,
         { names::TENTATIVE } = true,
     );
     // A relay may find a new step before its intake has kept the trace: then the context is still the request's.
     if in_attempt {
-        trace::adopt(&span, hint.trace.as_deref());
+        trace::adopt(&span, above);
     } else {
-        trace::adopt_claim(&span, hint.trace.as_deref());
+        trace::adopt_claim(&span, above);
     }
     span
 }
 
 /// A worker has a hint in hand: from its claim to its settle.
-pub fn process(step: &StepName, hint: &Hint) -> Span {
+pub fn process(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
     let span = info_span!(
         parent: None,
         names::PROCESS,
@@ -96,8 +93,8 @@ pub fn process(step: &StepName, hint: &Hint) -> Span {
         { names::QUEUE } = %step,
         { names::OPERATION } = names::PROCESS,
         { names::OPERATION_TYPE } = "process",
-        { names::MESSAGE } = hint.id(),
-        { names::RUN } = %hint.key.run,
+        { names::MESSAGE } = %key,
+        { names::RUN } = %key.run,
         { names::STEP } = %step,
         { names::TOKEN } = Empty,
         { names::WORKFLOW } = Empty,
@@ -113,7 +110,7 @@ pub fn process(step: &StepName, hint: &Hint) -> Span {
         { names::ERROR } = Empty,
         { names::HELD } = Empty,
     );
-    trace::adopt(&span, hint.trace.as_deref());
+    trace::adopt(&span, above);
     span
 }
 
@@ -181,6 +178,7 @@ pub fn rescue(expired: &Expired) -> Span {
 /// The span of an attempt whose worker cannot export it: from its claim, so long ago, until now.
 pub fn lost(expired: &Expired, own: &AttemptSpan, age: Duration) -> Span {
     let key = expired.key;
+    let due = DueKey { run: key.run, position: key.position, generation: expired.generation };
     let span = info_span!(
         parent: None,
         names::PROCESS,
@@ -191,7 +189,7 @@ pub fn lost(expired: &Expired, own: &AttemptSpan, age: Duration) -> Span {
         { names::QUEUE } = %expired.step,
         { names::OPERATION } = names::PROCESS,
         { names::OPERATION_TYPE } = "process",
-        { names::MESSAGE } = format!("{}:{}:{}", key.run, key.position, expired.generation),
+        { names::MESSAGE } = %due,
         { names::RUN } = %key.run,
         { names::STEP } = %expired.step,
         { names::TOKEN } = %key.token,

@@ -28,7 +28,7 @@ pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Ask, Due, WorkerLedger},
     name,
-    queue::{self, Delivery, HintSink, Queue, Status},
+    queue::{self, Delivery, Hint, HintSink, Queue, Status},
     telemetry::{
         Vitals,
         health::Pulse,
@@ -101,7 +101,8 @@ pub async fn run<L: WorkerLedger>(
                 metrics: vitals.metrics.clone(),
             };
             let handle = move |delivery: Delivery| {
-                let span = spans::process(&handler.step, &delivery.hint);
+                let Hint { key, trace } = &delivery.hint;
+                let span = spans::process(&handler.step, *key, trace.as_deref());
                 handler.clone().handle(delivery).instrument(span)
             };
             tokio::spawn(consumer.run(handle, shutdown.clone()))
@@ -235,7 +236,7 @@ mod tests {
     use workflows::ids::RunId;
 
     use super::*;
-    use crate::queue::{Error, Hint, Pushed};
+    use crate::queue::{Error, Pushed};
 
     /// A queue that answers every push so.
     struct Answering(fn() -> Result<Pushed, Error>);

@@ -32,6 +32,8 @@ pub struct Postgres {
     /// `workflow:version` of every definition, as the functions ask for them.
     known: Arc<Vec<String>>,
     queues: Arc<Vec<String>>,
+    /// Its process begins traces.
+    traced: bool,
 }
 
 impl Postgres {
@@ -42,7 +44,13 @@ impl Postgres {
     pub fn over(database: Database, registry: Arc<Registry>) -> Self {
         let known = registry.all().map(|known| format!("{}:{}", known.name, known.version)).collect();
         let queues = registry.queues().iter().map(ToString::to_string).collect();
-        Self { database, registry, known: Arc::new(known), queues: Arc::new(queues) }
+        let (known, queues) = (Arc::new(known), Arc::new(queues));
+        Self { database, registry, known, queues, traced: false }
+    }
+
+    /// The same ledger for a process that begins traces: it leaves new runs for a moment to whoever took them in.
+    pub fn traced(self) -> Self {
+        Self { traced: true, ..self }
     }
 
     pub fn pool(&self) -> &PgPool {

@@ -10,10 +10,7 @@ use super::{
     By, Changed, DueKey, Intake, NewRun, Postgres, Result, Started, Traced, Waiting, duration, is_row_fault, limit,
     parse, seconds,
 };
-use crate::{
-    ledger::{Due, Error, TakenIn},
-    telemetry::spans,
-};
+use crate::ledger::{Due, Error, TakenIn};
 
 /// A row of `sluice.taken`.
 #[derive(FromRow)]
@@ -137,7 +134,7 @@ pub(super) async fn waiting(ledger: &Postgres, most: usize) -> Result<Vec<Waitin
     let rows: Vec<WaitingRow> = ledger
         .database
         .ask("select * from sluice.waiting($1, $2, $3)", |waiting| {
-            waiting.bind(ledger.queues.to_vec()).bind(limit(most)).bind(spans::enabled())
+            waiting.bind(ledger.queues.to_vec()).bind(limit(most)).bind(ledger.traced)
         })
         .await?;
     let mut queues: BTreeMap<String, Waiting> = BTreeMap::new();
