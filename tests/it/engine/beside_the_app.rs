@@ -81,9 +81,10 @@ async fn work_meanwhile(app: &App, users: &[Uuid], meanwhile: impl Future<Output
         let (low, high) = if one < other { (one, other) } else { (other, one) };
         format!(
             "begin;
-             update {instances} set updated_at = now() where user_id = '{high}';
+             update {instances} set phone_number = '{round}' where user_id = '{high}';
+             select pg_sleep(0.01);
              update {queue} set updated_at = now() where user_id = '{high}';
-             update {instances} set updated_at = now() where user_id = '{low}';
+             update {instances} set phone_number = '{round}' where user_id = '{low}';
              update {queue} set updated_at = now() where user_id = '{low}';
              commit"
         )
