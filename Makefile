@@ -31,9 +31,10 @@ chaos: setup build ## Every way to break it, for about a quarter of an hour; CHA
 
 check: setup format lint build test ## All that a change must pass; what CI runs
 
-full: check audit chaos mutants ## check, audit, the guards taken away, 50,000 seeds of the simulator, 100,000 runs for what they leave, and chaos at its full length
+full: check audit chaos mutants ## check, audit, the guards taken away, 50,000 seeds of the simulator, 100,000 runs for what they leave, 100,000 events that wait, and chaos at its full length
 	SIM_SEEDS=50000 cargo test -p tests --test sim
 	LEVEL_RUNS=100000 LEVEL_RESTARTS=1000 cargo test -p it levels -- --nocapture
+	EVENT_USERS=2000 EVENT_BACKLOG=100000 cargo test -p it events::outages
 
 test-kubernetes: tools ## Sluice on the cluster that KUBECONFIG names, disturbed as clusters do; SLUICE_IMAGE, SIMULATOR_IMAGE (docs/operating.md)
 	$(TOOLS)/manifests/python/bin/python tests/kubernetes/run.py $(KUBERNETES)

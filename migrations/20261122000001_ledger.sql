@@ -164,21 +164,40 @@ create table if not exists sluice.attempt (
   primary key (run_id, position, token)
 );
 
--- Announcements, published at least once and in order within a run. One that is not published outlives its run.
+-- Announcements for other programs, published at least once. One that is not published outlives its run, until retention drops
+-- it.
 create table if not exists sluice.event (
   id uuid primary key default gen_random_uuid(),
+  -- The run whose event it is; the events of a gate have an id that is made of the gate's name.
   run_id uuid not null,
+  -- Its place among the events of that run or gate: they go out in this order.
   sequence integer not null,
+  -- What happened, and the version of the payload's schema: docs/events.md.
+  type text not null,
   routing_key text not null,
   payload jsonb not null,
   traceparent text,
   created_at timestamptz not null default now(),
+  -- Who has it in hand to publish it, and until when.
   claimed_by text,
   claimed_until timestamptz,
   published_at timestamptz
-);
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+create unique index if not exists event_of_run on sluice.event (run_id, sequence);
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
 create index if not exists event_published on sluice.event (published_at) where published_at is not null;
+
+-- The events of a workflow's own that the ends of its runs are announced by, beside the engine's: a workflow's migration adds
+-- a row.
+create table if not exists sluice.announcement (
+  workflow text not null,
+  -- succeeded, dead, cancelled
+  state text not null,
+  -- Of the event, and its routing key.
+  type text not null,
+  routing_key text not null,
+  primary key (workflow, state)
+);
 
 -- A run that needs a person.
 create table if not exists sluice.dead_letter (
@@ -247,6 +266,8 @@ create table if not exists sluice.gate (
   probes integer not null default 0,
   -- When it was last opened again: its backlog is let go slowly at first.
   reopened_at timestamptz,
+  -- How many events have announced that it closed or passes again.
+  events integer not null default 0,
   updated_at timestamptz not null default now(),
   primary key (scope, name),
   constraint gate_breaker check ((breaker = 'closed') = (breaker_cause is null))
@@ -263,6 +284,42 @@ create table if not exists sluice.closed_time (
   primary key (scope, name, cause, closed_at)
 );
 
+-- Announces that a gate has closed, or passes again, whatever closed it. The caller has its row locked.
+create or replace function sluice.announce_gate(gate sluice.gate, what text)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  place integer;
+begin
+  update sluice.gate as changed
+  set events = changed.events + 1
+  where changed.scope = announce_gate.gate.scope
+    and changed.name = announce_gate.gate.name
+  returning changed.events
+  into place;
+  insert into sluice.event (run_id, sequence, type, routing_key, payload)
+  values (
+    md5(announce_gate.gate.scope || '/' || announce_gate.gate.name)::uuid, place, 'sluice.gate.' || what || '.v1',
+    'gate.' || what,
+    jsonb_strip_nulls(jsonb_build_object(
+      'subject', announce_gate.gate.scope || '/' || announce_gate.gate.name,
+      'scope', announce_gate.gate.scope,
+      'name', announce_gate.gate.name,
+      'paused_by', case when announce_gate.gate.paused_at is not null then announce_gate.gate.paused_by end,
+      'held_until', case when announce_gate.gate.hold_until > now() then announce_gate.gate.hold_until end,
+      'breaker', case when announce_gate.gate.breaker <> 'closed' then announce_gate.gate.breaker_cause end,
+      'reason', case when what = 'closed' then coalesce(announce_gate.gate.breaker_reason, announce_gate.gate.hold_reason) end
+    ))
+  );
+end
+$$;
+revoke all
+  on function sluice.announce_gate(sluice.gate, text)
+  from public;
+
 -- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes. A gate that was not there was
 -- open.
 create or replace function sluice.note_closed_time()
@@ -272,7 +329,15 @@ set search_path = ''
 as $$
 declare
   changed record;
+  -- Closed before, and now.
+  stood constant boolean := coalesce(
+    old.paused_at is not null or coalesce(old.hold_until > now(), false) or old.breaker <> 'closed', false
+  );
+  stands constant boolean := new.paused_at is not null or coalesce(new.hold_until > now(), false) or new.breaker <> 'closed';
 begin
+  if stands <> stood then
+    perform sluice.announce_gate(new, case when stands then 'closed' else 'passing' end);
+  end if;
   for changed in
     select cause, closed
     from (

@@ -98,7 +98,7 @@ as $$
   from pg_catalog.pg_class as class
   cross join lateral (
     select case
-      when class.relkind = 'v' or class.relname in ('setting', '_sqlx_migrations', 'adoption') then array['select']
+      when class.relkind = 'v' or class.relname in ('setting', '_sqlx_migrations', 'adoption', 'announcement') then array['select']
       when class.relname = 'audit' then array['select', 'insert']
       else array['select', 'insert', 'update', 'delete']
     end as allowed

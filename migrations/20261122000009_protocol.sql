@@ -377,7 +377,8 @@ begin
   for begun in
     with begun as (
       insert into sluice.run
-        (id, workflow, version, subject, resource, input, priority, traceparent, asked_traceparent, deadline_at, requested_at, internal)
+        (id, workflow, version, subject, resource, input, priority, traceparent, asked_traceparent, deadline_at, requested_at, internal,
+          events)
       select sluice.new_id(), known.name, known.version, given.subject, given.resource, given.input, known.priority,
         given.traceparent, given.traceparent, now() + known.deadline,
         -- Who asks again, with a request as old as the first one, is served from now on.
@@ -392,12 +393,23 @@ begin
           ) then now()
           else least(coalesce(given.requested_at, now()), now())
         end,
-        start_runs.internal
+        start_runs.internal, case when start_runs.internal then 0 else 1 end
       from unnest(subjects, resources, inputs, traceparents, requested)
         as given (subject, resource, input, traceparent, requested_at)
       order by given.subject
       on conflict (workflow, subject) where state in ('active', 'dead') do nothing
       returning id, subject, resource, traceparent, requested_at
+    ),
+    announced as (
+      insert into sluice.event (run_id, sequence, type, routing_key, payload, traceparent)
+      select begun.id, 1, 'sluice.run.started.v1', known.name || '.started',
+        jsonb_build_object(
+          'run', begun.id, 'workflow', known.name, 'version', known.version, 'subject', begun.subject,
+          'resource', begun.resource, 'requested_at', begun.requested_at
+        ),
+        begun.traceparent
+      from begun
+      where not start_runs.internal
     ),
     held as (
       insert into sluice.resource as held (name, subject, run_id, secret)
@@ -562,23 +574,38 @@ declare
 begin
   with ended as (
     update sluice.run
-    set state = to_state, ended_at = now(), waits = false, events = events + 1
+    set state = to_state, ended_at = now(), waits = false,
+      -- An internal run's success is announced to nobody.
+      events = events + case when internal and to_state = 'succeeded' then 0 else 1 + (
+        select count(*)
+        from sluice.announcement as own
+        where own.workflow = run.workflow
+          and own.state = to_state
+      )::integer end
     where id = any (runs)
     returning *
   ),
   announced as (
-    insert into sluice.event (run_id, sequence, routing_key, payload, traceparent)
-    select ended.id, ended.events, ended.workflow || '.' || to_state,
-      jsonb_build_object(
+    insert into sluice.event (run_id, sequence, type, routing_key, payload, traceparent)
+    select ended.id, ended.events - (own.type is not null)::integer + said.after,
+      case said.after when 0 then 'sluice.run.' || to_state || '.v1' else own.type end,
+      case said.after when 0 then ended.workflow || '.' || to_state else own.routing_key end,
+      jsonb_strip_nulls(jsonb_build_object(
         'run', ended.id, 'workflow', ended.workflow, 'version', ended.version, 'subject', ended.subject,
-        'resource', ended.resource, 'state', to_state, 'ended_at', ended.ended_at,
-        'reason', letter.reason, 'step', letter.step, 'error', letter.error, 'cancelled_by', ended.cancel_by
-      ),
+        'resource', ended.resource, 'requested_at', ended.requested_at, 'ended_at', ended.ended_at,
+        'letter', letter.id, 'step', letter.step, 'reason', letter.reason, 'class', letter.class, 'error', letter.error,
+        'by', case to_state when 'cancelled' then ended.cancel_by end,
+        'note', case to_state when 'cancelled' then ended.cancel_reason end
+      )),
       ended.traceparent
     from ended
     left join sluice.dead_letter as letter
       on letter.run_id = ended.id
       and letter.resolved_at is null
+    left join sluice.announcement as own
+      on own.workflow = ended.workflow
+      and own.state = to_state
+    join (values (0), (1)) as said (after) on said.after = 0 or own.type is not null
     where not (ended.internal and to_state = 'succeeded')
   ),
   free as (
@@ -639,6 +666,7 @@ begin
     internal = false,
     linked_traceparent = coalesce(dead.traceparent, dead.linked_traceparent), traceparent = null, asked_traceparent = null,
     revived_at = now(), span_waits = false,
+    events = dead.events + 1,
     deadline_at = now() + coalesce(
       (
         select definition.deadline
@@ -668,6 +696,14 @@ begin
   insert into sluice.audit (actor, action, subject, detail)
   values (
     revive_run.actor, 'run.revive', revived.subject, jsonb_build_object('run', revived.id, 'note', revive_run.note)
+  );
+  insert into sluice.event (run_id, sequence, type, routing_key, payload)
+  values (
+    revived.id, revived.events, 'sluice.run.revived.v1', revived.workflow || '.revived',
+    jsonb_strip_nulls(jsonb_build_object(
+      'run', revived.id, 'workflow', revived.workflow, 'version', revived.version, 'subject', revived.subject,
+      'resource', revived.resource, 'requested_at', revived.requested_at, 'by', revive_run.actor, 'note', revive_run.note
+    ))
   );
   -- Locked first, so that whoever ends another run there gives this one its turn, or has done.
   perform
@@ -1995,10 +2031,128 @@ begin
 end
 $$;
 
--- Retention, in small batches: up to `most` of each kind that ended longer ago than `older_than`. Open dead letters and
--- unpublished events are never pruned. How many rows in all.
-create or replace function sluice.prune(older_than interval, most integer)
+-- Events ----------------------------------------------------------------------------------------------------------------
+
+-- Up to `most` events for this publisher to publish until its claim ends, `lease` seconds from now: of each run the first that
+-- is not published, so that whatever becomes of a publisher, the next event of that run waits until this one is confirmed. Safe
+-- with any number of callers: a row is claimed once, and one whose claim has ended is anybody's.
+create or replace function sluice.claim_events(publisher text, lease double precision, most integer)
+returns table (
+  id uuid,
+  run_id uuid,
+  sequence integer,
+  type text,
+  routing_key text,
+  payload jsonb,
+  traceparent text,
+  created_at timestamptz,
+  secret text,
+  memory jsonb
+)
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+begin
+  return query
+    with free as materialized (
+      select event.id
+      from sluice.event
+      where event.published_at is null
+        and (event.claimed_until is null or event.claimed_until < now())
+        -- Asked so that it can only be a look-up by key: a plan of an empty ledger would read all that wait, for each of them.
+        and (
+          select first.sequence
+          from sluice.event as first
+          where first.run_id = event.run_id
+            and coalesce(first.published_at, 'infinity') = 'infinity'
+          order by first.sequence
+          limit 1
+        ) = event.sequence
+      order by event.created_at
+      limit most
+      for no key update of event skip locked
+    ),
+    claimed as (
+      update sluice.event as event
+      set claimed_by = claim_events.publisher, claimed_until = now() + make_interval(secs => lease)
+      where event.id = any (array(select free.id from free))
+      returning event.*
+    )
+    select claimed.id, claimed.run_id, claimed.sequence, claimed.type, claimed.routing_key, claimed.payload,
+      -- A run's start is written before its intake has named the trace.
+      case claimed.type
+        when 'sluice.run.started.v1' then coalesce(run.linked_traceparent, run.traceparent, claimed.traceparent)
+        else claimed.traceparent
+      end,
+      claimed.created_at, held.secret, held.memory
+    from claimed
+    left join sluice.run on run.id = claimed.run_id
+    -- What its text must not say.
+    left join sluice.resource as held
+      on held.name = run.resource
+      and claimed.payload ? 'error'
+    order by claimed.created_at, claimed.sequence;
+end
+$$;
+
+-- These are with the broker, which has confirmed each; `unconfirmed` are given back. How many were not published before. True
+-- whoever holds their claims now: what is confirmed is published.
+create or replace function sluice.publish_events(publisher text, confirmed uuid[], unconfirmed uuid[])
 returns bigint
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+declare
+  counted bigint;
+begin
+  update sluice.event as event
+  set claimed_by = null, claimed_until = null
+  where event.id = any (unconfirmed)
+    and event.claimed_by = publish_events.publisher
+    and event.published_at is null;
+  update sluice.event as event
+  set published_at = now(), claimed_by = null, claimed_until = null
+  where event.id = any (confirmed)
+    and event.published_at is null;
+  get diagnostics counted = row_count;
+  return counted;
+end
+$$;
+
+-- These go out once more, under the same ids and in the order of their runs. How many there were: one that is not published
+-- goes out anyway.
+create or replace function sluice.replay_events(events uuid[], actor text, note text)
+returns bigint
+language plpgsql
+set search_path = ''
+set lock_timeout = '900ms'
+as $$
+#variable_conflict use_column
+declare
+  counted bigint;
+begin
+  update sluice.event as event
+  set published_at = null, claimed_by = null, claimed_until = null
+  where event.id = any (events)
+    and event.published_at is not null;
+  get diagnostics counted = row_count;
+  if counted > 0 then
+    insert into sluice.audit (actor, action, subject, detail)
+    values (
+      replay_events.actor, 'events.replay', counted || ' events', jsonb_build_object('events', events, 'note', replay_events.note)
+    );
+  end if;
+  return counted;
+end
+$$;
+
+-- Retention, in small batches: up to `most` of each kind that ended longer ago than `older_than`. Open dead letters are never
+-- pruned. `removed`: how many rows in all; `unpublished`: how many of them are events that nobody has published.
+create or replace function sluice.prune(older_than interval, most integer, out removed bigint, out unpublished bigint)
 language plpgsql
 set search_path = ''
 set lock_timeout = '900ms'
@@ -2007,7 +2161,6 @@ as $$
 declare
   gone uuid[];
   counted bigint;
-  total bigint := 0;
 begin
   select coalesce(array_agg(old.id), '{}')
   into gone
@@ -2024,7 +2177,7 @@ begin
   delete from sluice.dead_letter where run_id = any (gone);
   delete from sluice.closed_time where scope = 'run' and name = any (gone::text[]);
   delete from sluice.run where id = any (gone);
-  total := cardinality(gone);
+  removed := cardinality(gone);
 
   delete from sluice.event
   where id in (
@@ -2034,13 +2187,25 @@ begin
     limit most
   );
   get diagnostics counted = row_count;
-  total := total + counted;
+  removed := removed + counted;
+  delete from sluice.event
+  where id in (
+    select id
+    from sluice.event
+    where published_at is null
+      and created_at < now() - older_than
+    order by created_at
+    limit most
+    for update skip locked
+  );
+  get diagnostics unpublished = row_count;
+  removed := removed + unpublished;
   -- A worker that has not beaten for an hour is gone, and nobody asks for it any more.
   delete from sluice.heartbeat where beat_at < now() - interval '1 hour';
   get diagnostics counted = row_count;
-  total := total + counted;
+  removed := removed + counted;
   delete from sluice.request where refused_at < now() - older_than;
-  return total + sluice.prune_audit(older_than, most);
+  removed := removed + sluice.prune_audit(older_than, most);
 end
 $$;
 
@@ -2057,7 +2222,7 @@ begin
     where function.pronamespace = 'sluice'::regnamespace
       and function.proname in (
         'intake', 'claim', 'settle', 'renew', 'waiting', 'expired', 'exceed', 'project_pending', 'explain', 'start_runs', 'end_runs',
-        'give_turn', 'end_gone'
+        'give_turn', 'end_gone', 'claim_events', 'publish_events'
       )
   loop
     execute format(
@@ -2068,5 +2233,7 @@ begin
   end loop;
 end
 $$;
+-- However many events wait, those that have waited longest are read, and no others.
+alter function sluice.claim_events(text, double precision, integer) set enable_bitmapscan = off;
 -- What a batch has started meets the resources of that batch.
 alter function sluice.start_runs(text, text[], text[], jsonb[], text[], timestamptz[], boolean) set enable_hashjoin = on;

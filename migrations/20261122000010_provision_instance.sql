@@ -400,6 +400,57 @@ begin
 end
 $$;
 
+-- Announcements ---------------------------------------------------------------------------------------------------------
+
+insert into sluice.announcement (workflow, state, type, routing_key)
+values ('provision-instance', 'succeeded', 'sluice.instance.ready.v1', 'instance.ready')
+on conflict (workflow, state) do update
+set type = excluded.type, routing_key = excluded.routing_key;
+
+-- Announces that an instance is linked to a phone, or no longer is, where a run finds that it has changed.
+create or replace function sluice.announce_connection()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+  what constant text := case new.memory ->> 'status' when 'connected' then 'connected' else 'disconnected' end;
+  found_by sluice.run;
+begin
+  update sluice.run as finder
+  set events = finder.events + 1
+  where finder.id = new.run_id
+    and finder.workflow = 'provision-instance'
+  returning *
+  into found_by;
+  if found then
+    insert into sluice.event (run_id, sequence, type, routing_key, payload, traceparent)
+    values (
+      found_by.id, found_by.events, 'sluice.instance.' || what || '.v1', 'instance.' || what,
+      jsonb_build_object(
+        'run', found_by.id, 'workflow', found_by.workflow, 'version', found_by.version, 'subject', found_by.subject,
+        'resource', found_by.resource
+      ),
+      found_by.traceparent
+    );
+  end if;
+  return null;
+end
+$$;
+revoke all
+  on function sluice.announce_connection()
+  from public;
+
+create or replace trigger announce_connection
+  after update of memory
+  on sluice.resource
+  for each row
+  when (
+    (coalesce(old.memory ->> 'status', '') = 'connected') <> (coalesce(new.memory ->> 'status', '') = 'connected')
+  )
+  execute function sluice.announce_connection();
+
 -- The functions of this file and the one before it are the services', too: `sluice migrate` gives them their rights at its end.
 do $$
 begin

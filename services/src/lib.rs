@@ -1,7 +1,7 @@
 //! Sluice: a durable workflow engine on Postgres and Redis, and the product that is its first user.
 //!
-//! The engine: `ledger` holds the protocol, on `database`; `queue` is the only module that knows apalis and Redis; `relay` and
-//! `worker` are roles: `pub async fn run(settings, deps, shutdown)`. Roles never call each other; they meet in Postgres and
+//! The engine: `ledger` holds the protocol, on `database`; `queue` is the only module that knows apalis and Redis; `relay`,
+//! `worker` and `events` are roles: `pub async fn run(settings, deps, shutdown)`. Roles never call each other; they meet in Postgres and
 //! Redis. `config` reads options and environment into what adapters and roles take, `process` starts roles in a process and
 //! ends them, `cli` is what a person types, `telemetry` what a person reads.
 //!
@@ -13,6 +13,7 @@
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod events;
 pub mod evolution;
 pub mod ledger;
 mod name;

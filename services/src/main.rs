@@ -26,6 +26,8 @@ enum Role {
     Relay(Box<Relay>),
     /// Run steps against the Evolution API; any number side by side
     Worker(Box<Worker>),
+    /// Publish events to RabbitMQ; any number side by side. Or, for a person: tail, list, replay
+    Events(Box<cli::events::Options>),
     /// Every role in one process
     All(Box<All>),
     /// What stood in the database before Sluice: status, start, leave, allow
@@ -67,6 +69,10 @@ fn main() -> ExitCode {
         Role::Migrate(options) => cli::migrate::run(options),
         Role::Relay(options) => defining(options.product).relay(&options.engine),
         Role::Worker(options) => running(options.product).worker(&options.engine),
+        Role::Events(options) => match options.command {
+            None => Program::default().events(&options.role),
+            Some(command) => command.run(),
+        },
         Role::All(options) => running(options.product).all(&options.engine),
         Role::Adopt(options) => cli::adopt::run(options),
         Role::DeadLetters(options) => cli::dead_letters::run(options),

@@ -1,11 +1,11 @@
-//! A program of one's own: relay, worker and all over a catalog of workflows, with the options that `sluice` has.
+//! A program of one's own: relay, worker, events and all over a catalog of workflows, with the options that `sluice` has.
 
 use std::process::ExitCode;
 
 use workflows::workflow::Catalog;
 
 use crate::{
-    config::{AllOptions, Config, Faults, RelayOptions, WorkerOptions},
+    config::{AllOptions, Config, EventsOptions, Faults, RelayOptions, WorkerOptions},
     process::{self, Life},
     telemetry::Vitals,
 };
@@ -41,7 +41,12 @@ impl Program {
         self.serve("worker", |catalog, faults| options.parse(catalog, faults), process::worker)
     }
 
-    /// Both, in one process.
+    /// Publishes events. It needs no workflow.
+    pub fn events(self, options: &EventsOptions) -> ExitCode {
+        self.serve("events", |_, faults| options.parse(faults), process::events)
+    }
+
+    /// All, in one process.
     pub fn all(self, options: &AllOptions) -> ExitCode {
         self.serve("all", |catalog, faults| options.parse(catalog, faults), process::all)
     }

@@ -25,8 +25,15 @@ async fn every_sign_up_is_served_once_whatever_is_killed_frozen_or_wiped() {
     let report = Scenario::Mixed.run(&options(150, 40)).await.unwrap();
 
     assert!(report.held(), "{report:#?}");
-    let kinds =
-        [Fault::WorkerKilled, Fault::RelayKilled, Fault::WorkerFrozen, Fault::RedisWiped, Fault::PostgresKilled];
+    let kinds = [
+        Fault::WorkerKilled,
+        Fault::RelayKilled,
+        Fault::WorkerFrozen,
+        Fault::PublisherKilled,
+        Fault::BrokerKilled,
+        Fault::RedisWiped,
+        Fault::PostgresKilled,
+    ];
     for kind in kinds {
         assert!(report.faults.contains_key(&kind), "nothing was injected of: {kind}; {report:#?}");
     }

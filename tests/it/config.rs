@@ -378,7 +378,8 @@ fn no_part_of_an_address_or_of_headers_that_may_be_secret_is_ever_said() {
 
 #[test]
 fn the_defaults_are_those_of_the_design() {
-    let All { relay, worker } = parsed(&[]);
+    let All { relay, worker, events } = parsed(&[]);
+    assert!(events.is_none(), "no broker was named");
 
     let workflow = relay.ledger.registry.all().next().unwrap();
     let step = &workflow.steps[0];

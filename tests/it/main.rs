@@ -15,6 +15,7 @@ mod cost;
 mod deployment;
 mod disasters;
 mod engine;
+mod events;
 mod failover;
 mod guide;
 mod hand_made_sql;

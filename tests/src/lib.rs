@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod chaos;
 pub mod collector;
+pub mod consumer;
 pub mod evolution;
 pub mod fleet;
 pub mod ledger;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod calls;
+mod events;
 mod losing;
 mod sampling;
 mod tree;

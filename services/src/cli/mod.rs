@@ -3,6 +3,7 @@
 pub mod adopt;
 mod by;
 pub mod dead_letters;
+pub mod events;
 pub mod migrate;
 mod moment;
 mod output;
@@ -25,6 +26,7 @@ Examples:
   sluice relay                           one of any number of relays
   sluice worker create-instance          one of any number of workers, for one step or several
   sluice worker configure-webhooks verify
+  sluice events                          one of any number of publishers of events; events tail shows them as they pass
   sluice dead-letters list               what needs a person; show, retry and discard deal with it
   sluice runs list --subject ada@example.com
   sluice queue stats                     what waits; pause, resume, rate and concurrency set its gates
@@ -33,7 +35,8 @@ What each needs:
   migrate  DATABASE_URL, not through a transaction pooler
   relay    DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL
   worker   DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL, EVOLUTION_API_KEY, and WEBHOOK_URL or SUPABASE_URL
-  all      what a relay and a worker need
+  events   DATABASE_URL, AMQP_URL; events tail AMQP_URL, events list and replay DATABASE_URL
+  all      what a relay and a worker need; where AMQP_URL is set, it publishes events too
   adopt, dead-letters, runs, queue
            DATABASE_URL; queue stats looks into REDIS_URL too, where it is set
 

@@ -6,6 +6,7 @@
 //! which know what is secret.
 
 mod database;
+mod events;
 mod fault;
 mod http;
 mod log;
@@ -23,11 +24,12 @@ use workflows::{breaker::Rules, definition::Registry, ids::StepName, workflow::C
 
 pub use self::{
     database::Database,
+    events::{EventsOptions, TailOptions},
     fault::{Fault, Faults},
     operator::{OperatorOptions, StatsOptions},
 };
 use crate::{
-    queue, relay as relay_role,
+    events as events_role, queue, relay as relay_role,
     telemetry::{Role, export::Traces, log::Log},
     worker as worker_role,
 };
@@ -84,11 +86,20 @@ pub struct Worker {
     pub settings: worker_role::Settings,
 }
 
+/// What a publisher of events is told.
+#[derive(Debug, Clone)]
+pub struct Events {
+    pub ledger: Ledger,
+    pub settings: events_role::Settings,
+}
+
 /// What every role together is told.
 #[derive(Clone)]
 pub struct All {
     pub relay: Relay,
     pub worker: Worker,
+    /// None where no RabbitMQ was named.
+    pub events: Option<Events>,
 }
 
 #[derive(Args)]
@@ -145,6 +156,8 @@ pub struct AllOptions {
     listen: database::ListenOptions,
     #[command(flatten)]
     redis: redis::RedisOptions,
+    #[command(flatten)]
+    amqp: events::AmqpOptions,
     #[command(flatten)]
     relay: relay::RelayTuning,
     #[command(flatten)]
@@ -217,19 +230,26 @@ impl AllOptions {
         let (registry, mut faults) = (catalog.registry(), Faults::default());
         let of_relay = self.ledger.read(database::OF_A_RELAY, &registry, &mut faults);
         let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, database::OF_A_WORKER));
+        let of_events = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, events::CONNECTIONS));
         let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
+        let broker = self.amqp.read_if_given(&mut faults);
         let relay = self.relay.read(&mut faults);
         let worker = self.worker.read(&mut faults);
         let http = self.http.read(&mut faults);
-        let services = vec![(Role::Relay, RELAY.to_owned()), (Role::Worker, worker::service(None))];
+        let services = vec![
+            (Role::Relay, RELAY.to_owned()),
+            (Role::Worker, worker::service(None)),
+            (Role::Events, events::SERVICE.to_owned()),
+        ];
         let traces = self.traces.read(services, &mut faults);
         let log = self.log.read(&mut faults);
 
         let steps = worker.map(|worker| (registry.queues(), worker));
         let relay = build_relay(of_relay, listen, queue.clone(), relay);
         let worker = build_worker(of_worker, queue, catalog, steps);
-        let all = relay.zip(worker).map(|(relay, worker)| All { relay, worker });
+        let events = broker.map(|broker| broker.and_then(|broker| events::build(of_events, Some(broker))));
+        let all = relay.zip(worker).zip(events).map(|((relay, worker), events)| All { relay, worker, events });
         finish_serving(log, http, traces, all, faults.and(theirs))
     }
 }

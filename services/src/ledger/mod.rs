@@ -12,8 +12,10 @@ pub mod settlement;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
+use uuid::Uuid;
 use workflows::{
     breaker::{self, Answer, Rules, Signal, Word},
     definition::Registry,
@@ -501,6 +503,50 @@ pub trait OperatorLedger: Clone + Send + Sync + 'static {
         limit: Option<u32>,
         by: &By,
     ) -> impl Future<Output = Result<bool>> + Send;
+}
+
+/// An announcement to other programs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// What is published twice has the same.
+    pub id: Uuid,
+    /// Its place among the events of its run or gate, from 1.
+    pub sequence: u32,
+    /// What happened, and the version of the payload's schema.
+    pub r#type: String,
+    pub routing_key: String,
+    pub payload: Value,
+    pub traceparent: Option<String>,
+    pub created_at: DateTime<Utc>,
+}
+
+/// What retention deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Rows in all.
+    pub rows: u64,
+    /// Events among them that nobody had published.
+    pub unpublished: u64,
+}
+
+/// What publishers of events ask of the ledger.
+pub trait EventLedger: Clone + Send + Sync + 'static {
+    /// Take up to `most` events in hand for `lease`: of each run the first that is not published, so that its events go out in
+    /// order, whatever becomes of a publisher. No two publishers have an event at once, unless a lease has ended.
+    fn claim_events(
+        &self,
+        publisher: &str,
+        lease: Duration,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Event>>> + Send;
+
+    /// The first are with the broker, which has confirmed them; the others are given back.
+    fn publish_events(
+        &self,
+        publisher: &str,
+        confirmed: &[Uuid],
+        unconfirmed: &[Uuid],
+    ) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// Every verb.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use self::readiness::Readiness;
 pub(crate) use self::{
     database::{open, open_session},
-    roles::{all, relay, worker},
+    roles::{all, events, relay, worker},
 };
 use crate::{
     config::{Config, Faults},
@@ -38,7 +38,7 @@ Exit codes:
   1        failed: the last line of the log says why
   2        refused to start: settings, arguments, the database or Redis are not as they must be, and waiting mends none of it
   3        migrate --check: migrations are pending
-  4        dead-letters, runs, queue: nothing matched
+  4        dead-letters, runs, queue, events: nothing matched
   101      a panic, which is a bug
   130 143  stopped at once by a second SIGINT or SIGTERM";
 

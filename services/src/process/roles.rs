@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config,
     database::give_back,
+    events as events_role,
     ledger::postgres::Postgres,
     queue::{Finding, Queue, Severity},
     relay as relay_role,
@@ -51,10 +52,18 @@ pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
+/// Publishes events until `shutdown`.
+pub(crate) async fn events(config: config::Events, life: Life) -> anyhow::Result<ExitCode> {
+    let metrics = life.vitals.metrics.clone();
+    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_broker_connected()));
+    run_events(config, &life).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Runs every role until `shutdown`.
 pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
-    life.readiness.await_roles(2);
-    let config::All { relay, worker } = config;
+    let config::All { relay, worker, events } = config;
+    life.readiness.await_roles(2 + usize::from(events.is_some()));
     let (queue, known) = connect(&relay.queue).await?;
     let roles = async {
         let of_relay = life.relay_ledger(&relay, &queue);
@@ -64,7 +73,10 @@ pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<ExitC
         }
         let relay = run_relay(relay, of_relay, queue.clone(), &life).boxed_local();
         let worker = run_worker(worker, of_worker, queue.clone(), &life).boxed_local();
-        let roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
+        let mut roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
+        if let Some(events) = events {
+            roles.push(Named { name: "events", run: run_events(events, &life).boxed_local() });
+        }
         supervise(roles, life.shutdown.clone()).await
     };
     run_on(&queue, known, roles).await?;
@@ -112,6 +124,25 @@ async fn run_worker(config: config::Worker, of: OfWorker, queue: Queue, life: &L
     Ok(())
 }
 
+async fn run_events(config: config::Events, life: &Life) -> anyhow::Result<()> {
+    let ledger = database::ledger(&config.ledger, "events", config.ledger.max_connections);
+    life.show_pool("events", &ledger);
+    life.need_postgres(&ledger);
+    if !database::wait_for(&config.ledger.database, "events", life).await? {
+        return Ok(());
+    }
+    let pool = ledger.pool().clone();
+    let deps = events_role::Deps { ledger, vitals: life.vitals.clone() };
+    tracing::info!("events starts");
+    life.readiness.begin();
+    tokio::select! {
+        ended = events_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
+        () = keep(pool) => {}
+    }
+    tracing::info!("events has stopped");
+    Ok(())
+}
+
 /// In which a connection that nobody needed goes back to the server.
 const NEEDED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -138,12 +169,18 @@ impl Life {
     }
 
     /// What no role can do without.
-    fn need(&self, ledger: &Postgres, queue: &Queue) {
-        let (ledger, queue) = (ledger.clone(), queue.clone());
+    fn need_postgres(&self, ledger: &Postgres) {
+        let ledger = ledger.clone();
         self.readiness.need("Postgres", move || {
             let ledger = ledger.clone();
             async move { ledger.ping().await.is_ok() }
         });
+    }
+
+    /// What those that move steps cannot do without.
+    fn need(&self, ledger: &Postgres, queue: &Queue) {
+        self.need_postgres(ledger);
+        let queue = queue.clone();
         self.readiness.need("Redis", move || {
             let queue = queue.clone();
             async move { queue.ping().await.is_ok() }

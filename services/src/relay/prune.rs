@@ -13,8 +13,13 @@ const BATCH: usize = 500;
 
 pub(super) async fn run(relay: Relay) {
     let prune = async || {
-        let pruned = relay.ledger.prune(relay.settings.retention, BATCH).await.context("prune what has ended")?;
-        Ok(if pruned >= BATCH as u64 { Next::AtOnce } else { Next::AtTick })
+        let retention = relay.settings.retention;
+        let pruned = relay.ledger.prune(retention, BATCH).await.context("prune what has ended")?;
+        if pruned.unpublished > 0 {
+            relay.vitals.metrics.events_dropped(pruned.unpublished);
+            tracing::info!(events = pruned.unpublished, ?retention, "dropped events that nobody had published in time");
+        }
+        Ok(if pruned.rows >= BATCH as u64 { Next::AtOnce } else { Next::AtTick })
     };
     relay.repeat("prune", TICK, &Notify::new(), prune).await;
 }

@@ -45,6 +45,7 @@ impl Vitals {
 pub enum Role {
     Relay,
     Worker,
+    Events,
 }
 
 impl Role {
@@ -54,7 +55,11 @@ impl Role {
         let in_attempt = KeyValue::new(names::IN_ATTEMPT, true);
         let is_relays =
             names::OF_RELAYS.contains(&first) && !span.attributes.iter().flatten().any(|a| *a == in_attempt);
-        if is_relays { Self::Relay } else { Self::Worker }
+        match first {
+            names::PUBLISH => Self::Events,
+            _ if is_relays => Self::Relay,
+            _ => Self::Worker,
+        }
     }
 }
 

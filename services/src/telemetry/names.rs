@@ -1,7 +1,7 @@
 //! Every name that a span or an attribute has, once. OpenTelemetry's semantic conventions 1.37 (HTTP and database: stable;
 //! messaging: in development), and `sluice.…` for what is ours.
 
-/// The first words of the spans that a relay makes. All others are workers', and so is what is `IN_ATTEMPT`.
+/// The first words of the spans that a relay makes. All others but `PUBLISH` are workers', and so is what is `IN_ATTEMPT`.
 pub(super) const OF_RELAYS: [&str; 6] = [INTAKE, START, REVIVE, SEND, RESCUE, WHOLE];
 
 pub(super) const INTAKE: &str = "intake";
@@ -11,6 +11,8 @@ pub(super) const SEND: &str = "send";
 pub(super) const RESCUE: &str = "rescue";
 /// From the request to the end.
 pub(super) const WHOLE: &str = "run";
+/// The publisher of events makes these.
+pub(super) const PUBLISH: &str = "publish";
 pub(super) const PROCESS: &str = "process";
 pub(super) const CLAIM: &str = "claim";
 pub(super) const SETTLE: &str = "settle";
@@ -49,6 +51,7 @@ pub const MESSAGE: &str = "messaging.message.id";
 pub const OPERATION: &str = "messaging.operation.name";
 pub const OPERATION_TYPE: &str = "messaging.operation.type";
 pub const QUEUE: &str = "messaging.destination.name";
+pub const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
 pub const QUEUE_SYSTEM: &str = "messaging.system";
 pub const SERVER: &str = "server.address";
 pub const PORT: &str = "server.port";

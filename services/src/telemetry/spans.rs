@@ -10,7 +10,7 @@ use workflows::{
 };
 
 use super::{names, trace};
-use crate::ledger::{AttemptSpan, Claim, DueKey, Expired, SpanIds, TakenIn, Waited, WholeRun};
+use crate::ledger::{AttemptSpan, Claim, DueKey, Event, Expired, SpanIds, TakenIn, Waited, WholeRun};
 
 /// What the spans' layer listens to.
 pub(super) const TARGET: &str = module_path!();
@@ -78,6 +78,24 @@ pub fn send(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
     } else {
         trace::adopt_claim(&span, above);
     }
+    span
+}
+
+/// An event goes to the broker. Kept once that is confirmed.
+pub fn publish(event: &Event) -> Span {
+    let span = info_span!(
+        parent: None,
+        names::PUBLISH,
+        otel.name = format!("{} {}", names::PUBLISH, event.r#type),
+        otel.kind = "producer",
+        { names::QUEUE_SYSTEM } = "rabbitmq",
+        { names::OPERATION } = names::PUBLISH,
+        { names::OPERATION_TYPE } = "send",
+        { names::MESSAGE } = %event.id,
+        { names::ROUTING_KEY } = event.routing_key,
+        { names::TENTATIVE } = true,
+    );
+    trace::adopt_claim(&span, event.traceparent.as_deref());
     span
 }
 

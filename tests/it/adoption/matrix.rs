@@ -107,7 +107,7 @@ fn is_for_the_services(relation: &str, verb: &str) -> bool {
         (_, "select" | "nextval" | "last_value") => true,
         (_, "truncate" | "setval") => false,
         ("audit", verb) => verb == "insert",
-        ("setting" | "_sqlx_migrations" | "adoption", _) => false,
+        ("setting" | "_sqlx_migrations" | "adoption" | "announcement", _) => false,
         ("adoption_report" | "held_back" | "gate_now" | "shown_run", _) => false,
         _ => true,
     }

@@ -25,7 +25,7 @@ pub async fn a_due_run_is_cancelled_at_once(bench: &Bench<impl World>) {
 
     assert_eq!(bench.world.run(run).await, RunState::Cancelled);
     assert_eq!(bench.state(run, 0).await, StepState::Cancelled);
-    assert_eq!(bench.world.events(run).await, ["provision-instance.cancelled"]);
+    assert_eq!(bench.world.events(run).await, ["provision-instance.started", "provision-instance.cancelled"]);
     assert_eq!(bench.due(CREATE).await, []);
     bench.start(PROVISION, user).await;
 }
@@ -53,7 +53,7 @@ pub async fn a_running_step_ends_its_cancelled_run_at_its_settle(bench: &Bench<i
     assert_eq!(bench.state(run, 0).await, StepState::Cancelled);
     assert_eq!(bench.world.step(run, 1).await, None);
     assert_eq!(bench.world.attempts(run).await.len(), 1);
-    assert_eq!(bench.world.events(run).await, ["provision-instance.cancelled"]);
+    assert_eq!(bench.world.events(run).await, ["provision-instance.started", "provision-instance.cancelled"]);
     // What a deprovision needs is kept.
     assert_eq!(bench.kept_token(user).await.as_deref(), Some("theirs"));
 }
@@ -96,7 +96,10 @@ pub async fn a_dead_run_is_discarded(bench: &Bench<impl World>) {
     assert_eq!(bench.world.run(run).await, RunState::Cancelled);
     assert_eq!(bench.state(run, 0).await, StepState::Cancelled);
     assert_eq!(letters[0].resolution.as_deref(), Some("discarded"));
-    assert_eq!(bench.world.events(run).await, ["provision-instance.dead", "provision-instance.cancelled"]);
+    assert_eq!(
+        bench.world.events(run).await,
+        ["provision-instance.started", "provision-instance.dead", "provision-instance.cancelled"]
+    );
     bench.start(PROVISION, user).await;
 }
 
@@ -110,5 +113,5 @@ pub async fn what_has_ended_cannot_be_cancelled(bench: &Bench<impl World>) {
     assert_eq!(bench.ledger().cancel(unknown, &by("ana")).await.unwrap(), Changed::Missing);
 
     assert_eq!(bench.world.run(run).await, RunState::Succeeded);
-    assert_eq!(bench.world.events(run).await, ["deprovision-instance.succeeded"]);
+    assert_eq!(bench.world.events(run).await, ["deprovision-instance.started", "deprovision-instance.succeeded"]);
 }

@@ -30,7 +30,7 @@ pub async fn a_due_run_past_its_deadline_dies(bench: &Bench<impl World>) {
     let letters = bench.world.dead_letters(late).await;
     assert_eq!((bench.world.run(late).await, bench.state(late, 0).await), (RunState::Dead, StepState::Dead));
     assert_eq!((letters.len(), letters[0].reason), (1, DeathReason::DeadlineExceeded));
-    assert_eq!(bench.world.events(late).await, ["provision-instance.dead"]);
+    assert_eq!(bench.world.events(late).await, ["provision-instance.started", "provision-instance.dead"]);
     // The one that waited for its turn had no moment, and so was not judged.
     for run in [waiting, young] {
         assert_eq!(bench.world.run(run).await, RunState::Active);

@@ -64,7 +64,10 @@ pub async fn a_second_look_that_a_person_revives_is_shown_to_its_end(bench: &Ben
     assert_eq!(bench.world.queue_row(user).await.status, "processing");
     bench.succeed(look, &STEPS).await;
     assert_eq!(bench.world.queue_row(user).await.status, "completed");
-    assert_eq!(bench.world.events(look).await, ["provision-instance.dead", "provision-instance.succeeded"]);
+    assert_eq!(
+        bench.world.events(look).await,
+        ["dead", "revived", "succeeded"].map(|what| format!("provision-instance.{what}"))
+    );
 }
 
 pub async fn a_second_look_that_a_user_asks_for_is_shown(bench: &Bench<impl World>) {

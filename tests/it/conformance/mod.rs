@@ -2,6 +2,7 @@
 //! the list at the end runs it on the model, on the ledger in Postgres, and on that one through a transaction pooler. Time is
 //! set, never slept through.
 
+mod announcing;
 pub mod bench;
 mod cancelling;
 mod claiming;
@@ -306,6 +307,10 @@ conformance! {
         a_request_in_another_relays_hands_is_passed_over,
         of_two_relays_each_takes_other_requests,
         a_name_that_belongs_to_a_neighbour_in_the_batch_is_refused,
+    ],
+    announcing: [
+        the_next_event_of_a_run_waits_until_the_one_before_it_is_confirmed,
+        a_claim_of_an_event_is_one_publishers_until_it_ends,
     ],
     stress: [
         settles_renewals_cancellations_and_claims_at_once_never_deadlock,

@@ -103,6 +103,12 @@ impl InPostgres {
         Bench::new(world)
     }
 
+    /// Claims of events are so much older.
+    pub async fn advance_events(&self, by: Duration) {
+        let update = "update sluice.event set claimed_until = claimed_until - make_interval(secs => $1)";
+        sqlx::query(update).bind(by.as_secs_f64()).execute(&self.pool).await.unwrap();
+    }
+
     /// As the superuser.
     pub fn url(&self) -> &str {
         &self.url
@@ -201,7 +207,13 @@ impl World for InPostgres {
     }
 
     async fn events(&self, run: RunId) -> Vec<String> {
-        let select = "select routing_key from sluice.event where run_id = $1 order by sequence";
+        let select = "select event.routing_key
+            from sluice.event
+            join sluice.run on run.id = event.run_id
+            where event.run_id = $1
+              -- The workflow's own are not the engine's.
+              and event.routing_key like run.workflow || '.%'
+            order by event.sequence";
         sqlx::query_scalar(select).bind(run.uuid()).fetch_all(&self.pool).await.unwrap()
     }
 

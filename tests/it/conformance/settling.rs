@@ -30,7 +30,7 @@ pub async fn a_success_makes_the_next_step_due_with_its_output_and_memory(bench:
     let memory = bench.world.resource(&resource_of(user)).await.memory;
     assert_eq!(memory, json!({ "token": "theirs", "webhook_url": "https://app.example/hook" }));
     assert_eq!(bench.outcomes(run).await, ["succeeded"]);
-    assert!(bench.world.events(run).await.is_empty());
+    assert_eq!(bench.world.events(run).await, ["provision-instance.started"]);
 }
 
 pub async fn what_a_step_keeps_is_merged_into_what_was_kept(bench: &Bench<impl World>) {
@@ -118,7 +118,7 @@ pub async fn the_last_success_ends_the_run(bench: &Bench<impl World>) {
     assert_eq!(bench.work(run, VERIFY, success()).await, RunState::Succeeded);
 
     assert_eq!(bench.world.run(run).await, RunState::Succeeded);
-    assert_eq!(bench.world.events(run).await, ["provision-instance.succeeded"]);
+    assert_eq!(bench.world.events(run).await, ["provision-instance.started", "provision-instance.succeeded"]);
     assert_eq!(bench.outcomes(run).await, ["succeeded"; 3]);
     assert_eq!(bench.world.step(run, 3).await, None);
 }
@@ -181,7 +181,7 @@ pub async fn a_permanent_failure_ends_the_run_at_once(bench: &Bench<impl World>)
     assert_eq!(bench.state(run, 0).await, StepState::Dead);
     assert_eq!((letters.len(), letters[0].position, letters[0].reason), (1, 0, DeathReason::PermanentError));
     assert_eq!(letters[0].resolution, None);
-    assert_eq!(bench.world.events(run).await, ["provision-instance.dead"]);
+    assert_eq!(bench.world.events(run).await, ["provision-instance.started", "provision-instance.dead"]);
     assert_eq!(bench.outcomes(run).await, ["refused"]);
 }
 

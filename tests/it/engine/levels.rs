@@ -152,7 +152,7 @@ async fn sizes(engine: &Engine) -> Sizes {
     let mut superuser = engine.app.superuser().await;
     superuser.run("update sluice.event set published_at = now()").await;
     superuser.run(&everything_is_older_by(LONG_AGO)).await;
-    while engine.ledger.prune(LONG_AGO / 2, 5_000).await.unwrap() > 0 {}
+    while engine.ledger.prune(LONG_AGO / 2, 5_000).await.unwrap().rows > 0 {}
     let mut sizes = Sizes::new();
     let tables: Vec<String> = superuser
         .all("select table_name::text from information_schema.tables where table_schema = 'sluice' and table_type = 'BASE TABLE'")

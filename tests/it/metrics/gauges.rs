@@ -185,9 +185,9 @@ async fn dead_letters_events_and_pending_rows_are_counted() {
         .run(
             "insert into sluice.dead_letter (run_id, position, step, reason)
              select run_id, 0, 'verify', 'worker_lost' from sluice.step;
-             insert into sluice.event (run_id, sequence, routing_key, payload, created_at, published_at)
-             values (gen_random_uuid(), 1, 'x', '{}', now() - interval '1 hour', now()),
-               (gen_random_uuid(), 1, 'x', '{}', now() - interval '200 seconds', null);
+             insert into sluice.event (run_id, sequence, type, routing_key, payload, created_at, published_at)
+             values (gen_random_uuid(), 1, 't', 'x', '{}', now() - interval '1 hour', now()),
+               (gen_random_uuid(), 1, 't', 'x', '{}', now() - interval '200 seconds', null);
              insert into sluice.projection_pending (workflow, subject, run_id, error)
              values ('w', 'a', gen_random_uuid(), 'x'), ('w', 'b', gen_random_uuid(), 'x')",
         )

@@ -6,6 +6,7 @@ const STALE: &str = "I9 a stale move changes nothing";
 const BUDGETS: &str = "I5 budgets";
 const QUIET: &str = "I3 one create or delete in flight";
 const EVERY_END: &str = "I1 every sign-up reaches an end";
+const IN_ORDER: &str = "I7 each event, those of a run in order";
 const CLOSED: &str = "a closed gate lets nothing through";
 
 pub const GUARDS: &[Guard] = &[
@@ -251,6 +252,33 @@ pub const GUARDS: &[Guard] = &[
         clause: "ended.internal and to_state = 'succeeded'",
         instead: "false",
         missed_by: &["a_doubted_instance_gets_another_run_when_the_first_has_succeeded"],
+        ..NONE
+    },
+    Guard {
+        name: "event: not before the one before it",
+        keeps: IN_ORDER,
+        within: "claim_events",
+        clause: ") = event.sequence",
+        instead: ") is not null",
+        missed_by: &["the_next_event_of_a_run_waits_until_the_one_before_it_is_confirmed"],
+        ..NONE
+    },
+    Guard {
+        name: "event: in nobody's hands",
+        keeps: IN_ORDER,
+        within: "claim_events",
+        clause: "(event.claimed_until is null or event.claimed_until < now())",
+        instead: "true",
+        missed_by: &["a_claim_of_an_event_is_one_publishers_until_it_ends"],
+        ..NONE
+    },
+    Guard {
+        name: "event: given back only by who has it",
+        keeps: IN_ORDER,
+        within: "publish_events",
+        clause: "event.claimed_by = publish_events.publisher",
+        instead: "true",
+        missed_by: &["a_claim_of_an_event_is_one_publishers_until_it_ends"],
         ..NONE
     },
 ];

@@ -62,7 +62,7 @@ as $$
 
   insert into sluice.run (id, workflow, version, subject, resource, state, deadline_at, deadline_from, events, requested_at,
     created_at, ended_at)
-  select run_id, 'provision-instance', 1, user_id::text, name, 'succeeded', at + interval '1 day', at, 1, at, at,
+  select run_id, 'provision-instance', 1, user_id::text, name, 'succeeded', at + interval '1 day', at, 3, at, at,
     at + interval '0.2 s'
   from bench.sign_ups(first, number);
 
@@ -78,10 +78,15 @@ as $$
   from bench.sign_ups(first, number)
   cross join (values (0, 'create-instance'), (1, 'configure-webhooks'), (2, 'verify')) as steps (position, step);
 
-  insert into sluice.event (run_id, sequence, routing_key, payload, created_at, published_at)
-  select run_id, 1, 'provision-instance.succeeded', jsonb_build_object('run', run_id, 'subject', user_id),
+  insert into sluice.event (run_id, sequence, type, routing_key, payload, created_at, published_at)
+  select run_id, sequence, type, key, jsonb_build_object('run', run_id, 'subject', user_id),
     at + interval '0.2 s', at + interval '0.3 s'
-  from bench.sign_ups(first, number);
+  from bench.sign_ups(first, number)
+  cross join (
+    values (1, 'sluice.run.started.v1', 'provision-instance.started'),
+      (2, 'sluice.run.succeeded.v1', 'provision-instance.succeeded'),
+      (3, 'sluice.instance.ready.v1', 'instance.ready')
+  ) as events (sequence, type, key);
 $$;
 
 -- Runs whose first step has failed a few times and is due again in two hours.

@@ -3,23 +3,29 @@
 
 #![allow(clippy::print_stdout, reason = "a program that speaks to a person")]
 
-use std::{io::IsTerminal, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IsTerminal,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use sqlx::{FromRow, PgConnection};
 use tests::{
+    consumer::{Consumer, Received},
     evolution::{Config, Fault, RetryAfter, Route, Rule, Stage, When},
     fleet::Fleet,
-    servers::{postgres, redis},
+    servers::{postgres, redis, until},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 /// Signs users up against a Sluice of its own and shows what becomes of them.
 ///
-/// Starts a private Postgres, a private Redis, a simulated Evolution API, one relay and three workers, all on free ports of
-/// 127.0.0.1; nothing of it is left afterwards. Ends with 0 when every user has a ready instance.
+/// Starts a private Postgres, Redis and RabbitMQ, a simulated Evolution API, one relay, three workers and a publisher of events,
+/// all on free ports of 127.0.0.1; nothing of it is left afterwards. Ends with 0 when every user has a ready instance.
 #[derive(Parser)]
 struct Options {
     /// How many users sign up.
@@ -53,6 +59,8 @@ const MISHAPS: [(&str, Route, Fault); 5] = [
     ("webhook/find takes 2 s", Route::WebhookFind, Fault::Latency { ms: 2000, stage: Stage::BeforeWork }),
 ];
 
+/// How long the last announcements may take.
+const HEARD_WITHIN: Duration = Duration::from_secs(20);
 /// How long all users together may take after the last sign-up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -75,6 +83,7 @@ struct Demo {
     database: PgConnection,
     began: Instant,
     mishaps: Vec<(Uuid, &'static str)>,
+    consumer: Consumer,
 }
 
 #[derive(FromRow)]
@@ -97,6 +106,9 @@ struct User {
     seconds: Option<f64>,
     #[sqlx(skip)]
     mishap: Option<&'static str>,
+    /// What a consumer at RabbitMQ was told of the user, in the order of its arrival.
+    #[sqlx(skip)]
+    announced: Vec<String>,
 }
 
 impl Demo {
@@ -106,17 +118,20 @@ impl Demo {
                 eprintln!("{text}");
             }
         };
-        say("starting private Postgres, Redis and the simulated Evolution API, and migrating the database …");
+        say("starting private Postgres, Redis, RabbitMQ and the simulated Evolution API, and migrating the database …");
         let fleet =
             Fleet::prepare(postgres::Options::default().durable(), redis::Options::default(), Config::default());
         let mut fleet = fleet.await.context("start the servers")?;
         for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")) {
             fleet.set(&name, value);
         }
-        say("starting one relay and three workers, each a process …");
+        let url = fleet.add_rabbitmq().await.context("start RabbitMQ")?;
+        let consumer = Consumer::start(&url, "sluice.events", "demo").await?;
+        say("starting one relay, three workers and a publisher of events, each a process …");
         fleet.start_roles().await.context("start the roles")?;
+        fleet.start("events-1", &["events"]).await.context("start the publisher")?;
         let database = fleet.connect().await?;
-        Ok(Self { options, fleet, database, began: Instant::now(), mishaps: Vec::new() })
+        Ok(Self { options, fleet, database, began: Instant::now(), mishaps: Vec::new(), consumer })
     }
 
     /// One INSERT per user, as Supabase's auth server does it; and one worker is killed halfway.
@@ -198,6 +213,7 @@ impl Demo {
     }
 
     async fn show(&mut self) -> Result<()> {
+        self.hear_all().await?;
         let users = self.users().await?;
         if self.options.json {
             print_json(&users)?;
@@ -220,6 +236,20 @@ impl Demo {
         println!(
             "at the API: {made} creates answered 201, {twice} for a name that existed, {overlaps} that overlapped"
         );
+        println!("at RabbitMQ: {}", heard(&self.consumer.received()));
+        Ok(())
+    }
+
+    /// Waits until what is announced has arrived, but not for ever.
+    async fn hear_all(&mut self) -> Result<()> {
+        let select = "select count(*) from sluice.event where published_at is null";
+        let all = until(HEARD_WITHIN, async || {
+            let waiting: i64 = sqlx::query_scalar(select).fetch_one(&mut self.database).await.ok()?;
+            (waiting == 0).then_some(())
+        });
+        if all.await.is_none() {
+            self.say("· not everything was announced in time");
+        }
         Ok(())
     }
 
@@ -241,10 +271,13 @@ impl Demo {
         .fetch_all(&mut self.database)
         .await
         .context("read what became of the users")?;
+        let received = self.consumer.received();
         for user in &mut users {
             let id = user.instance.as_deref().and_then(|name| name.strip_prefix("user_"));
             let met = self.mishaps.iter().find(|(mishap, _)| Some(mishap.to_string().as_str()) == id);
             user.mishap = met.map(|(_, what)| *what);
+            let about = |message: &&Received| message.event["subject"].as_str() == id;
+            user.announced = received.iter().filter(about).map(|message| word(&message.routing_key)).collect();
         }
         Ok(users)
     }
@@ -270,24 +303,41 @@ impl Demo {
 
 fn print_table(users: &[User]) {
     println!(
-        "{:<20} {:<42} {:<11} {:<12} {:>8} {:>7}  what went wrong on the way",
-        "user", "instance", "queue", "instance is", "attempts", "seconds"
+        "{:<20} {:<42} {:<11} {:<12} {:>8} {:>7}  {:<24} what went wrong on the way",
+        "user", "instance", "queue", "instance is", "attempts", "seconds", "announced"
     );
     for user in users {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "–".to_owned());
         let seconds = user.seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.2}"));
         let story: Vec<&str> = user.mishap.into_iter().chain(user.not_at_once.as_deref()).collect();
         println!(
-            "{:<20} {:<42} {:<11} {:<12} {:>8} {:>7}  {}",
+            "{:<20} {:<42} {:<11} {:<12} {:>8} {:>7}  {:<24} {}",
             user.user,
             text(&user.instance),
             text(&user.queue),
             text(&user.status),
             user.attempts,
             seconds,
+            user.announced.join(" "),
             story.join(" → ")
         );
     }
+}
+
+/// What happened, without to what: `started`.
+fn word(routing_key: &str) -> String {
+    routing_key.rsplit('.').next().unwrap_or_default().to_owned()
+}
+
+/// How many messages of each kind arrived, and how many of them twice.
+fn heard(received: &[Received]) -> String {
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    for message in received {
+        *kinds.entry(&message.routing_key).or_default() += 1;
+    }
+    let ids: BTreeSet<&str> = received.iter().map(|message| message.id.as_str()).collect();
+    let kinds: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    format!("{} ({} twice)", kinds.join(", "), received.len() - ids.len())
 }
 
 fn print_json(users: &[User]) -> Result<()> {

@@ -14,6 +14,9 @@ pub enum Fault {
     WorkerFrozen,
     RelayKilled,
     RelayKilledBeforePush,
+    PublisherKilled,
+    BrokerKilled,
+    BrokerStalled,
     RedisWiped,
     RedisRestarted,
     RedisEmptied,
@@ -38,6 +41,9 @@ impl Fault {
         Self::WorkerFrozen,
         Self::RelayKilled,
         Self::RelayKilledBeforePush,
+        Self::PublisherKilled,
+        Self::BrokerKilled,
+        Self::BrokerStalled,
         Self::RedisWiped,
         Self::RedisRestarted,
         Self::RedisEmptied,
@@ -64,6 +70,9 @@ impl fmt::Display for Fault {
             Self::WorkerFrozen => "worker frozen for longer than its lease",
             Self::RelayKilled => "relay killed",
             Self::RelayKilledBeforePush => "relay killed between commit and push",
+            Self::PublisherKilled => "publisher of events killed",
+            Self::BrokerKilled => "RabbitMQ killed and restarted",
+            Self::BrokerStalled => "RabbitMQ frozen",
             Self::RedisWiped => "Redis wiped",
             Self::RedisRestarted => "Redis restarted, all kept",
             Self::RedisEmptied => "Redis killed, nothing kept",
@@ -94,13 +103,14 @@ pub struct Planned {
     pub lasts: Duration,
 }
 
-/// What is hit when. The four go on side by side.
+/// What is hit when. The five go on side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     pub processes: Vec<Planned>,
     pub redis: Vec<Planned>,
     pub postgres: Vec<Planned>,
     pub api: Vec<Planned>,
+    pub broker: Vec<Planned>,
 }
 
 /// What one hand draws from, how far apart in milliseconds, and how many milliseconds a fault lasts.
@@ -117,6 +127,7 @@ const PROCESSES: Bag = Bag {
         (Fault::WorkerKilledBeforeClaim, 2),
         (Fault::WorkerKilledBeforePush, 2),
         (Fault::RelayKilledBeforePush, 2),
+        (Fault::PublisherKilled, 3),
         (Fault::WorkerFrozen, 1),
     ],
     apart: (150, 700),
@@ -144,6 +155,10 @@ const API: Bag = Bag {
     lasts: (500, 2_500),
 };
 
+/// A killed one takes some seconds to come back.
+const BROKER: Bag =
+    Bag { faults: &[(Fault::BrokerKilled, 1), (Fault::BrokerStalled, 1)], apart: (5_000, 12_000), lasts: (500, 3_000) };
+
 impl Schedule {
     pub fn draw(seed: u64, over: Duration) -> Self {
         let draw = |bag: &Bag, stream: u64| bag.draw(&mut SmallRng::seed_from_u64(seed.wrapping_add(stream)), over);
@@ -152,6 +167,7 @@ impl Schedule {
             redis: draw(&REDIS, 2),
             postgres: draw(&POSTGRES, 3),
             api: draw(&API, 4),
+            broker: draw(&BROKER, 5),
         }
     }
 }
@@ -189,9 +205,9 @@ mod tests {
 
     #[test]
     fn every_fault_comes_within_a_minute() {
-        let Schedule { processes, redis, postgres, api } = Schedule::draw(1, MINUTE);
+        let Schedule { processes, redis, postgres, api, broker } = Schedule::draw(1, MINUTE);
         let planned: Vec<Fault> =
-            [processes, redis, postgres, api].into_iter().flatten().map(|planned| planned.fault).collect();
+            [processes, redis, postgres, api, broker].into_iter().flatten().map(|planned| planned.fault).collect();
 
         let elsewhere = [Fault::ApiKilled, Fault::ApiDatabaseRestarted, Fault::RowsSetToPending];
         let all = Fault::ALL.into_iter().filter(|fault| !elsewhere.contains(fault));

@@ -1,4 +1,4 @@
-//! Carries a schedule out: one hand each for the processes, Redis, Postgres and the API, side by side. Every hand leaves
+//! Carries a schedule out: one hand each for the processes, Redis, Postgres, the API and RabbitMQ, side by side. Every hand leaves
 //! behind what it touched running.
 
 mod processes;
@@ -12,12 +12,12 @@ use super::{Fault, Schedule, fault::Planned, record::Record};
 use crate::{
     evolution::{Outage, server::Server},
     fleet::Parts,
-    servers::{Postgres, Redis},
+    servers::{Postgres, RabbitMq, Redis},
 };
 
-/// All four, to the end of the schedule.
+/// All five, to the end of the schedule.
 pub(super) async fn carry_out(schedule: &Schedule, parts: Parts<'_>, url: &str, record: &Record) -> Result<()> {
-    let Parts { processes, api, redis, postgres } = parts;
+    let Parts { processes, api, redis, postgres, rabbitmq } = parts;
     let began = Instant::now();
     let hit_processes = processes::Hand { processes, api, url, record, began, still: Vec::new() };
     tokio::try_join!(
@@ -25,6 +25,7 @@ pub(super) async fn carry_out(schedule: &Schedule, parts: Parts<'_>, url: &str, 
         hit_redis(redis, &schedule.redis, began, record),
         hit_postgres(postgres, &schedule.postgres, began, record),
         hit_api(api, &schedule.api, began, record),
+        hit_broker(rabbitmq, &schedule.broker, began, record),
     )?;
     Ok(())
 }
@@ -105,6 +106,24 @@ async fn hit_postgres(postgres: &mut Postgres, planned: &[Planned], began: Insta
                 postgres.pause()?;
                 sleep(*lasts).await;
                 postgres.resume()?;
+            }
+            _ => continue,
+        }
+        record.injected(*fault);
+    }
+    Ok(())
+}
+
+async fn hit_broker(broker: Option<&mut RabbitMq>, planned: &[Planned], began: Instant, record: &Record) -> Result<()> {
+    let Some(broker) = broker else { return Ok(()) };
+    for Planned { at, fault, lasts, .. } in planned {
+        sleep_until(began + *at).await;
+        match fault {
+            Fault::BrokerKilled => broker.restart().await?,
+            Fault::BrokerStalled => {
+                broker.pause()?;
+                sleep(*lasts).await;
+                broker.resume()?;
             }
             _ => continue,
         }

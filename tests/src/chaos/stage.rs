@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{Options, record::Record};
 use crate::{
+    consumer::Consumer,
     evolution::{Config, Span, Timings},
     fleet::{Fleet, STEPS},
     servers::{
@@ -30,6 +31,8 @@ pub(super) enum Layout {
 }
 
 pub(super) struct Stage {
+    /// Hears what is announced, where anything is.
+    pub consumer: Option<Consumer>,
     pub fleet: Fleet,
     pub record: Arc<Record>,
     pub say: fn(&str),
@@ -72,7 +75,23 @@ impl Stage {
                 }
             }
         }
-        Ok(Self { fleet, record: Arc::default(), say: options.say })
+        Ok(Self { consumer: None, fleet, record: Arc::default(), say: options.say })
+    }
+
+    /// Adds RabbitMQ, and a consumer that hears all that is announced from now on.
+    pub async fn listen(&mut self) -> Result<()> {
+        let url = self.fleet.add_rabbitmq().await?;
+        self.consumer = Some(Consumer::start(&url, "sluice.events", "chaos").await?);
+        Ok(())
+    }
+
+    /// As `listen`, with two publishers.
+    pub async fn announce(&mut self) -> Result<()> {
+        self.listen().await?;
+        for number in 1..=2 {
+            self.fleet.start(&format!("events-{number}"), &["events"]).await?;
+        }
+        Ok(())
     }
 
     /// Signs so many users up, one INSERT each, evenly over this time; each is committed when this ends.

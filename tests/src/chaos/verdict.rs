@@ -1,6 +1,7 @@
 //! Which invariants held, from the ledger's rows and the journal of the simulated API, and from nothing that the engine
-//! says about itself. I7 and I8 have tests of their own.
+//! says about itself. I8 has tests of its own.
 
+mod announced;
 mod excuse;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("I9", include_str!("verdict/i9_one_attempt_at_a_time.sql")),
 ];
 
-pub(super) const INVARIANTS: [&str; 7] = ["I1", "I2", "I3", "I4", "I5", "I6", "I9"];
+pub(super) const INVARIANTS: [&str; 8] = ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I9"];
 
 /// What came of everything.
 #[derive(Debug, Default, Serialize)]
@@ -65,6 +66,9 @@ impl Verdict {
                 .await
                 .with_context(|| format!("check {invariant}"))?;
             verdict.add(invariant, found);
+        }
+        if let Some(consumer) = &stage.consumer {
+            verdict.add("I7", announced::violations(&mut session, consumer).await?);
         }
         verdict.read_counts(&mut session, stage).await?;
         let excuses = Excuses::read(&mut session, &stage.record.freezes()).await?;

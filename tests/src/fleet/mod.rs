@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     evolution::{Config, server::Server},
-    servers::{Postgres, Process, Program, Redis, binary, postgres, redis},
+    servers::{Postgres, Process, Program, RabbitMq, Redis, binary, postgres, rabbitmq, redis},
 };
 
 /// A minimal database as Supabase gives one: roles, `auth.users`, `profiles`, the publication.
@@ -28,6 +28,7 @@ pub struct Fleet {
     pub api: Server,
     pub redis: Redis,
     pub postgres: Postgres,
+    rabbitmq: Option<RabbitMq>,
     environment: BTreeMap<String, String>,
 }
 
@@ -37,6 +38,7 @@ pub struct Parts<'a> {
     pub api: &'a Server,
     pub redis: &'a mut Redis,
     pub postgres: &'a mut Postgres,
+    pub rabbitmq: Option<&'a mut RabbitMq>,
 }
 
 impl Fleet {
@@ -45,7 +47,8 @@ impl Fleet {
         let (postgres, redis) = tokio::try_join!(Postgres::start(postgres), Redis::start(redis))?;
         let api = Server::start(api).await?;
         let url = postgres.create_named_database(DATABASE).await?;
-        let mut fleet = Self { processes: BTreeMap::new(), api, redis, postgres, environment: BTreeMap::new() };
+        let mut fleet =
+            Self { processes: BTreeMap::new(), api, redis, postgres, rabbitmq: None, environment: BTreeMap::new() };
         fleet.environment = fleet.environment(&url);
         let mut connection = PgConnection::connect(&url).await.context("connect to the app's database")?;
         sqlx::raw_sql(SUPABASE).execute(&mut connection).await.context("make a Supabase-like database")?;
@@ -65,6 +68,19 @@ impl Fleet {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
+    }
+
+    /// Starts a private RabbitMQ, to which every process started from now on publishes; its address.
+    pub async fn add_rabbitmq(&mut self) -> Result<String> {
+        let server = RabbitMq::start(rabbitmq::Options::default()).await?;
+        let url = server.url();
+        self.rabbitmq = Some(server);
+        self.set("AMQP_URL", &url);
+        Ok(url)
+    }
+
+    pub fn rabbitmq(&mut self) -> Result<&mut RabbitMq> {
+        self.rabbitmq.as_mut().context("this fleet has no RabbitMQ")
     }
 
     /// What every process started from now on finds in its environment.
@@ -128,8 +144,8 @@ impl Fleet {
     }
 
     pub fn parts(&mut self) -> Parts<'_> {
-        let Self { processes, api, redis, postgres, .. } = self;
-        Parts { processes, api, redis, postgres }
+        let Self { processes, api, redis, postgres, rabbitmq, .. } = self;
+        Parts { processes, api, redis, postgres, rabbitmq: rabbitmq.as_mut() }
     }
 
     fn program(&self, arguments: &[&str]) -> Result<Program> {

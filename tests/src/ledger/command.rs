@@ -53,6 +53,7 @@ impl Tx<'_> {
             }
         }
         self.resolve(id, "revived", by);
+        self.announce(id, "revived");
         self.give_turn(id);
     }
 

@@ -46,7 +46,7 @@ impl Tx<'_> {
         if state == RunState::Cancelled {
             self.cancel_open_steps(id);
         }
-        self.announce(id);
+        self.announce(id, state.as_str());
         self.give_up_turn(id);
     }
 
@@ -60,10 +60,11 @@ impl Tx<'_> {
         }
     }
 
-    /// One event per end of a run; its key says the workflow and the end.
-    fn announce(&mut self, id: RunId) {
+    /// One event for each start, revival and end of a run; its key says the workflow and which.
+    pub(super) fn announce(&mut self, id: RunId, what: &str) {
         let Some(run) = self.tables.runs.get(&id) else { return };
-        if run.internal && run.state == RunState::Succeeded {
+        // Nobody asked for an internal run.
+        if run.internal && matches!(run.state, RunState::Active | RunState::Succeeded) {
             return;
         }
         let letter = self.open_letter(id);
@@ -73,17 +74,16 @@ impl Tx<'_> {
             "version": run.version,
             "subject": run.subject,
             "resource": run.resource,
-            "state": run.state,
             "step": letter.map(|letter| &letter.step),
             "reason": letter.map(|letter| letter.reason),
             "error": letter.map(|letter| &letter.error),
-            "cancelled_by": run.cancel_by,
+            "by": run.cancel_by,
         });
         let sequence = self.tables.events.iter().rev().find(|event| event.run == id).map_or(0, |event| event.sequence);
         self.tables.events.push(EventRow {
             run: id,
             sequence: sequence + 1,
-            routing_key: format!("{}.{}", run.workflow, run.state.as_str()),
+            routing_key: format!("{}.{what}", run.workflow),
             payload,
             traceparent: run.traceparent.clone(),
             created_at: self.now,

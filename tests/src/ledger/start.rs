@@ -47,6 +47,7 @@ impl Tx<'_> {
         }
         let id = (self.setup.draw_run)();
         self.insert_run(id, new, &definition, wanted);
+        self.announce(id, "started");
         self.tables.steps.insert((id, 0), Step::new(first.name.clone(), definition.priority, None));
         if self.take_turn(id) {
             let due_at = self.free_at(id);

@@ -3,6 +3,7 @@
 
 mod attempts;
 mod breaker;
+mod events;
 mod gate;
 pub mod read;
 mod register;
@@ -12,6 +13,7 @@ mod upkeep;
 use std::{sync::Arc, time::Duration};
 
 use sqlx::PgPool;
+use uuid::Uuid;
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
     definition::Registry,
@@ -19,8 +21,9 @@ use workflows::{
 };
 
 use super::{
-    Ask, By, Changed, Claimed, DueKey, Error, Expired, HostGate, Intake, Lease, NewRun, OperatorLedger, Probe,
-    RelayLedger, Result, Scope, Settled, Settlement, Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
+    Ask, By, Changed, Claimed, DueKey, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, NewRun,
+    OperatorLedger, Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Started, Traced, Waiting, WholeRun,
+    Worker, WorkerLedger,
 };
 use crate::database::{Database, PATIENCE, Pooling};
 
@@ -86,8 +89,13 @@ impl Postgres {
         answer
     }
 
-    /// Deletes up to `most` of each kind that ended longer than `retention` ago. How many rows in all.
-    pub async fn prune(&self, retention: Duration, most: usize) -> Result<u64> {
+    /// Let these events go out once more, under the same ids. How many were published before.
+    pub async fn replay(&self, events: &[Uuid], by: &By) -> Result<u64> {
+        self.within(events::replay(self, events, by)).await
+    }
+
+    /// Deletes up to `most` of each kind that ended longer than `retention` ago.
+    pub async fn prune(&self, retention: Duration, most: usize) -> Result<Pruned> {
         self.within(upkeep::prune(self, retention, most)).await
     }
 }
@@ -180,6 +188,16 @@ impl WorkerLedger for Postgres {
 
     async fn probed(&self, host: &str, probe: Probe, answer: &Answer, rules: &Rules, jitter: f64) -> Result<HostGate> {
         self.within(breaker::probed(self, host, probe, answer, rules, jitter)).await
+    }
+}
+
+impl EventLedger for Postgres {
+    async fn claim_events(&self, publisher: &str, lease: Duration, most: usize) -> Result<Vec<Event>> {
+        self.within(events::claim(self, publisher, lease, most)).await
+    }
+
+    async fn publish_events(&self, publisher: &str, confirmed: &[Uuid], unconfirmed: &[Uuid]) -> Result<()> {
+        self.within(events::publish(self, publisher, confirmed, unconfirmed)).await
     }
 }
 

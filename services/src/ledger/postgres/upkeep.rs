@@ -9,7 +9,7 @@ use workflows::{
     state::{DeathReason, RunState, Spent},
 };
 
-use super::{Expired, Postgres, Result, WholeRun, count, duration, limit, parse, runs::TakenRow, seconds};
+use super::{Expired, Postgres, Pruned, Result, WholeRun, count, duration, limit, parse, runs::TakenRow, seconds};
 use crate::ledger::{AttemptSpan, Key, SpanIds};
 
 #[derive(FromRow)]
@@ -152,12 +152,12 @@ pub(super) async fn look_again(ledger: &Postgres, most: usize) -> Result<usize> 
     Ok(started.len())
 }
 
-pub(super) async fn prune(ledger: &Postgres, retention: Duration, most: usize) -> Result<u64> {
-    let (gone,): (i64,) = ledger
+pub(super) async fn prune(ledger: &Postgres, retention: Duration, most: usize) -> Result<Pruned> {
+    let (removed, unpublished): (i64, i64) = ledger
         .database
-        .ask_one("select sluice.prune(make_interval(secs => $1), $2)", |prune| {
+        .ask_one("select removed, unpublished from sluice.prune(make_interval(secs => $1), $2)", |prune| {
             prune.bind(seconds(retention)).bind(limit(most))
         })
         .await?;
-    Ok(gone.unsigned_abs())
+    Ok(Pruned { rows: removed.unsigned_abs(), unpublished: unpublished.unsigned_abs() })
 }

@@ -9,7 +9,7 @@ mod record;
 mod source;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -55,6 +55,10 @@ pub struct Metrics {
     http_client: Histograms,
     rescued: Counters,
     lost_sign_ups_found: Counters,
+    events_dropped: Counters,
+    events_published: Counters,
+    events_unconfirmed: Counters,
+    broker_connected: Arc<AtomicBool>,
 }
 
 type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
@@ -93,6 +97,10 @@ impl Metrics {
             http_client: Histograms::new_with_constructor(Buckets(&ATTEMPT_BUCKETS)),
             rescued: Counters::default(),
             lost_sign_ups_found: Counters::default(),
+            events_dropped: Counters::default(),
+            events_published: Counters::default(),
+            events_unconfirmed: Counters::default(),
+            broker_connected: Arc::default(),
         };
         metrics.register();
         let (version, role) = (env!("CARGO_PKG_VERSION").to_owned(), role.to_owned());
@@ -115,6 +123,9 @@ impl Metrics {
         counters(names::CLAIMS_REFUSED.described(), &self.claims_refused);
         counters(names::RESCUED.described(), &self.rescued);
         counters(names::LOST_SIGN_UPS_FOUND.described(), &self.lost_sign_ups_found);
+        counters(names::EVENTS_DROPPED.described(), &self.events_dropped);
+        counters(names::EVENTS_PUBLISHED.described(), &self.events_published);
+        counters(names::EVENTS_UNCONFIRMED.described(), &self.events_unconfirmed);
         let mut histograms = |metric: names::Described, family: &Histograms| {
             registry.register(metric.family(), metric.help, family.clone());
         };

@@ -102,7 +102,7 @@ pub static REDIS_OUTSTANDING: Metric<1> =
 pub static EVENT_LAG: Metric<0> = Metric::gauge(
     "sluice_event_lag_seconds",
     [],
-    "How old the oldest unpublished event is; it only grows until a process publishes events, which none does yet",
+    "How old the oldest unpublished event is; it only grows where no process publishes events",
 );
 pub static PROJECTIONS_PENDING: Metric<0> = Metric::gauge(
     "sluice_projections_pending",
@@ -120,6 +120,24 @@ pub static RESCUED: Metric<1> = Metric::counter(
 );
 pub static LOST_SIGN_UPS_FOUND: Metric<0> =
     Metric::counter("sluice_lost_sign_ups_found_total", [], "Sign-ups without a queue row that the finder gave one");
+
+pub static EVENTS_DROPPED: Metric<0> =
+    Metric::counter("sluice_events_dropped_total", [], "Events that nobody had published when their retention ended");
+
+// Publishers of events.
+
+pub static BROKER_CONNECTED: Metric<0> =
+    Metric::gauge("sluice_broker_connected", [], "1 where the publisher of events is connected to RabbitMQ");
+pub static EVENTS_PUBLISHED: Metric<1> = Metric::counter(
+    "sluice_events_published_total",
+    ["result"],
+    "Events that RabbitMQ has confirmed: routed, or unroutable (no queue wants them)",
+);
+pub static EVENTS_UNCONFIRMED: Metric<0> = Metric::counter(
+    "sluice_events_unconfirmed_total",
+    [],
+    "Events that were sent and not confirmed: they go out again, under the same ids",
+);
 
 // Workers, and relays where they settle a crash.
 
@@ -200,6 +218,10 @@ pub fn all() -> Vec<Described> {
         PROJECTIONS_PENDING.described(),
         RESCUED.described(),
         LOST_SIGN_UPS_FOUND.described(),
+        EVENTS_DROPPED.described(),
+        BROKER_CONNECTED.described(),
+        EVENTS_PUBLISHED.described(),
+        EVENTS_UNCONFIRMED.described(),
         ATTEMPTS.described(),
         STEP_DURATION.described(),
         RUN_DURATION.described(),

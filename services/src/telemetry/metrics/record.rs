@@ -1,6 +1,6 @@
 //! What roles say when something has happened.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use workflows::{
     definition::{self, Definition},
@@ -10,10 +10,13 @@ use workflows::{
 };
 
 use super::{
-    Counters, Metrics,
+    Counters, Metrics, Sample,
     names::{self, Metric},
 };
-use crate::ledger::{Refusal, Settlement};
+use crate::{
+    events::Published,
+    ledger::{Refusal, Settlement},
+};
 
 /// In what an attempt without a failure has its class.
 const NO_CLASS: &str = "none";
@@ -69,6 +72,7 @@ impl Metrics {
             drop(self.rescued.get_or_create(&names::RESCUED.labels([kind])));
         }
         drop(self.lost_sign_ups_found.get_or_create(&names::LOST_SIGN_UPS_FOUND.labels([])));
+        drop(self.events_dropped.get_or_create(&names::EVENTS_DROPPED.labels([])));
         drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
     }
 
@@ -111,6 +115,37 @@ impl Metrics {
 
     pub fn lost_sign_ups_found(&self, count: u64) {
         add(&self.lost_sign_ups_found, &names::LOST_SIGN_UPS_FOUND, [], usize::try_from(count).unwrap_or_default());
+    }
+
+    /// What a publisher of events can count, and that it is one.
+    pub fn expect_events(&self) {
+        for result in ["routed", "unroutable"] {
+            drop(self.events_published.get_or_create(&names::EVENTS_PUBLISHED.labels([result])));
+        }
+        drop(self.events_unconfirmed.get_or_create(&names::EVENTS_UNCONFIRMED.labels([])));
+        self.broker_connected.store(false, Ordering::Relaxed);
+        let connected = self.broker_connected.clone();
+        self.read_from(move || {
+            vec![Sample::of(&names::BROKER_CONNECTED, [], f64::from(u8::from(connected.load(Ordering::Relaxed))))]
+        });
+    }
+
+    pub fn broker_connected(&self, connected: bool) {
+        self.broker_connected.store(connected, Ordering::Relaxed);
+    }
+
+    pub fn is_broker_connected(&self) -> bool {
+        self.broker_connected.load(Ordering::Relaxed)
+    }
+
+    pub fn events_published(&self, round: &Published) {
+        add(&self.events_published, &names::EVENTS_PUBLISHED, ["routed"], round.routed);
+        add(&self.events_published, &names::EVENTS_PUBLISHED, ["unroutable"], round.unroutable);
+        add(&self.events_unconfirmed, &names::EVENTS_UNCONFIRMED, [], round.unconfirmed);
+    }
+
+    pub fn events_dropped(&self, count: u64) {
+        add(&self.events_dropped, &names::EVENTS_DROPPED, [], usize::try_from(count).unwrap_or_default());
     }
 
     /// A call to an API: its route (`POST /greetings`), its status if an answer came, its error if any.

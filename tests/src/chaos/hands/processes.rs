@@ -1,4 +1,4 @@
-//! The hand that kills and freezes relays and workers. What it killed it starts again at once, as a supervisor does.
+//! The hand that kills and freezes relays, workers and publishers. What it killed it starts again at once, as a supervisor does.
 
 use std::collections::BTreeMap;
 
@@ -66,6 +66,7 @@ impl Hand<'_> {
         match planned.fault {
             Fault::WorkerKilled => self.kill_one("worker", planned.target).await,
             Fault::RelayKilled => self.kill_one("relay", planned.target).await,
+            Fault::PublisherKilled => self.kill_one("events", planned.target).await,
             Fault::WorkerFrozen => self.freeze(planned),
             // While Postgres is away nobody commits and nobody claims.
             Fault::RelayKilledBeforePush => Ok(self.kill_before_push("relay", Place::Intake).await.unwrap_or(false)),

@@ -1,5 +1,5 @@
-//! Everything at random, drawn from the seed: SIGKILL every few hundred milliseconds, and Redis, Postgres and the API with
-//! troubles of their own beside it.
+//! Everything at random, drawn from the seed: SIGKILL every few hundred milliseconds, and Redis, Postgres, the API and RabbitMQ
+//! with troubles of their own beside it.
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let over = Duration::from_secs(options.seconds.unwrap_or(120).into());
     let schedule = Schedule::draw(options.seed, over);
     let mut stage = Stage::start(options, Layout::WholeWorkers { relays: 2, workers: 3 }, &[NO_QR]).await?;
+    stage.announce().await?;
     let (url, record) = (stage.fleet.database_url(), stage.record.clone());
     hold::install(&url).await?;
     let mut watch = stage.watch();

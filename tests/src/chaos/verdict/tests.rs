@@ -30,12 +30,15 @@ const WRONG: &str = "
     insert into sluice.attempt (run_id, position, step, token, worker, started_at, ended_at, outcome, error) values
       ('00000000-0000-0000-0000-000000000001', 0, 'create-instance', 1, 'w', '2026-01-01 10:00', '2026-01-01 10:02', 'failed', 'x'),
       ('00000000-0000-0000-0000-000000000001', 0, 'create-instance', 2, 'w', '2026-01-01 10:01', '2026-01-01 10:03', 'failed', 'x');
+    insert into sluice.event (run_id, sequence, type, routing_key, payload, published_at) values
+      ('00000000-0000-0000-0000-000000000001', 1, 'sluice.run.started.v1', 'provision-instance.started', '{}', now());
 ";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_invariant_can_be_seen_broken() {
     let options = Options { users: None, seconds: None, seed: 0, say: |_| {} };
-    let stage = Stage::start(&options, Layout::WholeWorkers { relays: 0, workers: 0 }, &[]).await.unwrap();
+    let mut stage = Stage::start(&options, Layout::WholeWorkers { relays: 0, workers: 0 }, &[]).await.unwrap();
+    stage.listen().await.unwrap();
     let before = Verdict::read(&stage).await.unwrap();
 
     let mut session = stage.fleet.connect().await.unwrap();

@@ -5,6 +5,7 @@
 //! No secret, memory, input or output leaves this module, and texts that came from outside are cut once more. States and
 //! classes are the ledger's own labels, so that one which a newer program wrote is shown and not refused.
 
+mod events;
 mod export;
 mod gauges;
 mod letters;
@@ -14,8 +15,9 @@ mod runs;
 mod secrets;
 mod waits;
 
-use self::secrets::Secrets;
+pub(super) use self::secrets::Secrets;
 pub use self::{
+    events::{EventFilter, ListedEvent, Published, events},
     export::export,
     gauges::{Gauges, Taken, gauges},
     letters::{Letter, LetterFilter, LetterId, Which, letters, letters_by_id},

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::FromRow;
+use uuid::Uuid;
 use workflows::ids::RunId;
 
 use super::{
@@ -63,7 +64,9 @@ pub struct Attempt {
 
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct Event {
+    pub id: Uuid,
     pub sequence: i32,
+    pub r#type: String,
     pub routing_key: String,
     pub created_at: DateTime<Utc>,
     pub published_at: Option<DateTime<Utc>>,
@@ -131,7 +134,7 @@ async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow, most: usize) -> Result<V
 async fn events(tx: &mut Tx, id: RunId) -> Result<Vec<Event>> {
     let events = tx
         .query_as(
-            "select sequence, routing_key, created_at, published_at
+            "select id, sequence, type, routing_key, created_at, published_at
              from sluice.event
              where run_id = $1
              order by sequence

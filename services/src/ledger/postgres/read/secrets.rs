@@ -9,7 +9,7 @@ const SHORTEST: usize = 4;
 const LONGEST_WORD: usize = 15;
 
 #[derive(Debug, FromRow)]
-pub(super) struct Secrets {
+pub(in crate::ledger::postgres) struct Secrets {
     secret: Option<String>,
     memory: Option<Value>,
 }
@@ -37,6 +37,15 @@ impl Secrets {
             }
         }
         *given = clean;
+    }
+
+    /// Takes them out of an event's error, which names the resource and the subject beside it.
+    pub fn cut_from(&self, payload: &mut Value) {
+        let Some(Value::String(error)) = payload.get("error") else { return };
+        let name = |key: &str| payload.get(key).and_then(Value::as_str).unwrap_or_default();
+        let mut text = Some(error.clone());
+        self.cut([name("resource"), name("subject")], &mut text);
+        payload["error"] = text.into();
     }
 
     /// The longest first: a URL that holds a token goes as a whole.

@@ -1,0 +1,89 @@
+//! `sluice events`: the role that publishes, and what a person does with events.
+
+mod list;
+mod replay;
+mod tail;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+use workflows::ids::RunId;
+
+use super::output::EXIT_CODES;
+use crate::{
+    config::EventsOptions,
+    ledger::postgres::read::{EventFilter, Published},
+};
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Options {
+    /// None: publish.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub role: EventsOptions,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show events as they pass the exchange, until ctrl-c
+    Tail(Box<tail::Tail>),
+    /// Events in the database, published or not, the youngest first
+    List(Box<list::List>),
+    /// Publish events once more, by id or filter, under the same ids
+    Replay(Box<replay::Replay>),
+}
+
+impl Command {
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Tail(tail) => tail.run(),
+            Self::List(list) => list.run(),
+            Self::Replay(replay) => replay.run(),
+        }
+    }
+}
+
+/// Which events: all that is given must fit.
+#[derive(Args)]
+#[group(id = "filter", multiple = true)]
+struct FilterOptions {
+    /// The type, or its beginning, e.g. sluice.run.dead
+    #[arg(long = "type", value_name = "TYPE", help_heading = "Filter")]
+    kind: Option<String>,
+
+    /// Whom it is about: the run's subject, or a gate as host/NAME, step/NAME or workflow/NAME
+    #[arg(long, value_name = "SUBJECT", help_heading = "Filter")]
+    subject: Option<String>,
+
+    /// The run whose events they are
+    #[arg(long, value_name = "RUN", help_heading = "Filter", value_parser = run)]
+    run: Option<RunId>,
+
+    /// Written within so long, e.g. 30m, 24h, 7d
+    #[arg(long, value_name = "DURATION", help_heading = "Filter", value_parser = super::duration)]
+    since: Option<Duration>,
+}
+
+impl FilterOptions {
+    fn filter(&self, which: Published) -> EventFilter {
+        EventFilter {
+            ids: Vec::new(),
+            r#type: self.kind.clone(),
+            subject: self.subject.clone(),
+            run: self.run,
+            which,
+            since: self.since,
+        }
+    }
+}
+
+fn run(text: &str) -> Result<RunId, String> {
+    id(text).map(RunId::new)
+}
+
+fn id(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| "expected an id, e.g. 0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b".to_owned())
+}

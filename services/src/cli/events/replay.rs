@@ -1,0 +1,95 @@
+//! `sluice events replay`: what was published goes out once more.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{FilterOptions, id, list::events_table};
+use crate::{
+    cli::{
+        by::ByOptions,
+        narrower,
+        output::{self, EXIT_CODES, Form},
+    },
+    config::{Operator, OperatorOptions},
+    ledger::postgres::read::{self, EventFilter, ListedEvent, MOST, Published},
+    process,
+};
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Replay {
+    /// Ids of events; or choose by a filter
+    #[arg(value_name = "EVENT", value_parser = id, conflicts_with = "filter", required_unless_present = "filter")]
+    #[arg(num_args = 1..=1000)]
+    ids: Vec<Uuid>,
+
+    /// Only say which they would be
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    filter: FilterOptions,
+    #[command(flatten)]
+    form: Form,
+    #[command(flatten)]
+    by: ByOptions,
+    #[command(flatten)]
+    config: OperatorOptions,
+}
+
+/// What `replay --json` prints.
+#[derive(Serialize)]
+struct Replayed {
+    dry_run: bool,
+    /// How many go out once more.
+    replayed: u64,
+    events: Vec<ListedEvent>,
+}
+
+impl Replay {
+    pub(super) fn run(self) -> ExitCode {
+        process::run(self.config.parse(), async |config, _| self.replay(config).await)
+    }
+
+    async fn replay(&self, config: Operator) -> anyhow::Result<ExitCode> {
+        let ledger = process::open(&config.ledger).await?;
+        let filter = EventFilter { ids: self.ids.clone(), ..self.filter.filter(Published::Yes) };
+        let found = read::events(&ledger, &filter, MOST).await;
+        let events = found.map_err(|error| narrower(error, "--run or --since"))?;
+        if events.len() == MOST {
+            output::remark(format!("there may be more than these {MOST}: narrow them by --since, or run this again"));
+        }
+        let replayed = match self.dry_run {
+            true => events.len() as u64,
+            false => {
+                let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+                ledger.replay(&ids, &self.by.by()).await?
+            }
+        };
+        let (none, asked) = (events.is_empty(), self.ids.len());
+        let missing = asked.saturating_sub(events.len());
+        self.form.print(&Replayed { dry_run: self.dry_run, replayed, events }, Replayed::describe)?;
+        if missing > 0 {
+            output::remark(format!("{missing} of the {asked} are not there, or wait to be published anyway"));
+        }
+        Ok(match none {
+            true => output::nothing_matched(),
+            false if missing > 0 => ExitCode::from(output::FAILED),
+            false => ExitCode::SUCCESS,
+        })
+    }
+}
+
+impl Replayed {
+    fn describe(&self) -> String {
+        let Self { dry_run, replayed, events } = self;
+        match (dry_run, events.is_empty()) {
+            (_, true) => "no published event matches".to_owned(),
+            (true, _) => format!("{}\n\nwould go out once more: {replayed}", events_table(events)),
+            (false, _) => format!("go out once more, under the same ids: {replayed}"),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `sluice events tail`.
+
+use std::{num::NonZeroUsize, process::ExitCode};
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::output::{self, EXIT_CODES},
+    config::TailOptions,
+    events::{self, Announcement, Settings},
+    process,
+};
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Tail {
+    /// Only events of this type, or whose type begins so, e.g. sluice.run.dead
+    #[arg(long = "type", value_name = "TYPE", help_heading = "Filter")]
+    kind: Option<String>,
+
+    /// Only events about this subject
+    #[arg(long, value_name = "SUBJECT", help_heading = "Filter")]
+    subject: Option<String>,
+
+    /// End after so many
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<NonZeroUsize>,
+
+    /// Each as it was published, a JSON document a line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    config: TailOptions,
+}
+
+impl Tail {
+    pub(super) fn run(self) -> ExitCode {
+        process::run(self.config.parse(), async |settings, shutdown| self.tail(settings, shutdown).await)
+    }
+
+    async fn tail(&self, settings: Settings, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+        let mut tail = events::Tail::open(&settings).await.map_err(|trouble| anyhow!("{trouble}"))?;
+        output::remark(format!("listening at {} of {}", settings.exchange, settings.address));
+        let mut shown = 0;
+        while self.limit.is_none_or(|limit| shown < limit.get()) {
+            let Some(passed) = shutdown.run_until_cancelled(tail.next()).await else { break };
+            let Some(announcement) = passed else { bail!("the broker has closed the connection") };
+            if self.fits(&announcement.event) {
+                shown += 1;
+                output::line(self.told(&announcement))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn fits(&self, event: &Value) -> bool {
+        let text = |key: &str| event[key].as_str().unwrap_or_default();
+        self.kind.as_ref().is_none_or(|kind| text("type").starts_with(kind.as_str()))
+            && self.subject.as_ref().is_none_or(|subject| text("subject") == subject)
+    }
+
+    fn told(&self, Announcement { event, routing_key }: &Announcement) -> String {
+        if self.json {
+            return event.to_string();
+        }
+        let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, " ");
+        let data = &event["data"];
+        let why = ["step", "reason", "error", "by"].map(|key| &data[key]);
+        let why: Vec<String> = why.into_iter().filter(|value| value.is_string()).map(text).collect();
+        let line =
+            format!("{}  {routing_key:<30}  {}  {}", text(&event["time"]), text(&event["subject"]), why.join(": "));
+        line.trim_end().to_owned()
+    }
+}

@@ -1,0 +1,133 @@
+//! Where events are published, if anywhere.
+
+use clap::Args;
+
+use super::{Config, Events, Faults, Ledger, LedgerOptions, finish, finish_serving, http, log, traces};
+use crate::{
+    events::{Address, Settings},
+    telemetry::Role,
+};
+
+/// One round after the other, and readiness beside it.
+pub(super) const CONNECTIONS: u32 = 2;
+/// What a publisher is called in traces.
+pub(super) const SERVICE: &str = "sluice-events";
+
+#[derive(Args)]
+#[command(next_help_heading = "RabbitMQ")]
+pub struct AmqpOptions {
+    /// amqp://[user:password@]host:5672/vhost, or amqps:// for TLS (the CA certificates of the system or of SSL_CERT_FILE); the
+    /// vhost's own slashes as %2f. Events are published there; not set, they stay readable in the database until retention
+    /// ends
+    #[arg(long, env = "AMQP_URL", value_name = "URL")]
+    amqp_url: Option<String>,
+
+    /// The durable topic exchange that all events go to; declared where it is not there
+    #[arg(long, env = "EVENTS_EXCHANGE", value_name = "NAME", default_value = "sluice.events")]
+    events_exchange: String,
+
+    /// The durable topic exchange that dead runs go to as well, and the name of the quorum queue that is bound to it
+    #[arg(long, env = "EVENTS_DEAD_LETTER_EXCHANGE", value_name = "NAME", default_value = "sluice.dead-letters")]
+    events_dead_letter_exchange: String,
+}
+
+/// What the role `events` is told.
+#[derive(Args)]
+pub struct EventsOptions {
+    #[command(flatten)]
+    ledger: LedgerOptions,
+    #[command(flatten)]
+    amqp: AmqpOptions,
+    #[command(flatten)]
+    http: http::HttpOptions,
+    #[command(flatten)]
+    traces: traces::TraceOptions,
+    #[command(flatten)]
+    log: log::LogOptions,
+}
+
+/// For who looks at the exchange.
+#[derive(Args)]
+pub struct TailOptions {
+    #[command(flatten)]
+    amqp: AmqpOptions,
+    #[command(flatten)]
+    log: log::LogOptions,
+}
+
+impl AmqpOptions {
+    /// None within: no broker was named.
+    pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<Option<Settings>> {
+        match self.amqp_url {
+            Some(_) => self.read(faults).map(Some),
+            None => Some(None),
+        }
+    }
+
+    fn read(&self, faults: &mut Faults) -> Option<Settings> {
+        let what = "give the address of RabbitMQ, amqp://[user:password@]host:5672/vhost";
+        let url = faults.required("AMQP_URL", self.amqp_url.as_deref(), what);
+        let address = url.and_then(|url| address(url.trim(), faults));
+        let exchange = name("EVENTS_EXCHANGE", &self.events_exchange, faults);
+        let dead_letters = name("EVENTS_DEAD_LETTER_EXCHANGE", &self.events_dead_letter_exchange, faults);
+        let (exchange, dead_letters) = (exchange?, dead_letters?);
+        if exchange == dead_letters {
+            faults.add("EVENTS_DEAD_LETTER_EXCHANGE", &dead_letters, "is EVENTS_EXCHANGE too: expected another name");
+            return None;
+        }
+        Some(Settings { address: address?, exchange, dead_letters })
+    }
+}
+
+impl EventsOptions {
+    pub fn parse(&self, theirs: Faults) -> Result<Config<Events>, Faults> {
+        let mut faults = Faults::default();
+        let ledger = self.ledger.read(CONNECTIONS, &Default::default(), &mut faults);
+        let settings = self.amqp.read(&mut faults);
+        let http = self.http.read(&mut faults);
+        let traces = self.traces.read(vec![(Role::Events, SERVICE.to_owned())], &mut faults);
+        let log = self.log.read(&mut faults);
+        finish_serving(log, http, traces, build(ledger, settings), faults.and(theirs))
+    }
+}
+
+impl TailOptions {
+    pub fn parse(&self) -> Result<Config<Settings>, Faults> {
+        let mut faults = Faults::default();
+        let settings = self.amqp.read(&mut faults);
+        let log = self.log.read(&mut faults);
+        finish(log, settings, faults)
+    }
+}
+
+pub(super) fn build(ledger: Option<Ledger>, settings: Option<Settings>) -> Option<Events> {
+    Some(Events { ledger: ledger?, settings: settings? })
+}
+
+/// No part of an address that cannot be read is shown: it may hold a password.
+fn address(text: &str, faults: &mut Faults) -> Option<Address> {
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(error) => {
+            let problem = format!(
+                "is no address of RabbitMQ ({error}): expected amqp://[user:password@]host:5672/vhost; in a password write \
+                 %2F for a /, %3F for a ?, %23 for a #, %40 for an @"
+            );
+            faults.add_secret("AMQP_URL", problem);
+            None
+        }
+    }
+}
+
+/// What RabbitMQ takes and people can read.
+fn name(setting: &str, text: &str, faults: &mut Faults) -> Option<String> {
+    let name = text.trim();
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+    let is_reserved = name.starts_with("amq.");
+    if name.is_empty() || name.len() > 100 || !name.chars().all(fits) || is_reserved {
+        let problem = "expected 1 to 100 letters, digits, hyphens, underscores, dots or colons, and not amq. first";
+        faults.add(setting, text, problem);
+        return None;
+    }
+    Some(name.to_owned())
+}

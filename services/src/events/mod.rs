@@ -1,0 +1,158 @@
+//! The publisher of events: brings what the ledger announces to a broker, at least once, those of each run in their order.
+//!
+//! `publish` does one round, and is what the tests call; `message` is an event as others read it; `rabbitmq` is the only module
+//! that knows RabbitMQ: it connects, declares and publishes, and says why it cannot; `tail` listens, for a person. Any number of
+//! publishers run side by side: they share the events by claims that expire. A broker that is away delays announcements and
+//! nothing else.
+
+mod message;
+mod publish;
+mod rabbitmq;
+mod tail;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    message::Message,
+    publish::{Answer, Broker, CLAIM, Published, publish_once},
+    rabbitmq::{Address, Link, Trouble},
+    tail::{Announcement, Tail},
+};
+use crate::{
+    ledger::postgres::Postgres,
+    telemetry::{Vitals, health::Pulse},
+};
+
+/// Where events go.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub address: Address,
+    /// The topic exchange of all events.
+    pub exchange: String,
+    /// The exchange of dead runs, and the queue that is bound to it.
+    pub dead_letters: String,
+}
+
+/// What a publisher works with.
+#[derive(Clone)]
+pub struct Deps {
+    pub ledger: Postgres,
+    /// Where it leaves what it counts, and its loop's pulse.
+    pub vitals: Vitals,
+}
+
+/// The most events of one round: what is in memory at once.
+pub const BATCH: usize = 500;
+/// How often it looks where there was nothing to publish: how long an event waits at most.
+const POLL: Duration = Duration::from_millis(200);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A link that held for so long was a good one: what ends it is news.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// Runs until `shutdown`, then ends after the round it is in. It connects again for as long as it takes, and says each
+/// trouble once.
+pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Deps { ledger, vitals } = deps;
+    let pulse = vitals.health.pulse("events: publish");
+    vitals.metrics.expect_events();
+    let publisher = Publisher { name: name(), settings, ledger, vitals, shutdown };
+    tracing::info!(publisher = %publisher.name, exchange = %publisher.settings.exchange, "ready");
+    publisher.keep_publishing(&pulse).await;
+    Ok(())
+}
+
+struct Publisher {
+    name: String,
+    settings: Settings,
+    ledger: Postgres,
+    vitals: Vitals,
+    shutdown: CancellationToken,
+}
+
+impl Publisher {
+    async fn keep_publishing(&self, pulse: &Pulse) {
+        let (mut pause, mut said) = (FIRST_PAUSE, String::new());
+        while !self.shutdown.is_cancelled() {
+            pulse.beat();
+            let trouble = match pulse.waiting(Link::open(&self.settings)).await {
+                Ok(link) => {
+                    tracing::info!(broker = %self.settings.address, "connected to the broker");
+                    self.vitals.metrics.broker_connected(true);
+                    let began = Instant::now();
+                    let trouble = self.publish_over(&link, pulse).await;
+                    self.vitals.metrics.broker_connected(false);
+                    link.close().await;
+                    if began.elapsed() > STEADY {
+                        (pause, said) = (FIRST_PAUSE, String::new());
+                    }
+                    trouble
+                }
+                Err(trouble) => Some(trouble),
+            };
+            let Some(trouble) = trouble else { return };
+            let text = trouble.to_string();
+            if text != said {
+                tracing::warn!(broker = %self.settings.address, "events wait in the database: {text}");
+                said = text;
+            }
+            pulse.waiting(self.shutdown.run_until_cancelled(sleep(pause))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Until the link is lost: why. None: shutdown came.
+    async fn publish_over(&self, link: &Link, pulse: &Pulse) -> Option<Trouble> {
+        // One event tries the link: where the broker takes none, no others are sent in vain.
+        let (mut most, mut blocked, mut lost) = (1, false, String::new());
+        while !self.shutdown.is_cancelled() {
+            pulse.beat();
+            if let Some(trouble) = link.trouble() {
+                return Some(trouble);
+            }
+            if link.is_blocked() {
+                if !blocked {
+                    tracing::warn!("events wait in the database: the broker takes none (a memory or disk alarm)");
+                }
+                blocked = true;
+                pulse.waiting(self.shutdown.run_until_cancelled(sleep(FIRST_PAUSE))).await;
+                continue;
+            }
+            blocked = false;
+            let round = pulse.waiting(publish_once(&self.ledger, link, &self.name, most)).await;
+            let rest = match round {
+                Ok(published) => {
+                    lost.clear();
+                    self.vitals.metrics.events_published(&published);
+                    if published.unconfirmed > 0 {
+                        link.trouble().map_or(FIRST_PAUSE, |_| Duration::ZERO)
+                    } else {
+                        let rest = if published.claimed < most { POLL } else { Duration::ZERO };
+                        most = BATCH;
+                        rest
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != lost {
+                        tracing::warn!(error, "cannot take events from the ledger; trying again");
+                    }
+                    lost = error;
+                    FIRST_PAUSE
+                }
+            };
+            pulse.waiting(self.shutdown.run_until_cancelled(sleep(rest))).await;
+        }
+        None
+    }
+}
+
+/// A name that is new at every start.
+fn name() -> String {
+    let host = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
+    let host = host.unwrap_or_else(|_| "localhost".to_owned());
+    format!("events-{}-{}-{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
+}

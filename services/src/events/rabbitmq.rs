@@ -1,0 +1,288 @@
+//! RabbitMQ: the only module that knows lapin, beside `tail`. A link is one connection and one channel; whatever goes wrong ends
+//! it, and its owner opens another: lapin's own recovery is not used. What a person must mend is said with the mend.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+    options::{
+        BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable, ShortString},
+    uri::AMQPUri,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{Answer, Broker, Message, Settings, message::CONTENT_TYPE};
+use crate::telemetry::trace::TRACEPARENT;
+
+/// How long a connection, and each declaration, may take.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long a batch may wait for its confirms. Shorter than a claim.
+const CONFIRMS_WITHIN: Duration = Duration::from_secs(15);
+/// Seconds without a sign of life after which a connection is lost, where the address says nothing else.
+const HEARTBEAT: u16 = 10;
+const PERSISTENT: u8 = 2;
+
+/// Where a broker is, and who we are there. Prints without the password.
+#[derive(Clone)]
+pub struct Address(AMQPUri);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut uri: AMQPUri = text.parse()?;
+        if uri.authority.host.is_empty() {
+            return Err("it names no host".to_owned());
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        Ok(Self(uri))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
+        write!(f, "{scheme}://{}:{} (vhost {vhost:?})", authority.host, authority.port)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why there is no link, and what mends it.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Trouble(String);
+
+impl Trouble {
+    fn late(what: &str) -> Self {
+        Self(format!("the broker does not answer within {ANSWERS_WITHIN:?} ({what})"))
+    }
+
+    /// The broker's own words, and the mend where we know one.
+    fn of(error: &lapin::Error, what: &str, address: &Address) -> Self {
+        let said = error.to_string();
+        let AMQPUri { vhost, authority, .. } = &address.0;
+        let user = &authority.userinfo.username;
+        let lower = said.to_lowercase();
+        let has = |words: &str| lower.contains(words);
+        let mend = if has("not found") && has("vhost") {
+            format!(
+                "the vhost {vhost:?} is not there: make it (rabbitmqctl add_vhost), or name another at the end of AMQP_URL \
+                 (/%2f is the default one)"
+            )
+        } else if has("access to vhost") {
+            format!(
+                "give the user {user} rights in the vhost {vhost:?}: rabbitmqctl set_permissions -p {vhost} {user} …"
+            )
+        } else if has("access_refused") && has("login") {
+            format!("the broker refuses the user {user} or its password: check AMQP_URL")
+        } else if has("access_refused") {
+            format!(
+                "the user {user} may not do this: let an administrator declare it (docs/events.md), and give the user the \
+                 right to write to both exchanges: rabbitmqctl set_permissions -p {vhost} {user} …"
+            )
+        } else if has("precondition_failed") {
+            "one of that name is there and is another one: delete it, or set EVENTS_EXCHANGE or \
+             EVENTS_DEAD_LETTER_EXCHANGE to another name"
+                .to_owned()
+        } else {
+            return Self(format!("{what}: {said}"));
+        };
+        Self(format!("{what}: {said}. {mend}"))
+    }
+}
+
+/// A connection on which the exchanges are declared and every message is confirmed.
+pub struct Link {
+    connection: Connection,
+    channel: Channel,
+    exchange: ShortString,
+    dead_letters: ShortString,
+    /// A batch was not confirmed in time: whatever comes now, nobody waits for it.
+    is_late: AtomicBool,
+}
+
+impl Link {
+    pub async fn open(settings: &Settings) -> Result<Self, Trouble> {
+        let connection = connect(&settings.address, "sluice events").await?;
+        declare(&connection, settings).await?;
+        let asked = async {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(channel)
+        };
+        let channel = answered("open a channel", &settings.address, asked).await?;
+        let (exchange, dead_letters) = (settings.exchange.as_str().into(), settings.dead_letters.as_str().into());
+        Ok(Self { connection, channel, exchange, dead_letters, is_late: AtomicBool::new(false) })
+    }
+
+    /// The broker asks publishers to wait.
+    pub fn is_blocked(&self) -> bool {
+        self.connection.status().blocked()
+    }
+
+    /// Why the link cannot be used any more.
+    pub fn trouble(&self) -> Option<Trouble> {
+        if !self.connection.status().connected() {
+            return Some(Trouble("the connection to the broker is lost".to_owned()));
+        }
+        if self.is_late.load(Ordering::Relaxed) && !self.is_blocked() {
+            return Some(Trouble(format!("the broker does not confirm what it is sent within {CONFIRMS_WITHIN:?}")));
+        }
+        let lost = "the broker closed the channel: do the exchanges still exist, and may the user write to them?";
+        (!self.channel.status().connected()).then(|| Trouble(lost.to_owned()))
+    }
+
+    pub async fn close(self) {
+        let _ = timeout(Duration::from_secs(1), self.connection.close(200, "done".into())).await;
+    }
+
+    async fn send(&self, exchange: &ShortString, message: &Message) -> lapin::Result<lapin::PublisherConfirm> {
+        let mut headers = FieldTable::default();
+        if let Some(context) = &message.traceparent {
+            headers.insert(TRACEPARENT.into(), AMQPValue::LongString(context.as_str().into()));
+        }
+        let properties = BasicProperties::default()
+            .with_message_id(message.id.to_string().into())
+            .with_type(message.r#type.as_str().into())
+            .with_timestamp(message.timestamp)
+            .with_content_type(CONTENT_TYPE.into())
+            .with_app_id("sluice".into())
+            .with_delivery_mode(PERSISTENT)
+            .with_headers(headers);
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let key = message.routing_key.as_str().into();
+        self.channel.basic_publish(exchange.clone(), key, options, &message.body, properties).await
+    }
+}
+
+impl Broker for Link {
+    async fn publish(&self, messages: &[Message]) -> Vec<Answer> {
+        let deadline = Instant::now() + CONFIRMS_WITHIN;
+        let mut confirms = Vec::with_capacity(messages.len());
+        for message in messages {
+            let sent = timeout_at(deadline, self.send(&self.exchange, message)).await;
+            let copy = match message.is_dead_letter {
+                true => Some(timeout_at(deadline, self.send(&self.dead_letters, message)).await),
+                false => None,
+            };
+            confirms.push(async move {
+                let own = answer(deadline, sent).await;
+                let Some(copy) = copy else { return own };
+                // It is published where both are.
+                match answer(deadline, copy).await {
+                    Answer::Unknown => Answer::Unknown,
+                    Answer::Confirmed | Answer::Unroutable => own,
+                }
+            });
+        }
+        let answers = join_all(confirms).await;
+        if Instant::now() >= deadline {
+            self.is_late.store(true, Ordering::Relaxed);
+        }
+        answers
+    }
+}
+
+type Sent = Result<lapin::Result<lapin::PublisherConfirm>, tokio::time::error::Elapsed>;
+
+async fn answer(deadline: Instant, sent: Sent) -> Answer {
+    let Ok(Ok(confirm)) = sent else { return Answer::Unknown };
+    match timeout_at(deadline, confirm).await {
+        Ok(Ok(Confirmation::Ack(None))) => Answer::Confirmed,
+        // 312: it came back, and then was confirmed.
+        Ok(Ok(Confirmation::Ack(Some(_)))) => Answer::Unroutable,
+        Ok(Ok(Confirmation::Nack(_) | Confirmation::NotRequested) | Err(_)) | Err(_) => Answer::Unknown,
+    }
+}
+
+pub(super) async fn connect(address: &Address, name: &str) -> Result<Connection, Trouble> {
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    answered("connect", address, Connection::connect_uri(address.0.clone(), properties)).await
+}
+
+pub(super) async fn answered<T>(
+    what: &str,
+    address: &Address,
+    asked: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, Trouble> {
+    match timeout(ANSWERS_WITHIN, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Trouble::of(&error, what, address)),
+        Err(_) => Err(Trouble::late(what)),
+    }
+}
+
+/// Both exchanges, and the queue of dead letters. Who may not declare them can still use those that an administrator has.
+async fn declare(connection: &Connection, settings: &Settings) -> Result<(), Trouble> {
+    let Settings { address, exchange, dead_letters } = settings;
+    for name in [exchange, dead_letters] {
+        let what = format!("declare the exchange {name}");
+        let declared = async |passive| {
+            let channel = connection.create_channel().await?;
+            let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+            channel.exchange_declare(name.as_str().into(), ExchangeKind::Topic, options, FieldTable::default()).await
+        };
+        or_find(&what, address, declared).await?;
+    }
+    let queue = async |passive| {
+        let channel = connection.create_channel().await?;
+        let name: ShortString = dead_letters.as_str().into();
+        let mut kind = FieldTable::default();
+        kind.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.clone(), options, kind).await?;
+        if !passive {
+            let all = QueueBindOptions::default();
+            channel.queue_bind(name.clone(), name, "#".into(), all, FieldTable::default()).await?;
+        }
+        Ok(())
+    };
+    or_find(&format!("declare the queue {dead_letters}"), address, queue).await
+}
+
+/// Declares it; where that is refused, is content with what is there (`true`). The first refusal is the one that is told.
+async fn or_find(
+    what: &str,
+    address: &Address,
+    declare: impl AsyncFn(bool) -> lapin::Result<()>,
+) -> Result<(), Trouble> {
+    let Err(refused) = answered(what, address, declare(false)).await else { return Ok(()) };
+    let is_right = refused.0.contains("ACCESS_REFUSED");
+    match is_right && answered(what, address, declare(true)).await.is_ok() {
+        true => Ok(()),
+        false => Err(refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_shows_no_password() {
+        let address: Address = "amqps://ada:hunter2@rabbit.example:5671/app".parse().unwrap();
+
+        assert_eq!(format!("{address} {address:?}").matches("hunter2").count(), 0);
+        assert_eq!(address.to_string(), r#"amqps://rabbit.example:5671 (vhost "app")"#);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in ["http://rabbit", "amqp//rabbit", "rabbit:5672"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

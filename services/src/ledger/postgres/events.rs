@@ -1,0 +1,69 @@
+//! Events: claimed, published, sent once more.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Postgres, Result, limit, read::Secrets, seconds};
+use crate::ledger::{By, Event};
+
+#[derive(FromRow)]
+struct EventRow {
+    id: Uuid,
+    sequence: i32,
+    r#type: String,
+    routing_key: String,
+    payload: Value,
+    traceparent: Option<String>,
+    created_at: DateTime<Utc>,
+    #[sqlx(flatten)]
+    secrets: Secrets,
+}
+
+impl From<EventRow> for Event {
+    fn from(row: EventRow) -> Self {
+        let EventRow { id, sequence, r#type, routing_key, mut payload, traceparent, created_at, secrets } = row;
+        secrets.cut_from(&mut payload);
+        let sequence = super::count(sequence);
+        Self { id, sequence, r#type, routing_key, payload, traceparent, created_at }
+    }
+}
+
+pub(super) async fn claim(ledger: &Postgres, publisher: &str, lease: Duration, most: usize) -> Result<Vec<Event>> {
+    let publisher = publisher.to_owned();
+    let rows: Vec<EventRow> = ledger
+        .database
+        .ask("select * from sluice.claim_events($1, $2, $3)", |claim| {
+            claim.bind(publisher).bind(seconds(lease)).bind(limit(most))
+        })
+        .await?;
+    Ok(rows.into_iter().map(Event::from).collect())
+}
+
+pub(super) async fn publish(
+    ledger: &Postgres,
+    publisher: &str,
+    confirmed: &[Uuid],
+    unconfirmed: &[Uuid],
+) -> Result<()> {
+    let (publisher, confirmed, unconfirmed) = (publisher.to_owned(), confirmed.to_vec(), unconfirmed.to_vec());
+    ledger
+        .database
+        .ask_one::<(i64,)>("select sluice.publish_events($1, $2, $3)", |publish| {
+            publish.bind(publisher).bind(confirmed).bind(unconfirmed)
+        })
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn replay(ledger: &Postgres, events: &[Uuid], by: &By) -> Result<u64> {
+    let (events, by) = (events.to_vec(), by.clone());
+    let (count,): (i64,) = ledger
+        .database
+        .ask_one("select sluice.replay_events($1, $2, $3)", |replay| replay.bind(events).bind(by.actor).bind(by.note))
+        .await?;
+    Ok(count.unsigned_abs())
+}

@@ -1,0 +1,53 @@
+//! Events in several publishers' hands: only Postgres' own, for the model announces to nobody.
+
+use std::time::Duration;
+
+use sluice::{
+    events::{Answer, Published, publish_once},
+    ledger::EventLedger,
+};
+
+use super::{
+    bench::{Bench, PROVISION, STEPS, user},
+    postgres::InPostgres,
+};
+use crate::events::Recorder;
+
+pub async fn the_next_event_of_a_run_waits_until_the_one_before_it_is_confirmed(bench: &Bench<InPostgres>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.succeed(run, &STEPS).await;
+    let refusing = Recorder::new(|_| Answer::Unknown);
+    let taking = Recorder::default();
+
+    let refused = publish_once(bench.ledger(), &refusing, "me", 100).await.unwrap();
+    let again = publish_once(bench.ledger(), &taking, "me", 100).await.unwrap();
+
+    assert_eq!(refused, Published { claimed: 1, unconfirmed: 1, ..Published::default() });
+    assert_eq!(again, Published { claimed: 1, routed: 1, ..Published::default() });
+    assert_eq!(refusing.taken()[0].id, taking.taken()[0].id, "it goes out again under its id");
+    let mut later = Vec::new();
+    while publish_once(bench.ledger(), &taking, "me", 100).await.unwrap().claimed > 0 {
+        later.extend(taking.taken().into_iter().map(|message| message.routing_key));
+    }
+    assert_eq!(later, ["provision-instance.succeeded", "instance.ready"]);
+}
+
+pub async fn a_claim_of_an_event_is_one_publishers_until_it_ends(bench: &Bench<InPostgres>) {
+    bench.start(PROVISION, user()).await;
+    let ledger = bench.ledger();
+
+    let first = ledger.claim_events("a", Duration::from_secs(30), 10).await.unwrap();
+    let meanwhile = ledger.claim_events("b", Duration::from_secs(30), 10).await.unwrap();
+    bench.world.advance_events(Duration::from_secs(31)).await;
+    let after = ledger.claim_events("b", Duration::from_secs(30), 10).await.unwrap();
+    // The first publisher comes back: its event is another's now, and its note of failure changes nothing.
+    ledger.publish_events("a", &[], &[first[0].id]).await.unwrap();
+    let still = ledger.claim_events("c", Duration::from_secs(30), 10).await.unwrap();
+
+    assert_eq!((first.len(), meanwhile.len(), after.len(), still.len()), (1, 0, 1, 0));
+    assert_eq!(first[0].id, after[0].id);
+    // What it has confirmed is published, whoever has it in hand.
+    ledger.publish_events("a", &[first[0].id], &[]).await.unwrap();
+    bench.world.advance_events(Duration::from_secs(31)).await;
+    assert!(ledger.claim_events("c", Duration::from_secs(30), 10).await.unwrap().is_empty());
+}
