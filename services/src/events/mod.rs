@@ -130,7 +130,8 @@ impl Publisher {
                     if published.unconfirmed > 0 {
                         link.trouble().map_or(FIRST_PAUSE, |_| Duration::ZERO)
                     } else {
-                        let rest = if published.claimed < most { POLL } else { Duration::ZERO };
+                        // The next events of the runs that were published may wait for nothing else.
+                        let rest = if published.claimed == 0 { POLL } else { Duration::ZERO };
                         most = BATCH;
                         rest
                     }

@@ -40,7 +40,9 @@ impl Log {
             Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
             Format::Pretty => layer.with_ansi(has_colours()).boxed(),
         };
-        let layer = layer.with_filter(filter.and(filter_fn(|metadata| metadata.is_event())));
+        // lapin writes whole messages, a line for each that comes back; what its caller must know it is told.
+        let is_ours = |metadata: &tracing::Metadata<'_>| metadata.is_event() && !metadata.target().starts_with("lapin");
+        let layer = layer.with_filter(filter.and(filter_fn(is_ours)));
         tracing_subscriber::registry().with(traces).with(layer).try_init().context("start the log")?;
         panic::set_hook(Box::new(log_panic));
         Ok(())

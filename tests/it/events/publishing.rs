@@ -135,7 +135,7 @@ async fn a_run_that_finds_a_phone_linked_or_no_longer_announces_it() {
     let mut superuser = crate::app::App::at(bench.world.url().parse().unwrap()).superuser().await;
     for status in ["connecting", "connected", "connected", "disconnected"] {
         let keep = "update sluice.resource set memory = memory || jsonb_build_object('status', ";
-        superuser.run(&format!("{keep}'{status}'::text))")).await;
+        superuser.run(&format!("{keep}'{status}'::text)")).await;
     }
 
     let broker = Recorder::default();
