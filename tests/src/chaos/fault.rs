@@ -34,7 +34,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::WorkerKilled,
         Self::WorkerKilledBeforeClaim,
         Self::WorkerKilledBeforePush,
