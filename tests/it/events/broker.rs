@@ -70,18 +70,19 @@ async fn events_arrive_as_cloud_events_and_dead_runs_in_a_quorum_queue_too() {
     let keys: Vec<_> = of_run.iter().map(|message| message.routing_key.as_str()).collect();
     assert_eq!(keys, ["provision-instance.started", "provision-instance.succeeded", "instance.ready"]);
     let letters = format!("{exchange}.dead");
-    let queues = server.ctl(&["list_queues", "name", "type", "messages"]).await.unwrap();
-    let queue = queues.lines().find(|line| line.starts_with(&letters)).unwrap_or_default();
-    assert_eq!(
-        queue.split_whitespace().collect::<Vec<_>>(),
-        [letters.as_str(), "rabbit_quorum_queue", "1"],
-        "{queues}"
-    );
+    // RabbitMQ counts a quorum queue's messages now and then.
+    let wanted = [letters.as_str(), "quorum", "1"];
+    let there = until(PATIENCE, async || {
+        let queues = server.ctl(&["list_queues", "name", "type", "messages"]).await.unwrap();
+        queues.lines().any(|line| line.split_whitespace().eq(wanted)).then_some(())
+    });
+    assert!(there.await.is_some(), "no queue {wanted:?}");
     until_all_are_published(&bench).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_queue_events_are_published_and_counted_as_unroutable() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let (server, bench, exchange) = (&rabbitmq().await.server, postgres::bench().await, unique("unheard"));
     bench.start(PROVISION, user()).await;
     let port = tests::servers::free_port().unwrap();
@@ -193,7 +194,11 @@ async fn a_broker_that_takes_nothing_or_stands_still_delays_events_and_nothing_e
     publisher.wait_for_log("a memory or disk alarm", PATIENCE).await.unwrap();
     let blocked = unpublished(&bench).await;
     server.ctl(&["eval", &alarm(&format!("clear_alarm({source})"))]).await.unwrap();
-    let first = arrived(&consumer, 3).await;
+    // What was under way when the broker stopped taking may arrive twice.
+    let last = until(PATIENCE, async || {
+        consumer.received().iter().any(|message| message.r#type == "sluice.instance.ready.v1").then_some(())
+    });
+    assert!(last.await.is_some(), "{:?}", consumer.received());
     until_all_are_published(&bench).await;
 
     server.pause().unwrap();
@@ -203,7 +208,6 @@ async fn a_broker_that_takes_nothing_or_stands_still_delays_events_and_nothing_e
     until_all_are_published(&bench).await;
 
     assert!(blocked > 0);
-    assert_eq!(first.last().unwrap().r#type, "sluice.instance.ready.v1");
     let there = until(PATIENCE, async || {
         consumer.received().iter().any(|message| message.run() == other.to_string()).then_some(())
     });

@@ -39,6 +39,13 @@ async fn fleet() -> Fleet {
     fleet
 }
 
+/// A process of each role that there is, with a RabbitMQ of their own.
+async fn start_every_role(fleet: &mut Fleet) {
+    fleet.add_rabbitmq().await.unwrap();
+    fleet.start_roles().await.unwrap();
+    fleet.start("events-1", &["events"]).await.unwrap();
+}
+
 /// Where a process answers, as it logged it.
 async fn address(process: &mut Process) -> String {
     process.wait_for_log("health and metrics", PATIENCE).await.unwrap();

@@ -77,10 +77,10 @@ fn configuration(targets: &BTreeMap<String, String>) -> String {
 async fn a_real_prometheus_scrapes_every_role_and_loads_the_alerts() {
     let mut fleet = fleet().await;
     sign_up(&fleet, Uuid::new_v4()).await;
-    fleet.start_roles().await.unwrap();
+    start_every_role(&mut fleet).await;
     let prometheus = Prometheus::start(&addresses(&mut fleet).await).await;
 
-    prometheus.until_answers("count(up == 1)", &[4.0]).await;
+    prometheus.until_answers("count(up == 1)", &[5.0]).await;
     prometheus.until_answers("sum(sluice_run_duration_seconds_count)", &[1.0]).await;
     prometheus.until_answers(r#"sum(sluice_runs_total{outcome="succeeded"})"#, &[1.0]).await;
     prometheus.until_answers("sum(sluice_queue_depth)", &[0.0]).await;

@@ -106,7 +106,7 @@ async fn all_that_is_listed_is_shown_and_nothing_else_and_no_secret() {
     let user = Uuid::new_v4();
     arrange(&fleet, user, Route::WebhookSet, error(503));
     sign_up(&fleet, user).await;
-    fleet.start_roles().await.unwrap();
+    start_every_role(&mut fleet).await;
     until_true(
         &fleet,
         "the sign-up is completed",
