@@ -11,7 +11,12 @@ use sluice::{
 use sqlx::postgres::PgPoolOptions;
 use tests::servers;
 use uuid::Uuid;
-use workflows::{definition::Registry, ids::RunId, policy::Retry, whatsapp::provision};
+use workflows::{
+    definition::{Definition, Registry},
+    ids::RunId,
+    policy::Retry,
+    whatsapp::provision,
+};
 
 use crate::app::{App, Session};
 
@@ -20,7 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn ledger_of(app: &App) -> Postgres {
     let pool = PgPoolOptions::new().max_connections(2).connect_with(app.options()).await.unwrap();
     let (timeout, deadline) = (Duration::from_secs(30), Duration::from_secs(86_400));
-    let definition = provision::definition(Retry::default(), timeout, deadline, "api.example");
+    // Nobody has signed up here, and nobody is gone.
+    let definition =
+        Definition { gone: None, ..provision::definition(Retry::default(), timeout, deadline, "api.example") };
     let ledger = Postgres::new(pool, Pooling::Session, Arc::new(Registry::new(vec![definition])));
     ledger.register().await.unwrap();
     ledger
