@@ -1,5 +1,6 @@
-//! The servers change places under processes that work: a standby of Postgres is promoted, a Sentinel promotes a replica of Redis,
-//! an address leads to a server that takes no writes. Work goes on within ten seconds of the address' move, and nothing is lost.
+//! The servers change places under processes that work: a standby of Postgres is promoted, a
+//! Sentinel promotes a replica of Redis, an address leads to a server that takes no writes. Work
+//! goes on within ten seconds of the address' move, and nothing is lost.
 
 use std::time::Duration;
 
@@ -97,7 +98,8 @@ async fn a_postgres_that_is_demoted_or_dies_is_left_for_the_promoted_one_and_not
     sign_up(&mut session, 3).await;
     until_completed(&mut session, 2, PATIENCE, &mut fleet).await;
 
-    // The address leads to the standby for a while: connections are made there, stand, and take no writes.
+    // The address leads to the standby for a while: connections are made there, stand, and take no
+    // writes.
     address.lead_to(standby.port());
     address.close_all();
     until_ready_says(&mut fleet, &BOTH, "not ready: Postgres\n").await;
@@ -123,13 +125,15 @@ async fn a_postgres_that_is_demoted_or_dies_is_left_for_the_promoted_one_and_not
     session.close().await.unwrap();
 }
 
-/// What is put before a Sentinel for clients that do not speak to it: an address that follows its word.
+/// What is put before a Sentinel for clients that do not speak to it: an address that follows its
+/// word.
 async fn follow(sentinel: Sentinel, address: Proxy) {
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
     loop {
+        pace.tick().await;
         if let Ok(port) = sentinel.primary().await {
             address.lead_to(port);
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -1,9 +1,11 @@
-//! The publisher of events: brings what the ledger announces to a broker, at least once, those of each run in their order.
+//! The publisher of events: brings what the ledger announces to a broker, at least once, those of
+//! each run in their order.
 //!
-//! `publish` does one round, and is what the tests call; `message` is an event as others read it; `rabbitmq` is the only module
-//! that knows RabbitMQ: it connects, declares and publishes, and says why it cannot; `tail` listens, for a person. Any number of
-//! publishers run side by side: they share the events by claims that expire. A broker that is away delays announcements and
-//! nothing else.
+//! `publish` does one round, and is what the tests call; `message` is an event as others read it;
+//! `rabbitmq` is the only module that knows RabbitMQ: it connects, declares and publishes, and says
+//! why it cannot; `tail` listens, for a person. Any number of publishers run side by side: they
+//! share the events by claims that expire. A broker that is away delays announcements and nothing
+//! else.
 
 mod message;
 mod publish;
@@ -23,6 +25,7 @@ pub use self::{
 };
 use crate::{
     ledger::postgres::Postgres,
+    name,
     telemetry::{Vitals, health::Pulse},
 };
 
@@ -53,13 +56,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A link that held for so long was a good one: what ends it is news.
 const STEADY: Duration = Duration::from_secs(30);
 
-/// Runs until `shutdown`, then ends after the round it is in. It connects again for as long as it takes, and says each
-/// trouble once.
+/// Runs until `shutdown`, then ends after the round it is in. It connects again for as long as it
+/// takes, and says each trouble once.
 pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Deps { ledger, vitals } = deps;
     let pulse = vitals.health.pulse("events: publish");
     vitals.metrics.expect_events();
-    let publisher = Publisher { name: name(), settings, ledger, vitals, shutdown };
+    let publisher = Publisher { name: name::unique("events"), settings, ledger, vitals, shutdown };
     tracing::info!(publisher = %publisher.name, exchange = %publisher.settings.exchange, "ready");
     publisher.keep_publishing(&pulse).await;
     Ok(())
@@ -130,7 +133,8 @@ impl Publisher {
                     if published.unconfirmed > 0 {
                         link.trouble().map_or(FIRST_PAUSE, |_| Duration::ZERO)
                     } else {
-                        // The next events of the runs that were published may wait for nothing else.
+                        // The next events of the runs that were published may wait for nothing
+                        // else.
                         let rest = if published.claimed == 0 { POLL } else { Duration::ZERO };
                         most = BATCH;
                         rest
@@ -149,11 +153,4 @@ impl Publisher {
         }
         None
     }
-}
-
-/// A name that is new at every start.
-fn name() -> String {
-    let host = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
-    let host = host.unwrap_or_else(|_| "localhost".to_owned());
-    format!("events-{}-{}-{:08x}", host.trim(), std::process::id(), rand::random::<u32>())
 }

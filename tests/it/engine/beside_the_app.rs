@@ -1,4 +1,5 @@
-//! The app works beside us on its own tables: no transaction of its own fails, or waits for more than 200 ms, because of us.
+//! The app works beside us on its own tables: no transaction of its own fails, or waits for more
+//! than 200 ms, because of us.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -43,10 +44,12 @@ fn list(users: &[Uuid]) -> String {
     users.iter().map(|user| format!("'{user}'")).collect::<Vec<_>>().join(", ")
 }
 
-/// Transactions of the app's, one after another, until it is told to stop; nobody of the app's own waits for another one. Each
-/// must succeed. How long the longest took.
+/// Transactions of the app's, one after another, until it is told to stop; nobody of the app's own
+/// waits for another one. Each must succeed. How long the longest took.
 async fn work(mut session: Session, transaction: impl Fn(usize) -> String, stop: &AtomicBool) -> Duration {
     let mut longest = Duration::ZERO;
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for round in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -54,14 +57,14 @@ async fn work(mut session: Session, transaction: impl Fn(usize) -> String, stop:
         let began = Instant::now();
         session.run(&transaction(round)).await;
         longest = longest.max(began.elapsed());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        pace.tick().await;
     }
     longest
 }
 
-/// The app works while `meanwhile` happens: on these users' rows, an instance's before its queue row's, which is the other way
-/// round than Sluice's, and two users' in falling order. Beside it the same on tables that nobody else knows: so long takes what is
-/// nobody's fault.
+/// The app works while `meanwhile` happens: on these users' rows, an instance's before its queue
+/// row's, which is the other way round than Sluice's, and two users' in falling order. Beside it
+/// the same on tables that nobody else knows: so long takes what is nobody's fault.
 async fn work_meanwhile(app: &App, users: &[Uuid], meanwhile: impl Future<Output = ()>) {
     let mut owner = app.owner().await;
     owner
@@ -158,7 +161,8 @@ async fn an_operators_open_transaction_on_a_hundred_queue_rows_holds_up_nobody_e
     engine.stop().await;
 }
 
-/// The app locks in the other order, again and again, while the same users' runs start, end and start anew.
+/// The app locks in the other order, again and again, while the same users' runs start, end and
+/// start anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_locks_in_another_order_than_we_do_meets_no_deadlock() {
     let engine = Engine::start_with(without_codes()).await;
