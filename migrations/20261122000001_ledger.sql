@@ -18,7 +18,8 @@ create table if not exists sluice.workflow (
   projection text,
   -- Turns the app's own rows into runs: schema.function(integer), told how many at most.
   source text,
-  -- Which of these subjects are gone: schema.function(text[]) returns text[]. Nothing is made for them any more.
+  -- Which of these subjects are gone: schema.function(text[]) returns text[]. Nothing is made for
+  -- them any more.
   gone text,
   registered_at timestamptz not null default now()
 );
@@ -114,7 +115,8 @@ create table if not exists sluice.step (
   started_at timestamptz,
   lease_until timestamptz,
   worker text,
-  -- The span of the attempt that runs, where one is recorded, and the one above it: a rescue exports what a dead worker cannot.
+  -- The span of the attempt that runs, where one is recorded, and the one above it: a rescue
+  -- exports what a dead worker cannot.
   traceparent text,
   parent_span text,
   failures integer not null default 0,
@@ -164,8 +166,8 @@ create table if not exists sluice.attempt (
   primary key (run_id, position, token)
 );
 
--- Announcements for other programs, published at least once. One that is not published outlives its run, until retention drops
--- it.
+-- Announcements for other programs, published at least once. One that is not published outlives its
+-- run, until retention drops it.
 create table if not exists sluice.event (
   id uuid primary key default gen_random_uuid(),
   -- The run whose event it is; the events of a gate have an id that is made of the gate's name.
@@ -187,8 +189,8 @@ create unique index if not exists event_of_run on sluice.event (run_id, sequence
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
 create index if not exists event_published on sluice.event (published_at) where published_at is not null;
 
--- The events of a workflow's own that the ends of its runs are announced by, beside the engine's: a workflow's migration adds
--- a row.
+-- The events of a workflow's own that the ends of its runs are announced by, beside the engine's: a
+-- workflow's migration adds a row.
 create table if not exists sluice.announcement (
   workflow text not null,
   -- succeeded, dead, cancelled
@@ -284,7 +286,8 @@ create table if not exists sluice.closed_time (
   primary key (scope, name, cause, closed_at)
 );
 
--- Announces that a gate has closed, or passes again, whatever closed it. The caller has its row locked.
+-- Announces that a gate has closed, or passes again, whatever closed it. The caller has its row
+-- locked.
 create or replace function sluice.announce_gate(gate sluice.gate, what text)
 returns void
 language plpgsql

@@ -46,8 +46,9 @@ revoke all
   on function sluice.sign_up_traceparent(uuid)
   from public;
 
--- Whether this user is to get an instance now, by the owner's settings `provision_when` (created, confirmed) and
--- `provision_anonymous` (on, off). Judged on auth.users where that can be read; a user who is not there is wanted.
+-- Whether this user is to get an instance now, by the owner's settings `provision_when` (created,
+-- confirmed) and `provision_anonymous` (on, off). Judged on auth.users where that can be read; a
+-- user who is not there is wanted.
 create or replace function sluice.wants_instance(user_id uuid)
 returns boolean
 language plpgsql
@@ -414,9 +415,10 @@ $$;
 
 comment on function sluice.make_sign_up_trigger() is 'For the owner only: makes the sign-up trigger.';
 
--- Users who signed up in the last `since` and have nothing: no queue row, no instance row, no run. Never those whom the first
--- migration found (sluice.adoption). A profile's moment is its own created_at or, where it has none, its user's; one without a
--- moment is always looked at, and all are where `since` is a year or more: users may write the moment. Where the owner waits for
+-- Users who signed up in the last `since` and have nothing: no queue row, no instance row, no run.
+-- Never those whom the first migration found (sluice.adoption). A profile's moment is its own
+-- created_at or, where it has none, its user's; one without a moment is always looked at, and all
+-- are where `since` is a year or more: users may write the moment. Where the owner waits for
 -- confirmations, also users whom the auth server changed in that time.
 create or replace function sluice.lost_sign_ups(since interval)
 returns table (user_id uuid, made_at timestamptz)
@@ -499,9 +501,10 @@ revoke all
   on function sluice.lost_sign_ups(interval)
   from public;
 
--- Which of these users are gone: there is no profile of theirs any more (no row in auth.users, where there is no profiles table).
--- The ledger asks before anything is made for them (sluice.workflow). Nobody is gone where that cannot be told: the table is
--- locked, or row level security hides its rows from us. Never raises, and waits 50 ms at most.
+-- Which of these users are gone: there is no profile of theirs any more (no row in auth.users,
+-- where there is no profiles table). The ledger asks before anything is made for them
+-- (sluice.workflow). Nobody is gone where that cannot be told: the table is locked, or row level
+-- security hides its rows from us. Never raises, and waits 50 ms at most.
 create or replace function sluice.gone_users(subjects text[])
 returns text[]
 language plpgsql

@@ -79,8 +79,9 @@ as $$
   )
 $$;
 
--- What sluice_runtime may do with each table of the schema. What decides about the owner's wishes, and the migrations' own book,
--- it may only read, and each view: a view that is written writes its table with the owner's rights. What was done stays done.
+-- What sluice_runtime may do with each table of the schema. What decides about the owner's wishes,
+-- and the migrations' own book, it may only read, and each view: a view that is written writes its
+-- table with the owner's rights. What was done stays done.
 create or replace function sluice.runtime_rights()
 returns table (relation regclass, allowed text[], refused text[])
 language sql

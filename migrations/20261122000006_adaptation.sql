@@ -92,7 +92,8 @@ begin
       end if;
       tried := tried || wish.item;
       item := wish.item;
-      -- Another database's migration may be making the role of them all; nothing of the app's is locked before that.
+      -- Another database's migration may be making the role of them all; nothing of the app's is
+      -- locked before that.
       perform set_config('lock_timeout', case wish.rank when 1 then '5s' else '100ms' end, true);
       begin
         execute wish.change;

@@ -306,8 +306,9 @@ create or replace view sluice.adoption_report as
   group by classes.rank, classes.class, classes.meaning, classes.command
   order by classes.rank;
 
--- A person's word: up to `most` users of the class who wait for one get a pending queue row. Returns how many; call it until it
--- is none. Users who went since are passed over, and are open no more. Those whose row somebody has in hand stay open.
+-- A person's word: up to `most` users of the class who wait for one get a pending queue row.
+-- Returns how many; call it until it is none. Users who went since are passed over, and are open no
+-- more. Those whose row somebody has in hand stay open.
 create or replace function sluice.adopt_start(class text, decided_by text, note text, most integer)
 returns bigint
 language plpgsql

@@ -220,9 +220,10 @@ $$;
 
 -- Projections -----------------------------------------------------------------------------------------------------------
 
--- Lets a workflow write the app's own rows for these runs, in the caller's transaction. What the app's schema refuses or has
--- locked undoes nothing: it is kept as pending and written again (`again`: it was kept before). Whoever in the app waits for a row
--- that is written here waits as long as this waits for others: a twentieth of a second, and once only.
+-- Lets a workflow write the app's own rows for these runs, in the caller's transaction. What the
+-- app's schema refuses or has locked undoes nothing: it is kept as pending and written again
+-- (`again`: it was kept before). Whoever in the app waits for a row that is written here waits as
+-- long as this waits for others: a twentieth of a second, and once only.
 create or replace function sluice.project(workflow text, runs uuid[], taken boolean default false, again boolean default false)
 returns void
 language plpgsql
@@ -1038,8 +1039,9 @@ $$;
 
 -- Attempts --------------------------------------------------------------------------------------------------------------
 
--- Ends runs whose subject is gone before their first step makes anything for it. Asks the workflow's own function, once for all
--- of them. Safe with any number of callers: the steps are locked, in key order.
+-- Ends runs whose subject is gone before their first step makes anything for it. Asks the
+-- workflow's own function, once for all of them. Safe with any number of callers: the steps are
+-- locked, in key order.
 create or replace function sluice.end_gone(runs uuid[], positions smallint[], generations integer[])
 returns void
 language plpgsql
@@ -1102,13 +1104,16 @@ begin
 end
 $$;
 
--- Takes due steps in hand: from `due` to `running`, each under its token, with a lease. Needs the generation that is due, its
--- moment, a quiet resource, a definition that the caller's build knows (`workflow:version`), and gates that pass; else the step
--- stays as it is and is pushed again later. A step that may create or delete keeps its resource busy until the lease's end.
--- A run whose subject is gone before its first such step is cancelled here, and the claim finds its step stale.
+-- Takes due steps in hand: from `due` to `running`, each under its token, with a lease. Needs the
+-- generation that is due, its moment, a quiet resource, a definition that the caller's build knows
+-- (`workflow:version`), and gates that pass; else the step stays as it is and is pushed again
+-- later. A step that may create or delete keeps its resource busy until the lease's end. A run
+-- whose subject is gone before its first such step is cancelled here, and the claim finds its step
+-- stale.
 --
--- `contexts` and `parents` are the span that each attempt would be and the one above it, where it is recorded: kept with the step,
--- for a rescue. Such an attempt is told what the step has waited for.
+-- `contexts` and `parents` are the span that each attempt would be and the one above it, where it
+-- is recorded: kept with the step, for a rescue. Such an attempt is told what the step has waited
+-- for.
 --
 -- Safe with any number of callers: the update of the step's row is guarded by state and generation, and of two at once the
 -- second finds it running. Whose turn a resource is needs no look: a step that waits for its turn has no moment.
@@ -1290,10 +1295,10 @@ begin
 end
 $$;
 
--- What a step that is claimed now has waited for since its run's last attempt (before the first one: since the run began, or was
--- revived), in milliseconds: `backoff` or `retry_after` (the API's own word) until it was due, or `turn`, the run's on its
--- resource; then `gate`, and `gated_by` that held it longest; `queue` is what remains. Parts of less than a millisecond are left
--- out.
+-- What a step that is claimed now has waited for since its run's last attempt (before the first
+-- one: since the run began, or was revived), in milliseconds: `backoff` or `retry_after` (the API's
+-- own word) until it was due, or `turn`, the run's on its resource; then `gate`, and `gated_by`
+-- that held it longest; `queue` is what remains. Parts of less than a millisecond are left out.
 create or replace function sluice.waited(run uuid, step text, due_at timestamptz)
 returns jsonb
 language sql
@@ -1444,8 +1449,9 @@ begin
 end
 $$;
 
--- Writes how attempts ended: step, attempt, next step or end of the run, memory, event, the app's rows. One answer per
--- settlement that was written; the others are stale. In key order. Whoever ends a run by it exports the run's span.
+-- Writes how attempts ended: step, attempt, next step or end of the run, memory, event, the app's
+-- rows. One answer per settlement that was written; the others are stale. In key order. Whoever
+-- ends a run by it exports the run's span.
 --
 -- Safe with any number of callers: the update of the step's row is guarded by its token, which only a running step has (a
 -- rescue's also by the lease's end), and all else follows only where that held.
@@ -1850,8 +1856,8 @@ begin
 end
 $$;
 
--- Up to `most` runs that were cancelled here, by a person or with their subject, for whoever exports their spans: each once, and
--- only where it is fresh.
+-- Up to `most` runs that were cancelled here, by a person or with their subject, for whoever
+-- exports their spans: each once, and only where it is fresh.
 create or replace function sluice.spans_that_wait(most integer)
 returns table (
   run_id uuid,
@@ -1888,9 +1894,10 @@ as $$
   where told.ended_at > now() - interval '1 minute'
 $$;
 
--- Up to `most` due steps behind a host's open breaker say why they wait, and the app's rows with them. As many that said so, and
--- do not wait for it any more, say it no longer and are due at once: the host answers again. How many changed. Steps that are
--- locked are being moved this moment.
+-- Up to `most` due steps behind a host's open breaker say why they wait, and the app's rows with
+-- them. As many that said so, and do not wait for it any more, say it no longer and are due at
+-- once: the host answers again. How many changed. Steps that are locked are being moved this
+-- moment.
 create or replace function sluice.explain(most integer)
 returns bigint
 language plpgsql
@@ -2031,11 +2038,13 @@ begin
 end
 $$;
 
--- Events ----------------------------------------------------------------------------------------------------------------
+-- Events
+-- ----------------------------------------------------------------------------------------------------------------
 
--- Up to `most` events for this publisher to publish until its claim ends, `lease` seconds from now: of each run the first that
--- is not published, so that whatever becomes of a publisher, the next event of that run waits until this one is confirmed. Safe
--- with any number of callers: a row is claimed once, and one whose claim has ended is anybody's.
+-- Up to `most` events for this publisher to publish until its claim ends, `lease` seconds from now:
+-- of each run the first that is not published, so that whatever becomes of a publisher, the next
+-- event of that run waits until this one is confirmed. Safe with any number of callers: a row is
+-- claimed once, and one whose claim has ended is anybody's.
 create or replace function sluice.claim_events(publisher text, lease double precision, most integer)
 returns table (
   id uuid,
@@ -2061,7 +2070,8 @@ begin
       from sluice.event
       where event.published_at is null
         and (event.claimed_until is null or event.claimed_until < now())
-        -- Asked so that it can only be a look-up by key: a plan of an empty ledger would read all that wait, for each of them.
+        -- Asked so that it can only be a look-up by key: a plan of an empty ledger would read all
+        -- that wait, for each of them.
         and (
           select first.sequence
           from sluice.event as first
@@ -2097,8 +2107,8 @@ begin
 end
 $$;
 
--- These are with the broker, which has confirmed each; `unconfirmed` are given back. How many were not published before. True
--- whoever holds their claims now: what is confirmed is published.
+-- These are with the broker, which has confirmed each; `unconfirmed` are given back. How many were
+-- not published before. True whoever holds their claims now: what is confirmed is published.
 create or replace function sluice.publish_events(publisher text, confirmed uuid[], unconfirmed uuid[])
 returns bigint
 language plpgsql
@@ -2123,8 +2133,8 @@ begin
 end
 $$;
 
--- These go out once more, under the same ids and in the order of their runs. How many there were: one that is not published
--- goes out anyway.
+-- These go out once more, under the same ids and in the order of their runs. How many there were:
+-- one that is not published goes out anyway.
 create or replace function sluice.replay_events(events uuid[], actor text, note text)
 returns bigint
 language plpgsql
@@ -2150,8 +2160,9 @@ begin
 end
 $$;
 
--- Retention, in small batches: up to `most` of each kind that ended longer ago than `older_than`. Open dead letters are never
--- pruned. `removed`: how many rows in all; `unpublished`: how many of them are events that nobody has published.
+-- Retention, in small batches: up to `most` of each kind that ended longer ago than `older_than`.
+-- Open dead letters are never pruned. `removed`: how many rows in all; `unpublished`: how many of
+-- them are events that nobody has published.
 create or replace function sluice.prune(older_than interval, most integer, out removed bigint, out unpublished bigint)
 language plpgsql
 set search_path = ''

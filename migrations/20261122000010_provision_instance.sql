@@ -261,7 +261,8 @@ create or replace view sluice.shown_run as
     case when held.memory ->> 'status' = 'connecting' then held.memory ->> 'qr_code' end as qr_code,
     held.memory ->> 'phone_number' as phone_number,
     coalesce(held.memory ->> 'webhook_url', '') as webhook_url,
-    -- The run has seen the instance at the API. Until then the app's row may know more than the memory of earlier runs.
+    -- The run has seen the instance at the API. Until then the app's row may know more than the
+    -- memory of earlier runs.
     step.is_after_the_first or run.state = 'dead' as has_seen_it
   from sluice.run
   join sluice.resource as held on held.name = run.resource
@@ -400,14 +401,16 @@ begin
 end
 $$;
 
--- Announcements ---------------------------------------------------------------------------------------------------------
+-- Announcements
+-- ---------------------------------------------------------------------------------------------------------
 
 insert into sluice.announcement (workflow, state, type, routing_key)
 values ('provision-instance', 'succeeded', 'sluice.instance.ready.v1', 'instance.ready')
 on conflict (workflow, state) do update
 set type = excluded.type, routing_key = excluded.routing_key;
 
--- Announces that an instance is linked to a phone, or no longer is, where a run finds that it has changed.
+-- Announces that an instance is linked to a phone, or no longer is, where a run finds that it has
+-- changed.
 create or replace function sluice.announce_connection()
 returns trigger
 language plpgsql
@@ -460,8 +463,8 @@ begin
 end
 $$;
 
--- How far the schema is: roles begin once it is as far as they need. Each file that is added ends with a line of its own, which no
--- older file takes back.
+-- How far the schema is: roles begin once it is as far as they need. Each file that is added ends
+-- with a line of its own, which no older file takes back.
 insert into sluice.setting as setting (name, value, note)
 values ('schema', '20261122000010', 'The newest migration that has been applied to its end.')
 on conflict (name) do update

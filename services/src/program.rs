@@ -1,4 +1,5 @@
-//! A program of one's own: relay, worker, events and all over a catalog of workflows, with the options that `sluice` has.
+//! A program of one's own: relay, worker, events and all over a catalog of workflows, with the
+//! options that `sluice` has.
 
 use std::process::ExitCode;
 

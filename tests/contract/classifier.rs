@@ -241,7 +241,8 @@ fn no_text_of_a_recorded_failure_shows_a_line_of_the_servers_source() {
     assert!(seen >= 5, "dumps in contract.jsonl: {seen}");
 }
 
-/// Where 2.3.7 answers otherwise than the recorded version, and what stands before its successors. From their source.
+/// Where 2.3.7 answers otherwise than the recorded version, and what stands before its successors.
+/// From their source.
 #[test]
 fn the_answers_of_newer_versions_are_read_too() {
     let name: InstanceName = "user_1".parse().expect("a name");

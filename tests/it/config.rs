@@ -258,7 +258,8 @@ fn an_address_of_ipv6_is_an_address_and_no_name() {
     assert_eq!((options.get_host(), options.get_port()), ("::1", 5433));
 }
 
-/// Each process has a connection of its own beside those it works with, a relay for LISTEN and a worker for leases.
+/// Each process has a connection of its own beside those it works with, a relay for LISTEN and a
+/// worker for leases.
 #[test]
 fn one_process_of_each_role_leaves_a_person_room_in_a_pool_of_15() {
     let (of_relay, of_worker) = (parsed(&[]).relay.ledger.max_connections, parsed(&[]).worker.ledger.max_connections);

@@ -1,5 +1,5 @@
-//! Connections to Postgres: how many there are, that those which nobody needs go back, and that what statements rely on is set
-//! on each, whatever the database says.
+//! Connections to Postgres: how many there are, that those which nobody needs go back, and that
+//! what statements rely on is set on each, whatever the database says.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! How Postgres executes the statements of a running Sluice when much lies behind it: auto_explain writes the plan of each one,
-//! with the rows that were read, while real processes serve sign-ups.
+//! How Postgres executes the statements of a running Sluice when much lies behind it: auto_explain
+//! writes the plan of each one, with the rows that were read, while real processes serve sign-ups.
 
 use std::collections::BTreeSet;
 
@@ -29,8 +29,8 @@ const PARTS: [&str; 13] = [
     "array_agg(old.id)",
 ];
 
-/// What runs once in a while and may read more: retention, whose index knows blocks and no rows, and the finder's look at all
-/// profiles, at a relay's start and each hour.
+/// What runs once in a while and may read more: retention, whose index knows blocks and no rows,
+/// and the finder's look at all profiles, at a relay's start and each hour.
 const RARE: [&str; 2] = ["array_agg(old.id)", "select lost.id, lost.made_at"];
 
 /// The tables that grow with the users.
@@ -86,7 +86,8 @@ async fn no_statement_of_a_running_sluice_reads_more_because_much_lies_behind() 
     assert!(too_many.is_empty(), "{too_many:#?}");
 }
 
-/// The plans in a server's log: JSON on lines that begin with a tab, below the line that says how long the statement took.
+/// The plans in a server's log: JSON on lines that begin with a tab, below the line that says how
+/// long the statement took.
 fn plans(log: &str) -> Vec<Value> {
     let mut all = Vec::new();
     let mut lines = log.lines().peekable();

@@ -1,5 +1,5 @@
-//! What a process waits for at its start, as Kubernetes starts everything at once: Postgres, the database, the migration, its
-//! rights. It waits unready and says for what, and goes on by itself.
+//! What a process waits for at its start, as Kubernetes starts everything at once: Postgres, the
+//! database, the migration, its rights. It waits unready and says for what, and goes on by itself.
 
 use std::time::Duration;
 

@@ -23,7 +23,8 @@ KUBECTL = str(ROOT / "target/tools/manifests/python/bin/kubectl")
 WORKERS = ["worker-create-instance", "worker-configure-webhooks", "worker-verify"]
 ROLES = ["relay", *WORKERS]
 
-# What is read between two disturbances. `failed` is what counts against a run; `crashed`, against its limit of lost workers.
+# What is read between two disturbances. `failed` is what counts against a run; `crashed`, against
+# its limit of lost workers.
 COUNTS = """
 select json_build_object(
   'users', (select count(*) from auth.users),
@@ -280,8 +281,8 @@ class Test:
         self.manifests.apply(self.options.before, migrates=False)
         self.cluster.wait_for_rollouts(self.deployments)
 
-    # What happens, whether pods go in good order, and whether a role may be without a ready pod: who waits for Postgres or
-    # Redis says so.
+    # What happens, whether pods go in good order, and whether a role may be without a ready pod:
+    # who waits for Postgres or Redis says so.
     DISTURBANCES = [
         ("undisturbed", lambda self: time.sleep(10), True, False),
         ("every Deployment restarted", restart, True, False),

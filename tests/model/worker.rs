@@ -120,9 +120,9 @@ fn send(world: &mut World, at: usize, prompt: bool) {
     world.seen.needless_create |= world.instance != Instance::Absent && !world.frozen;
 }
 
-/// What a look says, by what the worker wants to know. An instance that the API does not list may only be late where the
-/// name is taken; after an unknown end the failure is counted, and the resource stays busy. What an attempt left is cleared away
-/// by the next one.
+/// What a look says, by what the worker wants to know. An instance that the API does not list may
+/// only be late where the name is taken; after an unknown end the failure is counted, and the
+/// resource stays busy. What an attempt left is cleared away by the next one.
 fn look(world: &World, phase: Phase, without: Option<Guard>) -> Phase {
     let hidden = world.hidden && without != Some(Guard::DatabasesWord);
     match (seen(world), phase) {

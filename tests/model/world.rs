@@ -16,7 +16,8 @@ pub struct World {
     /// The creates that the API has not finished.
     pub calls: Vec<Call>,
     pub instance: Instance,
-    /// The API's memory has the name, and its database no row of it: what a failed create may leave.
+    /// The API's memory has the name, and its database no row of it: what a failed create may
+    /// leave.
     pub phantom: bool,
     /// The API's database has the row, and its memory has not loaded it: its guard does not see it.
     pub hidden: bool,

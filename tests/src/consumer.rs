@@ -1,5 +1,6 @@
-//! A consumer of events, as an app has one: a durable queue of its own at the exchange, acks by hand, and a new connection
-//! wherever one is lost. It keeps all that it was handed, in the order of arrival, also what was handed to it twice.
+//! A consumer of events, as an app has one: a durable queue of its own at the exchange, acks by
+//! hand, and a new connection wherever one is lost. It keeps all that it was handed, in the order
+//! of arrival, also what was handed to it twice.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -54,8 +55,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Returns once its queue is bound: what is published from then on arrives. `exchange` is declared as the publisher does
-    /// it, so that either may come first.
+    /// Returns once its queue is bound: what is published from then on arrives. `exchange` is
+    /// declared as the publisher does it, so that either may come first.
     pub async fn start(url: &str, exchange: &str, queue: &str) -> Result<Self> {
         let received = Arc::<Mutex<Vec<Received>>>::default();
         let mut consumer = Some(consume(url, exchange, queue).await.context("listen at the exchange")?);

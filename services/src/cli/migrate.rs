@@ -37,8 +37,8 @@ pub struct Options {
     #[arg(long)]
     check: bool,
 
-    /// Wait for a Postgres that does not answer yet, for 5m or for so long (--wait=30s); with --check, also until nothing is
-    /// pending
+    /// Wait for a Postgres that does not answer yet, for 5m or for so long (--wait=30s); with
+    /// --check, also until nothing is pending
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
         value_parser = duration)]
     wait: Option<Duration>,

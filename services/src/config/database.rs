@@ -33,8 +33,9 @@ pub struct DatabaseOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct PoolOptions {
-    /// The most connections that each role of this process works with; not set, a relay has 3 and a worker 2. Beside them
-    /// a worker opens one for leases and a relay one for LISTEN: a relay and three workers are 13 together, all in one 7
+    /// The most connections that each role of this process works with; not set, a relay has 3 and a
+    /// worker 2. Beside them a worker opens one for leases and a relay one for LISTEN: a relay and
+    /// three workers are 13 together, all in one 7
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
     database_max_connections: Option<String>,
 }

@@ -16,9 +16,9 @@ pub(super) const SERVICE: &str = "sluice-events";
 #[derive(Args)]
 #[command(next_help_heading = "RabbitMQ")]
 pub struct AmqpOptions {
-    /// amqp://[user:password@]host:5672/vhost, or amqps:// for TLS (the CA certificates of the system or of SSL_CERT_FILE); the
-    /// vhost's own slashes as %2f. Events are published there; not set, they stay readable in the database until retention
-    /// ends
+    /// amqp://[user:password@]host:5672/vhost, or amqps:// for TLS (the CA certificates of the
+    /// system or of SSL_CERT_FILE); the vhost's own slashes as %2f. Events are published there; not
+    /// set, they stay readable in the database until retention ends
     #[arg(long, env = "AMQP_URL", value_name = "URL")]
     amqp_url: Option<String>,
 
@@ -26,7 +26,8 @@ pub struct AmqpOptions {
     #[arg(long, env = "EVENTS_EXCHANGE", value_name = "NAME", default_value = "sluice.events")]
     events_exchange: String,
 
-    /// The durable topic exchange that dead runs go to as well, and the name of the quorum queue that is bound to it
+    /// The durable topic exchange that dead runs go to as well, and the name of the quorum queue
+    /// that is bound to it
     #[arg(long, env = "EVENTS_DEAD_LETTER_EXCHANGE", value_name = "NAME", default_value = "sluice.dead-letters")]
     events_dead_letter_exchange: String,
 }

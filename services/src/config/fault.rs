@@ -88,9 +88,9 @@ fn shortened(value: &str) -> String {
     value.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
-/// Scheme, host and port of an address that can be read, and nothing else: passwords stand before an `@`, keys in paths and
-/// queries. What stands where the host does may be a part of a password that was not encoded: then an `@` follows, or a `%` is in
-/// it.
+/// Scheme, host and port of an address that can be read, and nothing else: passwords stand before
+/// an `@`, keys in paths and queries. What stands where the host does may be a part of a password
+/// that was not encoded: then an `@` follows, or a `%` is in it.
 pub(super) fn redacted(text: &str) -> String {
     readable(text).unwrap_or_else(|| "***".to_owned())
 }

@@ -18,8 +18,9 @@ pub struct RelayTuning {
     #[arg(long, env = "INTAKE_POLL", value_name = "DURATION", default_value = "100ms")]
     intake_poll: String,
 
-    /// How long runs that succeeded or were cancelled, events and the audit are kept; dead letters that nobody has resolved
-    /// are kept for ever. Events that were not published by then are dropped, counted and logged
+    /// How long runs that succeeded or were cancelled, events and the audit are kept; dead letters
+    /// that nobody has resolved are kept for ever. Events that were not published by then are
+    /// dropped, counted and logged
     #[arg(long, env = "RETENTION", value_name = "DURATION", default_value = "30d")]
     retention: String,
 }

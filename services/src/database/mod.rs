@@ -64,7 +64,8 @@ impl Database {
         takes_writes(&mut *self.pool.acquire().await?).await
     }
 
-    /// Takes note of what a statement failed with: after a write that a demoted server refused, no connection to it is used.
+    /// Takes note of what a statement failed with: after a write that a demoted server refused, no
+    /// connection to it is used.
     pub fn judge(&self, error: &sqlx::Error) {
         self.wariness.judge(error);
     }

@@ -1,5 +1,5 @@
-//! Pools: their connections are set as our statements rely on, lead to a server that takes writes, and go back to the server
-//! when nobody needs them.
+//! Pools: their connections are set as our statements rely on, lead to a server that takes writes,
+//! and go back to the server when nobody needs them.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -46,8 +46,9 @@ impl Wariness {
     }
 }
 
-/// Opens no connection yet. Asking each connection before each use would cost a round trip: one that died is noticed by
-/// whoever uses it, who tries again; one that leads to a demoted server is closed at the next use after it refused a write.
+/// Opens no connection yet. Asking each connection before each use would cost a round trip: one
+/// that died is noticed by whoever uses it, who tries again; one that leads to a demoted server is
+/// closed at the next use after it refused a write.
 pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32, wariness: Wariness) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(connections)
@@ -66,8 +67,8 @@ pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32
     pool.connect_lazy_with(options)
 }
 
-/// Whether the server that a connection leads to takes writes. A standby does not. In the simple protocol, which every pooler
-/// can take.
+/// Whether the server that a connection leads to takes writes. A standby does not. In the simple
+/// protocol, which every pooler can take.
 pub async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<bool> {
     let ask = sqlx::raw_sql("select not pg_catalog.pg_is_in_recovery()").fetch_one(connection);
     timeout(ANSWERS, ask).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?.try_get(0)
@@ -82,8 +83,9 @@ fn is_read_only(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Gives back to the server, once in each `window`, the connections that were idle all through it, but for one. A pool uses
-/// its connections in turns, so that under a light load none of them ever rests for `IDLE`. Never returns.
+/// Gives back to the server, once in each `window`, the connections that were idle all through it,
+/// but for one. A pool uses its connections in turns, so that under a light load none of them ever
+/// rests for `IDLE`. Never returns.
 pub async fn give_back(pool: &PgPool, window: Duration) {
     const LOOKS: u32 = 20;
     loop {

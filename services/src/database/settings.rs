@@ -1,5 +1,5 @@
-//! What our statements rely on, whatever the role or the database is set to. Set by statements and not as options of the
-//! connection: PgBouncer refuses options that it does not know.
+//! What our statements rely on, whatever the role or the database is set to. Set by statements and
+//! not as options of the connection: PgBouncer refuses options that it does not know.
 
 use sqlx::PgConnection;
 
@@ -15,8 +15,8 @@ const SESSION: &str = "\
     set statement_timeout = '15s'; \
     set idle_in_transaction_session_timeout = '10s'";
 
-/// Of a migration: it sets its own limits on locks, and what it builds on a large table takes as long as it takes. Its files
-/// name each schema, but for what the app's own defaults name.
+/// Of a migration: it sets its own limits on locks, and what it builds on a large table takes as
+/// long as it takes. Its files name each schema, but for what the app's own defaults name.
 const MIGRATION: &str = "\
     set default_transaction_isolation = 'read committed'; \
     set default_transaction_read_only = off; \
@@ -27,8 +27,8 @@ const MIGRATION: &str = "\
     set statement_timeout = 0; \
     set idle_in_transaction_session_timeout = 0";
 
-/// The same as `SESSION`, of one transaction: behind a transaction pooler nothing else stays. Its isolation is said by its
-/// `begin`, its limits by whoever begins it.
+/// The same as `SESSION`, of one transaction: behind a transaction pooler nothing else stays. Its
+/// isolation is said by its `begin`, its limits by whoever begins it.
 pub(super) const TRANSACTION: &str = "\
     set local row_security = on; \
     set local search_path = ''; \

@@ -1,4 +1,5 @@
-//! An event as others read it: a CloudEvent in JSON (docs/events.md), whose schema's version is in its type.
+//! An event as others read it: a CloudEvent in JSON (docs/events.md), whose schema's version is in
+//! its type.
 
 use chrono::SecondsFormat;
 use serde_json::json;

@@ -12,15 +12,16 @@ use crate::{
     telemetry::{spans, trace},
 };
 
-/// How long events are one publisher's own. Longer than a broker is waited for, so that what is confirmed late is still ours
-/// to write down.
+/// How long events are one publisher's own. Longer than a broker is waited for, so that what is
+/// confirmed late is still ours to write down.
 pub const CLAIM: Duration = Duration::from_secs(30);
 /// The pause before a publication that could not be written down is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Where messages go: RabbitMQ, or the simulator's.
 pub trait Broker: Sync {
-    /// Sends all, then waits for the answer to each, no longer than the broker is given. One answer per message, in order.
+    /// Sends all, then waits for the answer to each, no longer than the broker is given. One answer
+    /// per message, in order.
     fn publish(&self, messages: &[Message]) -> impl Future<Output = Vec<Answer>> + Send;
 }
 
@@ -45,8 +46,8 @@ pub struct Published {
     pub unconfirmed: usize,
 }
 
-/// Publishes up to `most` events. An error is the ledger's: what was confirmed meanwhile goes out again once its claim has
-/// ended, under the same id.
+/// Publishes up to `most` events. An error is the ledger's: what was confirmed meanwhile goes out
+/// again once its claim has ended, under the same id.
 pub async fn publish_once<L: EventLedger, B: Broker>(
     ledger: &L,
     broker: &B,

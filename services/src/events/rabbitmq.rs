@@ -1,5 +1,6 @@
-//! RabbitMQ: the only module that knows lapin, beside `tail`. A link is one connection and one channel; whatever goes wrong ends
-//! it, and its owner opens another: lapin's own recovery is not used. What a person must mend is said with the mend.
+//! RabbitMQ: the only module that knows lapin, beside `tail`. A link is one connection and one
+//! channel; whatever goes wrong ends it, and its owner opens another: lapin's own recovery is not
+//! used. What a person must mend is said with the mend.
 
 use std::{
     fmt,
@@ -26,7 +27,8 @@ use crate::telemetry::trace::TRACEPARENT;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a batch may wait for its confirms. Shorter than a claim.
 const CONFIRMS_WITHIN: Duration = Duration::from_secs(15);
-/// Seconds without a sign of life after which a connection is lost, where the address says nothing else.
+/// Seconds without a sign of life after which a connection is lost, where the address says nothing
+/// else.
 const HEARTBEAT: u16 = 10;
 const PERSISTENT: u8 = 2;
 
@@ -225,7 +227,8 @@ pub(super) async fn answered<T>(
     }
 }
 
-/// Both exchanges, and the queue of dead letters. Who may not declare them can still use those that an administrator has.
+/// Both exchanges, and the queue of dead letters. Who may not declare them can still use those that
+/// an administrator has.
 async fn declare(connection: &Connection, settings: &Settings) -> Result<(), Trouble> {
     let Settings { address, exchange, dead_letters } = settings;
     for name in [exchange, dead_letters] {
@@ -253,7 +256,8 @@ async fn declare(connection: &Connection, settings: &Settings) -> Result<(), Tro
     or_find(&format!("declare the queue {dead_letters}"), address, queue).await
 }
 
-/// Declares it; where that is refused, is content with what is there (`true`). The first refusal is the one that is told.
+/// Declares it; where that is refused, is content with what is there (`true`). The first refusal is
+/// the one that is told.
 async fn or_find(
     what: &str,
     address: &Address,

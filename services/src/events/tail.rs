@@ -1,4 +1,5 @@
-//! Events as they pass, for a person: a queue of one's own at the exchange, which goes with the connection.
+//! Events as they pass, for a person: a queue of one's own at the exchange, which goes with the
+//! connection.
 
 use futures::StreamExt;
 use lapin::{

@@ -98,7 +98,8 @@ fn address_of(base: &Url) -> Address {
     Address { host, port: base.port_or_known_default(), base: address }
 }
 
-/// The proxy that the environment names for this address, by the rules that the HTTP client follows.
+/// The proxy that the environment names for this address, by the rules that the HTTP client
+/// follows.
 fn proxy_of(base: &Url) -> Option<String> {
     let proxy = Matcher::from_system().intercept(&base.as_str().parse().ok()?)?;
     proxy.uri().authority().map(|authority| authority.as_str().rsplit('@').next().unwrap_or_default().to_owned())

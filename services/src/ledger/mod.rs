@@ -270,7 +270,8 @@ pub struct Claim {
     pub waited: Option<Waited>,
 }
 
-/// What a claimed step has waited for since its run's last attempt, or since the run began: in milliseconds, one after another.
+/// What a claimed step has waited for since its run's last attempt, or since the run began: in
+/// milliseconds, one after another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Waited {
     /// The policy's own delay.
@@ -290,8 +291,8 @@ pub struct Waited {
 /// What a settle came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
-    /// It is written. The run's state after it, the step that became due by it and may be pushed at once, and the whole run
-    /// where it has ended.
+    /// It is written. The run's state after it, the step that became due by it and may be pushed at
+    /// once, and the whole run where it has ended.
     Done { run: RunState, due: Option<Due>, whole: Option<Box<WholeRun>> },
     /// The token is no longer the step's: nothing was changed.
     Stale,
@@ -408,15 +409,16 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// limit; time that either held does not count. The runs that died.
     fn exceed(&self, limit: usize) -> impl Future<Output = Result<Vec<WholeRun>>> + Send;
 
-    /// Up to `limit` runs that have just been cancelled by the ledger alone, so that nobody has exported their spans. Each is told
-    /// to one caller.
+    /// Up to `limit` runs that have just been cancelled by the ledger alone, so that nobody has
+    /// exported their spans. Each is told to one caller.
     fn spans_that_wait(&self, limit: usize) -> impl Future<Output = Result<Vec<WholeRun>>> + Send;
 
     /// Write up to `limit` public rows again that could not be written. How many still wait.
     fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
-    /// Up to `limit` due steps behind an open breaker say why they wait, in the public rows too. Those that said so, and whose
-    /// breaker is not open any more, say it no longer and are due at once. How many changed.
+    /// Up to `limit` due steps behind an open breaker say why they wait, in the public rows too.
+    /// Those that said so, and whose breaker is not open any more, say it no longer and are due at
+    /// once. How many changed.
     fn explain(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
 
     /// A resource that was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
@@ -441,8 +443,9 @@ pub trait WorkerLedger: Clone + Send + Sync + 'static {
     /// meet the call of that one, even after that one has verified. Kept until `look_again`.
     fn doubt(&self, run: RunId) -> impl Future<Output = Result<()>> + Send;
 
-    /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per settle. `word` is what the
-    /// host last said to one that failed. `jitter` is a share between 0 and 1.
+    /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per
+    /// settle. `word` is what the host last said to one that failed. `jitter` is a share between 0
+    /// and 1.
     fn report(
         &self,
         host: &str,
@@ -531,8 +534,9 @@ pub struct Pruned {
 
 /// What publishers of events ask of the ledger.
 pub trait EventLedger: Clone + Send + Sync + 'static {
-    /// Take up to `most` events in hand for `lease`: of each run the first that is not published, so that its events go out in
-    /// order, whatever becomes of a publisher. No two publishers have an event at once, unless a lease has ended.
+    /// Take up to `most` events in hand for `lease`: of each run the first that is not published,
+    /// so that its events go out in order, whatever becomes of a publisher. No two publishers have
+    /// an event at once, unless a lease has ended.
     fn claim_events(
         &self,
         publisher: &str,

@@ -1,6 +1,6 @@
-//! What a process waits for at its start: Postgres, its rights there, and the schema that this program needs. Without them a
-//! role can do nothing, and a start is often everything at once. Here is also seen what the settings cannot tell: whether an
-//! address leads where they say.
+//! What a process waits for at its start: Postgres, its rights there, and the schema that this
+//! program needs. Without them a role can do nothing, and a start is often everything at once. Here
+//! is also seen what the settings cannot tell: whether an address leads where they say.
 
 use std::time::Duration;
 
@@ -71,8 +71,9 @@ pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
     }
 }
 
-/// Waits, not ready, until Postgres answers, lets us in and has the schema that this program needs. Refuses what no waiting
-/// mends: a wrong password, a pooler that the settings take for a session. `false`: shutdown came first.
+/// Waits, not ready, until Postgres answers, lets us in and has the schema that this program needs.
+/// Refuses what no waiting mends: a wrong password, a pooler that the settings take for a session.
+/// `false`: shutdown came first.
 pub(super) async fn wait_for(database: &Database, name: &str, life: &Life) -> anyhow::Result<bool> {
     let mut waiting = Waiting::default();
     loop {
@@ -91,8 +92,9 @@ pub(super) async fn wait_for(database: &Database, name: &str, life: &Life) -> an
     }
 }
 
-/// A connection with a session of its own, for migrations: their lock is the session's. A Postgres that does not answer or does
-/// not know the login yet is waited for until `deadline`, if there is one.
+/// A connection with a session of its own, for migrations: their lock is the session's. A Postgres
+/// that does not answer or does not know the login yet is waited for until `deadline`, if there is
+/// one.
 pub async fn open_session(database: &Database, name: &str, deadline: Option<Instant>) -> anyhow::Result<PgConnection> {
     let options = database.connect(&application(name));
     let mut said = Said::default();
@@ -234,8 +236,8 @@ fn rights(problem: &str, login: &str) -> Away {
     Away { what: RIGHTS, reason: format!("{problem}: as the database's owner, grant sluice_runtime to {login}") }
 }
 
-/// Whether waiting mends it. What Postgres says of a login that is not there yet depends on how it asks for passwords: with
-/// them, it says that the password is wrong.
+/// Whether waiting mends it. What Postgres says of a login that is not there yet depends on how it
+/// asks for passwords: with them, it says that the password is wrong.
 fn judge(error: &sqlx::Error) -> Trouble {
     let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
     let said = said(error);

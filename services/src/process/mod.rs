@@ -1,8 +1,9 @@
 //! A process: what it does before a role starts, how it is told to stop, and what its exit code says.
 //!
-//! `roles` builds what each role works with and runs it; `database` waits for Postgres and the schema, `refusals` says why a
-//! pool gets no connection; `http` answers for its health, which `readiness` asks after; `signals` turns SIGTERM and SIGINT
-//! into a shutdown. A role that fails ends its process: whoever supervises it starts it again.
+//! `roles` builds what each role works with and runs it; `database` waits for Postgres and the
+//! schema, `refusals` says why a pool gets no connection; `http` answers for its health, which
+//! `readiness` asks after; `signals` turns SIGTERM and SIGINT into a shutdown. A role that fails
+//! ends its process: whoever supervises it starts it again.
 
 mod database;
 mod http;

@@ -111,8 +111,9 @@ async fn rescue_expired<L: RelayLedger>(
     Ok((rescued, became_due))
 }
 
-/// The attempt's own span, which its worker cannot export, and that of its rescue; where the attempt's is not known, the rescue's
-/// alone says how it ended. `asked` is when the expired leases were.
+/// The attempt's own span, which its worker cannot export, and that of its rescue; where the
+/// attempt's is not known, the rescue's alone says how it ended. `asked` is when the expired leases
+/// were.
 fn end_spans(expired: &Expired, asked: Instant, settlement: &Settlement, rescue: &Span) {
     let (outcome, class) = (settlement.attempt.outcome, settlement.attempt.class.map(Class::as_str));
     match &expired.span {

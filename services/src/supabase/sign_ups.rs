@@ -58,9 +58,10 @@ async fn lost(tx: &mut Tx, since: Duration) -> Result<Vec<Uuid>> {
     Ok(lost.into_iter().map(|(user,)| user).collect())
 }
 
-/// Give a lost sign-up its queue row, as the trigger would have, with the trace that the user brought. One statement, so that a
-/// relay that stands still in the middle leaves no row of the app's locked. Safe with any number of callers: one row per user.
-/// Waits for no lock of the app's for longer than the app would notice. How many rows were made.
+/// Give a lost sign-up its queue row, as the trigger would have, with the trace that the user
+/// brought. One statement, so that a relay that stands still in the middle leaves no row of the
+/// app's locked. Safe with any number of callers: one row per user. Waits for no lock of the app's
+/// for longer than the app would notice. How many rows were made.
 async fn queue(database: &Database, user: Uuid) -> Result<u64> {
     let (queued,): (i64,) = database.ask_one("select sluice.queue_sign_up($1)", |ask| ask.bind(user)).await?;
     Ok(u64::try_from(queued).unwrap_or_default())

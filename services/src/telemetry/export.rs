@@ -120,7 +120,8 @@ impl Traces {
     }
 }
 
-/// The machine, the container and the pod, as far as each is known. Spans of one host are not moved for the skew of clocks.
+/// The machine, the container and the pod, as far as each is known. Spans of one host are not moved
+/// for the skew of clocks.
 fn where_it_runs() -> Vec<Box<dyn ResourceDetector>> {
     let mut detectors: Vec<Box<dyn ResourceDetector>> =
         vec![Box::new(HostResourceDetector::default()), Box::new(ContainerResourceDetector)];

@@ -11,8 +11,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// What is never worth a line: exporters that miss their collector, apalis' account of every heartbeat, and its errors of workers
-/// that we make anew and say so.
+/// What is never worth a line: exporters that miss their collector, apalis' account of every
+/// heartbeat, and its errors of workers that we make anew and say so.
 pub const NOISE: &str = "opentelemetry=off,apalis=error,apalis_core=error,apalis_core::worker=off,apalis_redis=error";
 
 /// How to log.
@@ -40,7 +40,8 @@ impl Log {
             Format::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
             Format::Pretty => layer.with_ansi(has_colours()).boxed(),
         };
-        // lapin writes whole messages, a line for each that comes back; what its caller must know it is told.
+        // lapin writes whole messages, a line for each that comes back; what its caller must know
+        // it is told.
         let is_ours = |metadata: &tracing::Metadata<'_>| metadata.is_event() && !metadata.target().starts_with("lapin");
         let layer = layer.with_filter(filter.and(filter_fn(is_ours)));
         tracing_subscriber::registry().with(traces).with(layer).try_init().context("start the log")?;

@@ -1,7 +1,8 @@
 //! Every name that a span or an attribute has, once. OpenTelemetry's semantic conventions 1.37 (HTTP and database: stable;
 //! messaging: in development), and `sluice.…` for what is ours.
 
-/// The first words of the spans that a relay makes. All others but `PUBLISH` are workers', and so is what is `IN_ATTEMPT`.
+/// The first words of the spans that a relay makes. All others but `PUBLISH` are workers', and so
+/// is what is `IN_ATTEMPT`.
 pub(super) const OF_RELAYS: [&str; 6] = [INTAKE, START, REVIVE, SEND, RESCUE, WHOLE];
 
 pub(super) const INTAKE: &str = "intake";
@@ -27,8 +28,8 @@ pub const ATTEMPT: &str = "sluice.attempt";
 pub const ATTEMPTS: &str = "sluice.attempts";
 /// The fencing number of the claim, in hexadecimal. Not a secret.
 pub const TOKEN: &str = "sluice.token";
-/// Of an attempt as in the table `sluice.attempt`, or what came of a hint that was none: stale, claim_refused, overtaken. Of a
-/// whole run its state.
+/// Of an attempt as in the table `sluice.attempt`, or what came of a hint that was none: stale,
+/// claim_refused, overtaken. Of a whole run its state.
 pub const OUTCOME: &str = "sluice.outcome";
 pub const CLASS: &str = "sluice.class";
 /// Which worker had an attempt that a relay rescued.
@@ -70,10 +71,12 @@ pub(super) const KEPT: &str = "sluice.kept";
 pub(super) const HELD: &str = "sluice.held";
 /// A worker's own, within an attempt.
 pub(super) const IN_ATTEMPT: &str = "sluice.in_attempt";
-/// The id of the span, and of the one above it (empty for none), where they are not as they were made.
+/// The id of the span, and of the one above it (empty for none), where they are not as they were
+/// made.
 pub(super) const ID: &str = "sluice.span";
 pub(super) const ABOVE: &str = "sluice.above";
-/// How long it lasted, and how long ago that ended, in nanoseconds, where that is not as it was made.
+/// How long it lasted, and how long ago that ended, in nanoseconds, where that is not as it was
+/// made.
 pub(super) const LASTED: &str = "sluice.lasted_ns";
 pub(super) const ENDED_AGO: &str = "sluice.ended_ago_ns";
 /// What says how a span is exported is not exported itself.

@@ -88,7 +88,8 @@ fn as_it_was(mut span: SpanData) -> Option<SpanData> {
     if told.tentative && !told.kept {
         return None;
     }
-    // Its attempt was rescued, and the rescue exports the attempt's span: this is how its worker saw it.
+    // Its attempt was rescued, and the rescue exports the attempt's span: this is how its worker
+    // saw it.
     if told.held && !told.kept {
         span.parent_span_id = span.span_context.span_id();
         span.span_context = with_id(&span.span_context, SpanId::from(rand::random::<u64>()));

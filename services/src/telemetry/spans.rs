@@ -167,8 +167,8 @@ pub fn settle(step: &StepName) -> Span {
     )
 }
 
-/// The lease of an attempt has run out: the relay settles it. Kept once that is written. Below the attempt, where that was
-/// recorded.
+/// The lease of an attempt has run out: the relay settles it. Kept once that is written. Below the
+/// attempt, where that was recorded.
 pub fn rescue(expired: &Expired) -> Span {
     let span = info_span!(
         parent: None,
@@ -225,7 +225,8 @@ pub fn lost(expired: &Expired, own: &AttemptSpan, age: Duration) -> Span {
     span
 }
 
-/// A run has ended: from its request, or its revival, until then. It is beside the run's intake, below what the request named.
+/// A run has ended: from its request, or its revival, until then. It is beside the run's intake,
+/// below what the request named.
 pub fn whole(whole: &WholeRun) -> Span {
     let span = info_span!(
         parent: None,

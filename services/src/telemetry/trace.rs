@@ -66,7 +66,8 @@ pub fn id(span: &Span) -> Option<String> {
     ids(span).map(|ids| ids.trace)
 }
 
-/// What a tentative span is about has happened; the attempt whose span this is was settled by who made it.
+/// What a tentative span is about has happened; the attempt whose span this is was settled by who
+/// made it.
 pub fn keep(span: &Span) {
     if !span.is_disabled() {
         span.set_attribute(names::KEPT, true);

@@ -11,9 +11,10 @@ const KEY: &str = "EVOLUTION_API_KEY";
 #[derive(Args)]
 #[command(next_help_heading = "Evolution API")]
 pub struct HostOptions {
-    /// https://evolution.example.com, or with a path; the same for relays and workers, which share its limits and its
-    /// breaker. For https the CA certificates of the system are trusted, or those of SSL_CERT_FILE. Calls go through the proxy
-    /// that HTTPS_PROXY (for http: HTTP_PROXY) or ALL_PROXY names, unless NO_PROXY names the API's host
+    /// https://evolution.example.com, or with a path; the same for relays and workers, which share
+    /// its limits and its breaker. For https the CA certificates of the system are trusted, or
+    /// those of SSL_CERT_FILE. Calls go through the proxy that HTTPS_PROXY (for http: HTTP_PROXY)
+    /// or ALL_PROXY names, unless NO_PROXY names the API's host
     #[arg(long, env = "EVOLUTION_API_BASE_URL", value_name = "URL")]
     evolution_api_base_url: Option<String>,
 }

@@ -146,8 +146,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         Ok(())
     }
 
-    /// Makes one attempt of the step that `ask` names. `claimed` is called as soon as the ledger has answered the claim. The
-    /// span that it runs in is the attempt's.
+    /// Makes one attempt of the step that `ask` names. `claimed` is called as soon as the ledger
+    /// has answered the claim. The span that it runs in is the attempt's.
     pub async fn attempt(&self, ask: impl Into<Ask>, claimed: impl FnOnce()) -> Result<Attempted> {
         let (ask, asked) = (ask.into(), Instant::now());
         let key = ask.key;
@@ -258,7 +258,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                     return Ok(Written::Done { settlement: Box::new(settlement), run, due, whole });
                 }
                 Ok(Settled::Stale) => {
-                    // It may have been written by a settle of ours whose answer was lost: then nobody else exports the span.
+                    // It may have been written by a settle of ours whose answer was lost: then
+                    // nobody else exports the span.
                     if unanswered {
                         trace::keep(span);
                     }

@@ -1,5 +1,6 @@
-//! What Supabase's own linter (splinter) says of an app's database: a migration adds nothing to it. The questions are asked anew
-//! here; `unused_index`, which says of each young index that nobody has read it yet, is left out.
+//! What Supabase's own linter (splinter) says of an app's database: a migration adds nothing to it.
+//! The questions are asked anew here; `unused_index`, which says of each young index that nobody
+//! has read it yet, is left out.
 
 use std::collections::BTreeSet;
 

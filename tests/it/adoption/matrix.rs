@@ -1,5 +1,5 @@
-//! Who may read and write what, tried on everything that the catalog has of ours: a table, view, function or sequence that is
-//! added later is tried, too.
+//! Who may read and write what, tried on everything that the catalog has of ours: a table, view,
+//! function or sequence that is added later is tried, too.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,8 @@ use crate::app::{App, Session, existing_user};
 
 const REFUSED: &str = "42501";
 
-/// What stands in schema sluice, and a statement for each thing that one may do with it: `name<tab>verb<tab>statement`.
+/// What stands in schema sluice, and a statement for each thing that one may do with it:
+/// `name<tab>verb<tab>statement`.
 const THINGS: &str = "
     select concat_ws(e'\\t', class.oid::regclass, tried.verb, tried.statement)
     from pg_class as class
@@ -100,8 +101,8 @@ async fn nobody_of_the_api_reads_writes_or_calls_anything_private() {
     }
 }
 
-/// What the services need, and no more: what decides about them they only read, what was done stays done, and a view is no way
-/// around that.
+/// What the services need, and no more: what decides about them they only read, what was done stays
+/// done, and a view is no way around that.
 fn is_for_the_services(relation: &str, verb: &str) -> bool {
     match (relation.trim_start_matches("sluice."), verb) {
         (_, "select" | "nextval" | "last_value") => true,
@@ -138,7 +139,8 @@ const NOT_THEIRS: [&str; 21] = [
     "unfit()",
 ];
 
-/// Functions that the services call with the owner's rights: each is a door, and says itself what it lets through.
+/// Functions that the services call with the owner's rights: each is a door, and says itself what
+/// it lets through.
 const DOORS: [&str; 16] = [
     "adopt_allow(text,text,text)",
     "adopt_leave(text,text,text)",
@@ -191,7 +193,8 @@ async fn the_services_do_what_they_need_and_nothing_else() {
     }
 }
 
-/// What somebody may do with one user's rows in the public tables: `ok` and how many rows, or the SQLSTATE.
+/// What somebody may do with one user's rows in the public tables: `ok` and how many rows, or the
+/// SQLSTATE.
 async fn rights(session: &mut Session, table: &str, user: Uuid) -> String {
     let mut rights = Vec::new();
     let whose = format!("where user_id = '{user}'");

@@ -40,7 +40,8 @@ pub async fn a_claim_of_an_event_is_one_publishers_until_it_ends(bench: &Bench<I
     let meanwhile = ledger.claim_events("b", Duration::from_secs(30), 10).await.unwrap();
     bench.world.advance_events(Duration::from_secs(31)).await;
     let after = ledger.claim_events("b", Duration::from_secs(30), 10).await.unwrap();
-    // The first publisher comes back: its event is another's now, and its note of failure changes nothing.
+    // The first publisher comes back: its event is another's now, and its note of failure changes
+    // nothing.
     ledger.publish_events("a", &[], &[first[0].id]).await.unwrap();
     let still = ledger.claim_events("c", Duration::from_secs(30), 10).await.unwrap();
 

@@ -1,5 +1,5 @@
-//! What the ledger keeps and tells for traces: the span of an attempt that a rescue must export, the whole of a run for whoever
-//! ends it, and what a claimed step has waited for.
+//! What the ledger keeps and tells for traces: the span of an attempt that a rescue must export,
+//! the whole of a run for whoever ends it, and what a claimed step has waited for.
 
 use std::time::Duration;
 

@@ -6,12 +6,14 @@ use sluice::telemetry::metrics::names;
 
 use super::{settings::help, *};
 
-/// What a superuser's reserve (`superuser_reserved_connections`) and people at work need of Postgres' connections.
+/// What a superuser's reserve (`superuser_reserved_connections`) and people at work need of
+/// Postgres' connections.
 const OF_OTHERS: u64 = 3 + 7;
 /// Postgres' own default, where the database is not ours to set.
 const DEFAULT: u64 = 100;
 
-/// Connections that a pod of a role opens at most: what the program says of itself, and one for leases or LISTEN.
+/// Connections that a pod of a role opens at most: what the program says of itself, and one for
+/// leases or LISTEN.
 fn connections_of(role: &str) -> u64 {
     let help = help(&["relay".to_owned()]);
     let (_, rest) = help.split_once(&format!("a {role} has ")).or(help.split_once(&format!("and a {role} "))).unwrap();

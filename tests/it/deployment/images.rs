@@ -1,4 +1,5 @@
-//! The image's recipe and compose's file, as far as they can be looked at without a container engine.
+//! The image's recipe and compose's file, as far as they can be looked at without a container
+//! engine.
 
 use super::*;
 

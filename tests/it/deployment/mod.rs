@@ -1,5 +1,6 @@
-//! What is in deploy/: the manifests rendered by a real kustomize, held against Kubernetes' schemas, against what the program
-//! takes, and against what we ask of every pod; the image's and compose's files linted. The tools are installed by `make tools`.
+//! What is in deploy/: the manifests rendered by a real kustomize, held against Kubernetes'
+//! schemas, against what the program takes, and against what we ask of every pod; the image's and
+//! compose's files linted. The tools are installed by `make tools`.
 
 mod capacity;
 mod images;
@@ -126,7 +127,8 @@ fn path(kind: &str, name: &str) -> String {
     format!("../../../deploy/kubernetes/{kind}/{name}")
 }
 
-/// Renders kustomizations, each in a folder of its own below target/, and holds them against the schemas.
+/// Renders kustomizations, each in a folder of its own below target/, and holds them against the
+/// schemas.
 fn render(kustomizations: BTreeMap<String, String>) -> BTreeMap<String, Rendering> {
     let below = root().join("target/manifests");
     for (name, text) in &kustomizations {

@@ -1,5 +1,6 @@
-//! Whether the manifests are what they say they are. What is no part of Kubernetes is held against the types that its makers'
-//! schemas were turned into (KEDA, the Prometheus operator); the resources of components/servers have no such types.
+//! Whether the manifests are what they say they are. What is no part of Kubernetes is held against
+//! the types that its makers' schemas were turned into (KEDA, the Prometheus operator); the
+//! resources of components/servers have no such types.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! What the manifests say to the program is what it hears: every variable and flag exists, and none that a role needs is missing.
+//! What the manifests say to the program is what it hears: every variable and flag exists, and none
+//! that a role needs is missing.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -104,8 +105,8 @@ fn every_step_has_a_worker_of_its_own() {
     }
 }
 
-/// Each role as its container starts it, with addresses where nothing listens: it finds nothing to refuse in its settings, and
-/// would, were one of those missing that have no default.
+/// Each role as its container starts it, with addresses where nothing listens: it finds nothing to
+/// refuse in its settings, and would, were one of those missing that have no default.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_role_needs_is_set_and_nothing_less_would_do() {
     for name in OVERLAYS {

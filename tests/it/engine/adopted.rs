@@ -1,5 +1,6 @@
-//! A project of some years, taken over and worked against the API: nobody's instance, token or conversation is lost, and nobody
-//! gets another tenant's. And what users, or the time, make of a row that Sluice shows.
+//! A project of some years, taken over and worked against the API: nobody's instance, token or
+//! conversation is lost, and nobody gets another tenant's. And what users, or the time, make of a
+//! row that Sluice shows.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,8 @@ use crate::{
 const PHONE: &str = "5511999999999";
 const TENANT: &str = "other-tenant";
 
-/// The project as `sql/existing.sql` has it, with older names, a token of its own for each instance, and a user who may make
-/// her row herself and names another tenant's.
+/// The project as `sql/existing.sql` has it, with older names, a token of its own for each
+/// instance, and a user who may make her row herself and names another tenant's.
 async fn old_project(eve: Uuid) -> App {
     let app = App::existing().await;
     app.owner()
@@ -183,7 +184,8 @@ async fn a_forged_number_and_an_old_code_do_not_survive_the_next_change() {
     engine.stop().await;
 }
 
-/// What the API says decides once it was asked: until then the row keeps what the app's webhook wrote.
+/// What the API says decides once it was asked: until then the row keeps what the app's webhook
+/// wrote.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_has_not_seen_the_instance_yet_takes_back_nothing_of_what_the_app_wrote() {
     let (mut engine, _) = connected().await;

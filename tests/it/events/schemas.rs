@@ -32,7 +32,8 @@ fn schemas() -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// What is wrong with `data`, as far as our schemas say anything: names, what is required, types and lists of values.
+/// What is wrong with `data`, as far as our schemas say anything: names, what is required, types
+/// and lists of values.
 fn faults(schema: &Value, data: &Map<String, Value>) -> Vec<String> {
     let properties = schema["properties"].as_object().unwrap();
     let required = schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());

@@ -24,8 +24,9 @@ use uuid::Uuid;
 
 /// Signs users up against a Sluice of its own and shows what becomes of them.
 ///
-/// Starts a private Postgres, Redis and RabbitMQ, a simulated Evolution API, one relay, three workers and a publisher of events,
-/// all on free ports of 127.0.0.1; nothing of it is left afterwards. Ends with 0 when every user has a ready instance.
+/// Starts a private Postgres, Redis and RabbitMQ, a simulated Evolution API, one relay, three
+/// workers and a publisher of events, all on free ports of 127.0.0.1; nothing of it is left
+/// afterwards. Ends with 0 when every user has a ready instance.
 #[derive(Parser)]
 struct Options {
     /// How many users sign up.

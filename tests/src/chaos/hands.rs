@@ -1,5 +1,5 @@
-//! Carries a schedule out: one hand each for the processes, Redis, Postgres, the API and RabbitMQ, side by side. Every hand leaves
-//! behind what it touched running.
+//! Carries a schedule out: one hand each for the processes, Redis, Postgres, the API and RabbitMQ,
+//! side by side. Every hand leaves behind what it touched running.
 
 mod processes;
 

@@ -31,8 +31,8 @@ pub enum Scenario {
     Poison,
     /// The API closes connections, hangs, and answers 500, one after another
     Outage,
-    /// The API killed three times in a burst, while it takes a minute to load 200 instances that its cache hides, and
-    /// queue rows are set to pending
+    /// The API killed three times in a burst, while it takes a minute to load 200 instances that
+    /// its cache hides, and queue rows are set to pending
     Loading,
     /// The API's database restarted ten times in the middle of creates
     Database,

@@ -70,7 +70,8 @@ impl Fleet {
         .into()
     }
 
-    /// Starts a private RabbitMQ, to which every process started from now on publishes; its address.
+    /// Starts a private RabbitMQ, to which every process started from now on publishes; its
+    /// address.
     pub async fn add_rabbitmq(&mut self) -> Result<String> {
         let server = RabbitMq::start(rabbitmq::Options::default()).await?;
         let url = server.url();

@@ -125,7 +125,8 @@ impl Tx<'_> {
                 && !gate.shuns(run, self.now))
     }
 
-    /// Due steps behind an open breaker say so. Those that said so and do not wait for it any more are due at once.
+    /// Due steps behind an open breaker say so. Those that said so and do not wait for it any more
+    /// are due at once.
     pub(super) fn explain(&mut self, limit: usize) -> usize {
         let now = self.now;
         let mut told = self.untold();

@@ -1,8 +1,9 @@
-//! Starters of private real servers: Postgres, PgBouncer, Redis, RabbitMQ and our own programs, each in a temporary directory of its
-//! own, on a free port of the loopback address. Tests share one Postgres and one Redis per test binary (`shared`), each
-//! with a fresh database and a Redis prefix; a test that kills, pauses or wipes a server starts its own.
-//! Never leaves anything behind, not even when the process that started it is killed (see `guard`), and never touches
-//! a server that it did not start.
+//! Starters of private real servers: Postgres, PgBouncer, Redis, RabbitMQ and our own programs,
+//! each in a temporary directory of its own, on a free port of the loopback address. Tests share
+//! one Postgres and one Redis per test binary (`shared`), each with a fresh database and a Redis
+//! prefix; a test that kills, pauses or wipes a server starts its own. Never leaves anything
+//! behind, not even when the process that started it is killed (see `guard`), and never touches a
+//! server that it did not start.
 
 mod binary;
 mod directory;

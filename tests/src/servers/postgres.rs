@@ -53,8 +53,8 @@ impl Postgres {
         bail!("found no port for Postgres in five tries; its log ends:\n{}", server.process.log_tail())
     }
 
-    /// A standby of `primary`, which takes no writes until it is promoted. From then on the primary confirms a commit only when
-    /// the standby has it.
+    /// A standby of `primary`, which takes no writes until it is promoted. From then on the primary
+    /// confirms a commit only when the standby has it.
     pub async fn standby_of(primary: &Self) -> Result<Self> {
         let installation = Installation::find(false)?;
         let user = directory::unprivileged()?;

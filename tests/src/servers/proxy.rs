@@ -1,5 +1,5 @@
-//! A network between a program and a server that a test can break: it stands still without a word, it is cut, or it leads to
-//! another server, as a name or a load balancer does.
+//! A network between a program and a server that a test can break: it stands still without a word,
+//! it is cut, or it leads to another server, as a name or a load balancer does.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

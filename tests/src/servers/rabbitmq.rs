@@ -1,5 +1,6 @@
-//! A private RabbitMQ: its own node, cookie, epmd, ports and data, so that it knows nothing of another one on this machine. It
-//! runs Debian's script for the server itself, not the command that hands over to the user rabbitmq.
+//! A private RabbitMQ: its own node, cookie, epmd, ports and data, so that it knows nothing of
+//! another one on this machine. It runs Debian's script for the server itself, not the command that
+//! hands over to the user rabbitmq.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -28,7 +29,8 @@ until epmd -port "$ERL_EPMD_PORT" -names >/dev/null 2>&1; do sleep 0.05; done
 exec "$0"
 "#;
 
-/// A user beside the one who may do everything, and what the user may do in the vhost `/`: three regular expressions.
+/// A user beside the one who may do everything, and what the user may do in the vhost `/`: three
+/// regular expressions.
 #[derive(Clone, Debug)]
 pub struct Account<'a> {
     pub name: &'a str,
@@ -147,7 +149,8 @@ impl RabbitMq {
         self.process.kill().await
     }
 
-    /// Starts it again on the same ports with the same data, killing it before where it runs; returns once it answers.
+    /// Starts it again on the same ports with the same data, killing it before where it runs;
+    /// returns once it answers.
     pub async fn restart(&mut self) -> Result<()> {
         self.kill().await?;
         self.process.start_again()?;
@@ -231,7 +234,8 @@ fn environment(directory: &Path, ports: Ports) -> Vec<(&'static str, String)> {
         ("RABBITMQ_MNESIA_BASE", path("data")),
         ("RABBITMQ_LOG_BASE", path("data")),
         ("RABBITMQ_LOGS", "-".to_owned()),
-        // One scheduler that does not spin while it waits: it shares a small machine with what is tested.
+        // One scheduler that does not spin while it waits: it shares a small machine with what is
+        // tested.
         ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none".to_owned()),
     ]
 }

@@ -198,7 +198,8 @@ impl Redis {
     }
 }
 
-/// A Redis Sentinel that watches one server and its replicas: it promotes a replica a second after the primary has fallen silent.
+/// A Redis Sentinel that watches one server and its replicas: it promotes a replica a second after
+/// the primary has fallen silent.
 pub struct Sentinel {
     _process: Process,
     client: redis::Client,

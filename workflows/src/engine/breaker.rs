@@ -222,7 +222,8 @@ impl Breaker {
         self
     }
 
-    /// Why it is not closed, for people, after it was `before` and said `there`. Where nothing new was heard, that stays.
+    /// Why it is not closed, for people, after it was `before` and said `there`. Where nothing new
+    /// was heard, that stays.
     pub fn reason(&self, before: Option<Cause>, there: Option<String>, say: &Say) -> Option<String> {
         let cause = self.cause?;
         let kept = there.filter(|_| say.word.is_none() && before == Some(cause));

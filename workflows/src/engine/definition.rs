@@ -23,7 +23,8 @@ pub struct Definition {
     pub projection: Option<&'static str>,
     /// The SQL function that turns the app's own rows into runs, beside the inbox: `schema.function`.
     pub source: Option<&'static str>,
-    /// The SQL function that says which subjects are gone: `schema.function`, told of subjects. Nothing is made for them any more.
+    /// The SQL function that says which subjects are gone: `schema.function`, told of subjects.
+    /// Nothing is made for them any more.
     pub gone: Option<&'static str>,
 }
 

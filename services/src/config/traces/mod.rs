@@ -61,8 +61,8 @@ pub struct TraceOptions {
     #[arg(long, env = "OTEL_SDK_DISABLED", value_name = "BOOLEAN", default_value = "false")]
     otel_sdk_disabled: String,
 
-    /// What this process is called in traces: sluice-relay, sluice-worker-STEP, sluice-worker or sluice-events
-    /// where it is not set
+    /// What this process is called in traces: sluice-relay, sluice-worker-STEP, sluice-worker or
+    /// sluice-events where it is not set
     #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME")]
     otel_service_name: Option<String>,
 

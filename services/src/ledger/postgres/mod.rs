@@ -51,7 +51,8 @@ impl Postgres {
         Self { database, registry, known, queues, traced: false }
     }
 
-    /// The same ledger for a process that begins traces: it leaves new runs for a moment to whoever took them in.
+    /// The same ledger for a process that begins traces: it leaves new runs for a moment to whoever
+    /// took them in.
     pub fn traced(self) -> Self {
         Self { traced: true, ..self }
     }

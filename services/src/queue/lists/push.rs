@@ -96,9 +96,10 @@ async fn push_many(
     Ok(answers)
 }
 
-/// As `push_many`, which looks before it adds; this looks afterwards. Hardly ever is a hint held that became due just now: then
-/// its second copy is taken out again; if a worker was faster, one of the two claims finds nothing to do. A queue that is full
-/// takes one hint more from each who did not know it.
+/// As `push_many`, which looks before it adds; this looks afterwards. Hardly ever is a hint held
+/// that became due just now: then its second copy is taken out again; if a worker was faster, one
+/// of the two claims finds nothing to do. A queue that is full takes one hint more from each who
+/// did not know it.
 async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> Result<String, Error> {
     let (waiting, held, id) = (keys.key("waiting"), keys.key("held"), hint.id());
     let element = match &hint.trace {

@@ -1,4 +1,5 @@
-//! The hand that kills and freezes relays, workers and publishers. What it killed it starts again at once, as a supervisor does.
+//! The hand that kills and freezes relays, workers and publishers. What it killed it starts again
+//! at once, as a supervisor does.
 
 use std::collections::BTreeMap;
 

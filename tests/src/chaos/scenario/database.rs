@@ -1,5 +1,6 @@
-//! The API's own database restarts ten times, each time in the middle of creates: half with the API's cache of instances off,
-//! half with it on. Some creates leave a name without a row, some a row without a name. No run counts a failure for it.
+//! The API's own database restarts ten times, each time in the middle of creates: half with the
+//! API's cache of instances off, half with it on. Some creates leave a name without a row, some a
+//! row without a name. No run counts a failure for it.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::{
 };
 
 const RESTARTS: u32 = 10;
-/// Connections are cut one after another, then none is taken, and then the first come through again.
+/// Connections are cut one after another, then none is taken, and then the first come through
+/// again.
 const COURSE: [(Database, u64); 4] =
     [(Database::Flapping(0.5), 150), (Database::Restarting, 300), (Database::Flapping(0.3), 150), (Database::Up, 0)];
 

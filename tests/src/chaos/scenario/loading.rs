@@ -1,6 +1,7 @@
-//! An API whose cache hides what it has not loaded (CACHE_REDIS_SAVE_INSTANCES=true): for a minute after each start its
-//! instances seem not to be there, and a create for one of them destroys it. It is killed three times in the middle of a
-//! burst, with kills of ours, and rows of users who are ready are set to pending. Nobody's instance is made again.
+//! An API whose cache hides what it has not loaded (CACHE_REDIS_SAVE_INSTANCES=true): for a minute
+//! after each start its instances seem not to be there, and a create for one of them destroys it.
+//! It is killed three times in the middle of a burst, with kills of ours, and rows of users who are
+//! ready are set to pending. Nobody's instance is made again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +26,8 @@ const BETWEEN_KILLS: Duration = Duration::from_millis(1_500);
 pub(super) async fn run(options: &Options) -> Result<Report> {
     let users = options.users.unwrap_or(300);
     let over = Duration::from_secs(options.seconds.unwrap_or(90).into());
-    // Two thirds of a burst's time until the last one is loaded: each restart but the last comes while the API loads.
+    // Two thirds of a burst's time until the last one is loaded: each restart but the last comes
+    // while the API loads.
     let load = u32::try_from(over.as_millis() * 2 / 3).unwrap_or(u32::MAX);
     let mut stage = Stage::start_with(caching(load), options, Layout::WorkerPerStep, &[]).await?;
     let mut watch = stage.watch();

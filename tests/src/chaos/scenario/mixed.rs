@@ -1,5 +1,5 @@
-//! Everything at random, drawn from the seed: SIGKILL every few hundred milliseconds, and Redis, Postgres, the API and RabbitMQ
-//! with troubles of their own beside it.
+//! Everything at random, drawn from the seed: SIGKILL every few hundred milliseconds, and Redis,
+//! Postgres, the API and RabbitMQ with troubles of their own beside it.
 
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ use crate::{
     servers::until,
 };
 
-/// How long the last events may take to be published, with a broker that has just come back, and then to arrive.
+/// How long the last events may take to be published, with a broker that has just come back, and
+/// then to arrive.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(90);
 const ARRIVE_WITHIN: Duration = Duration::from_secs(15);
 

@@ -212,7 +212,8 @@ impl Call {
         }
     }
 
-    /// Whether this error is an answer to what was asked: a read-back asks whether something is there, and 404 says no.
+    /// Whether this error is an answer to what was asked: a read-back asks whether something is
+    /// there, and 404 says no.
     pub fn is_answered_by(self, error: &ErrorKind) -> bool {
         let ErrorKind::Answer(answer) = error else { return false };
         matches!(self, Self::Fetch | Self::ConnectionState) && answer.status == 404 && answer.shape == Shape::Listed

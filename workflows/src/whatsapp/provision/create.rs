@@ -93,7 +93,8 @@ fn made(given: &Given, created: Created) -> Outcome {
     let foreign = created.token.filter(|token| token != &given.token);
     let note = foreign.is_some().then(|| "the API gave the instance a token of its own, which is kept".to_owned());
     let mut facts = Facts { token: foreign, ..Facts::default() };
-    // Of the one that was there before, if any, nothing holds any more. A plain sign-up has nothing to forget.
+    // Of the one that was there before, if any, nothing holds any more. A plain sign-up has nothing
+    // to forget.
     if given.created_before || given.paired_before {
         facts.status = Some(InstanceStatus::Creating);
         facts.paired = Some(false);

@@ -44,9 +44,9 @@ pub(super) async fn phantom(api: &impl Evolution, given: &Given, settings: &Sett
     }
 }
 
-/// The API's database has the instance and its memory has not. That is waited for; once a load would have ended, what is ours
-/// and was never paired is made again. No call loads one: 2.3.6 and 2.3.7 answer a `connect` for a name that is not in memory
-/// with `{"error":true}`.
+/// The API's database has the instance and its memory has not. That is waited for; once a load
+/// would have ended, what is ours and was never paired is made again. No call loads one: 2.3.6 and
+/// 2.3.7 answer a `connect` for a name that is not in memory with `{"error":true}`.
 pub(super) async fn not_loaded(
     api: &impl Evolution,
     given: &Given,

@@ -30,7 +30,8 @@ pub struct Steps {
     pub capped: bool,
     /// When the oldest step that is due or running, and not held, became due.
     pub oldest_unfinished_at: Option<DateTime<Utc>>,
-    /// What of it is due or running, and not held, by workflow: of every workflow that has this step.
+    /// What of it is due or running, and not held, by workflow: of every workflow that has this
+    /// step.
     pub unfinished: Json<Vec<Unfinished>>,
     /// Whether the gates of the step and its host pass.
     pub passes: bool,
