@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
+use serde_json::json;
 
 /// For `--help` of the commands that look something up or change something.
 pub const EXIT_CODES: &str = "\
@@ -42,6 +43,31 @@ impl Form {
             false => people(document),
         };
         line(text.trim_end())
+    }
+
+    /// The first `limit` of these rows, of which one more was asked for: as a table, or under this name
+    /// in a document that says whether there are more. `nothing` is the remark where there are none.
+    pub fn list<T: Serialize>(
+        self,
+        (name, nothing): (&str, &str),
+        mut rows: Vec<T>,
+        limit: usize,
+        people: impl FnOnce(&[T]) -> String,
+    ) -> anyhow::Result<ExitCode> {
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        if rows.is_empty() {
+            remark(nothing);
+        }
+        match self.json {
+            true => line(json!({ name: rows, "more": more }))?,
+            false if rows.is_empty() => {}
+            false => line(people(&rows).trim_end())?,
+        }
+        if more {
+            remark(format!("there are more than {limit}: --limit shows more of them"));
+        }
+        Ok(if rows.is_empty() { nothing_matched() } else { ExitCode::SUCCESS })
     }
 }
 

@@ -7,7 +7,7 @@ mod show;
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use workflows::{
     ids::{StepName, WorkflowName},
     outcome::Class,
@@ -16,7 +16,7 @@ use workflows::{
 
 use super::{
     moment::relative,
-    output::{self, EXIT_CODES, Form, or_dash, shortened, table},
+    output::{EXIT_CODES, Form, or_dash, shortened, table},
 };
 use crate::{
     config::{Operator, OperatorOptions},
@@ -95,14 +95,6 @@ impl FilterOptions {
     }
 }
 
-/// What `list --json` prints.
-#[derive(Serialize)]
-struct Listed {
-    dead_letters: Vec<Letter>,
-    /// There are more than were asked for.
-    more: bool,
-}
-
 pub fn run(options: Options) -> ExitCode {
     match options.command {
         Command::List(list) => process::run(list.config.parse(), async |config, _| list.run(config).await),
@@ -116,20 +108,8 @@ impl List {
     async fn run(&self, config: Operator) -> anyhow::Result<ExitCode> {
         let ledger = process::open(&config.ledger).await?;
         let filter = self.filter.filter(if self.resolved { Which::All } else { Which::Open });
-        let mut dead_letters = read::letters(&ledger, &filter, self.limit + 1).await?;
-        let more = dead_letters.len() > self.limit;
-        dead_letters.truncate(self.limit);
-        let listed = Listed { dead_letters, more };
-        if listed.dead_letters.is_empty() {
-            output::remark("no dead letter matches");
-        }
-        if self.form.json || !listed.dead_letters.is_empty() {
-            self.form.print(&listed, |listed| letters_table(&listed.dead_letters))?;
-        }
-        if listed.more {
-            output::remark(format!("there are more than {}: --limit shows more of them", self.limit));
-        }
-        Ok(if listed.dead_letters.is_empty() { output::nothing_matched() } else { ExitCode::SUCCESS })
+        let dead_letters = read::letters(&ledger, &filter, self.limit + 1).await?;
+        self.form.list(("dead_letters", "no dead letter matches"), dead_letters, self.limit, letters_table)
     }
 }
 

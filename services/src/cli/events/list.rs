@@ -3,14 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde::Serialize;
 
 use super::FilterOptions;
 use crate::{
     cli::{
         moment::relative,
         narrower,
-        output::{self, EXIT_CODES, Form, or_dash, table},
+        output::{EXIT_CODES, Form, or_dash, table},
         row_limit,
     },
     config::{Operator, OperatorOptions},
@@ -38,14 +37,6 @@ pub struct List {
     config: OperatorOptions,
 }
 
-/// What `list --json` prints.
-#[derive(Serialize)]
-struct Listed {
-    events: Vec<ListedEvent>,
-    /// There are more than were asked for.
-    more: bool,
-}
-
 impl List {
     pub(super) fn run(self) -> ExitCode {
         process::run(self.config.parse(), async |config, _| self.list(config).await)
@@ -55,20 +46,8 @@ impl List {
         let ledger = process::open(&config.ledger).await?;
         let which = if self.unpublished { Published::No } else { Published::OrNot };
         let found = read::events(&ledger, &self.filter.filter(which), self.limit + 1).await;
-        let mut events = found.map_err(|error| narrower(error, "--run or --since"))?;
-        let more = events.len() > self.limit;
-        events.truncate(self.limit);
-        let listed = Listed { events, more };
-        if listed.events.is_empty() {
-            output::remark("no event matches");
-        }
-        if self.form.json || !listed.events.is_empty() {
-            self.form.print(&listed, |listed| events_table(&listed.events))?;
-        }
-        if listed.more {
-            output::remark(format!("there are more than {}: --limit shows more of them", self.limit));
-        }
-        Ok(if listed.events.is_empty() { output::nothing_matched() } else { ExitCode::SUCCESS })
+        let events = found.map_err(|error| narrower(error, "--run or --since"))?;
+        self.form.list(("events", "no event matches"), events, self.limit, events_table)
     }
 }
 

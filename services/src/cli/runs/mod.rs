@@ -8,7 +8,6 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use workflows::{
     ids::{StepName, Subject, WorkflowName},
     state::RunState,
@@ -83,14 +82,6 @@ struct List {
     config: OperatorOptions,
 }
 
-/// What `list --json` prints.
-#[derive(Serialize)]
-struct Listed {
-    runs: Vec<Run>,
-    /// There are more than were asked for.
-    more: bool,
-}
-
 pub fn run(options: Options) -> ExitCode {
     match options.command {
         Command::List(list) => process::run(list.config.parse(), async |config, _| list.run(config).await),
@@ -103,26 +94,14 @@ pub fn run(options: Options) -> ExitCode {
 impl List {
     async fn run(&self, config: Operator) -> anyhow::Result<ExitCode> {
         let ledger = process::open(&config.ledger).await?;
-        let mut runs = match self.filter(&ledger).await? {
+        let runs = match self.filter(&ledger).await? {
             Some(filter) => {
                 let found = read::runs(&ledger, &filter, self.limit + 1).await;
                 found.map_err(|error| narrower(error, "--state active, --since or --subject"))?
             }
             None => Vec::new(),
         };
-        let more = runs.len() > self.limit;
-        runs.truncate(self.limit);
-        let listed = Listed { runs, more };
-        if listed.runs.is_empty() {
-            output::remark("no run matches");
-        }
-        if self.form.json || !listed.runs.is_empty() {
-            self.form.print(&listed, |listed| runs_table(&listed.runs))?;
-        }
-        if listed.more {
-            output::remark(format!("there are more than {}: --limit shows more of them", self.limit));
-        }
-        Ok(if listed.runs.is_empty() { output::nothing_matched() } else { ExitCode::SUCCESS })
+        self.form.list(("runs", "no run matches"), runs, self.limit, runs_table)
     }
 
     /// None where nobody has the e-mail address.
