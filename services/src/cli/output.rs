@@ -45,8 +45,9 @@ impl Form {
         line(text.trim_end())
     }
 
-    /// The first `limit` of these rows, of which one more was asked for: as a table, or under this name
-    /// in a document that says whether there are more. `nothing` is the remark where there are none.
+    /// The first `limit` of these rows, of which one more was asked for: as a table, or under this
+    /// name in a document that says whether there are more. `nothing` is the remark where there are
+    /// none.
     pub fn list<T: Serialize>(
         self,
         (name, nothing): (&str, &str),

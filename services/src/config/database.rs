@@ -34,8 +34,9 @@ pub struct DatabaseOptions {
 #[command(next_help_heading = "Postgres")]
 pub struct PoolOptions {
     /// The most connections that each role of this process works with; not set, a relay has 3 and a
-    /// worker 2. Beside them a worker opens one for leases and a relay one for LISTEN: a relay and
-    /// three workers are 13 together, all in one 7
+    /// worker 2, and a publisher of events 2. Beside them a worker opens one for leases and a relay
+    /// one for LISTEN: a relay and three workers are 13 together, 15 with a publisher; all in one
+    /// 7, or 9 where it publishes
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
     database_max_connections: Option<String>,
 }
@@ -130,8 +131,8 @@ impl DatabaseOptions {
     }
 }
 
-/// What a role works with where nobody says otherwise: with one process of each role, Supabase's session pooler (15) has
-/// room for a person's command beside them.
+/// What a role works with where nobody says otherwise: beside a relay and three workers, Supabase's
+/// session pooler (15) has room for a person's command, or for a publisher.
 pub(super) const OF_A_RELAY: u32 = 3;
 pub(super) const OF_A_WORKER: u32 = 2;
 
