@@ -297,8 +297,16 @@ as $$
 declare
   place integer;
 begin
+  -- A gate whose row somebody has deleted counts on.
   update sluice.gate as changed
-  set events = changed.events + 1
+  set events = 1 + greatest(
+    changed.events,
+    (
+      select max(said.sequence)
+      from sluice.event as said
+      where said.run_id = md5(announce_gate.gate.scope || '/' || announce_gate.gate.name)::uuid
+    )
+  )
   where changed.scope = announce_gate.gate.scope
     and changed.name = announce_gate.gate.name
   returning changed.events

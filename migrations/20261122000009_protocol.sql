@@ -1511,7 +1511,7 @@ begin
           when given.to_state = 'due' and not running.cancel_asked then now() + make_interval(secs => given.due)
         end,
         failures = given.failures, crashes = given.crashes, defers = given.defers,
-        output = coalesce(given.output, running.output), error = given.error
+        output = coalesce(given.output, running.output), error = given.error, held_by = null
       from given
       join sluice.run on run.id = given.run
       where running.run_id = given.run
@@ -1523,7 +1523,7 @@ begin
         run.subject, run.traceparent, run.linked_traceparent as linked, run.asked_traceparent,
         extract(epoch from now() - coalesce(run.revived_at, run.requested_at))::double precision as lasted,
         (
-          select before.error is not null
+          select before.error is not null or before.held_by is not null
           from sluice.step as before
           where before.run_id = given.run
             and before.position = given.position
@@ -1952,7 +1952,11 @@ begin
     said as (
       update sluice.step as step
       set held_by = told.reason,
-        due_at = case when told.reason is null then least(step.due_at, now()) else step.due_at end
+        -- Without a moment it waits for something else.
+        due_at = case
+          when told.reason is null and step.state = 'due' and step.due_at is not null then least(step.due_at, now())
+          else step.due_at
+        end
       from (
         select run_id, position, reason from waiting
         union all
@@ -2205,6 +2209,7 @@ begin
     from sluice.event
     where published_at is null
       and created_at < now() - older_than
+      and (claimed_until is null or claimed_until < now())
     order by created_at
     limit most
     for update skip locked

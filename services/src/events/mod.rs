@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     message::Message,
-    publish::{Answer, Broker, CLAIM, Published, publish_once},
+    publish::{Answer, Broker, CLAIM, Round, publish_once},
     rabbitmq::{Address, Link, Trouble},
     tail::{Announcement, Tail},
 };
@@ -127,17 +127,19 @@ impl Publisher {
             blocked = false;
             let round = pulse.waiting(publish_once(&self.ledger, link, &self.name, most)).await;
             let rest = match round {
-                Ok(published) => {
+                Ok(round) => {
                     lost.clear();
-                    self.vitals.metrics.events_published(&published);
-                    if published.unconfirmed > 0 {
-                        link.trouble().map_or(FIRST_PAUSE, |_| Duration::ZERO)
-                    } else {
-                        // The next events of the runs that were published may wait for nothing
-                        // else.
-                        let rest = if published.claimed == 0 { POLL } else { Duration::ZERO };
+                    let Round { routed, unroutable, unconfirmed, claimed } = round;
+                    self.vitals.metrics.events_published(routed, unroutable, unconfirmed);
+                    // A refusal, too, shows that the broker hears what it is sent.
+                    if link.trouble().is_none() {
                         most = BATCH;
-                        rest
+                    }
+                    match (claimed, unconfirmed) {
+                        (0, _) => POLL,
+                        // The next events of the runs that were published may wait for nothing else.
+                        (_, 0) => Duration::ZERO,
+                        _ => link.trouble().map_or(FIRST_PAUSE, |_| Duration::ZERO),
                     }
                 }
                 Err(error) => {

@@ -32,17 +32,20 @@ pub enum Answer {
     Confirmed,
     /// The broker has it, and no queue wants it.
     Unroutable,
-    /// The broker refused it, or has not answered: nobody knows whether it has it.
-    Unknown,
+    /// The broker refused it, or has not answered in time. It goes out again once its claim has
+    /// ended, so that it does not stand in the way of others.
+    Unconfirmed,
+    /// The link broke: nobody knows whether the broker has it. It goes out again at once.
+    Lost,
 }
 
 /// What a round came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Published {
+pub struct Round {
     pub claimed: usize,
     pub routed: usize,
     pub unroutable: usize,
-    /// They go out again, under the same ids.
+    /// Sent, and not confirmed: they go out again, under the same ids.
     pub unconfirmed: usize,
 }
 
@@ -53,14 +56,19 @@ pub async fn publish_once<L: EventLedger, B: Broker>(
     broker: &B,
     publisher: &str,
     most: usize,
-) -> ledger::Result<Published> {
+) -> ledger::Result<Round> {
     let began = Instant::now();
     let events = ledger.claim_events(publisher, CLAIM, most).await?;
     if events.is_empty() {
-        return Ok(Published::default());
+        return Ok(Round::default());
     }
+    let mut round = Round { claimed: events.len(), ..Round::default() };
     // Who stood still since may not be the only one who has them.
-    let is_late = began.elapsed() > CLAIM / 2;
+    if began.elapsed() > CLAIM / 2 {
+        let all: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+        write_down(ledger, publisher, &[], &all, began + CLAIM).await?;
+        return Ok(round);
+    }
     let sent: Vec<(Span, Message)> = events
         .iter()
         .map(|event| {
@@ -70,28 +78,28 @@ pub async fn publish_once<L: EventLedger, B: Broker>(
         })
         .collect();
     let (spans, messages): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
-    let answers = match is_late {
-        true => Vec::new(),
-        false => broker.publish(&messages).await,
-    };
+    let answers = broker.publish(&messages).await;
 
-    let mut published = Published { claimed: events.len(), ..Published::default() };
-    let (mut confirmed, mut unconfirmed) = (Vec::new(), Vec::new());
+    let (mut confirmed, mut lost) = (Vec::new(), Vec::new());
     for (number, (message, span)) in messages.iter().zip(spans).enumerate() {
-        match answers.get(number).copied().unwrap_or(Answer::Unknown) {
-            Answer::Confirmed => published.routed += 1,
-            Answer::Unroutable => published.unroutable += 1,
-            Answer::Unknown => {
-                published.unconfirmed += 1;
-                unconfirmed.push(message.id);
+        match answers.get(number).copied().unwrap_or(Answer::Lost) {
+            Answer::Confirmed => round.routed += 1,
+            Answer::Unroutable => round.unroutable += 1,
+            Answer::Unconfirmed => {
+                round.unconfirmed += 1;
+                continue;
+            }
+            Answer::Lost => {
+                round.unconfirmed += 1;
+                lost.push(message.id);
                 continue;
             }
         }
         trace::keep(&span);
         confirmed.push(message.id);
     }
-    write_down(ledger, publisher, &confirmed, &unconfirmed, began + CLAIM).await?;
-    Ok(published)
+    write_down(ledger, publisher, &confirmed, &lost, began + CLAIM).await?;
+    Ok(round)
 }
 
 /// Tries until the claim ends: then others publish them again anyway.
@@ -99,11 +107,11 @@ async fn write_down<L: EventLedger>(
     ledger: &L,
     publisher: &str,
     confirmed: &[Uuid],
-    unconfirmed: &[Uuid],
+    given_back: &[Uuid],
     until: Instant,
 ) -> ledger::Result<()> {
     loop {
-        match ledger.publish_events(publisher, confirmed, unconfirmed).await {
+        match ledger.publish_events(publisher, confirmed, given_back).await {
             Err(error) if Instant::now() + PAUSE < until => {
                 tracing::debug!(%error, "cannot write down what was published; trying again");
                 sleep(PAUSE).await;

@@ -185,8 +185,9 @@ impl Broker for Link {
                 let Some(copy) = copy else { return own };
                 // It is published where both are.
                 match answer(deadline, copy).await {
-                    Answer::Unknown => Answer::Unknown,
-                    Answer::Confirmed | Answer::Unroutable => own,
+                    Answer::Confirmed => own,
+                    other if own == Answer::Confirmed || own == Answer::Unroutable => other,
+                    _ => own,
                 }
             });
         }
@@ -201,12 +202,17 @@ impl Broker for Link {
 type Sent = Result<lapin::Result<lapin::PublisherConfirm>, tokio::time::error::Elapsed>;
 
 async fn answer(deadline: Instant, sent: Sent) -> Answer {
-    let Ok(Ok(confirm)) = sent else { return Answer::Unknown };
+    let confirm = match sent {
+        Ok(Ok(confirm)) => confirm,
+        Ok(Err(_)) => return Answer::Lost,
+        Err(_) => return Answer::Unconfirmed,
+    };
     match timeout_at(deadline, confirm).await {
         Ok(Ok(Confirmation::Ack(None))) => Answer::Confirmed,
         // 312: it came back, and then was confirmed.
         Ok(Ok(Confirmation::Ack(Some(_)))) => Answer::Unroutable,
-        Ok(Ok(Confirmation::Nack(_) | Confirmation::NotRequested) | Err(_)) | Err(_) => Answer::Unknown,
+        Ok(Ok(Confirmation::Nack(_) | Confirmation::NotRequested)) | Err(_) => Answer::Unconfirmed,
+        Ok(Err(_)) => Answer::Lost,
     }
 }
 

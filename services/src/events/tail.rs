@@ -4,7 +4,7 @@
 use futures::StreamExt;
 use lapin::{
     Connection, Consumer,
-    options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 use serde_json::Value;
@@ -20,6 +20,9 @@ pub struct Announcement {
     pub routing_key: String,
     pub event: Value,
 }
+
+/// How many the broker sends ahead of who reads them.
+const AHEAD: u16 = 500;
 
 /// A queue that holds what has passed since it was opened.
 pub struct Tail {
@@ -37,7 +40,8 @@ impl Tail {
             let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
             let (name, all) = (queue.name().clone(), QueueBindOptions::default());
             channel.queue_bind(name.clone(), exchange.as_str().into(), "#".into(), all, FieldTable::default()).await?;
-            let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+            channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
+            let options = BasicConsumeOptions::default();
             channel.basic_consume(name, "".into(), options, FieldTable::default()).await
         };
         let consumer = answered(&format!("listen at the exchange {exchange}"), address, listening).await?;
@@ -48,6 +52,7 @@ impl Tail {
     pub async fn next(&mut self) -> Option<Announcement> {
         loop {
             let delivery = self.consumer.next().await?.ok()?;
+            delivery.ack(BasicAckOptions::default()).await.ok()?;
             if let Ok(event) = serde_json::from_slice(&delivery.data) {
                 return Some(Announcement { routing_key: delivery.routing_key.to_string(), event });
             }

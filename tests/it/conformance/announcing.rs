@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluice::{
-    events::{Answer, Published, publish_once},
+    events::{Answer, Round, publish_once},
     ledger::EventLedger,
 };
 
@@ -16,15 +16,15 @@ use crate::events::Recorder;
 pub async fn the_next_event_of_a_run_waits_until_the_one_before_it_is_confirmed(bench: &Bench<InPostgres>) {
     let run = bench.start(PROVISION, user()).await;
     bench.succeed(run, &STEPS).await;
-    let refusing = Recorder::new(|_| Answer::Unknown);
+    let losing = Recorder::new(|_| Answer::Lost);
     let taking = Recorder::default();
 
-    let refused = publish_once(bench.ledger(), &refusing, "me", 100).await.unwrap();
+    let lost = publish_once(bench.ledger(), &losing, "me", 100).await.unwrap();
     let again = publish_once(bench.ledger(), &taking, "me", 100).await.unwrap();
 
-    assert_eq!(refused, Published { claimed: 1, unconfirmed: 1, ..Published::default() });
-    assert_eq!(again, Published { claimed: 1, routed: 1, ..Published::default() });
-    assert_eq!(refusing.taken()[0].id, taking.taken()[0].id, "it goes out again under its id");
+    assert_eq!(lost, Round { claimed: 1, unconfirmed: 1, ..Round::default() });
+    assert_eq!(again, Round { claimed: 1, routed: 1, ..Round::default() });
+    assert_eq!(losing.taken()[0].id, taking.taken()[0].id, "it goes out again under its id");
     let mut later = Vec::new();
     while publish_once(bench.ledger(), &taking, "me", 100).await.unwrap().claimed > 0 {
         later.extend(taking.taken().into_iter().map(|message| message.routing_key));
@@ -51,4 +51,22 @@ pub async fn a_claim_of_an_event_is_one_publishers_until_it_ends(bench: &Bench<I
     ledger.publish_events("a", &[first[0].id], &[]).await.unwrap();
     bench.world.advance_events(Duration::from_secs(31)).await;
     assert!(ledger.claim_events("c", Duration::from_secs(30), 10).await.unwrap().is_empty());
+}
+
+pub async fn an_event_that_the_broker_refuses_stands_in_no_others_way(bench: &Bench<InPostgres>) {
+    bench.start(PROVISION, user()).await;
+    bench.start(PROVISION, user()).await;
+    let refusing = Recorder::new(|_| Answer::Unconfirmed);
+    let taking = Recorder::default();
+
+    let refused = publish_once(bench.ledger(), &refusing, "me", 1).await.unwrap();
+    let other = publish_once(bench.ledger(), &taking, "me", 1).await.unwrap();
+    bench.world.advance_events(Duration::from_secs(31)).await;
+    let again = publish_once(bench.ledger(), &taking, "me", 1).await.unwrap();
+
+    assert_eq!(refused, Round { claimed: 1, unconfirmed: 1, ..Round::default() });
+    assert_eq!((other.routed, again.routed), (1, 1));
+    let (kept, sent) = (refusing.taken(), taking.taken());
+    assert_ne!(kept[0].id, sent[0].id);
+    assert_eq!(kept[0].id, sent[1].id, "it goes out again under its id");
 }

@@ -11,9 +11,12 @@ use workflows::{
 };
 
 use super::{
-    bench::{BRITTLE, Bench, CONFIGURE, CREATE, HOST, PROVISION, by, due_after, retry, success, user},
+    bench::{
+        BRITTLE, Bench, CONFIGURE, CREATE, HOST, PROVISION, STEPS, VERIFY, by, due_after, retry, send_back, success,
+        user,
+    },
     claiming::assert_refused,
-    world::{Scope, World},
+    world::{Moment, Scope, World},
 };
 
 /// How long a process has to make its probe.
@@ -308,4 +311,19 @@ pub async fn a_step_that_waited_for_the_api_is_due_at_once_when_it_answers(bench
     assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
 
     assert_eq!(bench.due(CREATE).await.len(), 1);
+}
+
+pub async fn why_a_step_waited_is_forgotten_once_it_was_worked_on(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.succeed(run, &STEPS[..2]).await;
+    trip(bench).await;
+    assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
+    answer(bench).await;
+
+    let claim = bench.take(run, VERIFY).await;
+    bench.settle(&claim, send_back(CREATE)).await;
+    bench.ledger().explain(10).await.unwrap();
+
+    // It waits for the step before it, whatever it waited for.
+    assert_eq!((bench.step(run, 0).await.moment, bench.step(run, 2).await.moment), (Moment::Now, Moment::Waits));
 }

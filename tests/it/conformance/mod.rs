@@ -249,6 +249,7 @@ conformance! {
         what_the_host_asks_for_holds_it,
         a_step_that_waits_for_the_api_says_why,
         a_step_that_waited_for_the_api_is_due_at_once_when_it_answers,
+        why_a_step_waited_is_forgotten_once_it_was_worked_on,
     ],
     intake: [
         a_pending_row_starts_a_run_and_follows_it,
@@ -311,6 +312,7 @@ conformance! {
     announcing: [
         the_next_event_of_a_run_waits_until_the_one_before_it_is_confirmed,
         a_claim_of_an_event_is_one_publishers_until_it_ends,
+        an_event_that_the_broker_refuses_stands_in_no_others_way,
     ],
     stress: [
         settles_renewals_cancellations_and_claims_at_once_never_deadlock,

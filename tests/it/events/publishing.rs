@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use sluice::{
-    events::{Answer, Message, Published, publish_once},
+    events::{Answer, Message, Round, publish_once},
     ledger::OperatorLedger,
 };
 use uuid::Uuid;
@@ -66,8 +66,8 @@ async fn what_no_queue_wants_is_published_and_counted() {
 
     let published = publish_once(bench.ledger(), &broker, "me", 100).await.unwrap();
 
-    assert_eq!(published, Published { claimed: 1, unroutable: 1, ..Published::default() });
-    assert_eq!(publish_once(bench.ledger(), &broker, "me", 100).await.unwrap(), Published::default());
+    assert_eq!(published, Round { claimed: 1, unroutable: 1, ..Round::default() });
+    assert_eq!(publish_once(bench.ledger(), &broker, "me", 100).await.unwrap(), Round::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]

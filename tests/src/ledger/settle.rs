@@ -102,6 +102,7 @@ impl Tx<'_> {
         step.generation += 1;
         step.spent = Spent { crashes, ..settlement.spent };
         step.error = settlement.attempt.error.clone();
+        step.held_by = None;
         if let Some(output) = &settlement.output {
             step.output = Some(output.clone());
         }

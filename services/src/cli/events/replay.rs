@@ -60,7 +60,7 @@ impl Replay {
         let found = read::events(&ledger, &filter, MOST).await;
         let events = found.map_err(|error| narrower(error, "--run or --since"))?;
         if events.len() == MOST {
-            output::remark(format!("there may be more than these {MOST}: narrow them by --since, or run this again"));
+            output::remark(format!("these are the youngest {MOST}: name older ones by --run, --type or --subject"));
         }
         let replayed = match self.dry_run {
             true => events.len() as u64,

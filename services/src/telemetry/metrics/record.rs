@@ -13,10 +13,7 @@ use super::{
     Counters, Metrics, Sample,
     names::{self, Metric},
 };
-use crate::{
-    events::Published,
-    ledger::{Refusal, Settlement},
-};
+use crate::ledger::{Refusal, Settlement};
 
 /// In what an attempt without a failure has its class.
 const NO_CLASS: &str = "none";
@@ -138,10 +135,10 @@ impl Metrics {
         self.broker_connected.load(Ordering::Relaxed)
     }
 
-    pub fn events_published(&self, round: &Published) {
-        add(&self.events_published, &names::EVENTS_PUBLISHED, ["routed"], round.routed);
-        add(&self.events_published, &names::EVENTS_PUBLISHED, ["unroutable"], round.unroutable);
-        add(&self.events_unconfirmed, &names::EVENTS_UNCONFIRMED, [], round.unconfirmed);
+    pub fn events_published(&self, routed: usize, unroutable: usize, unconfirmed: usize) {
+        add(&self.events_published, &names::EVENTS_PUBLISHED, ["routed"], routed);
+        add(&self.events_published, &names::EVENTS_PUBLISHED, ["unroutable"], unroutable);
+        add(&self.events_unconfirmed, &names::EVENTS_UNCONFIRMED, [], unconfirmed);
     }
 
     pub fn events_dropped(&self, count: u64) {
