@@ -260,10 +260,14 @@ create or replace view sluice.shown_run as
     coalesce(held.memory ->> 'token', held.secret) as token,
     case when held.memory ->> 'status' = 'connecting' then held.memory ->> 'qr_code' end as qr_code,
     held.memory ->> 'phone_number' as phone_number,
+    -- The API has said it, or that there is none.
+    held.memory ? 'phone_number' as knows_phone_number,
     coalesce(held.memory ->> 'webhook_url', '') as webhook_url,
     -- The run has seen the instance at the API. Until then the app's row may know more than the
     -- memory of earlier runs.
-    step.is_after_the_first or run.state = 'dead' as has_seen_it
+    step.is_after_the_first
+      -- Nothing was made of it, and nobody goes on.
+      or run.state = 'dead' and coalesce(held.memory ->> 'status', 'creating') = 'creating' as has_seen_it
   from sluice.run
   join sluice.resource as held on held.name = run.resource
   left join lateral (
@@ -335,7 +339,10 @@ begin
       instance_token = shown.token,
       instance_status = case when shown.has_seen_it then shown.instance_status else instance.instance_status end,
       qr_code = case when shown.has_seen_it then shown.qr_code else instance.qr_code end,
-      phone_number = case when shown.has_seen_it then shown.phone_number else instance.phone_number end,
+      phone_number = case
+        when shown.has_seen_it and shown.knows_phone_number then shown.phone_number
+        else instance.phone_number
+      end,
       last_qr_update = case
         when not shown.has_seen_it or shown.qr_code is not distinct from instance.qr_code then instance.last_qr_update
         when shown.qr_code is not null then now()
@@ -350,8 +357,10 @@ begin
           is distinct from (shown.name, shown.webhook_url, shown.token)
         or (
           shown.has_seen_it
-          and (instance.instance_status, instance.qr_code, instance.phone_number)
-            is distinct from (shown.instance_status, shown.qr_code, shown.phone_number)
+          and (
+            (instance.instance_status, instance.qr_code) is distinct from (shown.instance_status, shown.qr_code)
+            or shown.knows_phone_number and instance.phone_number is distinct from shown.phone_number
+          )
         )
       )
   )

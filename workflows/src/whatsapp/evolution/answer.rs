@@ -82,8 +82,13 @@ pub fn row(value: &Value) -> Option<(String, Listed)> {
     Some((text(row, &["name", "instanceName"])?, listed))
 }
 
-/// The number in an address of WhatsApp's: `5511999999999:12@s.whatsapp.net`.
+/// The number in an address of WhatsApp's: `5511999999999:12@s.whatsapp.net`. An address of another
+/// kind (`@lid`) has none.
 fn phone_number(address: &str) -> Option<String> {
+    let of_a_phone = address.split_once('@').is_none_or(|(_, server)| server == "s.whatsapp.net");
+    if !of_a_phone {
+        return None;
+    }
     let number = address.split(['@', ':']).next()?;
     (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| number.to_owned())
 }
@@ -402,7 +407,7 @@ mod tests {
         let paired = roster.get(&"user_2".parse().unwrap()).unwrap();
         assert_eq!((paired.pairing, paired.phone_number.as_deref()), (Pairing::Done, Some("55")));
         let numbers = ["5511999999999:12@s.whatsapp.net", "123@lid", "me@s.whatsapp.net", "@s.whatsapp.net"];
-        assert_eq!(numbers.map(phone_number), [Some("5511999999999".to_owned()), Some("123".to_owned()), None, None]);
+        assert_eq!(numbers.map(phone_number), [Some("5511999999999".to_owned()), None, None, None]);
         assert_eq!((roster.len(), roster.others(&name(), 8)), (2, vec!["user_2".parse().unwrap()]));
         assert!(super::roster(&response(200, "{}"), &nothing_to_cut()).is_err());
     }

@@ -179,7 +179,8 @@ pub(super) fn found(given: &Given, row: Listed) -> Outcome {
     let facts = Facts {
         status: instance_status(status, pairing),
         paired: (pairing == Pairing::Done).then_some(true),
-        phone_number: Some(phone_number),
+        // A list that has none of a paired instance does not say that there is none.
+        phone_number: if pairing == Pairing::NotYet { Some(None) } else { phone_number.map(Some) },
         ..Facts::default()
     };
     if token.as_ref() == Some(&given.token) {

@@ -163,8 +163,16 @@ fn ready(given: &Given, asked: Asked, state: ApiState, scan: Scan, mended: Optio
         }
         _ => None,
     };
-    let facts =
-        Facts { status: Some(status), qr_code: code, reason, webhook_url: Some(asked.url.clone()), ..Facts::default() };
+    // A number that the row has of one that was never paired is somebody's invention.
+    let never_paired = status != InstanceStatus::Connected && !given.paired_before;
+    let facts = Facts {
+        status: Some(status),
+        qr_code: code,
+        reason,
+        webhook_url: Some(asked.url.clone()),
+        phone_number: never_paired.then_some(None),
+        ..Facts::default()
+    };
     let ready = Ready { instance: given.instance.clone(), status, webhook: asked, qr };
     Outcome::Success { output: output(ready), memory: facts.into(), note }
 }
