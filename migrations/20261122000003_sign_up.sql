@@ -21,7 +21,7 @@ declare
   valid constant text := '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$';
   given text;
 begin
-  if to_regclass('auth.users') is not null and has_table_privilege('auth.users', 'select') then
+  if to_regclass('auth.users') is not null and has_any_column_privilege('auth.users', 'select') then
     select users.raw_user_meta_data ->> 'traceparent'
     into given
     from auth.users as users
@@ -69,7 +69,7 @@ begin
   from sluice.setting;
   if not (only_confirmed or no_anonymous)
     or to_regclass('auth.users') is null
-    or not has_table_privilege('auth.users', 'select')
+    or not has_any_column_privilege('auth.users', 'select')
   then
     return true;
   end if;
@@ -448,7 +448,7 @@ begin
       and not attisdropped
   ) then
     moment := 'profiles.created_at';
-  elsif to_regclass('auth.users') is not null and has_table_privilege('auth.users', 'select') then
+  elsif to_regclass('auth.users') is not null and has_any_column_privilege('auth.users', 'select') then
     moment := 'users.created_at';
     users := format('left join auth.users on users.id = profiles.%I', key);
   else
@@ -603,7 +603,7 @@ begin
   select
     22,
     'the right to read auth.users',
-    has_table_privilege('auth.users', 'select'),
+    has_any_column_privilege('auth.users', 'select'),
     null::text,
     'PROVISION_WHEN and PROVISION_ANONYMOUS cannot be judged: everybody gets an instance',
     format('as its owner: grant select on auth.users to %I', current_user)

@@ -196,7 +196,7 @@ fn readable(text: &str) -> Result<(PgConnectOptions, Url), String> {
     for (name, value) in url.query_pairs() {
         readable_parameter(&name, &value, text)?;
     }
-    if url.host_str().is_some_and(|host| host.contains('%') && !host.starts_with("%2F")) {
+    if url.host_str().is_some_and(|host| host.contains('%') && !host.to_ascii_uppercase().starts_with("%2F")) {
         let mend = "only within user and password is anything encoded, not the : and the @ between them";
         return Err(format!("has a % in its host: {mend}"));
     }

@@ -32,8 +32,12 @@ pub type Statement = Query<'static, Postgres, PgArguments>;
 /// A statement whose rows are read as `T`.
 pub type Rows<T> = QueryAs<'static, Postgres, T, PgArguments>;
 
-/// How a statement alone begins where it needs a transaction of its own.
-const BEGIN: &str = "begin isolation level read committed read write";
+/// How a statement alone begins where it needs a transaction of its own: what it has locked is free
+/// again soon, where whoever asked stands still before the end.
+const BEGIN: &str = "\
+    begin isolation level read committed read write; \
+    set local statement_timeout = '15s'; \
+    set local idle_in_transaction_session_timeout = '10s'";
 
 /// A pool, and what stands between it and Postgres.
 #[derive(Clone)]
