@@ -183,9 +183,14 @@ create table if not exists sluice.event (
   -- Who has it in hand to publish it, and until when.
   claimed_by text,
   claimed_until timestamptz,
-  published_at timestamptz
+  published_at timestamptz,
+  -- When a person last asked that it goes out once more: its retention counts from there.
+  replayed_at timestamptz
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 create unique index if not exists event_of_run on sluice.event (run_id, sequence);
+-- The first that waits of each run. Its condition is not that of the index below, so that neither serves the other's question.
+create index if not exists event_first on sluice.event (run_id, sequence)
+  where coalesce(published_at, 'infinity') = 'infinity';
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
 create index if not exists event_published on sluice.event (published_at) where published_at is not null;
 

@@ -2074,8 +2074,8 @@ begin
       from sluice.event
       where event.published_at is null
         and (event.claimed_until is null or event.claimed_until < now())
-        -- Asked so that it can only be a look-up by key: a plan of an empty ledger would read all
-        -- that wait, for each of them.
+        -- Asked as the index event_first has it: a plan of an empty ledger would else read all that
+        -- wait, for each of them, or all that a gate ever announced.
         and (
           select first.sequence
           from sluice.event as first
@@ -2103,10 +2103,20 @@ begin
       claimed.created_at, held.secret, held.memory
     from claimed
     left join sluice.run on run.id = claimed.run_id
-    -- What its text must not say.
-    left join sluice.resource as held
-      on held.name = run.resource
-      and claimed.payload ? 'error'
+    -- What its texts must not say. A gate's reason may quote what any resource was answered.
+    left join lateral (
+      select resource.secret, resource.memory
+      from sluice.resource
+      where resource.name = run.resource
+        and claimed.payload ?| array['error', 'reason', 'note']
+      union all
+      select resource.secret, resource.memory
+      from sluice.resource
+      where claimed.payload ? 'reason'
+        and not claimed.payload ? 'run'
+        and strpos(claimed.payload ->> 'reason', resource.secret) > 0
+      limit 1
+    ) as held on true
     order by claimed.created_at, claimed.sequence;
 end
 $$;
@@ -2150,7 +2160,7 @@ declare
   counted bigint;
 begin
   update sluice.event as event
-  set published_at = null, claimed_by = null, claimed_until = null
+  set published_at = null, claimed_by = null, claimed_until = null, replayed_at = now()
   where event.id = any (events)
     and event.published_at is not null;
   get diagnostics counted = row_count;
@@ -2209,6 +2219,7 @@ begin
     from sluice.event
     where published_at is null
       and created_at < now() - older_than
+      and (replayed_at is null or replayed_at < now() - older_than)
       and (claimed_until is null or claimed_until < now())
     order by created_at
     limit most

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tests::bench::{Fill, Given, Roles, Setup, Stage, filled, stream};
 
+use crate::app::App;
+
 const FINISHED: usize = 20_000;
 const WAITING: usize = 5_000;
 
@@ -84,6 +86,31 @@ async fn no_statement_of_a_running_sluice_reads_more_because_much_lies_behind() 
     }
     assert_eq!(statements, BTreeSet::from(PARTS), "the statements whose plans were seen");
     assert!(too_many.is_empty(), "{too_many:#?}");
+}
+
+/// What a gate has announced in years stands before what it announces now.
+#[tokio::test]
+async fn a_gate_that_has_announced_much_costs_a_claim_of_its_next_event_nothing() {
+    let app = App::migrated().await;
+    let mut session = app.superuser().await;
+    let claim = "explain (analyze, buffers, format json) select * from sluice.claim_events('me', 30, 100)";
+    // Planned while the ledger is empty.
+    session.run(claim).await;
+    session
+        .run(
+            "insert into sluice.event (run_id, sequence, type, routing_key, payload, published_at)
+             select md5('host/api.example')::uuid, n, 'sluice.gate.closed.v1', 'gate.closed', '{\"subject\": \"host/api.example\"}',
+               case when n <= 100000 then now() end
+             from generate_series(1, 100001) as n",
+        )
+        .await;
+
+    let plan: Value = session.one(claim).await;
+
+    let plan = &plan[0]["Plan"];
+    let buffers = plan["Shared Hit Blocks"].as_u64().unwrap() + plan["Shared Read Blocks"].as_u64().unwrap();
+    assert_eq!(plan["Actual Rows"].as_f64(), Some(1.0), "{plan:#}");
+    assert!(buffers < 200, "{buffers} pages for one event");
 }
 
 /// The plans in a server's log: JSON on lines that begin with a tab, below the line that says how

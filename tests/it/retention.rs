@@ -94,3 +94,27 @@ async fn ledger_of(app: &App) -> Postgres {
     let pool = PgPoolOptions::new().max_connections(1).connect_with(app.options()).await.unwrap();
     Postgres::new(pool, Pooling::Session, Arc::new(Registry::default()))
 }
+
+#[tokio::test]
+async fn an_old_event_that_is_replayed_waits_for_a_whole_retention_again() {
+    let app = App::migrated().await;
+    let mut session = app.superuser().await;
+    session
+        .run(
+            "insert into sluice.event (id, run_id, sequence, type, routing_key, payload, created_at, published_at)
+             select gen_random_uuid(), gen_random_uuid(), 1, 't', 'w.ended', '{}', now() - interval '40 days',
+               now() - interval '29 days'",
+        )
+        .await;
+    let ledger = ledger_of(&app).await;
+    let events: Vec<uuid::Uuid> = session.all("select id from sluice.event").await;
+    let by = sluice::ledger::By { actor: "ana".to_owned(), note: None };
+
+    let replayed = ledger.replay(&events, &by).await.unwrap();
+    let soon = ledger.prune(MONTH, 100).await.unwrap();
+    session.run("update sluice.event set replayed_at = replayed_at - interval '31 days'").await;
+    let later = ledger.prune(MONTH, 100).await.unwrap();
+
+    assert_eq!((replayed, soon), (1, Pruned::default()));
+    assert_eq!(later, Pruned { rows: 1, unpublished: 1 });
+}

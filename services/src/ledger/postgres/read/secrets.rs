@@ -39,13 +39,15 @@ impl Secrets {
         *given = clean;
     }
 
-    /// Takes them out of an event's error, which names the resource and the subject beside it.
+    /// Takes them out of an event's texts, which name the resource and the subject beside them.
     pub fn cut_from(&self, payload: &mut Value) {
-        let Some(Value::String(error)) = payload.get("error") else { return };
-        let name = |key: &str| payload.get(key).and_then(Value::as_str).unwrap_or_default();
-        let mut text = Some(error.clone());
-        self.cut([name("resource"), name("subject")], &mut text);
-        payload["error"] = text.into();
+        for key in ["error", "reason", "note"] {
+            let Some(Value::String(given)) = payload.get(key) else { continue };
+            let name = |key: &str| payload.get(key).and_then(Value::as_str).unwrap_or_default();
+            let mut text = Some(given.clone());
+            self.cut([name("resource"), name("subject")], &mut text);
+            payload[key] = text.into();
+        }
     }
 
     /// The longest first: a URL that holds a token goes as a whole.
