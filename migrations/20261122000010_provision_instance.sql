@@ -418,8 +418,8 @@ values ('provision-instance', 'succeeded', 'sluice.instance.ready.v1', 'instance
 on conflict (workflow, state) do update
 set type = excluded.type, routing_key = excluded.routing_key;
 
--- Announces that an instance is linked to a phone, or no longer is, where a run finds that it has
--- changed.
+-- Announces that an instance is linked to a phone, or no longer is, where a run or an event of the
+-- API's says that it has changed. Between runs the event is the instance's own.
 create or replace function sluice.announce_connection()
 returns trigger
 language plpgsql
@@ -446,6 +446,8 @@ begin
       ),
       found_by.traceparent
     );
+  else
+    perform sluice.announce_instance(new.name, new.subject, what);
   end if;
   return null;
 end
@@ -462,6 +464,239 @@ create or replace trigger announce_connection
     (coalesce(old.memory ->> 'status', '') = 'connected') <> (coalesce(new.memory ->> 'status', '') = 'connected')
   )
   execute function sluice.announce_connection();
+
+-- What the API itself reports
+-- ---------------------------------------------------------------------------------------------------------
+
+-- What the API's own events last said of an instance. Their moments are by the API's clock, which
+-- may be another zone's: they are compared with each other only.
+create table if not exists sluice.heard (
+  resource text primary key,
+  status_at timestamptz,
+  -- connecting, connected, disconnected, gone
+  status text,
+  -- When a socket last opened or ended: an older QR code is of no use.
+  ended_at timestamptz,
+  qr_at timestamptz,
+  number_at timestamptz,
+  -- How many events the instance has announced between its runs.
+  events integer not null default 0,
+  -- When something new was heard, by our clock.
+  heard_at timestamptz not null default now()
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+
+-- Announces what has become of an instance between its runs. Nothing where no event was ever heard
+-- of it. The caller has its resource locked.
+create or replace function sluice.announce_instance(name text, subject text, what text)
+returns void
+language sql
+set search_path = ''
+as $$
+  with counted as (
+    update sluice.heard as heard
+    set events = heard.events + 1
+    where heard.resource = announce_instance.name
+    returning heard.events
+  )
+  insert into sluice.event (run_id, sequence, type, routing_key, payload)
+  select md5('instance/' || announce_instance.name)::uuid, counted.events,
+    'sluice.instance.' || announce_instance.what || '.v1', 'instance.' || announce_instance.what,
+    jsonb_build_object('subject', announce_instance.subject, 'resource', announce_instance.name)
+  from counted
+$$;
+
+-- Takes in what the API reports: of each kind what is newer than what was heard before, so that
+-- neither order nor repetition matters. Memory and app's row are written where something changes,
+-- and then together. An instance that the app has no row for is passed over. Answers with those that
+-- cannot be written now: nothing of them was taken. Safe with any number of callers.
+create or replace function sluice.hear(reports jsonb)
+returns table (instance text, error text)
+language plpgsql
+set search_path = ''
+set lock_timeout = '50ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  order_of_status constant text[] := '{connecting,connected,disconnected,gone}';
+  told record;
+  held sluice.resource;
+  heard sluice.heard;
+  known jsonb;
+begin
+  perform set_config('sluice.projecting', 'on', true);
+  perform set_config('sluice.hearing', 'on', true);
+  for told in
+    select *
+    from jsonb_to_recordset(hear.reports) as given (
+      instance text,
+      status_at timestamptz,
+      status text,
+      ended_at timestamptz,
+      qr_at timestamptz,
+      qr_code text,
+      number_at timestamptz,
+      phone_number text
+    )
+    order by given.instance
+  loop
+    begin
+      select resource.*
+      into held
+      from sluice.resource
+      where resource.name = told.instance
+        and resource.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+      for no key update;
+      continue when not found;
+      continue when not exists (
+        select
+        from public.evolution_instances as instance
+        where instance.user_id = held.subject::uuid
+          and instance.instance_name = held.name
+      );
+
+      insert into sluice.heard (resource)
+      values (held.name)
+      on conflict do nothing;
+      select of_it.*
+      into heard
+      from sluice.heard as of_it
+      where of_it.resource = held.name;
+
+      known := held.memory;
+      if told.ended_at > coalesce(heard.ended_at, '-infinity') then
+        heard.ended_at := told.ended_at;
+        if told.ended_at >= coalesce(heard.qr_at, '-infinity') and known ? 'qr_code' then
+          known := known || '{"qr_code": null}';
+        end if;
+      end if;
+      if (told.status_at, array_position(order_of_status, told.status))
+        > (coalesce(heard.status_at, '-infinity'), coalesce(array_position(order_of_status, heard.status), 0))
+      then
+        if told.status = 'gone' and heard.status is distinct from 'gone' and held.run_id is null then
+          perform sluice.announce_instance(held.name, held.subject, 'gone');
+        end if;
+        heard.status_at := told.status_at;
+        heard.status := told.status;
+        known := known || jsonb_build_object(
+          'status', case told.status when 'gone' then 'disconnected' else told.status end,
+          'reason', null
+        );
+      end if;
+      -- Also where it is over since.
+      if told.status = 'connected' or told.number_at is not null then
+        known := known || '{"paired": true}';
+      end if;
+      if told.qr_at > coalesce(heard.qr_at, '-infinity') then
+        heard.qr_at := told.qr_at;
+        known := known || jsonb_build_object(
+          'qr_code', case when told.qr_at > coalesce(heard.ended_at, '-infinity') then told.qr_code end
+        );
+      end if;
+      if told.number_at > coalesce(heard.number_at, '-infinity') then
+        heard.number_at := told.number_at;
+        known := known || jsonb_build_object('phone_number', told.phone_number);
+      end if;
+
+      update sluice.heard as before
+      set status_at = heard.status_at, status = heard.status, ended_at = heard.ended_at, qr_at = heard.qr_at,
+        number_at = heard.number_at, heard_at = now()
+      where before.resource = held.name
+        and (before.status_at, before.status, before.ended_at, before.qr_at, before.number_at)
+          is distinct from (heard.status_at, heard.status, heard.ended_at, heard.qr_at, heard.number_at);
+      continue when known = held.memory;
+      update sluice.resource as remembered
+      set memory = known
+      where remembered.name = held.name;
+      perform sluice.show_heard(held.name);
+    exception
+      when others then
+        instance := told.instance;
+        error := sqlerrm;
+        return next;
+    end;
+  end loop;
+  perform set_config('sluice.projecting', '', true);
+  perform set_config('sluice.hearing', '', true);
+end
+$$;
+
+-- Makes the app's row of an instance what its memory says of its connection.
+create or replace function sluice.show_heard(name text)
+returns void
+language sql
+set search_path = ''
+as $$
+  update public.evolution_instances as instance
+  set instance_status = shown.status,
+    qr_code = shown.qr_code,
+    phone_number = case when shown.knows_phone_number then shown.phone_number else instance.phone_number end,
+    last_qr_update = case
+      when shown.qr_code is not distinct from instance.qr_code then instance.last_qr_update
+      when shown.qr_code is not null then now()
+    end,
+    updated_at = now()
+  from (
+    select held.subject::uuid as user_id,
+      held.memory ->> 'status' as status,
+      case when held.memory ->> 'status' = 'connecting' then held.memory ->> 'qr_code' end as qr_code,
+      held.memory ->> 'phone_number' as phone_number,
+      held.memory ? 'phone_number' as knows_phone_number
+    from sluice.resource as held
+    where held.name = show_heard.name
+  ) as shown
+  where instance.user_id = shown.user_id
+    and shown.status is not null
+    and (
+      (instance.instance_status, instance.qr_code) is distinct from (shown.status, shown.qr_code)
+      or shown.knows_phone_number and instance.phone_number is distinct from shown.phone_number
+    )
+$$;
+
+-- An attempt that began before the last event was heard may settle what it saw before that event:
+-- what the event said stays.
+create or replace function sluice.keep_heard()
+returns trigger
+language plpgsql
+set search_path = ''
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+begin
+  if coalesce(current_setting('sluice.hearing', true), '') <> 'on'
+    and exists (
+      select
+      from sluice.heard
+      where heard.resource = new.name
+        and heard.heard_at > (select max(step.started_at) from sluice.step where step.run_id = new.run_id)
+    )
+  then
+    new.memory := new.memory || (
+      select coalesce(jsonb_object_agg(fact.key, fact.value), '{}')
+      from jsonb_each(old.memory) as fact
+      where fact.key in ('status', 'reason', 'qr_code', 'phone_number', 'paired')
+    );
+  end if;
+  return new;
+end
+$$;
+revoke all
+  on function sluice.keep_heard()
+  from public;
+
+create or replace trigger keep_heard
+  before update of memory
+  on sluice.resource
+  for each row
+  when (
+    (old.memory -> 'status', old.memory -> 'qr_code', old.memory -> 'phone_number')
+      is distinct from (new.memory -> 'status', new.memory -> 'qr_code', new.memory -> 'phone_number')
+  )
+  execute function sluice.keep_heard();
 
 -- The functions of this file and the one before it are the services', too: `sluice migrate` gives them their rights at its end.
 do $$

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use sluice::{
     Program, cli,
-    config::{AllOptions, RelayOptions, WorkerOptions},
+    config::{AllOptions, FollowOptions, RelayOptions, WorkerOptions},
     process, whatsapp,
 };
 
@@ -28,6 +28,8 @@ enum Role {
     Worker(Box<Worker>),
     /// Publish events to RabbitMQ; any number side by side. Or, for a person: tail, list, replay
     Events(Box<cli::events::Options>),
+    /// Keep users' rows true by the events that the Evolution API itself publishes to RabbitMQ
+    Follow(Box<Follow>),
     /// Every role in one process
     All(Box<All>),
     /// What stood in the database before Sluice: status, start, leave, allow
@@ -57,11 +59,21 @@ struct Worker {
 }
 
 #[derive(clap::Args)]
+struct Follow {
+    #[command(flatten)]
+    engine: FollowOptions,
+    #[command(flatten)]
+    product: whatsapp::ReportOptions,
+}
+
+#[derive(clap::Args)]
 struct All {
     #[command(flatten)]
     engine: AllOptions,
     #[command(flatten)]
     product: whatsapp::WorkflowOptions,
+    #[command(flatten)]
+    reports: whatsapp::ReportOptions,
 }
 
 fn main() -> ExitCode {
@@ -73,7 +85,14 @@ fn main() -> ExitCode {
             None => Program::default().events(&options.role),
             Some(command) => command.run(),
         },
-        Role::All(options) => running(options.product).all(&options.engine),
+        Role::Follow(options) => {
+            let Follow { engine, product } = *options;
+            Program::default().following(move |faults| product.read(faults)).follow(&engine)
+        }
+        Role::All(options) => {
+            let All { engine, product, reports } = *options;
+            running(product).following(move |faults| reports.read_if_given(faults)).all(&engine)
+        }
         Role::Adopt(options) => cli::adopt::run(options),
         Role::DeadLetters(options) => cli::dead_letters::run(options),
         Role::Runs(options) => cli::runs::run(options),

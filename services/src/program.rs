@@ -1,12 +1,13 @@
-//! A program of one's own: relay, worker, events and all over a catalog of workflows, with the
-//! options that `sluice` has.
+//! A program of one's own: relay, worker, events, follow and all over a catalog of workflows, with
+//! the options that `sluice` has.
 
 use std::process::ExitCode;
 
 use workflows::workflow::Catalog;
 
 use crate::{
-    config::{AllOptions, Config, EventsOptions, Faults, RelayOptions, WorkerOptions},
+    config::{AllOptions, Config, EventsOptions, Faults, FollowOptions, RelayOptions, WorkerOptions},
+    events::feed::Feed,
     process::{self, Life},
     telemetry::Vitals,
 };
@@ -17,18 +18,26 @@ use crate::{
 pub struct Program {
     catalog: Catalog,
     additions: Vec<Addition>,
+    feed: Option<Read>,
 }
 
+type Read = Box<dyn FnOnce(&mut Faults) -> Option<Feed>>;
 type Addition = Box<dyn FnOnce(Catalog, &Vitals, &mut Faults) -> Catalog>;
 
 impl Program {
     pub fn new(catalog: Catalog) -> Self {
-        Self { catalog, additions: Vec::new() }
+        Self { catalog, ..Self::default() }
     }
 
     /// Adds workflows that people set: what is wrong with their settings is said with what is wrong with the role's own.
     pub fn adding(mut self, add: impl FnOnce(Catalog, &Vitals, &mut Faults) -> Catalog + 'static) -> Self {
         self.additions.push(Box::new(add));
+        self
+    }
+
+    /// Follows another program's events, where `read` finds in its settings where they are.
+    pub fn following(mut self, read: impl FnOnce(&mut Faults) -> Option<Feed> + 'static) -> Self {
+        self.feed = Some(Box::new(read));
         self
     }
 
@@ -47,9 +56,31 @@ impl Program {
         self.serve("events", |_, faults| options.parse(faults), process::events)
     }
 
+    /// Takes in the events of the feed. It needs no workflow.
+    pub fn follow(self, options: &FollowOptions) -> ExitCode {
+        self.serve_with_feed("follow", |_, feed, faults| options.parse(feed, faults), process::follow)
+    }
+
     /// All, in one process.
     pub fn all(self, options: &AllOptions) -> ExitCode {
-        self.serve("all", |catalog, faults| options.parse(catalog, faults), process::all)
+        self.serve_with_feed("all", |catalog, feed, faults| options.parse(catalog, feed, faults), process::all)
+    }
+
+    fn serve_with_feed<R, F>(
+        mut self,
+        name: &str,
+        parse: impl FnOnce(&Catalog, Option<Feed>, Faults) -> Result<Config<R>, Faults>,
+        role: impl FnOnce(R, Life) -> F,
+    ) -> ExitCode
+    where
+        F: Future<Output = anyhow::Result<ExitCode>>,
+    {
+        let read = self.feed.take();
+        let parse = |catalog: &Catalog, mut faults: Faults| {
+            let feed = read.and_then(|read| read(&mut faults));
+            parse(catalog, feed, faults)
+        };
+        self.serve(name, parse, role)
     }
 
     fn serve<R, F>(

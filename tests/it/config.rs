@@ -9,7 +9,7 @@ use sluice::{
     config::{All, AllOptions, Config, Faults},
     database::Pooling,
     telemetry::Vitals,
-    whatsapp::WorkflowOptions,
+    whatsapp::{ReportOptions, WorkflowOptions},
 };
 use workflows::workflow::Catalog;
 
@@ -33,6 +33,8 @@ struct Program {
     #[command(flatten)]
     engine: AllOptions,
     #[command(flatten)]
+    reports: ReportOptions,
+    #[command(flatten)]
     _choices: Choices,
 }
 
@@ -53,7 +55,8 @@ fn read(settings: &BTreeMap<&str, &str>) -> Result<Config<All>, Faults> {
     let program = Program::parse_from(std::iter::once("sluice".to_owned()).chain(flags));
     let mut faults = Faults::default();
     let catalog = program.product.add_to(Catalog::default(), &Vitals::new("all"), &mut faults);
-    program.engine.parse(&catalog, faults)
+    let feed = program.reports.read_if_given(&mut faults);
+    program.engine.parse(&catalog, feed, faults)
 }
 
 /// The lines that `sluice all` refuses to start with, given what it needs and `more`.
@@ -379,8 +382,11 @@ fn no_part_of_an_address_or_of_headers_that_may_be_secret_is_ever_said() {
 
 #[test]
 fn the_defaults_are_those_of_the_design() {
-    let All { relay, worker, events } = parsed(&[]);
-    assert!(events.is_none(), "no broker was named");
+    let All { relay, worker, events, follow } = parsed(&[]);
+    assert!(events.is_none() && follow.is_none(), "no broker was named");
+    let All { follow, .. } = parsed(&[("EVOLUTION_AMQP_URL", "amqp://sluice:hunter2@rabbit:5672/%2f")]);
+    let follow = format!("{:?}", follow.unwrap().feed);
+    assert_eq!(follow, "evolution_exchange of amqp://rabbit:5672 (vhost \"/\"), by sluice.evolution");
 
     let workflow = relay.ledger.registry.all().next().unwrap();
     let step = &workflow.steps[0];

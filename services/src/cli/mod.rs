@@ -27,6 +27,7 @@ Examples:
   sluice worker create-instance          one of any number of workers, for one step or several
   sluice worker configure-webhooks verify
   sluice events                          one of any number of publishers of events; events tail shows them as they pass
+  sluice follow                          keeps users' rows true by the Evolution API's own events
   sluice dead-letters list               what needs a person; show, retry and discard deal with it
   sluice runs list --subject ada@example.com
   sluice queue stats                     what waits; pause, resume, rate and concurrency set its gates
@@ -36,7 +37,9 @@ What each needs:
   relay    DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL
   worker   DATABASE_URL, REDIS_URL, EVOLUTION_API_BASE_URL, EVOLUTION_API_KEY, and WEBHOOK_URL or SUPABASE_URL
   events   DATABASE_URL, AMQP_URL; events tail AMQP_URL, events list and replay DATABASE_URL
-  all      what a relay and a worker need; where AMQP_URL is set, it publishes events too
+  follow   DATABASE_URL, EVOLUTION_AMQP_URL
+  all      what a relay and a worker need; where AMQP_URL is set, it publishes events too, and where
+           EVOLUTION_AMQP_URL is set, it follows the API's own
   adopt, dead-letters, runs, queue
            DATABASE_URL; queue stats looks into REDIS_URL too, where it is set
 

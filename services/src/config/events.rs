@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::{Config, Events, Faults, Ledger, LedgerOptions, finish, finish_serving, http, log, traces};
+use super::{Config, Events, Faults, Follow, Ledger, LedgerOptions, finish, finish_serving, http, log, traces};
 use crate::{
-    events::{Address, Settings},
+    events::{Address, Settings, feed::Feed},
     telemetry::Role,
 };
 
@@ -47,6 +47,17 @@ pub struct EventsOptions {
     log: log::LogOptions,
 }
 
+/// What the role `follow` is told, beside its feed.
+#[derive(Args)]
+pub struct FollowOptions {
+    #[command(flatten)]
+    ledger: LedgerOptions,
+    #[command(flatten)]
+    http: http::HttpOptions,
+    #[command(flatten)]
+    log: log::LogOptions,
+}
+
 /// For who looks at the exchange.
 #[derive(Args)]
 pub struct TailOptions {
@@ -68,7 +79,7 @@ impl AmqpOptions {
     fn read(&self, faults: &mut Faults) -> Option<Settings> {
         let what = "give the address of RabbitMQ, amqp://[user:password@]host:5672/vhost";
         let url = faults.required("AMQP_URL", self.amqp_url.as_deref(), what);
-        let address = url.and_then(|url| address(url.trim(), faults));
+        let address = url.and_then(|url| address("AMQP_URL", url, faults));
         let exchange = name("EVENTS_EXCHANGE", &self.events_exchange, faults);
         let dead_letters = name("EVENTS_DEAD_LETTER_EXCHANGE", &self.events_dead_letter_exchange, faults);
         let (exchange, dead_letters) = (exchange?, dead_letters?);
@@ -92,6 +103,17 @@ impl EventsOptions {
     }
 }
 
+impl FollowOptions {
+    /// `feed` is what is followed, `theirs` what was wrong with its settings.
+    pub fn parse(&self, feed: Option<Feed>, theirs: Faults) -> Result<Config<Follow>, Faults> {
+        let mut faults = Faults::default();
+        let ledger = self.ledger.read(CONNECTIONS, &Default::default(), &mut faults);
+        let http = self.http.read(&mut faults);
+        let log = self.log.read(&mut faults);
+        finish_serving(log, http, Some(None), follow(ledger, feed), faults.and(theirs))
+    }
+}
+
 impl TailOptions {
     pub fn parse(&self) -> Result<Config<Settings>, Faults> {
         let mut faults = Faults::default();
@@ -105,23 +127,27 @@ pub(super) fn build(ledger: Option<Ledger>, settings: Option<Settings>) -> Optio
     Some(Events { ledger: ledger?, settings: settings? })
 }
 
+pub(super) fn follow(ledger: Option<Ledger>, feed: Option<Feed>) -> Option<Follow> {
+    Some(Follow { ledger: ledger?, feed: feed? })
+}
+
 /// No part of an address that cannot be read is shown: it may hold a password.
-fn address(text: &str, faults: &mut Faults) -> Option<Address> {
-    match text.parse() {
+pub(crate) fn address(setting: &str, text: &str, faults: &mut Faults) -> Option<Address> {
+    match text.trim().parse() {
         Ok(address) => Some(address),
         Err(error) => {
             let problem = format!(
                 "is no address of RabbitMQ ({error}): expected amqp://[user:password@]host:5672/vhost; in a password write \
                  %2F for a /, %3F for a ?, %23 for a #, %40 for an @"
             );
-            faults.add_secret("AMQP_URL", problem);
+            faults.add_secret(setting, problem);
             None
         }
     }
 }
 
 /// What RabbitMQ takes and people can read.
-fn name(setting: &str, text: &str, faults: &mut Faults) -> Option<String> {
+pub(crate) fn name(setting: &str, text: &str, faults: &mut Faults) -> Option<String> {
     let name = text.trim();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
     let is_reserved = name.starts_with("amq.");

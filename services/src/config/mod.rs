@@ -6,7 +6,7 @@
 //! which know what is secret.
 
 mod database;
-mod events;
+pub(crate) mod events;
 mod fault;
 mod http;
 mod log;
@@ -24,12 +24,13 @@ use workflows::{breaker::Rules, definition::Registry, ids::StepName, workflow::C
 
 pub use self::{
     database::Database,
-    events::{EventsOptions, TailOptions},
+    events::{EventsOptions, FollowOptions, TailOptions},
     fault::{Fault, Faults},
     operator::{OperatorOptions, StatsOptions},
 };
 use crate::{
-    events as events_role, queue, relay as relay_role,
+    events::{self as events_role, feed::Feed},
+    queue, relay as relay_role,
     telemetry::{Role, export::Traces, log::Log},
     worker as worker_role,
 };
@@ -93,6 +94,13 @@ pub struct Events {
     pub settings: events_role::Settings,
 }
 
+/// What the role `follow` is told.
+#[derive(Debug, Clone)]
+pub struct Follow {
+    pub ledger: Ledger,
+    pub feed: Feed,
+}
+
 /// What every role together is told.
 #[derive(Clone)]
 pub struct All {
@@ -100,6 +108,8 @@ pub struct All {
     pub worker: Worker,
     /// None where no RabbitMQ was named.
     pub events: Option<Events>,
+    /// None where nothing is followed.
+    pub follow: Option<Follow>,
 }
 
 #[derive(Args)]
@@ -225,12 +235,13 @@ impl WorkerOptions {
 }
 
 impl AllOptions {
-    /// As `RelayOptions::parse`.
-    pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<All>, Faults> {
+    /// As `RelayOptions::parse`. `feed` is what is followed, if anything.
+    pub fn parse(&self, catalog: &Catalog, feed: Option<Feed>, theirs: Faults) -> Result<Config<All>, Faults> {
         let (registry, mut faults) = (catalog.registry(), Faults::default());
         let of_relay = self.ledger.read(database::OF_A_RELAY, &registry, &mut faults);
         let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, database::OF_A_WORKER));
         let of_events = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, events::CONNECTIONS));
+        let follow = events::follow(of_events.clone(), feed);
         let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
         let broker = self.amqp.read_if_given(&mut faults);
@@ -249,7 +260,7 @@ impl AllOptions {
         let relay = build_relay(of_relay, listen, queue.clone(), relay);
         let worker = build_worker(of_worker, queue, catalog, steps);
         let events = broker.map(|broker| broker.and_then(|broker| events::build(of_events, Some(broker))));
-        let all = relay.zip(worker).zip(events).map(|((relay, worker), events)| All { relay, worker, events });
+        let all = relay.zip(worker).zip(events).map(|((relay, worker), events)| All { relay, worker, events, follow });
         finish_serving(log, http, traces, all, faults.and(theirs))
     }
 }

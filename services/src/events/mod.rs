@@ -2,11 +2,15 @@
 //! each run in their order.
 //!
 //! `publish` does one round, and is what the tests call; `message` is an event as others read it;
-//! `rabbitmq` is the only module that knows RabbitMQ: it connects, declares and publishes, and says
-//! why it cannot; `tail` listens, for a person. Any number of publishers run side by side: they
-//! share the events by claims that expire. A broker that is away delays announcements and nothing
-//! else.
+//! `rabbitmq` connects, declares and publishes, and says why it cannot; `keep` connects anew; `tail`
+//! listens, for a person. Any number of publishers run side by side: they share the events by claims
+//! that expire. A broker that is away delays announcements and nothing else.
+//!
+//! `feed` is the other way round: another program's events, as they come in. No other module knows
+//! RabbitMQ.
 
+pub mod feed;
+mod keep;
 mod message;
 mod publish;
 mod rabbitmq;
@@ -14,9 +18,10 @@ mod tail;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::keep::{FIRST_PAUSE, Keeper};
 pub use self::{
     message::Message,
     publish::{Answer, Broker, CLAIM, Round, publish_once},
@@ -39,7 +44,7 @@ pub struct Settings {
     pub dead_letters: String,
 }
 
-/// What a publisher works with.
+/// What a publisher, or who follows a feed, works with.
 #[derive(Clone)]
 pub struct Deps {
     pub ledger: Postgres,
@@ -51,10 +56,6 @@ pub struct Deps {
 pub const BATCH: usize = 500;
 /// How often it looks where there was nothing to publish: how long an event waits at most.
 const POLL: Duration = Duration::from_millis(200);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A link that held for so long was a good one: what ends it is news.
-const STEADY: Duration = Duration::from_secs(30);
 
 /// Runs until `shutdown`, then ends after the round it is in. It connects again for as long as it
 /// takes, and says each trouble once.
@@ -78,33 +79,20 @@ struct Publisher {
 
 impl Publisher {
     async fn keep_publishing(&self, pulse: &Pulse) {
-        let (mut pause, mut said) = (FIRST_PAUSE, String::new());
-        while !self.shutdown.is_cancelled() {
-            pulse.beat();
-            let trouble = match pulse.waiting(Link::open(&self.settings)).await {
-                Ok(link) => {
-                    tracing::info!(broker = %self.settings.address, "connected to the broker");
-                    self.vitals.metrics.broker_connected(true);
-                    let began = Instant::now();
-                    let trouble = self.publish_over(&link, pulse).await;
-                    self.vitals.metrics.broker_connected(false);
-                    link.close().await;
-                    if began.elapsed() > STEADY {
-                        (pause, said) = (FIRST_PAUSE, String::new());
-                    }
-                    trouble
-                }
-                Err(trouble) => Some(trouble),
-            };
-            let Some(trouble) = trouble else { return };
-            let text = trouble.to_string();
-            if text != said {
-                tracing::warn!(broker = %self.settings.address, "events wait in the database: {text}");
-                said = text;
-            }
-            pulse.waiting(self.shutdown.run_until_cancelled(sleep(pause))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        let connected = |is_there| self.vitals.metrics.broker_connected(is_there);
+        let keeper = Keeper {
+            address: &self.settings.address,
+            meanwhile: "events wait in the database",
+            connected: &connected,
+            pulse,
+            shutdown: &self.shutdown,
+        };
+        let work = async |link: Link| {
+            let lost = self.publish_over(&link, pulse).await;
+            link.close().await;
+            lost
+        };
+        keeper.keep(async || Link::open(&self.settings).await, work).await;
     }
 
     /// Until the link is lost: why. None: shutdown came.
@@ -113,6 +101,10 @@ impl Publisher {
         let (mut most, mut blocked, mut lost) = (1, false, String::new());
         while !self.shutdown.is_cancelled() {
             pulse.beat();
+            if blocked && !link.is_blocked() {
+                link.unblocked();
+                blocked = false;
+            }
             if let Some(trouble) = link.trouble() {
                 return Some(trouble);
             }
@@ -124,7 +116,6 @@ impl Publisher {
                 pulse.waiting(self.shutdown.run_until_cancelled(sleep(FIRST_PAUSE))).await;
                 continue;
             }
-            blocked = false;
             let round = pulse.waiting(publish_once(&self.ledger, link, &self.name, most)).await;
             let rest = match round {
                 Ok(round) => {

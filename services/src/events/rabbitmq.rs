@@ -1,4 +1,4 @@
-//! RabbitMQ: the only module that knows lapin, beside `tail`. A link is one connection and one
+//! RabbitMQ, for who publishes. A link is one connection and one
 //! channel; whatever goes wrong ends it, and its owner opens another: lapin's own recovery is not
 //! used. What a person must mend is said with the mend.
 
@@ -72,6 +72,14 @@ impl Trouble {
         Self(format!("the broker does not answer within {ANSWERS_WITHIN:?} ({what})"))
     }
 
+    pub(super) fn lost(error: &lapin::Error) -> Self {
+        Self(format!("the connection to the broker is lost ({error})"))
+    }
+
+    pub(super) fn gone(what: &str) -> Self {
+        Self(what.to_owned())
+    }
+
     /// The broker's own words, and the mend where we know one.
     fn of(error: &lapin::Error, what: &str, address: &Address) -> Self {
         let said = error.to_string();
@@ -133,6 +141,11 @@ impl Link {
     /// The broker asks publishers to wait.
     pub fn is_blocked(&self) -> bool {
         self.connection.status().blocked()
+    }
+
+    /// It takes messages again: that it was late was the alarm's doing.
+    pub fn unblocked(&self) {
+        self.is_late.store(false, Ordering::Relaxed);
     }
 
     /// Why the link cannot be used any more.
@@ -264,7 +277,7 @@ async fn declare(connection: &Connection, settings: &Settings) -> Result<(), Tro
 
 /// Declares it; where that is refused, is content with what is there (`true`). The first refusal is
 /// the one that is told.
-async fn or_find(
+pub(super) async fn or_find(
     what: &str,
     address: &Address,
     declare: impl AsyncFn(bool) -> lapin::Result<()>,

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::readiness::Readiness;
 pub(crate) use self::{
     database::{open, open_session},
-    roles::{all, events, relay, worker},
+    roles::{all, events, follow, relay, worker},
 };
 use crate::{
     config::{Config, Faults},

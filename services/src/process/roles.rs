@@ -60,10 +60,18 @@ pub(crate) async fn events(config: config::Events, life: Life) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
+/// Follows another program's events until `shutdown`.
+pub(crate) async fn follow(config: config::Follow, life: Life) -> anyhow::Result<ExitCode> {
+    let metrics = life.vitals.metrics.clone();
+    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_feed_connected()));
+    run_follow(config, &life).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Runs every role until `shutdown`.
 pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
-    let config::All { relay, worker, events } = config;
-    life.readiness.await_roles(2 + usize::from(events.is_some()));
+    let config::All { relay, worker, events, follow } = config;
+    life.readiness.await_roles(2 + usize::from(events.is_some()) + usize::from(follow.is_some()));
     let (queue, known) = connect(&relay.queue).await?;
     let roles = async {
         let of_relay = life.relay_ledger(&relay, &queue);
@@ -76,6 +84,9 @@ pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<ExitC
         let mut roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
         if let Some(events) = events {
             roles.push(Named { name: "events", run: run_events(events, &life).boxed_local() });
+        }
+        if let Some(follow) = follow {
+            roles.push(Named { name: "follow", run: run_follow(follow, &life).boxed_local() });
         }
         supervise(roles, life.shutdown.clone()).await
     };
@@ -125,21 +136,37 @@ async fn run_worker(config: config::Worker, of: OfWorker, queue: Queue, life: &L
 }
 
 async fn run_events(config: config::Events, life: &Life) -> anyhow::Result<()> {
-    let ledger = database::ledger(&config.ledger, "events", config.ledger.max_connections);
-    life.show_pool("events", &ledger);
+    let run = async |deps| events_role::run(config.settings, deps, life.shutdown.clone()).await;
+    run_at_a_broker("events", &config.ledger, run, life).await
+}
+
+async fn run_follow(config: config::Follow, life: &Life) -> anyhow::Result<()> {
+    let run = async |deps| events_role::feed::follow(config.feed, deps, life.shutdown.clone()).await;
+    run_at_a_broker("follow", &config.ledger, run, life).await
+}
+
+/// Runs a role that stands between Postgres and a RabbitMQ, and needs nothing else.
+async fn run_at_a_broker(
+    name: &'static str,
+    config: &config::Ledger,
+    run: impl AsyncFnOnce(events_role::Deps) -> anyhow::Result<()>,
+    life: &Life,
+) -> anyhow::Result<()> {
+    let ledger = database::ledger(config, name, config.max_connections);
+    life.show_pool(name, &ledger);
     life.need_postgres(&ledger);
-    if !database::wait_for(&config.ledger.database, "events", life).await? {
+    if !database::wait_for(&config.database, name, life).await? {
         return Ok(());
     }
     let pool = ledger.pool().clone();
     let deps = events_role::Deps { ledger, vitals: life.vitals.clone() };
-    tracing::info!("events starts");
+    tracing::info!("{name} starts");
     life.readiness.begin();
     tokio::select! {
-        ended = events_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
+        ended = run(deps) => ended?,
         () = keep(pool) => {}
     }
-    tracing::info!("events has stopped");
+    tracing::info!("{name} has stopped");
     Ok(())
 }
 

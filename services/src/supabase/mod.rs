@@ -4,5 +4,6 @@
 //!
 //! These tables belong to the user's app. Nothing here waits long for its locks or leaves a transaction open.
 
+pub mod instances;
 pub mod sign_ups;
 pub mod users;

@@ -1,12 +1,15 @@
 //! The product: `provision-instance` over the Evolution API, as any program adds it to its workflows.
 //!
-//! `api`, `webhook` and `retries` are what people set. The engine knows none of this.
+//! `api`, `webhook` and `retries` are what people set; `reports` takes in the events that the API itself
+//! publishes. The engine knows none of this.
 
 mod api;
+mod reports;
 mod retries;
 mod webhook;
 
 use clap::Args;
+pub use reports::{ReportOptions, Reports};
 use workflows::{
     calls::ExclusiveCalls,
     definition::Definition,

@@ -185,6 +185,14 @@ async fn a_broker_that_takes_nothing_or_stands_still_delays_events_and_nothing_e
     let consumer = Consumer::start(&server.url(), &exchange, &exchange).await.unwrap();
     let mut publisher = publisher(&bench, &server.url(), &exchange, &[]);
     publisher.wait_for_log("connected to the broker", PATIENCE).await.unwrap();
+    // What is not told as a loss is not told when it is over.
+    for _ in 0..3 {
+        server.ctl(&["close_all_connections", "once more"]).await.unwrap();
+        bench.start(PROVISION, user()).await;
+        until_all_are_published(&bench).await;
+    }
+    let log = publisher.log();
+    assert_eq!(log.matches("connected to the broker").count(), 1 + log.matches("events wait in").count(), "{log}");
     let alarm = |what: &str| format!("rabbit_alarm:{what}.");
     let source = "{resource_limit, memory, node()}";
 
@@ -200,6 +208,8 @@ async fn a_broker_that_takes_nothing_or_stands_still_delays_events_and_nothing_e
     });
     assert!(last.await.is_some(), "{:?}", consumer.received());
     until_all_are_published(&bench).await;
+    // That no confirm came in time was the alarm's doing, and no reason to connect anew.
+    assert!(!publisher.log().contains("does not confirm"), "{}", publisher.log());
 
     server.pause().unwrap();
     let other = bench.start(PROVISION, user()).await;

@@ -4,6 +4,7 @@ mod broker;
 mod cli;
 mod outages;
 mod publishing;
+mod reports;
 mod schemas;
 
 use std::sync::Mutex;

@@ -59,6 +59,8 @@ pub struct Metrics {
     events_published: Counters,
     events_unconfirmed: Counters,
     broker_connected: Arc<AtomicBool>,
+    feed_messages: Counters,
+    feed_connected: Arc<AtomicBool>,
 }
 
 type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
@@ -101,6 +103,8 @@ impl Metrics {
             events_published: Counters::default(),
             events_unconfirmed: Counters::default(),
             broker_connected: Arc::default(),
+            feed_messages: Counters::default(),
+            feed_connected: Arc::default(),
         };
         metrics.register();
         let (version, role) = (env!("CARGO_PKG_VERSION").to_owned(), role.to_owned());
@@ -126,6 +130,7 @@ impl Metrics {
         counters(names::EVENTS_DROPPED.described(), &self.events_dropped);
         counters(names::EVENTS_PUBLISHED.described(), &self.events_published);
         counters(names::EVENTS_UNCONFIRMED.described(), &self.events_unconfirmed);
+        counters(names::FEED_MESSAGES.described(), &self.feed_messages);
         let mut histograms = |metric: names::Described, family: &Histograms| {
             registry.register(metric.family(), metric.help, family.clone());
         };

@@ -139,6 +139,16 @@ pub static EVENTS_UNCONFIRMED: Metric<0> = Metric::counter(
     "Events that were sent and not confirmed: they go out again, under the same ids",
 );
 
+// Who follows a feed.
+
+pub static FEED_CONNECTED: Metric<0> =
+    Metric::gauge("sluice_feed_connected", [], "1 where the role follow is connected to the other program's RabbitMQ");
+pub static FEED_MESSAGES: Metric<1> = Metric::counter(
+    "sluice_feed_messages_total",
+    ["result"],
+    "Another program's events that were read: taken, put_off (written later), unreadable (kept in a queue of their own)",
+);
+
 // Workers, and relays where they settle a crash.
 
 pub static ATTEMPTS: Metric<4> = Metric::counter(
@@ -222,6 +232,8 @@ pub fn all() -> Vec<Described> {
         BROKER_CONNECTED.described(),
         EVENTS_PUBLISHED.described(),
         EVENTS_UNCONFIRMED.described(),
+        FEED_CONNECTED.described(),
+        FEED_MESSAGES.described(),
         ATTEMPTS.described(),
         STEP_DURATION.described(),
         RUN_DURATION.described(),

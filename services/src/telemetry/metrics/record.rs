@@ -1,6 +1,12 @@
 //! What roles say when something has happened.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use workflows::{
     definition::{self, Definition},
@@ -120,11 +126,35 @@ impl Metrics {
             drop(self.events_published.get_or_create(&names::EVENTS_PUBLISHED.labels([result])));
         }
         drop(self.events_unconfirmed.get_or_create(&names::EVENTS_UNCONFIRMED.labels([])));
-        self.broker_connected.store(false, Ordering::Relaxed);
-        let connected = self.broker_connected.clone();
-        self.read_from(move || {
-            vec![Sample::of(&names::BROKER_CONNECTED, [], f64::from(u8::from(connected.load(Ordering::Relaxed))))]
-        });
+        self.show_connected(&names::BROKER_CONNECTED, &self.broker_connected);
+    }
+
+    /// What who follows a feed can count, and that it is one.
+    pub fn expect_feed(&self) {
+        for result in ["taken", "put_off", "unreadable"] {
+            drop(self.feed_messages.get_or_create(&names::FEED_MESSAGES.labels([result])));
+        }
+        self.show_connected(&names::FEED_CONNECTED, &self.feed_connected);
+    }
+
+    fn show_connected(&self, metric: &'static Metric<0>, connected: &Arc<AtomicBool>) {
+        connected.store(false, Ordering::Relaxed);
+        let connected = connected.clone();
+        self.read_from(move || vec![Sample::of(metric, [], f64::from(u8::from(connected.load(Ordering::Relaxed))))]);
+    }
+
+    pub fn feed_connected(&self, connected: bool) {
+        self.feed_connected.store(connected, Ordering::Relaxed);
+    }
+
+    pub fn is_feed_connected(&self) -> bool {
+        self.feed_connected.load(Ordering::Relaxed)
+    }
+
+    pub fn feed_messages(&self, taken: usize, put_off: usize, unreadable: usize) {
+        add(&self.feed_messages, &names::FEED_MESSAGES, ["taken"], taken);
+        add(&self.feed_messages, &names::FEED_MESSAGES, ["put_off"], put_off);
+        add(&self.feed_messages, &names::FEED_MESSAGES, ["unreadable"], unreadable);
     }
 
     pub fn broker_connected(&self, connected: bool) {

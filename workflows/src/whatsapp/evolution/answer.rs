@@ -84,7 +84,7 @@ pub fn row(value: &Value) -> Option<(String, Listed)> {
 
 /// The number in an address of WhatsApp's: `5511999999999:12@s.whatsapp.net`. An address of another
 /// kind (`@lid`) has none.
-fn phone_number(address: &str) -> Option<String> {
+pub(super) fn phone_number(address: &str) -> Option<String> {
     let of_a_phone = address.split_once('@').is_none_or(|(_, server)| server == "s.whatsapp.net");
     if !of_a_phone {
         return None;
@@ -216,7 +216,7 @@ fn headers(value: Option<&Value>) -> BTreeMap<String, Secret> {
     headers.iter().map(|(name, value)| (name.clone(), secret(value))).collect()
 }
 
-fn api_state(text: &str) -> Option<ApiState> {
+pub(super) fn api_state(text: &str) -> Option<ApiState> {
     match text {
         "open" => Some(ApiState::Open),
         "connecting" => Some(ApiState::Connecting),

@@ -2,7 +2,7 @@
 //! as types, and the one table that judges failures (`classify`).
 //!
 //! `answer` turns a response's bytes into a typed answer or an `ApiError`; `redact` cuts what nobody may see; `webhook` is
-//! what is asked of the API for its deliveries; `guarded` decides right before a call that creates or deletes is sent.
+//! what is asked of the API for its deliveries; `report` reads the events that it sends by itself; `guarded` decides right before a call that creates or deletes is sent.
 //! Nothing here reads a clock or opens a socket, and no error text here ever holds a secret.
 
 pub mod answer;
@@ -12,6 +12,7 @@ mod event;
 mod guarded;
 mod probe;
 pub mod redact;
+pub mod report;
 mod retry_after;
 mod roster;
 mod version;

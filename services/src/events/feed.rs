@@ -1,0 +1,255 @@
+//! Another program's events, as it publishes them to a RabbitMQ. A durable queue of ours is bound to
+//! its exchange; a reader takes in what has gathered there. A message is acknowledged once its
+//! reader has committed it, and goes to a queue of its own where nobody can read it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures::{StreamExt, future::BoxFuture};
+use lapin::{
+    Channel, Connection, Consumer, ExchangeKind,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, ExchangeDeclareOptions,
+        QueueBindOptions, QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Address, Deps, Trouble,
+    keep::{FIRST_PAUSE, Keeper},
+    rabbitmq::{answered, connect, or_find},
+};
+use crate::{
+    ledger::{self, postgres::Postgres},
+    telemetry::{health::Pulse, metrics::Metrics},
+};
+
+/// How many messages the broker sends ahead: the most of one batch.
+const AHEAD: u16 = 500;
+/// How long a batch gathers: a storm of messages becomes so many batches and no more.
+const GATHERS: Duration = Duration::from_millis(200);
+/// How often a message is put off before it counts as one that cannot be read.
+const DELIVERIES: i64 = 20;
+/// The pause after some were put off: what they wait for is soon over, or is not.
+const PUT_OFF: Duration = Duration::from_secs(1);
+/// How many messages that nobody could read are kept, the last ones.
+const UNREAD: i64 = 10_000;
+
+/// What is listened to, and by whom.
+#[derive(Clone)]
+pub struct Feed {
+    pub address: Address,
+    /// The other program's topic exchange.
+    pub exchange: String,
+    /// Our queue there. What cannot be read goes to the queue `<queue>.unread`.
+    pub queue: String,
+    pub keys: &'static [&'static str],
+    pub reader: Arc<dyn Reader>,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}, by {}", self.exchange, self.address, self.queue)
+    }
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is committed, or says nothing to us.
+    Taken,
+    /// It could not be written now: it comes again.
+    PutOff,
+    Unreadable,
+}
+
+/// Understands the messages of a feed. They may come twice and in any order.
+pub trait Reader: Send + Sync {
+    /// Commits what these say: one verdict per message, in order. An error is the ledger's: none of
+    /// them is committed for sure, and all are read again.
+    fn read<'a>(
+        &'a self,
+        ledger: &'a Postgres,
+        messages: &'a [&'a [u8]],
+    ) -> BoxFuture<'a, ledger::Result<Vec<Verdict>>>;
+}
+
+/// Runs until `shutdown`, then ends after the batch it is in.
+pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Deps { ledger, vitals } = deps;
+    let pulse = vitals.health.pulse("events: follow");
+    vitals.metrics.expect_feed();
+    tracing::info!(exchange = %feed.exchange, queue = %feed.queue, "ready");
+    let connected = |is_there| vitals.metrics.feed_connected(is_there);
+    let keeper = Keeper {
+        address: &feed.address,
+        meanwhile: "the other program's events wait at its broker",
+        connected: &connected,
+        pulse: &pulse,
+        shutdown: &shutdown,
+    };
+    let work = async |mut link: Link| {
+        let lost = link.take_in(&feed, &ledger, &vitals.metrics, &pulse, &shutdown).await;
+        link.close().await;
+        lost
+    };
+    keeper.keep(async || Link::open(&feed).await, work).await;
+    Ok(())
+}
+
+struct Link {
+    connection: Connection,
+    consumer: Consumer,
+}
+
+impl Link {
+    async fn open(feed: &Feed) -> Result<Self, Trouble> {
+        let connection = connect(&feed.address, "sluice follow").await?;
+        declare(&connection, feed).await?;
+        let listening = async {
+            let channel = connection.create_channel().await?;
+            channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
+            let (queue, options) = (feed.queue.as_str().into(), BasicConsumeOptions::default());
+            channel.basic_consume(queue, "".into(), options, FieldTable::default()).await
+        };
+        let consumer = answered(&format!("listen at the queue {}", feed.queue), &feed.address, listening).await?;
+        Ok(Self { connection, consumer })
+    }
+
+    async fn close(self) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.connection.close(200, "done".into())).await;
+    }
+
+    /// Until the link is lost: why. None: shutdown came.
+    async fn take_in(
+        &mut self,
+        feed: &Feed,
+        ledger: &Postgres,
+        metrics: &Metrics,
+        pulse: &Pulse,
+        shutdown: &CancellationToken,
+    ) -> Option<Trouble> {
+        loop {
+            pulse.beat();
+            let batch = match pulse.waiting(shutdown.run_until_cancelled(self.gather())).await? {
+                Ok(batch) => batch,
+                Err(trouble) => return Some(trouble),
+            };
+            let messages: Vec<&[u8]> = batch.iter().map(|delivery| delivery.data.as_slice()).collect();
+            let verdicts = read(feed, ledger, &messages, pulse, shutdown).await?;
+            if let Err(error) = answer(&batch, &verdicts).await {
+                return Some(Trouble::lost(&error));
+            }
+            let count = |of| verdicts.iter().filter(|verdict| **verdict == of).count();
+            let put_off = count(Verdict::PutOff);
+            metrics.feed_messages(count(Verdict::Taken), put_off, count(Verdict::Unreadable));
+            if put_off > 0 {
+                pulse.waiting(shutdown.run_until_cancelled(sleep(PUT_OFF))).await;
+            }
+        }
+    }
+
+    /// What has come, once something has.
+    async fn gather(&mut self) -> Result<Vec<Delivery>, Trouble> {
+        let mut batch = vec![self.next().await?];
+        let until = Instant::now() + GATHERS;
+        while batch.len() < usize::from(AHEAD) {
+            let Ok(next) = timeout_at(until, self.next()).await else { break };
+            batch.push(next?);
+        }
+        Ok(batch)
+    }
+
+    async fn next(&mut self) -> Result<Delivery, Trouble> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(delivery),
+            Some(Err(error)) => Err(Trouble::lost(&error)),
+            None => Err(Trouble::gone("the broker has ended the subscription: does the queue still exist?")),
+        }
+    }
+}
+
+/// Reads until the ledger answers. None: shutdown came, and the messages come again.
+async fn read(
+    feed: &Feed,
+    ledger: &Postgres,
+    messages: &[&[u8]],
+    pulse: &Pulse,
+    shutdown: &CancellationToken,
+) -> Option<Vec<Verdict>> {
+    let mut said = String::new();
+    loop {
+        match pulse.waiting(feed.reader.read(ledger, messages)).await {
+            Ok(verdicts) => return Some(verdicts),
+            Err(error) => {
+                let error = error.to_string();
+                if error != said {
+                    tracing::warn!(error, "cannot write what the other program's events say; trying again");
+                }
+                said = error;
+            }
+        }
+        pulse.waiting(shutdown.run_until_cancelled(sleep(FIRST_PAUSE))).await?;
+    }
+}
+
+async fn answer(batch: &[Delivery], verdicts: &[Verdict]) -> lapin::Result<()> {
+    if let (Some(last), true) = (batch.last(), verdicts.iter().all(|verdict| *verdict == Verdict::Taken)) {
+        last.ack(BasicAckOptions { multiple: true }).await?;
+        return Ok(());
+    }
+    for (delivery, verdict) in batch.iter().zip(verdicts) {
+        match verdict {
+            Verdict::Taken => delivery.ack(BasicAckOptions::default()).await?,
+            Verdict::PutOff => delivery.nack(BasicNackOptions { multiple: false, requeue: true }).await?,
+            Verdict::Unreadable => delivery.nack(BasicNackOptions { multiple: false, requeue: false }).await?,
+        };
+    }
+    Ok(())
+}
+
+/// The exchange as the other program declares it, our queue, and the queue of what nobody can read.
+async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
+    let Feed { address, exchange, queue, keys, .. } = feed;
+    let declared = async |passive| {
+        let channel = connection.create_channel().await?;
+        let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default()).await
+    };
+    or_find(&format!("declare the exchange {exchange}"), address, declared).await?;
+
+    let unread = format!("{queue}.unread");
+    let kept = [("x-max-length", AMQPValue::LongLongInt(UNREAD))];
+    let read = [
+        ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERIES)),
+        ("x-dead-letter-exchange", AMQPValue::LongString("".into())),
+        ("x-dead-letter-routing-key", AMQPValue::LongString(unread.as_str().into())),
+    ];
+    let declared = async |passive| quorum(&connection.create_channel().await?, &unread, &kept, passive).await;
+    or_find(&format!("declare the queue {unread}"), address, declared).await?;
+    let declared = async |passive| {
+        let channel = connection.create_channel().await?;
+        quorum(&channel, queue, &read, passive).await?;
+        for key in keys.iter().filter(|_| !passive) {
+            let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
+            let options = QueueBindOptions::default();
+            channel.queue_bind(queue, exchange, (*key).into(), options, FieldTable::default()).await?;
+        }
+        Ok(())
+    };
+    or_find(&format!("declare the queue {queue}"), address, declared).await
+}
+
+async fn quorum(channel: &Channel, name: &str, arguments: &[(&str, AMQPValue)], passive: bool) -> lapin::Result<()> {
+    let mut all = FieldTable::default();
+    all.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    for (argument, value) in arguments {
+        all.insert(ShortString::from(*argument), value.clone());
+    }
+    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name.into(), options, all).await?;
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Links to a broker, one after the other, for as long as it takes. Each trouble is said once.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Address, Trouble};
+use crate::telemetry::health::Pulse;
+
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A link that held for so long was a good one: what ends it is news.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// What links are kept for.
+pub(super) struct Keeper<'a> {
+    pub address: &'a Address,
+    /// What becomes of the events while there is no link.
+    pub meanwhile: &'static str,
+    /// Is told when there is one, and when there no longer is.
+    pub connected: &'a (dyn Fn(bool) + Sync),
+    pub pulse: &'a Pulse,
+    pub shutdown: &'a CancellationToken,
+}
+
+impl Keeper<'_> {
+    /// Runs until `shutdown`. `work` returns why its link is lost; none where shutdown came.
+    pub async fn keep<L>(&self, open: impl AsyncFn() -> Result<L, Trouble>, work: impl AsyncFn(L) -> Option<Trouble>) {
+        let (mut pause, mut said, mut is_news) = (FIRST_PAUSE, String::new(), true);
+        while !self.shutdown.is_cancelled() {
+            self.pulse.beat();
+            let trouble = match self.pulse.waiting(open()).await {
+                Ok(link) => {
+                    if is_news {
+                        tracing::info!(broker = %self.address, "connected to the broker");
+                    }
+                    is_news = false;
+                    (self.connected)(true);
+                    let began = Instant::now();
+                    let trouble = work(link).await;
+                    (self.connected)(false);
+                    if began.elapsed() > STEADY {
+                        (pause, said) = (FIRST_PAUSE, String::new());
+                    }
+                    trouble
+                }
+                Err(trouble) => Some(trouble),
+            };
+            let Some(trouble) = trouble else { return };
+            let text = trouble.to_string();
+            if text != said {
+                tracing::warn!(broker = %self.address, "{}: {text}", self.meanwhile);
+                (said, is_news) = (text, true);
+            }
+            self.pulse.waiting(self.shutdown.run_until_cancelled(sleep(pause))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}

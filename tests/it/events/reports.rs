@@ -1,0 +1,398 @@
+//! What the Evolution API reports by itself: its recorded events, in whatever order and however
+//! often they come, and the rows of the app that follow them.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind,
+    options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions},
+    types::FieldTable,
+};
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use serde_json::{Value, json};
+use sluice::{
+    events::{
+        feed::{Reader, Verdict},
+        publish_once,
+    },
+    whatsapp::Reports,
+};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tests::servers::{Process, RabbitMq, until};
+use workflows::{ids::RunId, outcome::Memory, whatsapp::names::UserId};
+
+use super::{Recorder, rabbitmq, unique};
+use crate::{
+    conformance::{
+        bench::{Bench, CREATE, PROVISION, STEPS, VERIFY, new_run, user},
+        postgres::{self, InPostgres},
+        world::World,
+    },
+    program,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The bodies that the API sent, in the order of the record.
+fn recorded(file: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contract").join(file);
+    let lines = std::fs::read_to_string(path).unwrap();
+    let records = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let bodies = records.map(|record| match &record["request"]["body"] {
+        Value::Null => record["body"].clone(),
+        body => body.clone(),
+    });
+    bodies.filter(Value::is_object).collect()
+}
+
+fn instances(events: &[Value]) -> BTreeSet<String> {
+    events.iter().filter_map(|event| event["instance"].as_str()).map(str::to_owned).collect()
+}
+
+/// A run on an instance of this name.
+async fn provision(bench: &Bench<InPostgres>, instance: &str) -> (UserId, RunId) {
+    let user = user();
+    bench.world.sign_up(user).await;
+    let mut run = new_run(PROVISION, user);
+    run.resource = instance.parse().unwrap();
+    let started = sluice::ledger::RelayLedger::start(bench.ledger(), &[run]).await.unwrap();
+    let sluice::ledger::Started::New(run) = started[0] else { panic!("{started:?}") };
+    (user, run)
+}
+
+/// A ready instance of each of these names.
+async fn with_instances(names: &BTreeSet<String>) -> Bench<InPostgres> {
+    let bench = postgres::bench().await;
+    for name in names {
+        let (_, run) = provision(&bench, name).await;
+        bench.succeed(run, &STEPS).await;
+    }
+    bench
+}
+
+async fn read(bench: &Bench<InPostgres>, events: &[Value]) -> Vec<Verdict> {
+    let bodies: Vec<Vec<u8>> = events.iter().map(|event| event.to_string().into_bytes()).collect();
+    let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+    Reports.read(bench.ledger(), &bodies).await.unwrap()
+}
+
+async fn all(bench: &Bench<InPostgres>, select: &str) -> Vec<String> {
+    let mut session = PgConnection::connect(bench.world.url()).await.unwrap();
+    let rows = sqlx::query_scalar(AssertSqlSafe(select.to_owned())).fetch_all(&mut session).await.unwrap();
+    session.close().await.unwrap();
+    rows
+}
+
+async fn run(bench: &Bench<InPostgres>, statement: &str) -> u64 {
+    let done = sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(bench.world.pool()).await;
+    done.unwrap().rows_affected()
+}
+
+/// The app's rows, and what the ledger remembers beside each.
+async fn rows(bench: &Bench<InPostgres>) -> Vec<String> {
+    let select =
+        "select format('%s: %s, %s, qr %s %s; remembered %s, %s, qr %s', row.instance_name, row.instance_status,
+           row.phone_number, left(md5(row.qr_code), 6), row.last_qr_update is not null, held.memory ->> 'status',
+           held.memory ->> 'phone_number', left(md5(held.memory ->> 'qr_code'), 6))
+         from evolution_instances as row
+         join sluice.resource as held on held.name = row.instance_name
+         order by row.instance_name";
+    all(bench, select).await
+}
+
+/// What the app's own function makes of an event that comes to it as a webhook.
+async fn handled_by_the_app(bench: &Bench<InPostgres>, event: &Value) {
+    let (data, instance) = (&event["data"], event["instance"].as_str().unwrap_or_default());
+    let set = match (event["event"].as_str().unwrap(), data["state"].as_str()) {
+        ("connection.update", Some("open")) => {
+            let number = data["wuid"].as_str().unwrap().split('@').next().unwrap().to_owned();
+            format!("instance_status = 'connected', qr_code = null, last_qr_update = null, phone_number = '{number}'")
+        }
+        ("connection.update", Some("close")) => {
+            "instance_status = 'disconnected', qr_code = null, last_qr_update = null".to_owned()
+        }
+        ("connection.update", Some("connecting")) => "instance_status = 'connecting'".to_owned(),
+        ("qrcode.updated", _) => match data["qrcode"]["base64"].as_str() {
+            Some(code) => format!("qr_code = '{code}', last_qr_update = now()"),
+            None => return,
+        },
+        _ => return,
+    };
+    run(bench, &format!("update evolution_instances set {set} where instance_name = '{instance}'")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recorded_events_give_the_same_rows_in_order_shuffled_and_doubled() {
+    for file in ["webhooks.jsonl", "rabbitmq.jsonl"] {
+        let events = recorded(file);
+        let names = instances(&events);
+        let bench = with_instances(&names).await;
+        assert!(read(&bench, &events).await.iter().all(|verdict| *verdict == Verdict::Taken));
+        let in_order = rows(&bench).await;
+        assert_eq!(in_order.len(), names.len());
+
+        for seed in 0..6 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut disorder: Vec<Value> = events.iter().chain(&events).cloned().collect();
+            disorder.shuffle(&mut random);
+            let bench = with_instances(&names).await;
+            for batch in disorder.chunks(1 + usize::try_from(seed).unwrap() * 7) {
+                read(&bench, batch).await;
+            }
+            assert_eq!(rows(&bench).await, in_order, "{file}, seed {seed}");
+        }
+
+        let shown = in_order.join("\n");
+        match file {
+            "webhooks.jsonl" => {
+                assert!(shown.contains("flow_a: disconnected, 5511999990778, qr  f;"), "{shown}");
+                assert!(shown.contains("flow_nohook: connected, 5511999990103, qr  f;"), "{shown}");
+                assert!(shown.contains("off_qr: connecting, , qr  f;"), "{shown}");
+            }
+            _ => {
+                assert!(shown.contains("rm_inst: disconnected, , qr  f;"), "{shown}");
+                assert!(shown.contains("glob_limit: disconnected, , qr  f;"), "{shown}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_that_the_app_handles_beside_ours_change_nothing() {
+    let events: Vec<Value> = recorded("webhooks.jsonl")
+        .into_iter()
+        // The app's function knows no "refused".
+        .filter(|event| event["instance"].as_str().is_some_and(|name| name.starts_with("flow_")))
+        .collect();
+    let names = instances(&events);
+    let alone = with_instances(&names).await;
+    read(&alone, &events).await;
+    let expected = rows(&alone).await;
+
+    for lead in [0, 5, events.len()] {
+        let bench = with_instances(&names).await;
+        let mut disorder = events.clone();
+        disorder.shuffle(&mut StdRng::seed_from_u64(lead as u64));
+        // The app is so many events ahead.
+        for number in 0..events.len() + lead {
+            if let Some(event) = events.get(number) {
+                handled_by_the_app(&bench, event).await;
+            }
+            if let Some(event) = number.checked_sub(lead).and_then(|number| disorder.get(number)) {
+                read(&bench, std::slice::from_ref(event)).await;
+            }
+        }
+        assert_eq!(rows(&bench).await, expected, "the app is {lead} events ahead");
+    }
+}
+
+fn event(instance: &str, name: &str, second: u32, data: &Value) -> Value {
+    json!({ "event": name, "instance": instance, "data": data, "date_time": format!("2026-11-22T16:23:{second:02}.000Z") })
+}
+
+fn connection(instance: &str, state: &str, second: u32) -> Value {
+    event(instance, "connection.update", second, &json!({ "state": state, "wuid": "5511999990101@s.whatsapp.net" }))
+}
+
+async fn status(bench: &Bench<InPostgres>) -> String {
+    let select = "select row.instance_status || ' ' || coalesce(held.memory ->> 'status', '-')
+         from evolution_instances as row
+         join sluice.resource as held on held.name = row.instance_name";
+    all(bench, select).await.join(", ")
+}
+
+fn finds(status: &str) -> workflows::outcome::Outcome {
+    let memory = Memory::default().with("status", status).with("qr_code", None::<String>);
+    workflows::outcome::Outcome::Success { output: json!({}), memory, note: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_looked_before_an_event_does_not_undo_it_and_one_that_looked_after_does() {
+    let bench = postgres::bench().await;
+    let (user, first) = provision(&bench, "user_1").await;
+    bench.succeed(first, &STEPS[..2]).await;
+    let looking = bench.take(first, VERIFY).await;
+
+    read(&bench, &[connection("user_1", "open", 5)]).await;
+    bench.settle(&looking, finds("connecting")).await;
+    let after_the_settle = status(&bench).await;
+    let mut again = new_run(PROVISION, user);
+    again.resource = "user_1".parse().unwrap();
+    let started = sluice::ledger::RelayLedger::start(bench.ledger(), &[again]).await.unwrap();
+    let sluice::ledger::Started::New(second) = started[0] else { panic!("{started:?}") };
+    bench.work(second, CREATE, finds("disconnected")).await;
+
+    assert_eq!(after_the_settle, "connected connected");
+    assert_eq!(status(&bench).await, "disconnected disconnected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn between_runs_an_instance_announces_what_has_become_of_it() {
+    let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
+    let broker = Recorder::default();
+    while publish_once(bench.ledger(), &broker, "me", 100).await.unwrap().claimed > 0 {}
+    broker.taken();
+
+    read(&bench, &[connection("user_1", "connecting", 1)]).await;
+    read(&bench, &[connection("user_1", "open", 2)]).await;
+    read(&bench, &[connection("user_1", "open", 2), connection("user_1", "connecting", 1)]).await;
+    let deleted = event("user_1", "remove.instance", 4, &Value::Null);
+    read(&bench, &[deleted.clone(), event("user_1", "logout.instance", 4, &Value::Null)]).await;
+    read(&bench, &[deleted, event("user_1", "instance.delete", 5, &Value::Null)]).await;
+
+    while publish_once(bench.ledger(), &broker, "me", 100).await.unwrap().claimed > 0 {}
+    let sent = broker.taken();
+    let keys: Vec<&str> = sent.iter().map(|message| message.routing_key.as_str()).collect();
+    assert_eq!(keys, ["instance.connected", "instance.gone", "instance.disconnected"]);
+    let body: Value = serde_json::from_slice(&sent[1].body).unwrap();
+    assert_eq!((&body["data"]["resource"], &body["sequence"]), (&json!("user_1"), &json!("2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_ours_is_passed_over_and_a_row_that_is_locked_is_written_later() {
+    let bench = with_instances(&BTreeSet::from(["user_1".to_owned(), "user_2".to_owned()])).await;
+    let mut app = PgConnection::connect(bench.world.url()).await.unwrap();
+    let mut theirs = app.begin().await.unwrap();
+    sqlx::query("select from evolution_instances where instance_name = 'user_1' for update")
+        .execute(&mut *theirs)
+        .await
+        .unwrap();
+
+    let events = ["user_1", "user_2", "nobody"].map(|name| connection(name, "open", 1));
+    let locked = read(&bench, &events).await;
+    let meanwhile = status(&bench).await;
+    theirs.rollback().await.unwrap();
+    let free = read(&bench, &events).await;
+
+    assert_eq!(locked, [Verdict::PutOff, Verdict::Taken, Verdict::Taken]);
+    assert!(meanwhile.contains("connected connected") && meanwhile.contains("creating -"), "{meanwhile}");
+    assert_eq!(free, [Verdict::Taken; 3]);
+    assert_eq!(status(&bench).await, "connected connected, connected connected");
+    assert_eq!(all(&bench, "select resource from sluice.heard order by 1").await, ["user_1", "user_2"]);
+}
+
+/// Who publishes as the API does: its exchange, no properties, no confirms of its own.
+struct Api {
+    channel: Channel,
+    exchange: String,
+    _connection: Connection,
+}
+
+impl Api {
+    async fn at(server: &RabbitMq, exchange: &str) -> Self {
+        let connection = Connection::connect(&server.url(), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default()).await.unwrap();
+        Self { channel, exchange: exchange.to_owned(), _connection: connection }
+    }
+
+    async fn publish(&self, key: &str, body: &[u8]) {
+        let (exchange, options) = (self.exchange.as_str().into(), BasicPublishOptions::default());
+        let sent =
+            self.channel.basic_publish(exchange, key.into(), options, body, BasicProperties::default()).await.unwrap();
+        sent.await.unwrap();
+    }
+
+    async fn report(&self, event: &Value) {
+        self.publish(event["event"].as_str().unwrap(), event.to_string().as_bytes()).await;
+    }
+}
+
+fn follower(bench: &Bench<InPostgres>, server: &RabbitMq, exchange: &str) -> Process {
+    let variables = [
+        ("DATABASE_URL", bench.world.url()),
+        ("EVOLUTION_AMQP_URL", &server.url()),
+        ("EVOLUTION_AMQP_EXCHANGE", exchange),
+        ("EVOLUTION_AMQP_QUEUE", exchange),
+    ];
+    program::start(&["follow"], &variables)
+}
+
+async fn until_status(bench: &Bench<InPostgres>, wanted: &str, log: impl Fn() -> String) {
+    let there = until(PATIENCE, async || (status(bench).await == wanted).then_some(())).await;
+    assert!(there.is_some(), "{} is not {wanted}\n{}", status(bench).await, log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_keeps_rows_true_over_its_own_death_and_sets_aside_what_it_cannot_read() {
+    let (server, exchange) = (&rabbitmq().await.server, unique("reports"));
+    let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
+    // Whoever comes first declares the exchange.
+    let mut first = follower(&bench, server, &exchange);
+    first.wait_for_log("connected to the broker", PATIENCE).await.unwrap();
+    let api = Api::at(server, &exchange).await;
+
+    api.report(&connection("user_1", "open", 1)).await;
+    api.publish("connection.update", b"no JSON, with s3cret-t0ken").await;
+    until_status(&bench, "connected connected", || first.log()).await;
+    let log = first.log();
+    drop(first);
+    api.report(&event("user_1", "logout.instance", 2, &Value::Null)).await;
+    let second = follower(&bench, server, &exchange);
+
+    until_status(&bench, "disconnected disconnected", || second.log()).await;
+    let wanted = [&format!("{exchange}.unread"), "1"];
+    let there = until(PATIENCE, async || {
+        let queues = server.ctl(&["list_queues", "name", "messages"]).await.unwrap();
+        queues.lines().any(|line| line.split_whitespace().eq(wanted)).then_some(())
+    });
+    assert!(there.await.is_some(), "no message in {wanted:?}");
+    assert!(log.contains("cannot be read") && !log.contains("s3cret"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_connection_updates_does_not_become_a_storm_of_writes() {
+    const STORM: u32 = 3000;
+    let (server, exchange) = (&rabbitmq().await.server, unique("storm"));
+    let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
+    run(
+        &bench,
+        "create table public.written (what text);
+         create function public.note_write() returns trigger language plpgsql as
+           'begin insert into public.written values (tg_table_name); return null; end';
+         grant insert on public.written to public;
+         create trigger note_write after update on sluice.heard for each row execute function public.note_write();
+         create trigger note_write after update on public.evolution_instances
+           for each row execute function public.note_write();",
+    )
+    .await;
+    let mut follower = follower(&bench, server, &exchange);
+    follower.wait_for_log("connected to the broker", PATIENCE).await.unwrap();
+    let api = Api::at(server, &exchange).await;
+
+    for number in 0..STORM {
+        let at = format!("2026-11-22T16:{:02}:{:02}.{:03}Z", number / 60 % 60, number % 60, number % 1000);
+        let mut update = connection("user_1", "connecting", 0);
+        update["date_time"] = json!(at);
+        api.report(&update).await;
+    }
+    let mut end = connection("user_1", "open", 0);
+    end["date_time"] = json!("2026-11-22T17:00:00.000Z");
+    api.report(&end).await;
+
+    until_status(&bench, "connected connected", || follower.log()).await;
+    let count = async |table: &str| {
+        let counted = all(&bench, &format!("select count(*)::text from written where what = '{table}'")).await;
+        counted[0].parse::<u32>().unwrap()
+    };
+    assert_eq!(count("evolution_instances").await, 2, "connecting, and connected");
+    let taken = count("heard").await;
+    assert!(taken < STORM / 20, "{taken} writes for {STORM} events");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_cannot_be_is_refused_without_its_password() {
+    let refused = program::run(
+        &["follow"],
+        &[("DATABASE_URL", "postgres://a@127.0.0.1/x"), ("EVOLUTION_AMQP_URL", "amqp//ada:hunter2@rabbit")],
+    )
+    .await;
+    let said = program::said(&refused);
+
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("EVOLUTION_AMQP_URL=***") && !said.contains("hunter2"), "{said}");
+    let unset = program::said(&program::run(&["follow"], &[("DATABASE_URL", "postgres://a@127.0.0.1/x")]).await);
+    assert!(unset.contains("EVOLUTION_AMQP_URL: is not set"), "{unset}");
+}
