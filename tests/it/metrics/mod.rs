@@ -41,9 +41,11 @@ async fn fleet() -> Fleet {
 
 /// A process of each role that there is, with a RabbitMQ of their own.
 async fn start_every_role(fleet: &mut Fleet) {
-    fleet.add_rabbitmq().await.unwrap();
+    let url = fleet.add_rabbitmq().await.unwrap();
+    fleet.set("EVOLUTION_AMQP_URL", url);
     fleet.start_roles().await.unwrap();
     fleet.start("events-1", &["events"]).await.unwrap();
+    fleet.start("follow-1", &["follow"]).await.unwrap();
 }
 
 /// Where a process answers, as it logged it.

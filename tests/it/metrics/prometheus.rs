@@ -80,7 +80,7 @@ async fn a_real_prometheus_scrapes_every_role_and_loads_the_alerts() {
     start_every_role(&mut fleet).await;
     let prometheus = Prometheus::start(&addresses(&mut fleet).await).await;
 
-    prometheus.until_answers("count(up == 1)", &[5.0]).await;
+    prometheus.until_answers("count(up == 1)", &[6.0]).await;
     prometheus.until_answers("sum(sluice_run_duration_seconds_count)", &[1.0]).await;
     prometheus.until_answers(r#"sum(sluice_runs_total{outcome="succeeded"})"#, &[1.0]).await;
     prometheus.until_answers("sum(sluice_queue_depth)", &[0.0]).await;
