@@ -9,40 +9,45 @@ revoke all
   from public;
 
 -- The column of public.profiles that holds the user's id: `id`, else the one that refers to auth.users, else `user_id`. Null
--- where there is no such table or column.
+-- where there is no such table or column. Asked at each first claim, so its plan has to be kept: that
+-- of a function in SQL is made in every call.
 create or replace function sluice.profiles_key()
 returns name
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select held.attname
-  from pg_catalog.pg_class as class
-  join pg_catalog.pg_attribute as held
-    on held.attrelid = class.oid
-  where class.oid = to_regclass('public.profiles')
-    and class.relkind in ('r', 'p')
-    and held.atttypid = 'uuid'::regtype
-    and held.attnum > 0
-    and not held.attisdropped
-    and (
-      held.attname in ('id', 'user_id')
-      or exists (
-        select
-        from pg_catalog.pg_constraint as key
-        join pg_catalog.pg_class as users
-          on users.oid = key.confrelid
-          and users.relname = 'users'
-        join pg_catalog.pg_namespace as auth
-          on auth.oid = users.relnamespace
-          and auth.nspname = 'auth'
-        where key.conrelid = class.oid
-          and key.contype = 'f'
-          and key.conkey = array[held.attnum]
+begin
+  return (
+    select held.attname
+    from pg_catalog.pg_class as class
+    join pg_catalog.pg_attribute as held
+      on held.attrelid = class.oid
+    where class.oid = to_regclass('public.profiles')
+      and class.relkind in ('r', 'p')
+      and held.atttypid = 'uuid'::regtype
+      and held.attnum > 0
+      and not held.attisdropped
+      and (
+        held.attname in ('id', 'user_id')
+        or exists (
+          select
+          from pg_catalog.pg_constraint as key
+          join pg_catalog.pg_class as users
+            on users.oid = key.confrelid
+            and users.relname = 'users'
+          join pg_catalog.pg_namespace as auth
+            on auth.oid = users.relnamespace
+            and auth.nspname = 'auth'
+          where key.conrelid = class.oid
+            and key.contype = 'f'
+            and key.conkey = array[held.attnum]
+        )
       )
-    )
-  order by held.attname = 'id' desc, held.attname = 'user_id'
-  limit 1
+    order by held.attname = 'id' desc, held.attname = 'user_id'
+    limit 1
+  );
+end
 $$;
 
 -- For the owner only: what is there and cannot be built on, and what mends it. Changes nothing. No row: all fits.

@@ -2,11 +2,8 @@
 
 use super::{Configured, Settings, failed, output};
 use crate::{
-    outcome::{Class, Failure, Outcome},
-    whatsapp::{
-        evolution::Evolution,
-        provision::{Facts, Given},
-    },
+    outcome::{Class, Failure, Memory, Outcome},
+    whatsapp::{evolution::Evolution, provision::Given},
 };
 
 /// Sets the webhook. The input is not looked at: `reconfigure-webhooks` starts here.
@@ -20,9 +17,9 @@ pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &
     counts.not_loaded = 0;
     let outcome = match api.set_webhook(name, &webhook).await {
         Ok(_) => {
-            let facts = Facts { webhook_url: Some(asked.url.clone()), ..Facts::default() };
             let configured = Configured { instance: name.clone(), webhook: asked };
-            Outcome::Success { output: output(configured), memory: facts.into(), note: None }
+            // The row says so once the API has been read back: `verify` writes it down.
+            Outcome::Success { output: output(configured), memory: Memory::default(), note: None }
         }
         Err(error) => {
             counts = given.counts;
