@@ -1,6 +1,10 @@
 //! The invariants as the simulator holds them: while it runs, after a loss of the queue, and at the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::Value;
 use sluice::ledger::{Due, RelayLedger};
@@ -82,6 +86,35 @@ pub fn all_ended(stage: &Stage) -> bool {
     users == stage.plan.users.len() && stage.ledger.is_idle()
 }
 
+/// Whether every event is written down as published.
+pub fn all_published(stage: &Stage) -> bool {
+    stage.ledger.read(|tables| tables.events.iter().all(|event| event.is_published))
+}
+
+/// I7: each event arrived, under its own id, and those of a run in their order by their first arrivals.
+fn published(stage: &Stage, tables: &Tables) {
+    let (log, facts) = (&stage.log, stage.facts());
+    let (mut seen, mut last) = (BTreeSet::new(), BTreeMap::new());
+    for arrival in &facts.arrived {
+        if !seen.insert(arrival.id.as_str()) {
+            log.hit("event.arrived_again");
+            continue;
+        }
+        let before = last.insert(arrival.run.as_str(), arrival.sequence).unwrap_or_default();
+        if arrival.sequence != before + 1 {
+            log.broken(format!("I7: event {} of {} arrived after event {before}", arrival.sequence, arrival.run));
+        }
+    }
+    for event in &tables.events {
+        if !event.is_published || !seen.remove(event.id().to_string().as_str()) {
+            log.broken(format!("I7: {} of {} did not arrive", event.routing_key, event.run));
+        }
+    }
+    if !seen.is_empty() {
+        log.broken(format!("I7: {} messages arrived under ids that no event has", seen.len()));
+    }
+}
+
 /// All that must hold when nothing moves any more.
 pub fn end(stage: &Stage) {
     rows(stage);
@@ -90,6 +123,7 @@ pub fn end(stage: &Stage) {
     for user in users {
         sign_up(stage, &tables, user);
     }
+    published(stage, &tables);
     for broken in secrets(&tables) {
         stage.log.broken(broken);
     }

@@ -6,10 +6,11 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use sluice::ledger::{
-    Ask, Claimed, Error, Expired, HostGate, Intake, Lease, NewRun, Probe, RelayLedger, Result, Settled, Settlement,
-    Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
+    Ask, Claimed, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, NewRun, Probe, RelayLedger, Result,
+    Settled, Settlement, Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use tokio::time;
+use uuid::Uuid;
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
     definition::Registry,
@@ -154,6 +155,20 @@ impl RelayLedger for Connection {
             self.stage.log.hit("instance.looked_at_again");
         }
         self.receive(started).await
+    }
+}
+
+impl EventLedger for Connection {
+    async fn claim_events(&self, publisher: &str, lease: Duration, most: usize) -> Result<Vec<Event>> {
+        self.send().await?;
+        let events = self.stage.ledger.claim_events(publisher, lease, most).await?;
+        self.receive(events).await
+    }
+
+    async fn publish_events(&self, publisher: &str, confirmed: &[Uuid], unconfirmed: &[Uuid]) -> Result<()> {
+        self.send().await?;
+        self.stage.ledger.publish_events(publisher, confirmed, unconfirmed).await?;
+        self.receive(()).await
     }
 }
 

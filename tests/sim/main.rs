@@ -16,6 +16,7 @@ mod outages;
 mod people;
 mod plan;
 mod process;
+mod publisher;
 mod queue;
 mod quiet;
 mod relay;

@@ -9,7 +9,7 @@ use std::{
 use crate::simulate::Report;
 
 /// All that can happen here and must, in enough seeds. What the API's own journal counts comes on top.
-const EXPECTED: [&str; 72] = [
+const EXPECTED: [&str; 73] = [
     "api.instance_removed",
     "api.refused",
     "api.restarted",
@@ -31,6 +31,7 @@ const EXPECTED: [&str; 72] = [
     "end.dead",
     "end.ready",
     "end.removed_behind_our_back",
+    "event.arrived_again",
     "instance.looked_at_again",
     "ledger.answer_lost",
     "ledger.away",

@@ -11,13 +11,15 @@ use crate::{
     log::{Keep, Log},
     mishaps, people,
     plan::Plan,
-    queue, relay,
+    publisher, queue, relay,
     stage::Stage,
     worker,
 };
 
 /// How long everything may take to come to its end once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+/// How many publish events.
+const PUBLISHERS: usize = 2;
 /// How long those who were overtaken have to do their harm.
 const AFTERMATH: Duration = Duration::from_secs(70);
 
@@ -75,6 +77,9 @@ pub async fn raise(stage: &Arc<Stage>) {
     for number in 0..stage.plan.workers {
         stage.spawn("a worker", worker::keep(stage.clone(), number));
     }
+    for number in 0..PUBLISHERS {
+        stage.spawn("a publisher", publisher::keep(stage.clone(), number));
+    }
     stage.spawn("the checks", checks::watch(stage.clone()));
     people::sign_ups(stage.clone()).await;
     stage.spawn("the mishaps", mishaps::strike(stage.clone()));
@@ -90,6 +95,10 @@ pub async fn settle_down(stage: &Arc<Stage>) {
     // Instances that a restart of the API has yet to load.
     time::sleep(Duration::from_secs(6)).await;
     wait_for_the_end(stage).await;
+    let began = stage.log.now();
+    while !checks::all_published(stage) && stage.log.now() - began < PATIENCE && !stage.log.is_broken() {
+        time::sleep(Duration::from_secs(1)).await;
+    }
     checks::end(stage);
 }
 

@@ -35,6 +35,7 @@ use crate::{
     log::Log,
     plan::{Plan, Removed},
     process::Process,
+    publisher::Arrival,
     queue::Redis,
     script::Script,
     weather::Weather,
@@ -79,6 +80,8 @@ pub struct Facts {
     pub removed_at: BTreeMap<InstanceName, Duration>,
     /// Steps behind a gate that a person closed.
     pub paused: BTreeMap<StepName, u32>,
+    /// Every message that reached the broker, in the order of arrival.
+    pub arrived: Vec<Arrival>,
     /// Users who signed up.
     pub users: Vec<UserId>,
 }

@@ -1,4 +1,4 @@
-//! Events in several publishers' hands: only Postgres' own, for the model announces to nobody.
+//! Events in several publishers' hands: only Postgres' own. The model has its publishers in the simulator.
 
 use std::time::Duration;
 

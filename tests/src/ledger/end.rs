@@ -87,6 +87,8 @@ impl Tx<'_> {
             payload,
             traceparent: run.traceparent.clone(),
             created_at: self.now,
+            claimed: None,
+            is_published: false,
         });
     }
 

@@ -9,6 +9,7 @@ mod claim;
 mod closed_time;
 mod command;
 mod end;
+mod events;
 mod gate;
 mod intake;
 mod invariants;

@@ -192,6 +192,9 @@ pub struct Event {
     pub payload: Value,
     pub traceparent: Option<String>,
     pub created_at: Duration,
+    /// Who has it in hand to publish it, and until when.
+    pub claimed: Option<(String, Duration)>,
+    pub is_published: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

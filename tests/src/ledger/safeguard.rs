@@ -15,10 +15,13 @@ pub enum Safeguard {
     ReadBack,
     /// A claim meets the gates.
     GateAtClaim,
+    /// Of each run one event is under way to the broker.
+    EventOrder,
 }
 
 impl Safeguard {
-    pub const ALL: [Self; 5] = [Self::Fencing, Self::SingleFlight, Self::CrashCount, Self::ReadBack, Self::GateAtClaim];
+    pub const ALL: [Self; 6] =
+        [Self::Fencing, Self::SingleFlight, Self::CrashCount, Self::ReadBack, Self::GateAtClaim, Self::EventOrder];
 }
 
 impl ModelLedger {
