@@ -22,7 +22,7 @@ demo: setup build ## Starts everything on this machine and shows sign-ups served
 jaeger: ## Brings up Jaeger (JAEGER_BIN, a binary on PATH, or a container) and says what to set
 	@deploy/jaeger/run
 
-bench: setup ## What Sluice gives and costs, with optimisations, in 25 minutes; BENCH=--quick, BENCH="burst steady" for less
+bench: setup ## What Sluice gives and costs, with optimisations, in 30 minutes; BENCH=--quick, BENCH="burst steady" for less
 	cargo build --release -p sluice -p tests --bin sluice --bin bench --bin evolution-sim
 	target/release/bench $(BENCH)
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::servers::{Process, Program, binary};
 
@@ -14,6 +15,8 @@ pub enum Times {
     None,
     /// As the real server was recorded.
     Recorded,
+    /// So many milliseconds for every call.
+    Slow { ms: u64 },
 }
 
 pub struct Api {
@@ -35,8 +38,12 @@ struct Stats {
 impl Api {
     pub async fn start(times: Times) -> Result<Self> {
         let key = "bench-global-key";
-        let scale = if times == Times::None { "0" } else { "1" };
-        let program = Program::new(binary("evolution-sim")?).args(["--json", "--time-scale", scale]);
+        let scale = if times == Times::Recorded { "1" } else { "0" };
+        let mut program = Program::new(binary("evolution-sim")?).args(["--json", "--time-scale", scale]);
+        if let Times::Slow { ms } = times {
+            let latency = json!({"rules": [{"fault": {"latency": {"ms": ms, "stage": "before_work"}}}]});
+            program = program.args(["--faults", &latency.to_string()]);
+        }
         let mut process = program.env("EVOLUTION_API_KEY", key).start()?;
         process.wait_for_log("}\n", Duration::from_secs(30)).await?;
         let announced: Announced =

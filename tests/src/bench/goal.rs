@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{burst::Burst, report::Report};
+use super::{burst::Burst, report::Report, scaling};
 
 /// The simulated API may take no more of the machine than this, in CPU-seconds per 1,000 sign-ups.
 const API_AT_MOST: f64 = 0.4;
@@ -51,6 +51,11 @@ pub fn reached(report: &Report) -> Vec<Goal> {
         let Some(compared) = compared else { continue };
         let what = format!("of a burst's rate with {} runs that are {what}", compared.rows);
         goals.at_least(what, Some(compared.ratio), 0.9, "");
+    }
+    for (burst, times) in scaling::doublings(&report.scaling) {
+        if scaling::busy(burst, report.machine.cores).is_some_and(|percent| percent < scaling::FULL) {
+            goals.at_least(format!("times the rate with twice the workers ({})", burst.name), Some(times), 1.7, "");
+        }
     }
     if let Some((drain, burst)) = report.drain.as_ref().zip(usual(report)) {
         let what = format!("of a burst's rate with {} users at once", drain.users);

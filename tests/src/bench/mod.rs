@@ -18,6 +18,7 @@ mod plot;
 mod profile;
 mod publish;
 mod report;
+mod scaling;
 mod sections;
 mod site;
 mod stage;

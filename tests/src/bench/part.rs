@@ -15,6 +15,7 @@ use super::{
     machine::Machine,
     profile,
     report::{Recorded, Report},
+    scaling,
     site::Given,
     stage::{Roles, Setup, Stage},
     steady, traced,
@@ -34,6 +35,8 @@ pub enum Part {
     Doorbell,
     /// Other numbers of processes, attempts at once and connections
     Workers,
+    /// 1, 2 and 4 workers of each step against an API that takes 50 ms for each call
+    Scaling,
     /// The simulated API with the times that the real one was recorded with
     Recorded,
     /// Tracing on against tracing off
@@ -61,7 +64,7 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// For figures that are kept: some 25 minutes.
+    /// For figures that are kept: some 30 minutes.
     pub fn full() -> Self {
         Self {
             bursts: vec![2000, 10_000],
@@ -136,6 +139,7 @@ async fn one(part: Part, stage: &mut Stage, options: &Options, report: &mut Repo
         }
         Part::Doorbell => report.doorbell = doorbell(stage, scale.seconds / 2.0).await?,
         Part::Workers => report.workers = workers(stage, scale).await?,
+        Part::Scaling => report.scaling = scaling::scaling(stage, first(scale)? / 4, scale.rounds).await?,
         Part::Recorded => report.recorded = Some(recorded(stage, *roles, scale).await?),
         Part::Tracing => report.tracing = Some(traced::cost(stage, *roles, first(scale)?, scale.rounds).await?),
         Part::Waiting => {

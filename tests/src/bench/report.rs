@@ -32,6 +32,8 @@ pub struct Report {
     pub doorbell: Vec<Doorbell>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<Burst>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scaling: Vec<Burst>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recorded: Option<Recorded>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +69,7 @@ impl Report {
             idle: None,
             doorbell: Vec::new(),
             workers: Vec::new(),
+            scaling: Vec::new(),
             recorded: None,
             tracing: None,
             drain: None,
@@ -83,7 +86,7 @@ impl Report {
         let compared = self.waiting.iter().chain(&self.history).flat_map(|compared| [&compared.empty, &compared.full]);
         let traced = self.tracing.iter().flat_map(|traced| [&traced.off, &traced.on]);
         let recorded = self.recorded.iter().flat_map(|recorded| &recorded.burst);
-        self.burst.iter().chain(&self.workers).chain(compared).chain(traced).chain(recorded)
+        self.burst.iter().chain(&self.workers).chain(&self.scaling).chain(compared).chain(traced).chain(recorded)
     }
 
     /// Every stream of the report.

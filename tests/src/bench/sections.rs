@@ -5,6 +5,7 @@ use super::{
     cpu::Cpu,
     crowd::Compared,
     report::Report,
+    scaling::{busy, doublings},
     steady::Steady,
     table::Section,
 };
@@ -17,6 +18,7 @@ pub fn sections(report: &Report) -> Vec<Section> {
     all.extend(idle(report));
     all.push(doorbell(report));
     all.push(bursts("Settings: what a user can turn", &report.workers));
+    all.push(scaling(report));
     if let Some(recorded) = &report.recorded {
         all.push(bursts("With the recorded times of the real API: burst", &recorded.burst));
         all.push(streams("With the recorded times of the real API: steady", std::slice::from_ref(&recorded.steady)));
@@ -50,15 +52,13 @@ fn bursts(title: &'static str, bursts: &[Burst]) -> Section {
         "calls",
     ];
     bursts.iter().fold(Section::new(title, &header), |section, burst| {
-        let rates = || burst.rounds.iter().map(|round| round.per_second);
-        let range = rates().reduce(f64::min).zip(rates().reduce(f64::max));
         let last = burst.rounds.last();
         let inside = last.and_then(|round| round.sluice.as_ref());
         let mut cells = vec![
             burst.name.clone(),
             burst.users.to_string(),
             whole(burst.per_second),
-            range.map_or(none(), |(least, most)| format!("{least:.0}–{most:.0}")),
+            range(burst),
             maybe(burst.ratio),
         ];
         cells.extend(cpu(&burst.cpu, inside.is_some()));
@@ -66,6 +66,42 @@ fn bursts(title: &'static str, bursts: &[Burst]) -> Section {
         cells.push(last.map_or(none(), |round| two(round.calls)));
         section.row(cells)
     })
+}
+
+fn scaling(report: &Report) -> Section {
+    let header = [
+        "workers of each step",
+        "users",
+        "ready/s",
+        "lowest–highest",
+        "times the row before",
+        "CPU busy, % of all cores",
+        "CPU-s per 1,000",
+        "Sluice",
+        "Postgres",
+        "Redis",
+    ];
+    let section = Section::new("Work scales: 4 attempts at once a worker, 50 ms for each call of the API", &header);
+    let times = std::iter::once(None).chain(doublings(&report.scaling).map(|(_, times)| Some(times)));
+    report.scaling.iter().zip(times).fold(section, |section, (burst, times)| {
+        let mut cells = vec![
+            burst.name.clone(),
+            burst.users.to_string(),
+            one(burst.per_second),
+            range(burst),
+            maybe(times),
+            busy(burst, report.machine.cores).map_or(none(), whole),
+        ];
+        cells.extend(cpu(&burst.cpu, true));
+        section.row(cells)
+    })
+}
+
+/// The lowest and the highest rate of its rounds.
+fn range(burst: &Burst) -> String {
+    let rates = || burst.rounds.iter().map(|round| round.per_second);
+    let range = rates().reduce(f64::min).zip(rates().reduce(f64::max));
+    range.map_or(none(), |(least, most)| format!("{least:.0}–{most:.0}"))
 }
 
 /// The loop's own time is the bench's.

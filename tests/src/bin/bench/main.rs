@@ -16,7 +16,7 @@ use url::Url;
 /// processes, on free ports of 127.0.0.1; nothing of it is left afterwards. Progress goes to standard error, the tables to
 /// standard output.
 #[derive(Parser)]
-#[command(after_help = "Examples:\n  bench                          everything: some 25 minutes\n  \
+#[command(after_help = "Examples:\n  bench                          everything: some 30 minutes\n  \
     bench --quick                  what a change usually moves: under two minutes\n  \
     bench --quick burst steady     two of the parts, small\n  \
     bench --all steady single      with every role in one process\n  \
