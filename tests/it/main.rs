@@ -6,6 +6,7 @@
 mod access;
 mod adoption;
 mod app;
+mod build_before;
 mod cli;
 mod clocks;
 mod config;
