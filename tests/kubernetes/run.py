@@ -21,20 +21,36 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KUBECTL = str(ROOT / "target/tools/manifests/python/bin/kubectl")
 WORKERS = ["worker-create-instance", "worker-configure-webhooks", "worker-verify"]
-ROLES = ["relay", *WORKERS]
+ROLES = ["relay", *WORKERS, "events"]
+# How long after a disturbance an attempt that it ended is counted at the latest: a lease, and the
+# rescue's next rounds.
+COUNTED_WITHIN = 7
 
-# What is read between two disturbances. `failed` is what counts against a run; `crashed`, against
-# its limit of lost workers.
+# What is read between two disturbances. What counts against a run, by class: an attempt that
+# failed, or one whose worker was lost.
 COUNTS = """
 select json_build_object(
   'users', (select count(*) from auth.users),
   'ready', (select count(*) from public.evolution_instance_creation_queue where status = 'completed'),
   'dead', (select count(*) from sluice.dead_letter),
-  'failed', (select count(*) from sluice.attempt where outcome = 'failed'),
-  'crashed', (select count(*) from sluice.attempt where outcome = 'crashed'),
+  'counted', (
+    select coalesce(json_object_agg(class, attempts), '{}')
+    from (
+      select class, count(*) as attempts
+      from sluice.attempt
+      where outcome in ('failed', 'crashed')
+      group by class
+    ) as by_class
+  ),
+  'unpublished', (select count(*) from sluice.event where published_at is null),
   'deferred', (select count(*) from sluice.attempt where outcome = 'deferred'),
   'connections', (select count(*) from pg_stat_activity where application_name like 'sluice-%'))
 """
+
+
+def by_class(counted):
+    """Of attempts that count: 0, or how many of each class."""
+    return ", ".join(f"{number} {name}" for name, number in sorted(counted.items())) or "0"
 
 
 def say(text):
@@ -203,7 +219,7 @@ class Test:
         job = self.manifests.apply(image)
         self.cluster.kubectl("rollout", "status", "statefulset/postgres", "--timeout=300s")
         self.cluster.kubectl("wait", f"job/{job}", "--for=condition=complete", "--timeout=300s")
-        self.cluster.wait_for_rollouts([*self.deployments, "redis", "evolution"])
+        self.cluster.wait_for_rollouts([*self.deployments, "redis", "rabbitmq", "evolution"])
         self.from_nothing = time.monotonic() - began
         restarts = sum(
             status["restartCount"]
@@ -231,8 +247,11 @@ class Test:
     def delete(self):
         self.delete_one_of_each()
 
-    def kill(self):
+    def force(self):
         self.delete_one_of_each("--force", "--grace-period=0")
+
+    def kill(self):
+        self.delete_one_of_each("--grace-period=1")
 
     def delete_one_of_each(self, *how):
         for _ in range(2):
@@ -264,6 +283,10 @@ class Test:
         self.cluster.kubectl("rollout", "status", "statefulset/postgres", "--timeout=300s")
         self.cluster.wait_for_rollouts(self.deployments)
 
+    def rabbitmq(self):
+        self.cluster.kubectl("delete", "pod", "--selector=app.kubernetes.io/name=rabbitmq")
+        self.cluster.wait_for_rollouts(["rabbitmq", *self.deployments])
+
     def settings(self):
         self.manifests.apply(self.options.before or self.options.image, {"RELAY_BATCH": "150"})
         self.cluster.wait_for_rollouts(self.deployments)
@@ -281,16 +304,20 @@ class Test:
         self.manifests.apply(self.options.before, migrates=False)
         self.cluster.wait_for_rollouts(self.deployments)
 
-    # What happens, whether pods go in good order, and whether a role may be without a ready pod:
-    # who waits for Postgres or Redis says so.
+    # What happens, whether pods go in good order, so that no attempt may be counted, and whether a
+    # role may be without a ready pod: who waits for Postgres, Redis or RabbitMQ says so. A pod that
+    # is deleted by force is gone for Kubernetes at once, and its process has its whole grace; one
+    # with a second of grace is killed after it.
     DISTURBANCES = [
         ("undisturbed", lambda self: time.sleep(10), True, False),
         ("every Deployment restarted", restart, True, False),
         ("workers scaled 2 → 6 → 1 → 2", scale, True, False),
         ("a pod of each role deleted, twice", delete, True, False),
-        ("a pod of each role killed, twice", kill, False, False),
+        ("a pod of each role deleted by force, twice", force, False, False),
+        ("a pod of each role killed after 1 s, twice", kill, False, False),
         ("a node drained", drain, True, False),
         ("the Redis pod deleted", redis, True, True),
+        ("the RabbitMQ pod deleted", rabbitmq, True, True),
         ("the Postgres pod deleted", postgres, False, True),
         ("a setting changed", settings, True, False),
         ("upgrade from the build before", upgrade, True, False),
@@ -304,14 +331,16 @@ class Test:
         if skipped:
             self.skipped.append(f"{what}: {skipped}")
             return
-        time.sleep(3)
-        after, took = self.cluster.counts(), time.monotonic() - began
+        took = time.monotonic() - began
+        time.sleep(COUNTED_WITHIN)
+        after = self.cluster.counts()
         longest = max(watch.taken()[role] - without[role] for role in ROLES)
-        counted = {name: after[name] - before[name] for name in ("failed", "crashed", "deferred", "ready")}
-        self.rows.append({"what": what, "seconds": took, "unready": longest, **counted})
+        more = {name: after[name] - before[name] for name in ("deferred", "ready")}
+        counted = {name: number - before["counted"].get(name, 0) for name, number in after["counted"].items()}
+        counted = {name: number for name, number in counted.items() if number}
+        self.rows.append({"what": what, "seconds": took, "unready": longest, "counted": counted, **more})
         if in_order:
-            lost = counted["failed"] + counted["crashed"]
-            self.expect(lost == 0, f"{what}: {lost} attempts were counted")
+            self.expect(not counted, f"{what}: attempts were counted: {by_class(counted)}")
         if not may_be_unready:
             self.expect(longest < 1, f"{what}: a role had no ready pod for {longest:.1f} s")
 
@@ -343,10 +372,10 @@ class Test:
         deadline, counts = time.monotonic() + 300, {}
         while time.monotonic() < deadline:
             counts = self.cluster.counts()
-            if counts["ready"] + counts["dead"] >= users:
+            if counts["ready"] + counts["dead"] >= users and counts["unpublished"] == 0:
                 return
             time.sleep(1)
-        say(f"not everybody is ready after 300 s: {counts}")
+        say(f"not everybody is ready and announced after 300 s: {counts}")
 
     def judge(self, users):
         self.counts, api = self.cluster.counts(), self.cluster.api()
@@ -359,13 +388,13 @@ class Test:
             "instances": len(api["instances"]),
             "instances made twice": sum(1 for times in made if times > 1),
             "creates that met another": api["overlaps"],
-            "attempts that failed": self.counts["failed"],
-            "attempts whose worker was lost": self.counts["crashed"],
+            "attempts counted": by_class(self.counts["counted"]),
             "attempts deferred": self.counts["deferred"],
+            "events not published": self.counts["unpublished"],
         }
         self.expect(self.verdict["ready"] == users, f"{users - self.verdict['ready']} users are not ready")
         self.expect(self.verdict["instances"] == users, f"{self.verdict['instances']} instances for {users} users")
-        for none in ("instances made twice", "creates that met another", "dead letters"):
+        for none in ("instances made twice", "creates that met another", "dead letters", "events not published"):
             self.expect(self.verdict[none] == 0, f"{none}: {self.verdict[none]}")
 
     def expect(self, kept, otherwise):
@@ -374,11 +403,11 @@ class Test:
             say(f"BROKEN: {otherwise}")
 
     def table(self):
-        yield "| Disturbance | took, s | ready meanwhile | failed | worker lost | deferred | a role without a ready pod, s |"
-        yield "|---|---:|---:|---:|---:|---:|---:|"
+        yield "| Disturbance | took, s | ready meanwhile | attempts counted | deferred | a role without a ready pod, s |"
+        yield "|---|---:|---:|---:|---:|---:|"
         for row in self.rows:
             yield (
-                f"| {row['what']} | {row['seconds']:.0f} | {row['ready']} | {row['failed']} | {row['crashed']} "
+                f"| {row['what']} | {row['seconds']:.0f} | {row['ready']} | {by_class(row['counted'])} "
                 f"| {row['deferred']} | {row['unready']:.1f} |"
             )
         yield ""

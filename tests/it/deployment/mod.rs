@@ -21,9 +21,10 @@ use serde_json::Value;
 /// The oldest and the newest Kubernetes that the manifests are for.
 const VERSIONS: &str = "1.30,1.37";
 const OVERLAYS: [&str; 2] = ["local", "production"];
+/// overlays/local has the one for events already.
 const COMPONENTS: [&str; 4] = ["hpa", "keda", "monitoring", "servers"];
-/// Deployments of ours, by the arguments of their role.
-const ROLES: [&str; 4] = ["relay", "worker create-instance", "worker configure-webhooks", "worker verify"];
+/// Deployments of ours, by the arguments of their role; the last one is where events are published.
+const ROLES: [&str; 5] = ["relay", "worker create-instance", "worker configure-webhooks", "worker verify", "events"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
@@ -115,11 +116,27 @@ fn renderings() -> &'static BTreeMap<String, Rendering> {
                 (format!("{overlay}+{component}"), format!("resources: [{resource}]\ncomponents: [{path}]"))
             })
         });
-        let all = COMPONENTS.iter().filter(|component| **component != "hpa").map(|name| path("components", name));
-        let all = all.collect::<Vec<_>>().join(", ");
-        let all = format!("resources: [{}]\ncomponents: [{all}]", path("overlays", "production"));
-        render(alone.into_iter().chain(with).chain([("production+all".to_owned(), all)]).collect())
+        let more = [
+            ("production+events".to_owned(), production(&["events"])),
+            ("production+all".to_owned(), production(&["events", "monitoring", "keda", "servers"])),
+        ];
+        render(alone.into_iter().chain(with).chain(more).collect())
     })
+}
+
+/// overlays/production as a user copies it, with these components.
+fn production(components: &[&str]) -> String {
+    let mut text = read("deploy/kubernetes/overlays/production/kustomization.yaml") + "\ncomponents:\n";
+    for component in components {
+        text += &format!("  - ../../components/{component}\n");
+    }
+    text.replace(" ../../", " ../../../deploy/kubernetes/")
+}
+
+/// The roles of a rendering.
+fn roles(name: &str) -> &'static [&'static str] {
+    let publishes = name.starts_with("local") || ["production+events", "production+all"].contains(&name);
+    if publishes { &ROLES } else { &ROLES[..4] }
 }
 
 /// From a folder two levels below target/ to one of ours.
@@ -134,6 +151,10 @@ fn render(kustomizations: BTreeMap<String, String>) -> BTreeMap<String, Renderin
     for (name, text) in &kustomizations {
         fs::create_dir_all(below.join(name)).unwrap();
         fs::write(below.join(name).join("kustomization.yaml"), text).unwrap();
+        for beside in ["namespace.yaml", "settings.env"] {
+            let text = read(&format!("deploy/kubernetes/overlays/production/{beside}"));
+            fs::write(below.join(name).join(beside), text).unwrap();
+        }
     }
     let looked = Command::new(tool("python/bin/python"))
         .arg(root().join("tests/it/deployment/tools/look.py"))
