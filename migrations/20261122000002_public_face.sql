@@ -50,6 +50,39 @@ begin
 end
 $$;
 
+-- The auth server's users, where the caller may use its schema. `to_regclass` would raise where not.
+create or replace function sluice.auth_users()
+returns regclass
+language sql
+stable
+set search_path = ''
+as $$
+  select class.oid::regclass
+  from pg_catalog.pg_class as class
+  join pg_catalog.pg_namespace as auth
+    on auth.oid = class.relnamespace
+  where auth.nspname = 'auth'
+    and class.relname = 'users'
+    and has_schema_privilege(auth.oid, 'usage')
+$$;
+
+-- Supabase's `auth.uid()`, under the same condition.
+create or replace function sluice.auth_uid()
+returns oid
+language sql
+stable
+set search_path = ''
+as $$
+  select function.oid
+  from pg_catalog.pg_proc as function
+  join pg_catalog.pg_namespace as auth
+    on auth.oid = function.pronamespace
+  where auth.nspname = 'auth'
+    and function.proname = 'uid'
+    and function.pronargs = 0
+    and has_schema_privilege(auth.oid, 'usage')
+$$;
+
 -- For the owner only: what is there and cannot be built on, and what mends it. Changes nothing. No row: all fits.
 create or replace function sluice.unfit()
 returns table (problem text, mend text)

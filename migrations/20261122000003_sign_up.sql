@@ -21,7 +21,7 @@ declare
   valid constant text := '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$';
   given text;
 begin
-  if to_regclass('auth.users') is not null and has_any_column_privilege('auth.users', 'select') then
+  if has_any_column_privilege(sluice.auth_users(), 'select') then
     select users.raw_user_meta_data ->> 'traceparent'
     into given
     from auth.users as users
@@ -68,8 +68,7 @@ begin
   into only_confirmed, no_anonymous
   from sluice.setting;
   if not (only_confirmed or no_anonymous)
-    or to_regclass('auth.users') is null
-    or not has_any_column_privilege('auth.users', 'select')
+    or has_any_column_privilege(sluice.auth_users(), 'select') is not true
   then
     return true;
   end if;
@@ -448,7 +447,7 @@ begin
       and not attisdropped
   ) then
     moment := 'profiles.created_at';
-  elsif to_regclass('auth.users') is not null and has_any_column_privilege('auth.users', 'select') then
+  elsif has_any_column_privilege(sluice.auth_users(), 'select') then
     moment := 'users.created_at';
     users := format('left join auth.users on users.id = profiles.%I', key);
   else
@@ -459,7 +458,7 @@ begin
   if sluice.sign_up_trigger_arguments() like '%judged' and exists (
     select
     from pg_catalog.pg_attribute
-    where attrelid = to_regclass('auth.users')
+    where attrelid = sluice.auth_users()
       and attname = 'updated_at'
       and not attisdropped
       and has_table_privilege(attrelid, 'select')
@@ -501,6 +500,39 @@ revoke all
   on function sluice.lost_sign_ups(interval)
   from public;
 
+-- The user whose profile has this address, written as it is there or in lower case; null where nobody's has. With the caller's
+-- own rights. Raises where profiles hold no addresses.
+create or replace function sluice.user_of_email(email text)
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  key constant name := sluice.profiles_key();
+  found uuid;
+begin
+  if key is null or not exists (
+    select
+    from pg_catalog.pg_attribute
+    where attrelid = to_regclass('public.profiles')
+      and attname = 'email'
+      and not attisdropped
+  ) then
+    raise exception 'public.profiles has no column email'
+      using errcode = 'undefined_column';
+  end if;
+  execute format('select %1$I from public.profiles where email in ($1, lower($1)) order by %1$I limit 1', key)
+  into found
+  using user_of_email.email;
+  return found;
+end
+$$;
+
+revoke all
+  on function sluice.user_of_email(text)
+  from public;
+
 -- Which of these users are gone: there is no profile of theirs any more (no row in auth.users,
 -- where there is no profiles table). The ledger asks before anything is made for them
 -- (sluice.workflow). Nobody is gone where that cannot be told: the table is locked, or row level
@@ -515,11 +547,11 @@ set lock_timeout = '50ms'
 as $$
 declare
   key constant name := sluice.profiles_key();
-  people constant text := case when key is null then 'auth.users' else 'public.profiles' end;
+  people constant regclass := case when key is null then sluice.auth_users() else to_regclass('public.profiles') end;
   asked uuid[];
   there uuid[];
 begin
-  if to_regclass(people) is null or row_security_active(people) then
+  if people is null or row_security_active(people) then
     return '{}';
   end if;
   asked := array(
@@ -553,7 +585,7 @@ as $$
 declare
   state constant text := sluice.sign_up_trigger_state();
   decided constant text := (select value from sluice.setting where name = 'sign_up_trigger');
-  target constant regclass := coalesce(to_regclass('public.profiles'), to_regclass('auth.users'));
+  target constant regclass := coalesce(to_regclass('public.profiles'), sluice.auth_users());
   target_key constant name := case
     when to_regclass('public.profiles') is null then 'id'
     else sluice.profiles_key()
@@ -602,13 +634,24 @@ begin
   return query
   select
     22,
+    'usage of schema auth',
+    has_schema_privilege(auth.oid, 'usage'),
+    null::text,
+    'users do not see their own rows, and what the auth server knows of a user is not asked',
+    format('as its owner: grant usage on schema auth to %I', current_user)
+  from pg_catalog.pg_namespace as auth
+  where auth.nspname = 'auth';
+
+  return query
+  select
+    22,
     'the right to read auth.users',
-    has_any_column_privilege('auth.users', 'select'),
+    has_any_column_privilege(sluice.auth_users(), 'select'),
     null::text,
     'PROVISION_WHEN and PROVISION_ANONYMOUS cannot be judged: everybody gets an instance',
     format('as its owner: grant select on auth.users to %I', current_user)
   where judged
-    and to_regclass('auth.users') is not null;
+    and sluice.auth_users() is not null;
 
   return query
   select
@@ -637,7 +680,7 @@ begin
     case when judged then 'who confirms later is found within half a minute, not at once' else 'it is asked for nothing' end,
     'run `sluice migrate` as a role that may put triggers on auth.users'
   from pg_catalog.pg_class as users
-  where users.oid = to_regclass('auth.users');
+  where users.oid = sluice.auth_users();
 
   -- A user who goes takes the two rows along.
   return query

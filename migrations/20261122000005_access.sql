@@ -34,7 +34,7 @@ begin
     execute format('grant select on %s to authenticated', relation);
 
     -- A user's own row, where the app has no policy for reading yet.
-    if to_regprocedure('auth.uid()') is not null and not exists (
+    if sluice.auth_uid() is not null and not exists (
       select
       from pg_catalog.pg_policy as policy
       where policy.polrelid = relation
@@ -75,7 +75,7 @@ as $$
     to_regrole('anon')::oid,
     to_regrole('authenticated')::oid,
     to_regrole('service_role')::oid,
-    (select oid from pg_catalog.pg_proc where oid = to_regprocedure('auth.uid()'))
+    sluice.auth_uid()
   )
 $$;
 

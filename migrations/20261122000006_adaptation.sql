@@ -196,7 +196,7 @@ begin
     where conrelid in (queue, instances)
       and not convalidated
       and (contype = 'f' or conname = 'evolution_instance_creation_queue_status_check')
-      and (contype = 'c' or confrelid = coalesce(profiles, to_regclass('auth.users')))
+      and (contype = 'c' or confrelid = coalesce(profiles, sluice.auth_users()))
   loop
     item := format('all rows of %s keep %s', wish.relation, wish.conname);
     change := format('alter table %s validate constraint %I', wish.relation, wish.conname);

@@ -177,6 +177,15 @@ async fn settings_that_contradict_each_other_are_refused() {
             "DATABASE_URL=***: names several hosts: give one",
         ),
         (
+            &[("DATABASE_URL", "postgres://ada:hunter2@db1,db2/app?application_name=a@b")],
+            "DATABASE_URL=***: names several hosts: give one",
+        ),
+        // An @ in the query begins no host.
+        (
+            &[("DATABASE_URL", "postgres://ada:hunter2@db/app?sslmode=a@b,c")],
+            "DATABASE_URL=***: has a sslmode that is none",
+        ),
+        (
             &[("DATABASE_URL", "postgres://ada%3Ahunter2%40db/app?sslmode=sure")],
             "DATABASE_URL=***: has a sslmode that is none",
         ),

@@ -85,6 +85,22 @@ async fn until_ready_says(fleet: &mut Fleet, names: &[&str], page: &str) {
     }
 }
 
+/// What a standby refuses, each duty says once: in the database's own words, and without a place in its source.
+fn assert_each_refusal_is_said_once_and_shortly(log: &str) {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let said: Vec<String> = lines
+        .filter(|line| {
+            line["level"] == "WARN" && line["error"].as_str().is_some_and(|error| error.contains("read-only"))
+        })
+        .map(|line| format!("{}: {}", line["message"], line["error"]))
+        .collect();
+    let distinct: std::collections::BTreeSet<_> = said.iter().collect();
+    assert_eq!(distinct.len(), said.len(), "{said:#?}");
+    for line in &said {
+        assert!(!line.contains("at line") && line.matches("read-only").count() == 1, "{line}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_is_demoted_or_dies_is_left_for_the_promoted_one_and_nothing_is_lost() {
     const BOTH: [&str; 2] = ["relay-1", "worker-verify-1"];
@@ -109,6 +125,7 @@ async fn a_postgres_that_is_demoted_or_dies_is_left_for_the_promoted_one_and_not
     address.lead_to(fleet.postgres.port());
     until_completed(&mut session, 4, PROMPTLY, &mut fleet).await;
     until_ready_says(&mut fleet, &BOTH, "ok\n").await;
+    assert_each_refusal_is_said_once_and_shortly(&fleet.process("relay-1").unwrap().log());
 
     // The primary dies with work in hand, and the standby is promoted.
     sign_up(&mut session, 10).await;

@@ -3,7 +3,10 @@
 
 use uuid::Uuid;
 
-use crate::app::{App, Session, existing_user};
+use crate::{
+    app::{App, Session, existing_user},
+    program::{printed, run, said, url_of},
+};
 
 #[tokio::test]
 async fn a_status_column_of_the_apps_own_is_left_alone_and_noted() {
@@ -210,4 +213,40 @@ async fn instances_without_a_moment_or_with_an_unknown_status_are_adopted_with_n
 
 async fn setting(session: &mut Session, name: &str) -> String {
     session.one(&format!("select value from sluice.setting where name = '{name}'")).await
+}
+
+/// `to_regclass('auth.users')` raises for a role without usage of the schema.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_owner_may_not_use_schema_auth_is_migrated_and_serves_sign_ups_and_says_what_is_missing() {
+    for profiles_have_moments in [true, false] {
+        let app = App::new().await;
+        let mut superuser = app.superuser().await;
+        superuser.run("revoke usage on schema auth from public, app_postgres").await;
+        if !profiles_have_moments {
+            superuser.run("alter table public.profiles drop column created_at").await;
+        }
+        let (queued, lost) = (Uuid::new_v4(), Uuid::new_v4());
+
+        let migrated = run(&["migrate", "--provision-when", "created"], &[("DATABASE_URL", &url_of(&app))]).await;
+        app.sign_up(queued).await.unwrap();
+        app.sign_up(lost).await.unwrap();
+        superuser.run(&format!("delete from public.evolution_instance_creation_queue where user_id = '{lost}'")).await;
+
+        assert_eq!(migrated.status.code(), Some(0), "{}{}", printed(&migrated), said(&migrated));
+        let mend = "as its owner: grant usage on schema auth to app_postgres";
+        assert!(printed(&migrated).contains("missing: usage of schema auth: "), "{}", printed(&migrated));
+        assert!(printed(&migrated).contains(mend), "{}", printed(&migrated));
+        let rows = "select user_id from public.evolution_instance_creation_queue";
+        assert_eq!(superuser.all::<Uuid>(rows).await, [queued]);
+        let mut services = app.login("sluice_runtime").await;
+        let found: Vec<Uuid> = services.all("select user_id from sluice.lost_sign_ups('15 minutes')").await;
+        assert_eq!(found, [lost]);
+        assert_eq!(services.one::<i64>(&format!("select sluice.queue_sign_up('{lost}')")).await, 1);
+        let gone = format!("select sluice.gone_users(array['{queued}'])");
+        assert_eq!(services.one::<Vec<String>>(&gone).await, [""; 0]);
+
+        superuser.run("grant usage on schema auth to app_postgres").await;
+        let again = run(&["migrate"], &[("DATABASE_URL", &url_of(&app))]).await;
+        assert!(!printed(&again).contains("missing"), "{}", printed(&again));
+    }
 }

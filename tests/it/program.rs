@@ -68,6 +68,35 @@ async fn start_all(app: &App, api: &str, key: &str, grace: &str) -> Process {
     all
 }
 
+/// What users read names the variables; an address inside the owner's network is for the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_a_call_through_a_proxy_does_not_show_users_where_the_proxy_is() {
+    let app = App::migrated().await;
+    let port = servers::free_port().unwrap();
+    let (proxy, redis) = (format!("http://127.0.0.1:{port}"), servers::shared().await.redis.url());
+    let prefix = servers::prefix().replace(':', "");
+    let _all = start(
+        &["all"],
+        &[
+            ("DATABASE_URL", app.options().to_url_lossy().as_str()),
+            ("REDIS_URL", &redis),
+            ("REDIS_PREFIX", &prefix),
+            ("EVOLUTION_API_BASE_URL", "http://evolution.example"),
+            ("EVOLUTION_API_KEY", "key"),
+            ("WEBHOOK_URL", "http://127.0.0.1:9/hook/{user_id}"),
+            ("HTTP_PROXY", &proxy),
+        ],
+    );
+    app.sign_up(Uuid::new_v4()).await.unwrap();
+    let mut session = app.superuser().await;
+    let said = "select error_message from evolution_instance_creation_queue where error_message like '%the proxy that HTTP_PROXY%'";
+
+    let said = servers::until(PATIENCE, async || session.all::<String>(said).await.pop()).await;
+
+    let said = said.expect("the row says why it waits");
+    assert!(!said.contains(&port.to_string()), "{said}");
+}
+
 /// A relay calls no API: it only shares its gate with the workers.
 const NO_API: (&str, &str) = ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9");
 

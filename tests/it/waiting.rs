@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tests::servers::{self, Process, until};
+use tests::servers::{self, Process, Redis, redis, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -54,6 +54,26 @@ impl Later {
     }
 }
 
+/// In a failover the address may lead to a replica for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_starts_on_a_replica_of_redis_waits_for_the_primary_and_says_so_once() {
+    const SAID: &str = "Redis is a replica and takes no writes";
+    let app = App::migrated().await;
+    let primary = Redis::start(redis::Options::default()).await.unwrap();
+    let replica = redis::Options::default().set("replicaof", format!("127.0.0.1 {}", primary.port()));
+    let replica = Redis::start(replica).await.unwrap();
+    let url = sqlx::ConnectOptions::to_url_lossy(&app.options()).to_string();
+    let mut relay = Role::start_with(&url, &replica.url()).await;
+
+    relay.waits(SAID, "not ready: Redis\n").await;
+    let client = ::redis::Client::open(replica.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    ::redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut connection).await.unwrap();
+
+    relay.answers(200, "ok\n").await;
+    assert_eq!(relay.process.log().matches(SAID).count(), 1, "{}", relay.process.log());
+}
+
 struct Role {
     process: Process,
     address: String,
@@ -61,11 +81,14 @@ struct Role {
 
 impl Role {
     async fn start(url: &str) -> Self {
-        let shared = servers::shared().await;
-        let (redis, prefix) = (shared.redis.url(), servers::prefix().replace(':', ""));
+        Self::start_with(url, &servers::shared().await.redis.url()).await
+    }
+
+    async fn start_with(url: &str, redis: &str) -> Self {
+        let prefix = servers::prefix().replace(':', "");
         let variables = [
             ("DATABASE_URL", url),
-            ("REDIS_URL", &redis),
+            ("REDIS_URL", redis),
             ("REDIS_PREFIX", &prefix),
             ("HTTP_LISTEN", "127.0.0.1:0"),
             ("LOG_FORMAT", "json"),
@@ -230,6 +253,35 @@ async fn migrate_waits_for_the_database_and_a_check_until_nothing_is_pending() {
     assert_eq!(migration.wait_for_exit(PATIENCE).await.unwrap().code(), Some(0), "{}", migration.log());
     assert_eq!(check.wait_for_exit(PATIENCE).await.unwrap().code(), Some(0), "{}", check.log());
     assert!(check.log().contains("up to date"), "{}", check.log());
+}
+
+/// Nothing is pending, and the slow changes are still made.
+#[tokio::test]
+async fn a_check_waits_for_a_migration_that_is_under_way_and_comes_back_when_its_session_is_lost() {
+    const SESSION: &str = "select pid from pg_stat_activity
+        where application_name = 'sluice-migrate' and datname = current_database() and query like '%from sluice.missing()%'";
+    let app = App::new().await;
+    let url = sqlx::ConnectOptions::to_url_lossy(&app.options()).to_string();
+    let variables = [("DATABASE_URL", url.as_str())];
+    let migrated = run(&["migrate"], &variables).await;
+    assert_eq!(migrated.status.code(), Some(0), "{}", said(&migrated));
+    let (mut migrates, mut superuser) = (app.superuser().await, app.superuser().await);
+    migrates.run("select pg_advisory_lock(7318, 3)").await;
+    migrates.run("revoke usage on schema sluice from sluice_runtime").await;
+
+    let mut check = start(&["migrate", "--check", "--wait=2m"], &variables);
+    let session = async |superuser: &mut Session, other_than: i32| {
+        let looks = until(PATIENCE, async || {
+            superuser.all::<i32>(SESSION).await.into_iter().find(|session| *session != other_than)
+        });
+        looks.await.expect("it looks at what is missing")
+    };
+    let first = session(&mut superuser, 0).await;
+    superuser.run(&format!("select pg_terminate_backend({first})")).await;
+    session(&mut superuser, first).await;
+    migrates.run("select sluice.let_runtime_in(); select pg_advisory_unlock(7318, 3)").await;
+
+    assert_eq!(check.wait_for_exit(PATIENCE).await.unwrap().code(), Some(0), "{}", check.log());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{self, OperatorOptions},
-    ledger::migrations::adoption::{self, Allowed, Class},
+    ledger::migrations::adoption::{self, Allowed, Class, Started},
     process,
 };
 
@@ -159,7 +159,13 @@ async fn start(config: &config::Operator, class: ClassName, by: &ByOptions) -> a
     let by = by.by();
     let mut connection = open(config).await?;
     let started = adoption::start(&mut connection, &class.text(), &by.actor, by.note.as_deref()).await;
-    decided(started.context("start the class")?, "started")
+    let Started { users, locked } = started.context("start the class")?;
+    if locked == 0 {
+        return decided(users, "started");
+    }
+    line(format!("{users} started"))?;
+    remark(format!("{locked} passed over, whose rows somebody has locked: run it again"));
+    Ok(ExitCode::from(FAILED))
 }
 
 async fn leave(config: &config::Operator, class: ClassName, by: &ByOptions) -> anyhow::Result<ExitCode> {

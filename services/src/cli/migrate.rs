@@ -38,12 +38,12 @@ pub struct Options {
     check: bool,
 
     /// Wait for a Postgres that does not answer yet, for 5m or for so long (--wait=30s); with
-    /// --check, also until nothing is pending
+    /// --check, also until nothing is pending and no other migration is under way
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "5m",
         value_parser = duration)]
     wait: Option<Duration>,
 
-    /// One JSON object instead of lines
+    /// One JSON object instead of lines: of the result, which is on standard output. LOG_FORMAT is of the log alone
     #[arg(long)]
     json: bool,
 
@@ -122,7 +122,7 @@ async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wis
     let mut connection = shutdown.run_until_cancelled(opening).await.context("interrupted")??;
     let mut report = Report::default();
     let standing = if wish.check {
-        let standing = check(&mut connection, deadline);
+        let standing = check(&mut connection, &config.database, deadline);
         shutdown.run_until_cancelled(standing).await.context("interrupted")??
     } else {
         let applied =
@@ -141,15 +141,33 @@ async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wis
     Ok(if lacking { ExitCode::from(PENDING) } else { ExitCode::SUCCESS })
 }
 
-/// How the database stands: at once, or when nothing is pending any more.
-async fn check(connection: &mut PgConnection, deadline: Option<Instant>) -> Result<Standing, migrations::Error> {
+/// How the database stands: at once, or when nothing is pending any more and nobody migrates. A session that is lost
+/// meanwhile is opened anew.
+async fn check(
+    connection: &mut PgConnection,
+    database: &config::Database,
+    deadline: Option<Instant>,
+) -> anyhow::Result<Standing> {
     loop {
-        let standing = migrations::standing(connection).await?;
-        if standing.pending.is_empty() || deadline.is_none_or(|deadline| Instant::now() + LOOK_EVERY > deadline) {
-            return Ok(standing);
+        let may_wait = deadline.is_some_and(|deadline| Instant::now() + LOOK_EVERY <= deadline);
+        match look(connection).await {
+            Ok((standing, done)) if done || !may_wait => return Ok(standing),
+            Ok(_) => {}
+            Err(migrations::Error::Database(_)) if may_wait => {
+                *connection = process::open_session(database, "migrate", deadline).await?;
+            }
+            Err(error) => return Err(error.into()),
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// How the database stands, and whether that is for good. What a migration under way has not brought about yet is missing.
+async fn look(connection: &mut PgConnection) -> Result<(Standing, bool), migrations::Error> {
+    let under_way = migrations::under_way(connection).await?;
+    let standing = migrations::standing(connection).await?;
+    let done = standing.pending.is_empty() && (standing.missing.is_empty() || !under_way);
+    Ok((standing, done))
 }
 
 fn tell(progress: Progress<'_>, json: bool, report: &mut Report) {

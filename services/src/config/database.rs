@@ -218,8 +218,9 @@ const ENCODE: &str =
 /// As libpq takes them, with commas between.
 fn names_several_hosts(text: &str) -> bool {
     let behind = text.split_once("://").map_or("", |(_, behind)| behind);
+    let behind = behind.split(['?', '#']).next().unwrap_or_default();
     let hosts = behind.rsplit_once('@').map_or(behind, |(_, hosts)| hosts);
-    hosts.split(['/', '?']).next().is_some_and(|hosts| hosts.contains(','))
+    hosts.split('/').next().is_some_and(|hosts| hosts.contains(','))
 }
 
 /// One that sqlx would refuse, or take for another.

@@ -135,9 +135,14 @@ impl Client {
         let unsent = error.is_connect() || error.is_builder();
         let timed_out = error.is_timeout();
         let why = redaction.readable(&chain(&error.without_url()));
-        let through = self.proxy.as_ref().map_or_else(String::new, |proxy| {
-            format!(" (through the proxy {proxy}, which HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names; NO_PROXY makes an exception)")
-        });
+        // Users read this: the proxy's address is for the log.
+        let through = match &self.proxy {
+            Some(proxy) => {
+                tracing::debug!(proxy, why, "a call through the proxy failed");
+                " (through the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names; NO_PROXY makes an exception)"
+            }
+            None => "",
+        };
         match (unsent, timed_out) {
             (true, _) => ErrorKind::Unreachable(format!("{why}{through}")),
             (false, true) => ErrorKind::NoAnswer(format!("none within {timeout:?}{through}")),

@@ -14,6 +14,8 @@ use sqlx::{
     migrate::{AppliedMigration, Migrate, MigrateError, Migrator},
 };
 
+use crate::database::said;
+
 /// sqlx reads these two only from a file at compile time (`sqlx.toml`) or from the migrator itself, as here.
 const TABLE: &str = "sluice._sqlx_migrations";
 const SCHEMA: &str = "sluice";
@@ -25,6 +27,8 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long another migration may keep this one waiting.
 const TURN: Duration = Duration::from_secs(300);
+/// Held by the session that migrates, until its slow changes are done. (7318, 1) and (7318, 2) are the relays'.
+const TAKE_TURN: &str = "select pg_catalog.pg_advisory_lock(7318, 3)";
 /// Rounds of slow changes: each fills some hundred rows of one table, if there is nothing else to do.
 const ROUNDS: u32 = 100_000;
 
@@ -119,6 +123,16 @@ pub async fn standing(connection: &mut PgConnection) -> Result<Standing, Error> 
     stand(&applied, missing)
 }
 
+/// Whether somebody migrates now.
+pub async fn under_way(connection: &mut PgConnection) -> Result<bool, Error> {
+    let held = "select exists (
+        select from pg_catalog.pg_locks as lock
+        join pg_catalog.pg_database as database on database.oid = lock.database
+        where locktype = 'advisory' and (classid, objid) = (7318, 3) and granted and datname = current_database()
+      )";
+    Ok(sqlx::query_scalar(held).fetch_one(connection).await?)
+}
+
 /// How far the schema is for this program, as far as the login may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Schema {
@@ -197,11 +211,12 @@ pub async fn apply(
     choices: &[Choice],
     mut tell: impl FnMut(Progress<'_>),
 ) -> Result<Standing, Error> {
-    tokio::time::timeout(TURN, connection.lock()).await.map_err(|_| Error::Busy)??;
+    let turn = sqlx::raw_sql(TAKE_TURN).execute(&mut *connection);
+    tokio::time::timeout(TURN, turn).await.map_err(|_| Error::Busy)??;
     let mut missing = apply_patiently(connection, choices, &mut tell).await?;
     missing.extend(change_slowly(connection, &mut tell).await?);
     let applied = connection.list_applied_migrations(TABLE).await?;
-    connection.unlock().await?;
+    sqlx::raw_sql("select pg_catalog.pg_advisory_unlock(7318, 3)").execute(&mut *connection).await?;
     stand(&applied, missing)
 }
 
@@ -355,11 +370,6 @@ fn refusal(error: sqlx::Error, migration: Option<&Migration>) -> Error {
         Some(Migration { version, name }) => Error::Apply { version: *version, name: name.clone(), said: said(&error) },
         None => Error::Database(error),
     }
-}
-
-/// The database's own words, once, and without where in its source it said them.
-fn said(error: &sqlx::Error) -> String {
-    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 fn cause(error: MigrateError) -> sqlx::Error {

@@ -25,12 +25,13 @@ use workflows::{
 };
 
 pub use self::settlement::Settlement;
+use crate::database::said;
 
 /// The ledger could not be asked, or answered what it never should. Callers try again later.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the ledger's database answered: {0}")]
-    Database(#[from] sqlx::Error),
+    #[error("the ledger's database answered: {}", said(.0))]
+    Database(sqlx::Error),
     #[error("the ledger's database takes no writes: it is a standby")]
     Standby,
     #[error("the ledger holds {0}, which this program cannot read: deploy the version that wrote it")]
@@ -42,6 +43,12 @@ pub enum Error {
     /// The fault of a batch that several callers shared.
     #[error(transparent)]
     Batch(Arc<Error>),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Life, Refused};
 use crate::{
     config::{self, Database},
-    database::{self, Pooling, is_by_transaction, settings},
+    database::{self, Pooling, is_by_transaction, said, settings},
     ledger::{
         self,
         migrations::{self, INSUFFICIENT_PRIVILEGE, Schema},
@@ -255,11 +255,6 @@ fn judge(error: &sqlx::Error) -> Trouble {
         }
         _ => Trouble::Away(Away { what: POSTGRES, reason: said }),
     }
-}
-
-/// The database's own words, once.
-fn said(error: &sqlx::Error) -> String {
-    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 fn place(options: &PgConnectOptions) -> String {

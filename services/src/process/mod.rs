@@ -76,7 +76,7 @@ where
             let refused = error.downcast_ref::<Refused>();
             match refused {
                 Some(Refused(reasons)) => reasons.iter().for_each(|reason| tracing::error!("cannot start: {reason}")),
-                None => tracing::error!("{error:#}"),
+                None => tracing::error!("{}", telemetry::chain(error.as_ref())),
             }
             ExitCode::from(if refused.is_some() { REFUSED } else { FAILED })
         }

@@ -5,17 +5,23 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection, PgPool};
 use tokio::time::{sleep, timeout};
 
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A pool that found its connections busy so many times in a row is in need of another one.
+const LOOKS: u32 = 3;
 const WAITS: Duration = Duration::from_secs(5);
 
 /// Asks for a connection where the pool has none to spare and fewer than it may have. Each reason is said once until it is
 /// over. Never returns.
 pub(super) async fn say_refusals(pool: &PgPool) {
-    let mut said = None;
+    let (mut said, mut looks) = (None, 0);
     loop {
         sleep(LOOK_EVERY).await;
         if pool.num_idle() > 0 || pool.size() >= pool.options().get_max_connections() {
-            said = None;
+            (said, looks) = (None, 0);
+            continue;
+        }
+        looks += 1;
+        if looks < LOOKS {
             continue;
         }
         let refusal = refusal(pool).await;

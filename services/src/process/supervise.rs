@@ -3,6 +3,8 @@
 use futures::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::chain;
+
 /// A role by its name.
 pub(super) struct Named<'a> {
     pub(super) name: &'static str,
@@ -26,7 +28,7 @@ pub(super) async fn supervise(roles: Vec<Named<'_>>, shutdown: CancellationToken
             let error = error.context(format!("the role {name}"));
             match outcome {
                 Ok(()) => outcome = Err(error),
-                Err(_) => tracing::error!("{error:#}"),
+                Err(_) => tracing::error!("{}", chain(error.as_ref())),
             }
         }
     }

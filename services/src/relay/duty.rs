@@ -5,11 +5,11 @@ use std::{future::Future, time::Duration};
 
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::health::Pulse;
+use crate::telemetry::{chain, health::Pulse};
 
 /// When the next round is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,11 @@ pub enum Next {
 /// The pause after a first failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a failure that goes on is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a duty last failed with, and when that was said.
+type Said = (String, Instant);
 
 /// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and while the duty rests.
 pub(super) async fn repeat<F, Fut>(
@@ -39,6 +44,7 @@ pub(super) async fn repeat<F, Fut>(
 {
     let mut next = Next::AtOnce;
     let mut pause = FIRST_PAUSE;
+    let mut said = None;
     loop {
         let rest = match next {
             Next::AtOnce => Duration::ZERO,
@@ -55,11 +61,16 @@ pub(super) async fn repeat<F, Fut>(
         }
         next = match duty().await {
             Ok(next) => {
-                pause = FIRST_PAUSE;
+                (pause, said) = (FIRST_PAUSE, None);
                 next
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "cannot {what}; trying again");
+                let error = chain(error.as_ref());
+                let known = said.as_ref().is_some_and(|(known, at): &Said| *known == error && at.elapsed() < SAY_AGAIN);
+                if !known {
+                    tracing::warn!(error, "cannot {what}; trying again");
+                    said = Some((error, Instant::now()));
+                }
                 shutdown.run_until_cancelled(sleep(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 Next::AtTick
@@ -74,8 +85,6 @@ mod tests {
         Arc,
         atomic::{AtomicUsize, Ordering},
     };
-
-    use tokio::time::Instant;
 
     use super::*;
 

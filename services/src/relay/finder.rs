@@ -26,7 +26,7 @@ pub(super) fn is_wanted(ledger: &Postgres) -> bool {
 
 /// Says once how many users from before the adoption have nothing of ours: whether they get something is for a person.
 pub async fn report_older(ledger: &Postgres) {
-    match sign_ups::count_older(ledger.database()).await {
+    match sign_ups::count_older(ledger).await {
         Ok(0) => {}
         Ok(users) => tracing::info!(users, "users from before the adoption have no instance; they are not started"),
         Err(error) => tracing::warn!(%error, "cannot count the users from before the adoption"),
@@ -35,7 +35,7 @@ pub async fn report_older(ledger: &Postgres) {
 
 /// Gives each lost sign-up of the last `since` a queue row; intake does the rest. How many there were.
 pub async fn find_once(ledger: &Postgres, since: Duration) -> anyhow::Result<u64> {
-    let queued = sign_ups::queue_lost(ledger.database(), since).await.context("find lost sign-ups")?;
+    let queued = sign_ups::queue_lost(ledger, since).await.context("find lost sign-ups")?;
     if queued > 0 {
         tracing::warn!(queued, "found sign-ups that had no queue row");
     }

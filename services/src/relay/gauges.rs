@@ -19,7 +19,10 @@ use crate::{
         },
     },
     queue::Queue,
-    telemetry::metrics::{Metrics, Sample, names},
+    telemetry::{
+        chain,
+        metrics::{Metrics, Sample, names},
+    },
 };
 
 /// How old the shared row may become.
@@ -79,7 +82,7 @@ impl Reader {
 
 fn shown(read: anyhow::Result<Vec<Sample>>, whence: &str) -> Vec<Sample> {
     read.unwrap_or_else(|error| {
-        tracing::warn!(error = format!("{error:#}"), "the metrics lack what {whence} would tell");
+        tracing::warn!(error = chain(error.as_ref()), "the metrics lack what {whence} would tell");
         Vec::new()
     })
 }

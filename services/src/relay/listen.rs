@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::{Relay, doorbell::Doorbell};
 use crate::{
     database::{is_by_transaction, settings},
-    telemetry::health::Pulse,
+    telemetry::{chain, health::Pulse},
 };
 
 const CHANNEL: &str = "sluice_intake";
@@ -88,7 +88,7 @@ impl Listening {
             self.doorbell.set_heard(false);
             let pause = if matches!(error, Error::Shared | Error::Deaf) { RETRY_DEAF } else { RETRY };
             if !std::mem::replace(&mut self.said, true) {
-                tracing::warn!(error = error.to_string(), "LISTEN does not work now: requests are found by polling");
+                tracing::warn!(error = chain(&error), "LISTEN does not work now: requests are found by polling");
             }
             self.pulse.waiting(sleep(pause)).await;
         }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    database::{Database, PATIENCE, Tx},
-    ledger::{Error, Result},
+    database::Tx,
+    ledger::{Error, Result, postgres::Postgres},
 };
 
 /// The most that one round queues.
@@ -18,15 +18,15 @@ const FINDS_FOR: Duration = Duration::from_secs(5);
 
 /// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were. A transaction each, so
 /// that no row of the app's is locked while another is waited for; and for a while only.
-pub async fn queue_lost(database: &Database, since: Duration) -> Result<u64> {
+pub async fn queue_lost(ledger: &Postgres, since: Duration) -> Result<u64> {
     let began = Instant::now();
-    let lost = within(async { lost(&mut database.begin().await?, since).await }).await?;
+    let lost = ledger.within(async { lost(&mut ledger.database().begin().await?, since).await }).await?;
     let mut queued = 0;
     for user in lost {
         if began.elapsed() > FINDS_FOR {
             break;
         }
-        match within(queue(database, user)).await {
+        match ledger.within(queue(ledger, user)).await {
             Ok(rows) => queued += rows,
             Err(Error::Database(sqlx::Error::Database(error))) => {
                 tracing::warn!(%user, error = error.message(), "a lost sign-up's queue row cannot be made now");
@@ -38,13 +38,9 @@ pub async fn queue_lost(database: &Database, since: Duration) -> Result<u64> {
 }
 
 /// How many users from before the adoption have nothing of ours. They are reported, never started.
-pub async fn count_older(database: &Database) -> Result<i64> {
-    let ask = database.ask_one::<(i64,)>("select sluice.older_sign_ups()", |ask| ask);
-    Ok(within(async { Ok(ask.await?) }).await?.0)
-}
-
-async fn within<T>(ask: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(PATIENCE, ask).await.unwrap_or(Err(Error::Late(PATIENCE)))
+pub async fn count_older(ledger: &Postgres) -> Result<i64> {
+    let ask = ledger.database().ask_one::<(i64,)>("select sluice.older_sign_ups()", |ask| ask);
+    Ok(ledger.within(async { Ok(ask.await?) }).await?.0)
 }
 
 /// Users who signed up in the last `since` and have nothing. In no order: those whose row the app refuses hold up nobody.
@@ -62,7 +58,8 @@ async fn lost(tx: &mut Tx, since: Duration) -> Result<Vec<Uuid>> {
 /// brought. One statement, so that a relay that stands still in the middle leaves no row of the
 /// app's locked. Safe with any number of callers: one row per user. Waits for no lock of the app's
 /// for longer than the app would notice. How many rows were made.
-async fn queue(database: &Database, user: Uuid) -> Result<u64> {
-    let (queued,): (i64,) = database.ask_one("select sluice.queue_sign_up($1)", |ask| ask.bind(user)).await?;
+async fn queue(ledger: &Postgres, user: Uuid) -> Result<u64> {
+    let queue = ledger.database().ask_one("select sluice.queue_sign_up($1)", |ask| ask.bind(user));
+    let (queued,): (i64,) = queue.await?;
     Ok(u64::try_from(queued).unwrap_or_default())
 }

@@ -25,6 +25,7 @@ use tracing_subscriber::{Layer, Registry, filter};
 
 pub use self::outbox::Exported;
 use self::{health::Health, metrics::Metrics};
+use crate::database;
 
 /// Where the roles of one process leave what it tells about itself. Cheap to clone; clones share it.
 #[derive(Clone, Default)]
@@ -81,11 +82,11 @@ impl Tracer for Tracers {
 }
 
 /// An error with its causes, each said once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = words(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let next = error.to_string();
+        let next = words(error);
         if !text.contains(&next) {
             text.push_str(": ");
             text.push_str(&next);
@@ -93,6 +94,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    error.downcast_ref::<sqlx::Error>().map_or_else(|| error.to_string(), database::said)
 }
 
 /// Our own spans and nothing else, whatever the log's level: no library's, and so none of the exporter's own calls.

@@ -112,6 +112,44 @@ async fn each_class_starts_with_a_word_and_no_other_does() {
 }
 
 #[tokio::test]
+async fn who_is_passed_over_for_a_lock_is_counted_and_starts_the_next_time() {
+    let app = existing().await;
+    migrate(&app).await;
+    let mut holder = app.owner().await;
+    let start = async || sluice(&app, &["adopt", "start", "stuck"]).await;
+
+    holder.run(&format!("begin; lock table {QUEUE} in access exclusive mode")).await;
+    let all_locked = start().await;
+    holder.run("rollback").await;
+    holder.run(&format!("begin; select from {QUEUE} where user_id = '{}' for update", existing_user(8))).await;
+    let one_locked = start().await;
+    holder.run("rollback").await;
+    let rest = start().await;
+
+    let remark = |users| format!("{users} passed over, whose rows somebody has locked: run it again\n");
+    for (output, code, out, err) in [
+        (&all_locked, 1, "0 started\n", remark(2)),
+        (&one_locked, 1, "1 started\n", remark(1)),
+        (&rest, 0, "1 started\n", String::new()),
+    ] {
+        assert_eq!((output.status.code(), printed(output).as_str(), said(output)), (Some(code), out, err));
+    }
+}
+
+#[tokio::test]
+async fn the_word_is_given_in_a_database_that_is_read_only_by_default() {
+    let app = existing().await;
+    migrate(&app).await;
+    let mut superuser = app.superuser().await;
+    let name: String = superuser.one("select current_database()::text").await;
+    superuser.run(&format!("alter database {name} set default_transaction_read_only = on")).await;
+
+    let started = sluice(&app, &["adopt", "start", "failed"]).await;
+
+    assert_eq!((started.status.code(), printed(&started).as_str()), (Some(0), "1 started\n"), "{}", said(&started));
+}
+
+#[tokio::test]
 async fn who_is_left_alone_stays_so_until_somebody_writes_the_row() {
     let app = existing().await;
     migrate(&app).await;

@@ -57,6 +57,26 @@ async fn a_users_runs_are_found_by_id_and_by_address() {
 }
 
 #[tokio::test]
+async fn an_address_is_found_under_another_key_and_profiles_without_addresses_are_said() {
+    let cli = Cli::new().await;
+    let ada = user();
+    cli.bench.world.sign_up(ada).await;
+    cli.bench.start(PROVISION, ada).await;
+    let mut superuser = cli.superuser().await;
+    let address = format!("{ada}@example.org");
+
+    superuser.run("alter table public.profiles rename column id to owner").await;
+    superuser.run("alter table public.profiles drop column created_at").await;
+    let found = cli.run(&["runs", "list", "--subject", &address, "--json"]).await.expect(0).json();
+    superuser.run("alter table public.profiles rename column email to contact").await;
+    let without = cli.run(&["runs", "list", "--subject", &address]).await.expect(1);
+
+    assert_eq!(found["runs"].as_array().unwrap().len(), 1);
+    let expected = "give the user's id instead: the ledger's database answered: public.profiles has no column email\n";
+    assert!(without.err.contains(expected), "{}", without.err);
+}
+
+#[tokio::test]
 async fn a_search_that_takes_too_long_is_given_up_and_says_how_to_narrow_it() {
     let cli = Cli::new().await;
     cli.bench.start(PROVISION, user()).await;

@@ -108,7 +108,7 @@ impl List {
     async fn filter(&self, ledger: &Postgres) -> anyhow::Result<Option<RunFilter>> {
         let subject = match &self.subject {
             Some(email) if email.as_str().contains('@') => {
-                let user = users::by_email(ledger.database(), email.as_str()).await;
+                let user = users::by_email(ledger, email.as_str()).await;
                 let user = user.context("look the address up among the profiles: give the user's id instead")?;
                 if user.is_none() {
                     output::remark(format!("no profile has the address {email}"));

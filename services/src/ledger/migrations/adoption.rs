@@ -6,6 +6,9 @@ use sqlx::{Connection, FromRow, PgConnection};
 /// The most users that one transaction starts.
 const BATCH: i32 = 500;
 
+/// Also in a database that is read-only by default.
+const BEGIN: &str = "begin isolation level read committed read write";
+
 /// A class of users whom the first migration found, for people and for machines.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, FromRow)]
 pub struct Class {
@@ -39,7 +42,7 @@ pub enum Allowed {
 }
 
 pub async fn report(connection: &mut PgConnection) -> sqlx::Result<Vec<Class>> {
-    let mut tx = connection.begin().await?;
+    let mut tx = connection.begin_with(BEGIN).await?;
     let report = sqlx::query_as(
         r#"select class, users, open, started, left_alone,
              to_char(oldest at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as oldest,
@@ -52,24 +55,43 @@ pub async fn report(connection: &mut PgConnection) -> sqlx::Result<Vec<Class>> {
     Ok(report)
 }
 
-/// Starts everybody of the class who waits for a word. How many they were.
-pub async fn start(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<i64> {
-    let mut started = 0;
+/// How many of a class a word started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    pub users: i64,
+    /// Who still waits for a word, since somebody has their row locked.
+    pub locked: i64,
+}
+
+/// Starts everybody of the class who waits for a word and whose row is free.
+pub async fn start(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<Started> {
+    let mut users = 0;
     loop {
-        let mut tx = connection.begin().await?;
-        let batch = sqlx::query_scalar("select sluice.adopt_start($1, $2, $3, $4)").bind(class).bind(by).bind(note);
-        let batch: i64 = batch.bind(BATCH).persistent(false).fetch_one(&mut *tx).await?;
-        tx.commit().await?;
-        if batch == 0 {
-            return Ok(started);
+        match start_batch(connection, class, by, note).await {
+            Ok(0) => break,
+            Ok(batch) => users += batch,
+            Err(error) if super::met_a_lock(&error) => break,
+            Err(error) => return Err(error),
         }
-        started += batch;
     }
+    let mut tx = connection.begin_with(BEGIN).await?;
+    let open = "select count(*) from sluice.adoption where class = $1 and decision is null";
+    let locked = sqlx::query_scalar(open).bind(class).persistent(false).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(Started { users, locked })
+}
+
+async fn start_batch(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<i64> {
+    let mut tx = connection.begin_with(BEGIN).await?;
+    let batch = sqlx::query_scalar("select sluice.adopt_start($1, $2, $3, $4)").bind(class).bind(by).bind(note);
+    let batch = batch.bind(BATCH).persistent(false).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(batch)
 }
 
 /// Leaves everybody of the class alone who waits for a word. How many they were.
 pub async fn leave(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<i64> {
-    let mut tx = connection.begin().await?;
+    let mut tx = connection.begin_with(BEGIN).await?;
     let left = sqlx::query_scalar("select sluice.adopt_leave($1, $2, $3)").bind(class).bind(by).bind(note);
     let left = left.persistent(false).fetch_one(&mut *tx).await?;
     tx.commit().await?;
@@ -78,7 +100,7 @@ pub async fn leave(connection: &mut PgConnection, class: &str, by: &str, note: O
 
 /// Takes an instance over whose name is not its user's own.
 pub async fn allow(connection: &mut PgConnection, name: &str, by: &str, note: Option<&str>) -> sqlx::Result<Allowed> {
-    let mut tx = connection.begin().await?;
+    let mut tx = connection.begin_with(BEGIN).await?;
     let allowed = sqlx::query_scalar("select sluice.adopt_allow($1, $2, $3)").bind(name).bind(by).bind(note);
     let allowed: String = allowed.persistent(false).fetch_one(&mut *tx).await?;
     tx.commit().await?;

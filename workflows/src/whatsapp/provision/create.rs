@@ -175,9 +175,10 @@ pub(super) fn found(given: &Given, row: Listed) -> Outcome {
     if let Kind::Other(kind) = kind {
         return another_kind(&given.instance, &kind);
     }
-    // What the user's row says of it may be forged, or out of date.
+    // What the user's row says of it may be forged, or out of date. A code to scan is shown until `verify` has another.
+    let status = instance_status(status, pairing);
     let facts = Facts {
-        status: instance_status(status, pairing),
+        status: status.filter(|status| !(given.connecting_before && *status == InstanceStatus::Connecting)),
         paired: (pairing == Pairing::Done).then_some(true),
         // A list that has none of a paired instance does not say that there is none.
         phone_number: if pairing == Pairing::NotYet { Some(None) } else { phone_number.map(Some) },

@@ -112,6 +112,8 @@ pub struct Given {
     pub created_before: bool,
     /// Whether the instance was ever paired with a phone: decides what `close` means.
     pub paired_before: bool,
+    /// Whether it waits to be scanned, as far as is known: its code is shown until `verify` knows better.
+    pub connecting_before: bool,
     /// Whether the instance was taken over from an existing set-up: then its name is the subject's own, whatever it is.
     pub imported: bool,
     pub counts: Counts,
@@ -123,13 +125,15 @@ impl Given {
     /// The engine's input, in the product's words.
     pub fn of(input: &StepInput) -> Self {
         let flag = |key| input.memory.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let token = input.memory.get(key::TOKEN).and_then(Value::as_str);
+        let text = |key| input.memory.get(key).and_then(Value::as_str);
+        let (token, status) = (text(key::TOKEN), text(key::STATUS));
         Self {
             subject: input.subject.clone(),
             instance: InstanceName::from(input.resource.clone()),
             token: token.map_or_else(|| input.secret.clone(), Secret::new),
             created_before: input.exclusive_before,
             paired_before: flag(key::PAIRED),
+            connecting_before: status == Some(InstanceStatus::Connecting.as_str()),
             imported: flag(key::IMPORTED),
             counts: Counts::of(&input.memory),
             input: input.input.clone(),

@@ -113,6 +113,20 @@ fn what_is_found_says_how_it_stands_and_whose_phone_it_has() {
     );
 }
 
+/// The status would take the code along, and the user may be scanning it.
+#[test]
+fn what_still_waits_to_be_scanned_keeps_the_code_that_is_shown() {
+    let given = Given { connecting_before: true, ..again() };
+    let stands = |state| {
+        let row = Listed { status: Some(state), pairing: Pairing::NotYet, ..script::row("our-token-1") };
+        success(run(&given, vec![(Fetch, Reply::ListedRow(row))]).0).1.status
+    };
+
+    assert_eq!(stands(ApiState::Connecting), None);
+    assert_eq!(stands(ApiState::Close), None);
+    assert_eq!(stands(ApiState::Open), Some(InstanceStatus::Connected));
+}
+
 #[test]
 fn what_is_made_again_was_never_paired_and_a_first_create_has_nothing_to_forget() {
     let mut calls = gone();

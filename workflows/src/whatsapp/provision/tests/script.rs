@@ -216,6 +216,7 @@ pub fn given() -> Given {
         token: Secret::new(TOKEN),
         created_before: false,
         paired_before: false,
+        connecting_before: false,
         imported: false,
         counts: Counts::default(),
         input: serde_json::Value::Null,
