@@ -182,6 +182,11 @@ async fn a_redis_whose_sentinel_promotes_a_replica_is_followed_and_nothing_is_lo
     until_completed(&mut session, 3, PROMPTLY, &mut fleet).await;
     assert_nothing_was_lost(&mut session, &mut fleet).await;
     until_ready_says(&mut fleet, &["relay-1", "worker-verify-1"], "ok\n").await;
+    // What a library says of a connection that we make anew is no error of the process.
+    for name in fleet.names() {
+        let log = fleet.process(&name).unwrap().log();
+        assert!(!log.contains(r#""level":"ERROR""#), "{name}:\n{log}");
+    }
     following.abort();
     session.close().await.unwrap();
 }

@@ -10,13 +10,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LOOKS: u32 = 3;
 const WAITS: Duration = Duration::from_secs(5);
 
-/// Asks for a connection where the pool has none to spare and fewer than it may have. Each reason is said once until it is
-/// over. Never returns.
+/// Asks for a connection where the pool has had none to spare for a while: its size counts those that it only tries to open.
+/// Each reason is said once until it is over. Never returns.
 pub(super) async fn say_refusals(pool: &PgPool) {
     let (mut said, mut looks) = (None, 0);
     loop {
         sleep(LOOK_EVERY).await;
-        if pool.num_idle() > 0 || pool.size() >= pool.options().get_max_connections() {
+        if pool.num_idle() > 0 {
             (said, looks) = (None, 0);
             continue;
         }
@@ -28,6 +28,9 @@ pub(super) async fn say_refusals(pool: &PgPool) {
         if let Some(reason) = refusal.as_ref().filter(|_| refusal != said) {
             let mend = "where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS";
             tracing::warn!(reason, mend, "Postgres refuses connections");
+        }
+        if refusal.is_none() {
+            looks = 0;
         }
         said = refusal;
     }

@@ -6,6 +6,7 @@ mod choices;
 mod linted;
 mod locks;
 mod matrix;
+mod project;
 mod refused;
 mod report;
 mod rights;

@@ -72,6 +72,7 @@ async fn one_is_shown_with_every_attempt() {
     for part in ["reason      attempts_exhausted", "step        configure-webhooks", "sluice dead-letters retry 1"] {
         assert!(shown.out.contains(part), "{part} is not in:\n{}", shown.out);
     }
+    assert!(!shown.out.contains("dead-letters show"), "it names itself as the mend:\n{}", shown.out);
     assert_eq!(shown.table().matches("configure-webhooks | failed | server_error | 500").count(), 3, "{}", shown.out);
     assert_eq!(document["dead_letter"]["reason"], json!("attempts_exhausted"));
     assert_eq!(document["attempts"].as_array().unwrap().len(), 4);

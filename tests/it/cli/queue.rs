@@ -52,6 +52,24 @@ async fn stats_say_what_a_gate_holds_and_why() {
 }
 
 #[tokio::test]
+async fn a_host_that_nobody_calls_any_more_is_shown_only_while_a_person_has_set_its_gate() {
+    let cli = Cli::new().await;
+    let gate = "insert into sluice.gate (scope, name) values ('host', 'old.example')";
+    cli.superuser().await.run(gate).await;
+    let is_shown = async || {
+        let stats = cli.run(&["queue", "stats", "--json"]).await.expect(0).json();
+        stats["gates"].as_array().unwrap().iter().any(|gate| gate["name"] == "old.example")
+    };
+
+    let before = is_shown().await;
+    cli.run(&["queue", "pause", "--host", "old.example"]).await.expect(0);
+    let paused = is_shown().await;
+    cli.run(&["queue", "resume", "--host", "old.example"]).await.expect(0);
+
+    assert_eq!((before, paused, is_shown().await), (false, true, false));
+}
+
+#[tokio::test]
 async fn stats_count_what_redis_holds_and_do_without_it() {
     let cli = Cli::new().await;
     let (redis, prefix) = (servers::shared().await.redis.url(), servers::prefix().replace(':', ""));

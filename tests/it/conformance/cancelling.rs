@@ -5,14 +5,15 @@ use std::time::Duration;
 use sluice::ledger::{Changed, Claimed, OperatorLedger};
 use uuid::Uuid;
 use workflows::{
+    definition::{Definition, Registry},
     ids::RunId,
     state::{RunState, StepState},
 };
 
 use super::{
     bench::{
-        Bench, CONFIGURE, CREATE, DEPROVISION, LEASE, LONG, PROVISION, VERIFY, by, due_after, retry, run_after,
-        send_back, success, success_that_keeps, user,
+        Bench, CONFIGURE, CREATE, DEPROVISION, LEASE, LONG, PROVISION, RECONFIGURE, VERIFY, by, due_after, registry,
+        retry, run_after, send_back, success, success_that_keeps, user,
     },
     world::{Moment, World},
 };
@@ -114,4 +115,36 @@ pub async fn what_has_ended_cannot_be_cancelled(bench: &Bench<impl World>) {
 
     assert_eq!(bench.world.run(run).await, RunState::Succeeded);
     assert_eq!(bench.world.events(run).await, ["deprovision-instance.started", "deprovision-instance.succeeded"]);
+}
+
+/// A workflow may say who is gone (`gone`).
+pub async fn a_run_whose_subject_is_gone_is_cancelled_before_it_makes_anything(bench: &Bench<impl World>) {
+    let definitions = registry();
+    let definitions = definitions.all().map(|known| Definition { gone: Some("sluice.gone_users"), ..known.clone() });
+    bench.world.build(Registry::new(definitions.collect())).await;
+    let (goes, stays, later) = (user(), user(), user());
+    for user in [goes, stays, later] {
+        bench.world.sign_up(user).await;
+    }
+    let (left, there) = (bench.start(PROVISION, goes).await, bench.start(PROVISION, stays).await);
+    let made = bench.start(PROVISION, later).await;
+    bench.work(made, CREATE, success()).await;
+    // Its first step makes nothing.
+    let harmless = bench.start(RECONFIGURE, user()).await;
+    for user in [goes, later] {
+        bench.world.leave(user).await;
+    }
+
+    let keys = [bench.due_of(left, CREATE).await, bench.due_of(there, CREATE).await];
+    let first = bench.claim_all("w", &keys).await;
+    let mut others = Vec::new();
+    for run in [made, harmless] {
+        others.push(bench.claim("w", bench.due_of(run, CONFIGURE).await).await);
+    }
+
+    assert!(matches!(first[..], [Claimed::Stale, Claimed::Yes(_)]), "{first:?}");
+    assert!(matches!(others[..], [Claimed::Yes(_), Claimed::Yes(_)]), "{others:?}");
+    assert_eq!(bench.world.run(left).await, RunState::Cancelled);
+    assert_eq!(bench.state(left, 0).await, StepState::Cancelled);
+    assert_eq!(bench.world.events(left).await, ["provision-instance.started", "provision-instance.cancelled"]);
 }

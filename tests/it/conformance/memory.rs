@@ -140,6 +140,10 @@ impl World for InMemory {
         self.ledger.sign_up(user);
     }
 
+    async fn leave(&self, user: UserId) {
+        self.ledger.leave(user);
+    }
+
     async fn ask_again(&self, user: UserId, budget: Budget) {
         match budget {
             Budget::Kept => self.ledger.ask_again(user),

@@ -176,6 +176,7 @@ conformance! {
     retrying: [
         failures_count_and_end_the_run_at_the_limit,
         a_success_forgets_no_failures,
+        a_row_counts_its_retries_alike_while_its_run_is_under_way_and_after,
         defers_never_count,
         a_failed_step_waits_out_its_delay,
     ],
@@ -212,6 +213,7 @@ conformance! {
         a_cancelled_run_leaves_no_step_waiting,
         a_dead_run_is_discarded,
         what_has_ended_cannot_be_cancelled,
+        a_run_whose_subject_is_gone_is_cancelled_before_it_makes_anything,
     ],
     reviving: [
         a_revived_run_keeps_its_outputs_and_gets_a_fresh_budget,

@@ -265,6 +265,11 @@ impl World for InPostgres {
         sqlx::query(insert).bind(user.uuid()).bind(email).execute(&self.pool).await.unwrap();
     }
 
+    async fn leave(&self, user: UserId) {
+        let delete = "delete from auth.users where id = $1";
+        sqlx::query(delete).bind(user.uuid()).execute(&self.pool).await.unwrap();
+    }
+
     async fn ask_again(&self, user: UserId, budget: Budget) {
         let update = match budget {
             Budget::Kept => {

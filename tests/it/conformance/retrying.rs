@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use workflows::state::{DeathReason, RunState, Spent, StepState};
+use sluice::ledger::RelayLedger;
+use workflows::{
+    state::{DeathReason, RunState, Spent, StepState},
+    whatsapp::names::UserId,
+};
 
 use super::{
-    bench::{Bench, CREATE, LIMITS, LONG, PROVISION, defer, retry, success, user},
+    bench::{Bench, CONFIGURE, CREATE, LIMITS, LONG, PROVISION, VERIFY, defer, retry, success, user},
     world::{Moment, World},
 };
 
@@ -64,4 +68,29 @@ pub async fn a_failed_step_waits_out_its_delay(bench: &Bench<impl World>) {
     bench.world.advance(Duration::from_secs(2)).await;
 
     assert_eq!(bench.due(CREATE).await.len(), 2);
+}
+
+pub async fn a_row_counts_its_retries_alike_while_its_run_is_under_way_and_after(bench: &Bench<impl World>) {
+    let (lives, dies) = (user(), user());
+    for user in [lives, dies] {
+        bench.world.sign_up(user).await;
+    }
+    let taken = bench.ledger().intake(10).await.unwrap().started;
+    let run_of = |user: UserId| taken.iter().find(|taken| taken.subject == user.subject()).unwrap().run;
+    let runs = [lives, dies].map(run_of);
+    for run in runs {
+        bench.succeed(run, &[CREATE, CONFIGURE]).await;
+        bench.work(run, VERIFY, retry()).await;
+        bench.world.advance(LONG).await;
+        bench.work(run, VERIFY, retry()).await;
+        bench.world.advance(LONG).await;
+    }
+    let under_way = [bench.world.queue_row(lives).await, bench.world.queue_row(dies).await];
+    bench.work(runs[0], VERIFY, success()).await;
+    bench.work(runs[1], VERIFY, retry()).await;
+
+    let after = [bench.world.queue_row(lives).await, bench.world.queue_row(dies).await];
+    assert_eq!(under_way.map(|row| row.retry_count), [2, 2]);
+    assert_eq!([after[0].status.as_str(), after[1].status.as_str()], ["completed", "failed"]);
+    assert_eq!(after.map(|row| row.retry_count), [2, LIMITS.failures]);
 }

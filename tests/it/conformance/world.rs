@@ -53,6 +53,8 @@ pub trait World {
     }
 
     async fn sign_up(&self, user: UserId);
+    /// The user is deleted, with all that the app has of them.
+    async fn leave(&self, user: UserId);
     /// Set the row to `pending` by hand; with `Budget::Fresh` its `retry_count` to 0 too.
     async fn ask_again(&self, user: UserId, budget: Budget);
     async fn queue_row(&self, user: UserId) -> RowSeen;

@@ -151,7 +151,21 @@ async fn an_outage_burns_no_attempts(outage: Outage) {
 
     engine.until("all are ready", ALL_READY).await;
     assert_nothing_was_burnt(&engine).await;
+    say_how_soon_work_went_on(&engine).await;
     engine.stop().await;
+}
+
+/// What waited is due at the close itself, and not at a moment of its own: claims follow it. How soon is printed, not judged.
+async fn say_how_soon_work_went_on(engine: &Engine) {
+    let waits = "select count(*) from sluice.step where held_by is not null";
+    assert_eq!(number(engine, waits).await, 0);
+    let soon =
+        "select coalesce(round(extract(epoch from min(attempt.started_at) - max(gate.breaker_at)) * 1000), -1)::bigint
+         from sluice.attempt, sluice.gate
+         where gate.scope = 'host' and gate.breaker = 'closed' and attempt.started_at >= gate.breaker_at";
+    let soon = number(engine, soon).await;
+    let line = format!("from the breaker's close to the next claim: {soon} ms\n");
+    std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

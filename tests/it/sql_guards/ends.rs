@@ -9,7 +9,35 @@ const EVERY_END: &str = "I1 every sign-up reaches an end";
 const IN_ORDER: &str = "I7 each event, those of a run in order";
 const CLOSED: &str = "a closed gate lets nothing through";
 
+const GONE: &str = "nothing is made for who is gone";
+const GONE_IS_CANCELLED: &[&str] = &["a_run_whose_subject_is_gone_is_cancelled_before_it_makes_anything"];
+
 pub const GUARDS: &[Guard] = &[
+    Guard {
+        name: "claim: whose subject is gone",
+        keeps: GONE,
+        within: "claim",
+        clause: "if 0 = any (positions) then",
+        instead: "if false then",
+        missed_by: GONE_IS_CANCELLED,
+        ..NONE
+    },
+    Guard {
+        name: "end_gone: nobody else's run",
+        keeps: GONE,
+        within: "end_gone",
+        clause: "\n        and run.subject = any (subjects_gone)",
+        missed_by: GONE_IS_CANCELLED,
+        ..NONE
+    },
+    Guard {
+        name: "end_gone: what would make something",
+        keeps: GONE,
+        within: "end_gone",
+        clause: "\n        and definition.exclusive",
+        missed_by: GONE_IS_CANCELLED,
+        ..NONE
+    },
     Guard {
         name: "settle: the token",
         keeps: STALE,

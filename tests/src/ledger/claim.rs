@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{Ask, AttemptSpan, Claim, Claimed, DueKey, Key, Lease, Refusal, Worker};
+use sluice::ledger::{Ask, AttemptSpan, By, Claim, Claimed, DueKey, Key, Lease, Refusal, Worker};
 use workflows::{
     definition::{Reach, Step as Definition},
+    ids::RunId,
     outcome::StepInput,
     state::{Event, StepState},
+    whatsapp::names::UserId,
 };
 
 use super::{Resource, Safeguard, Step, Tx};
@@ -27,6 +29,7 @@ impl Tx<'_> {
 
     fn claim(&mut self, worker: &Worker, ask: &Ask) -> Claimed {
         let key = ask.key;
+        self.end_gone(key);
         let Some(due_at) = self.due_since(key) else { return Claimed::Stale };
         let Some(definition) = self.known(key) else {
             self.postpone(key);
@@ -40,6 +43,22 @@ impl Tx<'_> {
         }
         let span = ask.span.clone();
         self.take_in_hand(worker, key, span, &definition).map_or(Claimed::Stale, |claim| Claimed::Yes(Box::new(claim)))
+    }
+
+    /// Cancels the run where its subject is gone before the first step makes anything for it.
+    fn end_gone(&mut self, key: DueKey) {
+        if key.position == 0 && self.due_since(key).is_some() && self.is_gone(key.run) {
+            self.cancel(key.run, &By { actor: "sluice".to_owned(), note: Some("its subject is gone".to_owned()) });
+        }
+    }
+
+    /// A user's queue row goes with the user.
+    fn is_gone(&self, run: RunId) -> bool {
+        let asks = self.definition(run).is_some_and(|definition| {
+            definition.gone.is_some() && definition.step(0).is_some_and(|step| step.reach == Reach::Exclusive)
+        });
+        let user = self.tables.runs.get(&run).and_then(|run| UserId::of(&run.subject));
+        asks && user.is_some_and(|user| !self.tables.queue.contains_key(&user))
     }
 
     /// Since when the step has been due, where it is due now and this is a hint of this time.

@@ -22,6 +22,11 @@ impl ModelLedger {
         });
     }
 
+    /// The user is deleted, and the queue row with them.
+    pub fn leave(&self, user: UserId) {
+        self.transact(|tx| tx.tables.queue.remove(&user));
+    }
+
     /// A person sets the row back to `pending`, as the guide's SQL for stuck rows does.
     pub fn ask_again(&self, user: UserId) {
         self.transact(|tx| {
