@@ -11,7 +11,7 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo jaeger bench chaos check full mutants setup format lint build tools test sim audit test-kubernetes
+.PHONY: help demo jaeger bench chaos check full mutants setup format lint doc unused build tools test sim audit test-kubernetes
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
@@ -29,7 +29,7 @@ bench: setup ## What Sluice gives and costs, with optimisations, in 30 minutes; 
 chaos: setup build ## Every way to break it, for about a quarter of an hour; CHAOS="mixed --seconds 600" for one of them
 	cargo run --quiet --bin chaos -- $(CHAOS)
 
-check: setup format lint build test ## All that a change must pass; what CI runs
+check: setup format lint doc unused build test ## All that a change must pass; what CI runs
 
 full: check audit chaos mutants ## check, audit, the guards taken away, 50,000 seeds of the simulator, 100,000 runs for what they leave, 100,000 events that wait, and chaos at its full length
 	SIM_SEEDS=50000 cargo test -p tests --test sim
@@ -55,6 +55,12 @@ format: ## Is the code formatted? (cargo fmt mends it)
 lint: ## Has clippy anything to say?
 	$(call part,lint,cargo clippy --workspace --all-targets -- -D warnings)
 
+doc: ## Is the documentation of the crates without warnings?
+	$(call part,doc,RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps)
+
+unused: $(TOOLS)/bin/cargo-machete ## Is a dependency declared that nothing uses?
+	$(call part,unused,$(TOOLS)/bin/cargo-machete)
+
 # Tests start our own programs, which cargo does not build for the tests of another package.
 build: ## Builds the programs that tests and demo start
 	$(call part,build,cargo build --workspace --bins)
@@ -72,5 +78,5 @@ sim: ## Only the simulator; SIM_SEEDS, SIM_FIRST and SIM_SEED choose
 audit: $(TOOLS)/bin/cargo-deny ## Are the dependencies licensed, safe, and from crates.io only?
 	$(call part,audit,$(TOOLS)/bin/cargo-deny check)
 
-$(TOOLS)/bin/cargo-deny:
-	$(call part,install cargo-deny,cargo install --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-deny)
+$(TOOLS)/bin/cargo-%:
+	$(call part,install cargo-$*,cargo install --quiet --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-$*)

@@ -1,7 +1,9 @@
 //! A shop that welcomes its customers: three steps against a mailing service, started from SQL. Nothing of Sluice's own product
 //! is in this program, and nothing of it is asked for.
 //!
-//!     select sluice.start('welcome', 'customer-7', '{"email": "ada@example.com", "list": "news"}');
+//! ```sql
+//! select sluice.start('welcome', 'customer-7', '{"email": "ada@example.com", "list": "news"}');
+//! ```
 
 mod mailer;
 mod workflow;
