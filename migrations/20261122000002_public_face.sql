@@ -53,17 +53,21 @@ $$;
 -- The auth server's users, where the caller may use its schema. `to_regclass` would raise where not.
 create or replace function sluice.auth_users()
 returns regclass
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select class.oid::regclass
-  from pg_catalog.pg_class as class
-  join pg_catalog.pg_namespace as auth
-    on auth.oid = class.relnamespace
-  where auth.nspname = 'auth'
-    and class.relname = 'users'
-    and has_schema_privilege(auth.oid, 'usage')
+begin
+  return (
+    select class.oid::regclass
+    from pg_catalog.pg_class as class
+    join pg_catalog.pg_namespace as auth
+      on auth.oid = class.relnamespace
+    where auth.nspname = 'auth'
+      and class.relname = 'users'
+      and has_schema_privilege(auth.oid, 'usage')
+  );
+end
 $$;
 
 -- Supabase's `auth.uid()`, under the same condition.

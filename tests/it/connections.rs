@@ -187,6 +187,30 @@ async fn connections_that_nobody_needs_any_more_go_back_to_a_server_that_has_too
     giving.abort();
 }
 
+/// Issue 11: the log said only that the pool had timed out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_says_of_one_connection_too_many_is_in_the_log() {
+    let mut fleet =
+        Fleet::prepare(postgres::Options::default(), redis::Options::default(), Config::default()).await.unwrap();
+    let url = login(&fleet, 15).await;
+    fleet.set("DATABASE_URL", url);
+    fleet.start("relay-1", &["relay"]).await.unwrap();
+    let mut session = fleet.connect().await.unwrap();
+
+    sqlx::query("alter role limited connection limit 0").execute(&mut session).await.unwrap();
+    let end_all = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'limited'";
+    assert!(number(&mut session, end_all).await > 0);
+    let said = until(PATIENCE, async || {
+        let log = fleet.process("relay-1").unwrap().log();
+        let line = log.lines().find(|line| line.contains("Postgres refuses connections"))?;
+        Some(line.to_owned())
+    });
+
+    let line = said.await.expect("the refusal is said");
+    assert!(line.contains("too many connections for role") && line.contains("DATABASE_MAX_CONNECTIONS"), "{line}");
+    session.close().await.unwrap();
+}
+
 /// An app with two-phase commit.
 #[tokio::test]
 async fn a_sign_up_is_prepared_once_the_switch_for_it_is_off() {

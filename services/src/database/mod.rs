@@ -16,7 +16,7 @@ use sqlx::{
     query::{Query, QueryAs},
 };
 
-use self::pool::Wariness;
+use self::pool::Noticed;
 pub use self::{
     pool::{give_back, takes_writes},
     pooling::{Pooling, is_by_transaction},
@@ -49,19 +49,19 @@ const BEGIN: &str = "\
 pub struct Database {
     pool: PgPool,
     pooling: Pooling,
-    wariness: Wariness,
+    noticed: Noticed,
 }
 
 impl Database {
     /// Over a pool of its own, of at most so many connections; opens none yet.
     pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
-        let wariness = Wariness::default();
-        Self { pool: pool::open(options, pooling, connections, wariness.clone()), pooling, wariness }
+        let noticed = Noticed::default();
+        Self { pool: pool::open(options, pooling, connections, noticed.clone()), pooling, noticed }
     }
 
     /// Over a pool that somebody else has set up.
     pub fn new(pool: PgPool, pooling: Pooling) -> Self {
-        Self { pool, pooling, wariness: Wariness::default() }
+        Self { pool, pooling, noticed: Noticed::default() }
     }
 
     pub fn pool(&self) -> &PgPool {
@@ -76,7 +76,12 @@ impl Database {
     /// Takes note of what a statement failed with: after a write that a demoted server refused, no
     /// connection to it is used.
     pub fn judge(&self, error: &sqlx::Error) {
-        self.wariness.judge(error);
+        self.noticed.judge(error);
+    }
+
+    /// Until a statement that `judge` heard of got no connection in time.
+    pub async fn starved(&self) {
+        self.noticed.starved().await;
     }
 
     /// Sends one statement in a transaction of its own.

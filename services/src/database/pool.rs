@@ -10,7 +10,10 @@ use sqlx::{
     PgConnection, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Pooling, settings};
 
@@ -29,34 +32,47 @@ const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 /// What a standby answers to `begin read write`.
 const FEATURE_NOT_SUPPORTED: &str = "0A000";
 
-/// When a server last said to this pool that it takes no writes.
+/// What the users of a pool have noticed of its server.
 #[derive(Clone, Default)]
-pub(super) struct Wariness(Arc<Mutex<Option<Instant>>>);
+pub(super) struct Noticed {
+    /// When it last said that it takes no writes.
+    read_only_at: Arc<Mutex<Option<Instant>>>,
+    /// Somebody has waited for a connection in vain.
+    starved: Arc<Notify>,
+}
 
-impl Wariness {
+impl Noticed {
     /// Takes note of an error that says so.
     pub(super) fn judge(&self, error: &sqlx::Error) {
         if is_read_only(error) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *self.read_only_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            self.starved.notify_one();
         }
     }
 
-    fn lasts(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|said| said.elapsed() < WARY)
+    pub(super) async fn starved(&self) {
+        self.starved.notified().await;
+    }
+
+    fn is_wary(&self) -> bool {
+        let read_only_at = self.read_only_at.lock().unwrap_or_else(PoisonError::into_inner);
+        read_only_at.is_some_and(|said| said.elapsed() < WARY)
     }
 }
 
 /// Opens no connection yet. Asking each connection before each use would cost a round trip: one
 /// that died is noticed by whoever uses it, who tries again; one that leads to a demoted server is
 /// closed at the next use after it refused a write.
-pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32, wariness: Wariness) -> PgPool {
+pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32, noticed: Noticed) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE)
         .idle_timeout(IDLE)
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {
-            let ask = meta.idle_for >= RESTED || wariness.lasts();
+            let ask = meta.idle_for >= RESTED || noticed.is_wary();
             Box::pin(async move { if ask { takes_writes(connection).await } else { Ok(true) } })
         });
     let pool = match pooling {

@@ -5,34 +5,24 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection, PgPool};
 use tokio::time::{sleep, timeout};
 
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A pool that found its connections busy so many times in a row is in need of another one.
-const LOOKS: u32 = 3;
+use crate::database::Database;
+
+const ASK_EVERY: Duration = Duration::from_secs(2);
 const WAITS: Duration = Duration::from_secs(5);
 
-/// Asks for a connection where the pool has had none to spare for a while: its size counts those that it only tries to open.
-/// Each reason is said once until it is over. Never returns.
-pub(super) async fn say_refusals(pool: &PgPool) {
-    let (mut said, mut looks) = (None, 0);
+/// Asks the server for a connection whenever a statement got none in time. Each reason is said once until it is over. Never
+/// returns.
+pub(super) async fn say_refusals(database: &Database) {
+    let mut said = None;
     loop {
-        sleep(LOOK_EVERY).await;
-        if pool.num_idle() > 0 {
-            (said, looks) = (None, 0);
-            continue;
-        }
-        looks += 1;
-        if looks < LOOKS {
-            continue;
-        }
-        let refusal = refusal(pool).await;
+        database.starved().await;
+        let refusal = refusal(database.pool()).await;
         if let Some(reason) = refusal.as_ref().filter(|_| refusal != said) {
             let mend = "where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS";
             tracing::warn!(reason, mend, "Postgres refuses connections");
         }
-        if refusal.is_none() {
-            looks = 0;
-        }
         said = refusal;
+        sleep(ASK_EVERY).await;
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use futures::FutureExt;
-use sqlx::PgPool;
 
 use super::{
     Life, Refused, database,
@@ -12,7 +11,7 @@ use super::{
 };
 use crate::{
     config,
-    database::give_back,
+    database::{Database, give_back},
     events as events_role,
     ledger::postgres::Postgres,
     queue::{Finding, Queue, Severity},
@@ -99,14 +98,14 @@ async fn run_relay(config: config::Relay, ledger: Postgres, queue: Queue, life: 
         return Ok(());
     }
     let listen = config.listen.map(|database| database.connect(&database::application("relay-listen")));
-    let pool = ledger.pool().clone();
+    let database = ledger.database().clone();
     let ledger = if spans::enabled() { ledger.traced() } else { ledger };
     let deps = relay_role::Deps { ledger, queue, listen, vitals: life.vitals.clone() };
     tracing::info!("relay starts");
     life.readiness.begin();
     tokio::select! {
         ended = relay_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
-        () = keep(pool) => {}
+        () = keep(&database) => {}
     }
     tracing::info!("relay has stopped");
     Ok(())
@@ -123,13 +122,13 @@ async fn run_worker(config: config::Worker, of: OfWorker, queue: Queue, life: &L
     if !database::register(&ledger, life).await? {
         return Ok(());
     }
-    let (catalog, vitals, pool) = (config.catalog, life.vitals.clone(), ledger.pool().clone());
+    let (catalog, vitals, database) = (config.catalog, life.vitals.clone(), ledger.database().clone());
     let deps = worker_role::Deps { ledger, leases, queue, catalog, vitals };
     tracing::info!("worker starts");
     life.readiness.begin();
     tokio::select! {
         ended = worker_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
-        () = keep(pool) => {}
+        () = keep(&database) => {}
     }
     tracing::info!("worker has stopped");
     Ok(())
@@ -158,13 +157,13 @@ async fn run_at_a_broker(
     if !database::wait_for(&config.database, name, life).await? {
         return Ok(());
     }
-    let pool = ledger.pool().clone();
+    let database = ledger.database().clone();
     let deps = events_role::Deps { ledger, vitals: life.vitals.clone() };
     tracing::info!("{name} starts");
     life.readiness.begin();
     tokio::select! {
         ended = run(deps) => ended?,
-        () = keep(pool) => {}
+        () = keep(&database) => {}
     }
     tracing::info!("{name} has stopped");
     Ok(())
@@ -174,8 +173,8 @@ async fn run_at_a_broker(
 const NEEDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Keeps a pool no larger than its work is, and says why it gets no connection. Never returns.
-async fn keep(pool: PgPool) {
-    tokio::join!(give_back(&pool, NEEDED_WITHIN), say_refusals(&pool));
+async fn keep(database: &Database) {
+    tokio::join!(give_back(database.pool(), NEEDED_WITHIN), say_refusals(database));
 }
 
 impl Life {
