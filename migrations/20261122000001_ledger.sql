@@ -188,9 +188,6 @@ create table if not exists sluice.event (
   replayed_at timestamptz
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 create unique index if not exists event_of_run on sluice.event (run_id, sequence);
--- The first that waits of each run. Its condition is not that of the index below, so that neither serves the other's question.
-create index if not exists event_first on sluice.event (run_id, sequence)
-  where coalesce(published_at, 'infinity') = 'infinity';
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
 create index if not exists event_published on sluice.event (published_at) where published_at is not null;
 

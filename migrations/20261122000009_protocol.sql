@@ -2074,16 +2074,19 @@ begin
       from sluice.event
       where event.published_at is null
         and (event.claimed_until is null or event.claimed_until < now())
-        -- Asked as the index event_first has it: a plan of an empty ledger would else read all that
-        -- wait, for each of them, or all that a gate ever announced.
-        and (
-          select first.sequence
-          from sluice.event as first
-          where first.run_id = event.run_id
-            and coalesce(first.published_at, 'infinity') = 'infinity'
-          order by first.sequence
-          limit 1
-        ) = event.sequence
+        -- Where the one before it has gone out, all before it have: one look-up by key, however
+        -- many wait, and whatever a gate has announced before.
+        and coalesce(
+          (
+            select before.published_at is not null
+            from sluice.event as before
+            where before.run_id = event.run_id
+              and before.sequence < event.sequence
+            order by before.sequence desc
+            limit 1
+          ),
+          true
+        )
       order by event.created_at
       limit most
       for no key update of event skip locked
