@@ -546,11 +546,13 @@ set search_path = ''
 set lock_timeout = '50ms'
 as $$
 declare
-  key constant name := sluice.profiles_key();
-  people constant regclass := case when key is null then sluice.auth_users() else to_regclass('public.profiles') end;
+  key name;
+  people regclass;
   asked uuid[];
   there uuid[];
 begin
+  key := sluice.profiles_key();
+  people := case when key is null then sluice.auth_users() else to_regclass('public.profiles') end;
   if people is null or row_security_active(people) then
     return '{}';
   end if;

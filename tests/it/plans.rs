@@ -93,7 +93,7 @@ async fn no_statement_of_a_running_sluice_reads_more_because_much_lies_behind() 
 async fn a_gate_that_has_announced_much_costs_a_claim_of_its_next_event_nothing() {
     let app = App::migrated().await;
     let mut session = app.superuser().await;
-    let claim = "explain (analyze, buffers, format json) select * from sluice.claim_events('me', 30, 100)";
+    let claim = "select count(*) from sluice.claim_events('me', 30, 100)";
     // Planned while the ledger is empty.
     session.run(claim).await;
     session
@@ -105,12 +105,18 @@ async fn a_gate_that_has_announced_much_costs_a_claim_of_its_next_event_nothing(
         )
         .await;
 
-    let plan: Value = session.one(claim).await;
+    session.run("begin").await;
+    let claimed: i64 = session.one(claim).await;
+    let read: i64 = session
+        .one(
+            "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables
+             where relid = 'sluice.event'::regclass",
+        )
+        .await;
+    session.run("commit").await;
 
-    let plan = &plan[0]["Plan"];
-    let buffers = plan["Shared Hit Blocks"].as_u64().unwrap() + plan["Shared Read Blocks"].as_u64().unwrap();
-    assert_eq!(plan["Actual Rows"].as_f64(), Some(1.0), "{plan:#}");
-    assert!(buffers < 200, "{buffers} pages for one event");
+    assert_eq!(claimed, 1);
+    assert!(read < 20, "{read} events were read to claim one");
 }
 
 /// The plans in a server's log: JSON on lines that begin with a tab, below the line that says how

@@ -260,7 +260,7 @@ async fn nobody_is_gone_where_that_cannot_be_told() {
         .await
         .run(
             "grant select on profiles to supabase_auth_admin; grant usage on schema sluice to supabase_auth_admin;
-              grant execute on function sluice.profiles_key() to supabase_auth_admin;
+              grant execute on function sluice.profiles_key(), sluice.auth_users() to supabase_auth_admin;
               alter function sluice.gone_users(text[]) owner to supabase_auth_admin",
         )
         .await;
