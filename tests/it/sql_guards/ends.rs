@@ -286,8 +286,8 @@ pub const GUARDS: &[Guard] = &[
         name: "event: not before the one before it",
         keeps: IN_ORDER,
         within: "claim_events",
-        clause: ") = event.sequence",
-        instead: ") is not null",
+        clause: "select before.published_at is not null",
+        instead: "select true",
         missed_by: &["the_next_event_of_a_run_waits_until_the_one_before_it_is_confirmed"],
         ..NONE
     },
