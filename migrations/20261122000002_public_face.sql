@@ -8,9 +8,9 @@ revoke all
   on schema sluice
   from public;
 
--- The column of public.profiles that holds the user's id: `id`, else the one that refers to auth.users, else `user_id`. Null
--- where there is no such table or column. Asked at each first claim, so its plan has to be kept: that
--- of a function in SQL is made in every call.
+-- The column of public.profiles that holds the user's id: `id`, else the one that refers to
+-- auth.users, else `user_id`. Null where there is no such table or column. Asked at each first
+-- claim, so its plan has to be kept: that of a function in SQL is made in every call.
 create or replace function sluice.profiles_key()
 returns name
 language plpgsql
@@ -50,7 +50,8 @@ begin
 end
 $$;
 
--- The auth server's users, where the caller may use its schema. `to_regclass` would raise where not.
+-- The auth server's users, where the caller may use its schema. `to_regclass` would raise where
+-- not.
 create or replace function sluice.auth_users()
 returns regclass
 language plpgsql

@@ -500,8 +500,8 @@ revoke all
   on function sluice.lost_sign_ups(interval)
   from public;
 
--- The user whose profile has this address, written as it is there or in lower case; null where nobody's has. With the caller's
--- own rights. Raises where profiles hold no addresses.
+-- The user whose profile has this address, written as it is there or in lower case; null where
+-- nobody's has. With the caller's own rights. Raises where profiles hold no addresses.
 create or replace function sluice.user_of_email(email text)
 returns uuid
 language plpgsql

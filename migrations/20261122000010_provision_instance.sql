@@ -507,8 +507,8 @@ $$;
 
 -- Takes in what the API reports: of each kind what is newer than what was heard before, so that
 -- neither order nor repetition matters. Memory and app's row are written where something changes,
--- and then together. An instance that the app has no row for is passed over. Answers with those that
--- cannot be written now: nothing of them was taken. Safe with any number of callers.
+-- and then together. An instance that the app has no row for is passed over. Answers with those
+-- that cannot be written now: nothing of them was taken. Safe with any number of callers.
 create or replace function sluice.hear(reports jsonb)
 returns table (instance text, error text)
 language plpgsql

@@ -47,8 +47,8 @@ fn statements() -> Vec<String> {
     found
 }
 
-/// The texts of Rust source that has no raw strings: without what continues a line and without SQL's
-/// comments, and each run of spaces as one.
+/// The texts of Rust source that has no raw strings: without what continues a line and without
+/// SQL's comments, and each run of spaces as one.
 fn literals(source: &str) -> Vec<String> {
     let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let code = code.join("\n").replace(r"\\", "\u{1}").replace("\\\"", "\u{2}").replace("'\"'", "");
@@ -126,8 +126,8 @@ async fn what_the_build_before_would_miss_is_named() {
     }
 }
 
-/// Every statement of this build, too. `BUILD_BEFORE=write` keeps them as those of the build before:
-/// at a release, and until the first one whenever they change.
+/// Every statement of this build, too. `BUILD_BEFORE=write` keeps them as those of the build
+/// before: at a release, and until the first one whenever they change.
 #[tokio::test]
 async fn the_schema_answers_every_statement_of_this_build() {
     let app = App::migrated().await;

@@ -85,7 +85,8 @@ async fn until_ready_says(fleet: &mut Fleet, names: &[&str], page: &str) {
     }
 }
 
-/// What a standby refuses, each duty says once: in the database's own words, and without a place in its source.
+/// What a standby refuses, each duty says once: in the database's own words, and without a place in
+/// its source.
 fn assert_each_refusal_is_said_once_and_shortly(log: &str) {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let said: Vec<String> = lines

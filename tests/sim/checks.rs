@@ -91,7 +91,8 @@ pub fn all_published(stage: &Stage) -> bool {
     stage.ledger.read(|tables| tables.events.iter().all(|event| event.is_published))
 }
 
-/// I7: each event arrived, under its own id, and those of a run in their order by their first arrivals.
+/// I7: each event arrived, under its own id, and those of a run in their order by their first
+/// arrivals.
 fn published(stage: &Stage, tables: &Tables) {
     let (log, facts) = (&stage.log, stage.facts());
     let (mut seen, mut last) = (BTreeSet::new(), BTreeMap::new());

@@ -1,4 +1,5 @@
-//! Publishers of events: the real round, over a broker that refuses, loses messages, and loses its answers.
+//! Publishers of events: the real round, over a broker that refuses, loses messages, and loses its
+//! answers.
 
 use std::{sync::Arc, time::Duration};
 

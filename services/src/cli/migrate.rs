@@ -43,7 +43,8 @@ pub struct Options {
         value_parser = duration)]
     wait: Option<Duration>,
 
-    /// One JSON object instead of lines: of the result, which is on standard output. LOG_FORMAT is of the log alone
+    /// One JSON object instead of lines: of the result, which is on standard output. LOG_FORMAT is
+    /// of the log alone
     #[arg(long)]
     json: bool,
 
@@ -141,8 +142,8 @@ async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wis
     Ok(if lacking { ExitCode::from(PENDING) } else { ExitCode::SUCCESS })
 }
 
-/// How the database stands: at once, or when nothing is pending any more and nobody migrates. A session that is lost
-/// meanwhile is opened anew.
+/// How the database stands: at once, or when nothing is pending any more and nobody migrates. A
+/// session that is lost meanwhile is opened anew.
 async fn check(
     connection: &mut PgConnection,
     database: &config::Database,
@@ -162,7 +163,8 @@ async fn check(
     }
 }
 
-/// How the database stands, and whether that is for good. What a migration under way has not brought about yet is missing.
+/// How the database stands, and whether that is for good. What a migration under way has not
+/// brought about yet is missing.
 async fn look(connection: &mut PgConnection) -> Result<(Standing, bool), migrations::Error> {
     let under_way = migrations::under_way(connection).await?;
     let standing = migrations::standing(connection).await?;

@@ -26,7 +26,8 @@ pub use self::{
 /// the server's own `statement_timeout`, which ends whatever merely takes long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What went wrong, in the database's own words where it answered: once, and not with the line of its own source.
+/// What went wrong, in the database's own words where it answered: once, and not with the line of
+/// its own source.
 pub fn said(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }

@@ -1,5 +1,5 @@
-//! Another program's events, as it publishes them to a RabbitMQ. A durable queue of ours is bound to
-//! its exchange; a reader takes in what has gathered there. A message is acknowledged once its
+//! Another program's events, as it publishes them to a RabbitMQ. A durable queue of ours is bound
+//! to its exchange; a reader takes in what has gathered there. A message is acknowledged once its
 //! reader has committed it, and goes to a queue of its own where nobody can read it.
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -2,9 +2,9 @@
 //! each run in their order.
 //!
 //! `publish` does one round, and is what the tests call; `message` is an event as others read it;
-//! `rabbitmq` connects, declares and publishes, and says why it cannot; `keep` connects anew; `tail`
-//! listens, for a person. Any number of publishers run side by side: they share the events by claims
-//! that expire. A broker that is away delays announcements and nothing else.
+//! `rabbitmq` connects, declares and publishes, and says why it cannot; `keep` connects anew;
+//! `tail` listens, for a person. Any number of publishers run side by side: they share the events
+//! by claims that expire. A broker that is away delays announcements and nothing else.
 //!
 //! `feed` is the other way round: another program's events, as they come in. No other module knows
 //! RabbitMQ.
@@ -128,7 +128,8 @@ impl Publisher {
                     }
                     match (claimed, unconfirmed) {
                         (0, _) => POLL,
-                        // The next events of the runs that were published may wait for nothing else.
+                        // The next events of the runs that were published may wait for nothing
+                        // else.
                         (_, 0) => Duration::ZERO,
                         _ => link.trouble().map_or(FIRST_PAUSE, |_| Duration::ZERO),
                     }

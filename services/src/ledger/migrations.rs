@@ -27,7 +27,8 @@ const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long another migration may keep this one waiting.
 const TURN: Duration = Duration::from_secs(300);
-/// Held by the session that migrates, until its slow changes are done. (7318, 1) and (7318, 2) are the relays'.
+/// Held by the session that migrates, until its slow changes are done. (7318, 1) and (7318, 2) are
+/// the relays'.
 const TAKE_TURN: &str = "select pg_catalog.pg_advisory_lock(7318, 3)";
 /// Rounds of slow changes: each fills some hundred rows of one table, if there is nothing else to do.
 const ROUNDS: u32 = 100_000;

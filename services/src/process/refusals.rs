@@ -10,8 +10,8 @@ use crate::database::Database;
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const WAITS: Duration = Duration::from_secs(5);
 
-/// Asks the server for a connection whenever a statement got none in time. Each reason is said once until it is over. Never
-/// returns.
+/// Asks the server for a connection whenever a statement got none in time. Each reason is said once
+/// until it is over. Never returns.
 pub(super) async fn say_refusals(database: &Database) {
     let mut said = None;
     loop {

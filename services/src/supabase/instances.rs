@@ -10,8 +10,8 @@ use crate::{
 };
 
 /// Take in what the API reports: memory and row of each instance that it changes. Those that cannot
-/// be written now, and why: nothing of them was taken. Reports may come twice and in any order, from
-/// any number of callers.
+/// be written now, and why: nothing of them was taken. Reports may come twice and in any order,
+/// from any number of callers.
 pub async fn hear(database: &Database, reports: &[Report]) -> Result<Vec<(String, String)>> {
     let reports: Value = reports.iter().map(Report::to_json).collect();
     let ask = database.ask("select instance, error from sluice.hear($1)", |ask| ask.bind(reports));

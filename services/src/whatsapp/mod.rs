@@ -1,7 +1,7 @@
 //! The product: `provision-instance` over the Evolution API, as any program adds it to its workflows.
 //!
-//! `api`, `webhook` and `retries` are what people set; `reports` takes in the events that the API itself
-//! publishes. The engine knows none of this.
+//! `api`, `webhook` and `retries` are what people set; `reports` takes in the events that the API
+//! itself publishes. The engine knows none of this.
 
 mod api;
 mod reports;

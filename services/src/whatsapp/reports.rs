@@ -1,4 +1,5 @@
-//! The events that the Evolution API publishes to a RabbitMQ: where they are, and what is made of them.
+//! The events that the Evolution API publishes to a RabbitMQ: where they are, and what is made of
+//! them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,9 +22,10 @@ const URL: &str = "EVOLUTION_AMQP_URL";
 #[derive(Args)]
 #[command(next_help_heading = "The Evolution API's own events")]
 pub struct ReportOptions {
-    /// The RabbitMQ that the API publishes to (its RABBITMQ_URI): amqp://[user:password@]host:5672/vhost,
-    /// or amqps://. Its RABBITMQ_GLOBAL_ENABLED is true, and its RABBITMQ_EVENTS_* for QRCODE_UPDATED,
-    /// CONNECTION_UPDATE, LOGOUT_INSTANCE, REMOVE_INSTANCE and the other events of instances are
+    /// The RabbitMQ that the API publishes to (its RABBITMQ_URI):
+    /// amqp://[user:password@]host:5672/vhost, or amqps://. Its RABBITMQ_GLOBAL_ENABLED is true,
+    /// and its RABBITMQ_EVENTS_* for QRCODE_UPDATED, CONNECTION_UPDATE, LOGOUT_INSTANCE,
+    /// REMOVE_INSTANCE and the other events of instances are
     #[arg(long, env = "EVOLUTION_AMQP_URL", value_name = "URL")]
     evolution_amqp_url: Option<String>,
 
@@ -31,8 +33,8 @@ pub struct ReportOptions {
     #[arg(long, env = "EVOLUTION_AMQP_EXCHANGE", value_name = "NAME", default_value = "evolution_exchange")]
     evolution_amqp_exchange: String,
 
-    /// Our own queue there, a durable quorum queue; one for each Sluice. What cannot be read goes to the
-    /// queue of that name with .unread behind it
+    /// Our own queue there, a durable quorum queue; one for each Sluice. What cannot be read goes
+    /// to the queue of that name with .unread behind it
     #[arg(long, env = "EVOLUTION_AMQP_QUEUE", value_name = "NAME", default_value = "sluice.evolution")]
     evolution_amqp_queue: String,
 }

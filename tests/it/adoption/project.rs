@@ -1,6 +1,7 @@
-//! A whole project as its new owner finds it: the roles and grants of Supabase, the auth server's users, profiles with their
-//! sign-up trigger, users who may write their own row, conversations that hang on instances, the old set-up's rows in every state
-//! and names of every age. It is taken over, worked by `sluice all` against the simulated API, and attacked.
+//! A whole project as its new owner finds it: the roles and grants of Supabase, the auth server's
+//! users, profiles with their sign-up trigger, users who may write their own row, conversations
+//! that hang on instances, the old set-up's rows in every state and names of every age. It is taken
+//! over, worked by `sluice all` against the simulated API, and attacked.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,7 +30,8 @@ const SHOP: &str = "the-shop";
 const EVE: u8 = 7;
 const MALLORY: u8 = 4;
 
-/// What must come out of the take-over as it went in: conversations, and whose instance each hangs on.
+/// What must come out of the take-over as it went in: conversations, and whose instance each hangs
+/// on.
 const CONVERSATIONS: &str = "
     select string_agg(concat_ws(' ', c.id, c.contact_phone, i.user_id, i.id, i.instance_name), ';' order by c.id)
     from public.conversations as c
@@ -121,7 +123,8 @@ impl Project {
     }
 }
 
-/// A user makes an own row with somebody else's name, a token of their invention and a moment long ago.
+/// A user makes an own row with somebody else's name, a token of their invention and a moment long
+/// ago.
 async fn forge(app: &App, user: u8, name: &str) -> Result<u64, sqlx::Error> {
     let user = existing_user(user);
     app.user(user)
@@ -210,7 +213,8 @@ async fn a_whole_project_is_taken_over_and_worked_and_stands_every_attack() {
     assert!(all.wait_for_exit(PATIENCE).await.unwrap().success(), "{}", all.log_tail());
 }
 
-/// Items 1, 4 and 8 of the issue: another tenant's name, a row that says what is not so, a forged number.
+/// Items 1, 4 and 8 of the issue: another tenant's name, a row that says what is not so, a forged
+/// number.
 async fn users_attack(project: &mut Project, all: &Process) {
     let (mallory, one) = (existing_user(MALLORY), existing_user(1));
     let set = format!(
@@ -269,7 +273,8 @@ async fn assert_services_are_confined(project: &Project) {
     }
 }
 
-/// Items 1 and 2: every instance that was there is there, with its token, and its owner's row shows it; each new user has one.
+/// Items 1 and 2: every instance that was there is there, with its token, and its owner's row shows
+/// it; each new user has one.
 async fn assert_nobody_lost_anything(project: &mut Project, made: &[Uuid], young: Uuid) {
     let there = &project.there;
     project.api.with(|world, _| {

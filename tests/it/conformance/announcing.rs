@@ -1,4 +1,5 @@
-//! Events in several publishers' hands: only Postgres' own. The model has its publishers in the simulator.
+//! Events in several publishers' hands: only Postgres' own. The model has its publishers in the
+//! simulator.
 
 use std::time::Duration;
 

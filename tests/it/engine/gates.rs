@@ -155,7 +155,8 @@ async fn an_outage_burns_no_attempts(outage: Outage) {
     engine.stop().await;
 }
 
-/// What waited is due at the close itself, and not at a moment of its own: claims follow it. How soon is printed, not judged.
+/// What waited is due at the close itself, and not at a moment of its own: claims follow it. How
+/// soon is printed, not judged.
 async fn say_how_soon_work_went_on(engine: &Engine) {
     let waits = "select count(*) from sluice.step where held_by is not null";
     assert_eq!(number(engine, waits).await, 0);

@@ -1,5 +1,6 @@
-//! Whether more workers do more work: the burst with 1, 2 and 4 workers of each step, each with few attempts at once, against
-//! an API that takes its time. Workers then wait more than they compute, and their number bounds the rate until the CPU does.
+//! Whether more workers do more work: the burst with 1, 2 and 4 workers of each step, each with few
+//! attempts at once, against an API that takes its time. Workers then wait more than they compute,
+//! and their number bounds the rate until the CPU does.
 
 use anyhow::Result;
 
@@ -15,7 +16,8 @@ pub const LATENCY_MS: u64 = 50;
 pub const CONCURRENCY: u32 = 4;
 /// Workers of each step. Each doubles the one before it.
 pub const WORKERS: [u32; 3] = [1, 2, 4];
-/// The CPU is full where it is busier than this, in percent of all cores: then the rate says nothing of the workers.
+/// The CPU is full where it is busier than this, in percent of all cores: then the rate says
+/// nothing of the workers.
 pub const FULL: f64 = 90.0;
 
 /// One contender for each number of workers, in their order.
@@ -32,7 +34,8 @@ pub async fn scaling(stage: &mut Stage, users: usize, rounds: usize) -> Result<V
     Ok(bursts)
 }
 
-/// How busy the machine was with all of it, the simulated API and the bench too, in percent of so many cores.
+/// How busy the machine was with all of it, the simulated API and the bench too, in percent of so
+/// many cores.
 pub fn busy(burst: &Burst, cores: usize) -> Option<f64> {
     let per_thousand = burst.cpu.total()? + burst.cpu.api + burst.cpu.bench;
     Some(per_thousand * burst.per_second / 1000.0 / cores as f64 * 100.0)

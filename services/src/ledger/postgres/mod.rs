@@ -81,7 +81,8 @@ impl Postgres {
         self.within(runs::end(self, run, by, runs::Which::Dead)).await
     }
 
-    /// One verb, which ends within `PATIENCE`. Of a write that was refused as read-only the pool takes note.
+    /// One verb, which ends within `PATIENCE`. Of a write that was refused as read-only the pool
+    /// takes note.
     pub async fn within<T>(&self, verb: impl Future<Output = Result<T>>) -> Result<T> {
         let answer = tokio::time::timeout(PATIENCE, verb).await.unwrap_or(Err(Error::Late(PATIENCE)));
         if let Err(Error::Database(error)) = &answer {

@@ -1,9 +1,10 @@
 //! The Evolution API as a step sees it: a trait whose two implementations are the client and the simulator, the answers
 //! as types, and the one table that judges failures (`classify`).
 //!
-//! `answer` turns a response's bytes into a typed answer or an `ApiError`; `redact` cuts what nobody may see; `webhook` is
-//! what is asked of the API for its deliveries; `report` reads the events that it sends by itself; `guarded` decides right before a call that creates or deletes is sent.
-//! Nothing here reads a clock or opens a socket, and no error text here ever holds a secret.
+//! `answer` turns a response's bytes into a typed answer or an `ApiError`; `redact` cuts what
+//! nobody may see; `webhook` is what is asked of the API for its deliveries; `report` reads the
+//! events that it sends by itself; `guarded` decides right before a call that creates or deletes is
+//! sent. Nothing here reads a clock or opens a socket, and no error text here ever holds a secret.
 
 pub mod answer;
 pub mod classify;

@@ -1,5 +1,5 @@
-//! What the API reports of an instance by itself: its own events, as it publishes them (RabbitMQ) or
-//! posts them (webhooks). They arrive twice, late and in any order; the API's `date_time` orders
+//! What the API reports of an instance by itself: its own events, as it publishes them (RabbitMQ)
+//! or posts them (webhooks). They arrive twice, late and in any order; the API's `date_time` orders
 //! them. That is the API's local time with a `Z` behind it, so it is compared with nothing else.
 
 use std::collections::BTreeMap;
@@ -44,8 +44,8 @@ enum Standing {
 }
 
 impl Standing {
-    /// The public status of a state that the API reports. It reports a `close` only where it has given up: before the first
-    /// pairing too, that is a disconnected instance.
+    /// The public status of a state that the API reports. It reports a `close` only where it has
+    /// given up: before the first pairing too, that is a disconnected instance.
     fn of(state: ApiState) -> Option<Self> {
         match instance_status(Some(state), Pairing::Done)? {
             InstanceStatus::Connected => Some(Self::Connected),

@@ -175,7 +175,8 @@ pub(super) fn found(given: &Given, row: Listed) -> Outcome {
     if let Kind::Other(kind) = kind {
         return another_kind(&given.instance, &kind);
     }
-    // What the user's row says of it may be forged, or out of date. A code to scan is shown until `verify` has another.
+    // What the user's row says of it may be forged, or out of date. A code to scan is shown until
+    // `verify` has another.
     let status = instance_status(status, pairing);
     let facts = Facts {
         status: status.filter(|status| !(given.connecting_before && *status == InstanceStatus::Connecting)),

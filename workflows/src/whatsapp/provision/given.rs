@@ -112,7 +112,8 @@ pub struct Given {
     pub created_before: bool,
     /// Whether the instance was ever paired with a phone: decides what `close` means.
     pub paired_before: bool,
-    /// Whether it waits to be scanned, as far as is known: its code is shown until `verify` knows better.
+    /// Whether it waits to be scanned, as far as is known: its code is shown until `verify` knows
+    /// better.
     pub connecting_before: bool,
     /// Whether the instance was taken over from an existing set-up: then its name is the subject's own, whatever it is.
     pub imported: bool,
