@@ -2042,8 +2042,7 @@ begin
 end
 $$;
 
--- Events
--- ----------------------------------------------------------------------------------------------------------------
+-- Events ------------------------------------------------------------------------------------------
 
 -- Up to `most` events for this publisher to publish until its claim ends, `lease` seconds from now:
 -- of each run the first that is not published, so that whatever becomes of a publisher, the next

@@ -410,8 +410,7 @@ begin
 end
 $$;
 
--- Announcements
--- ---------------------------------------------------------------------------------------------------------
+-- Announcements -----------------------------------------------------------------------------------
 
 insert into sluice.announcement (workflow, state, type, routing_key)
 values ('provision-instance', 'succeeded', 'sluice.instance.ready.v1', 'instance.ready')
@@ -465,8 +464,7 @@ create or replace trigger announce_connection
   )
   execute function sluice.announce_connection();
 
--- What the API itself reports
--- ---------------------------------------------------------------------------------------------------------
+-- What the API itself reports ---------------------------------------------------------------------
 
 -- What the API's own events last said of an instance. Their moments are by the API's clock, which
 -- may be another zone's: they are compared with each other only.
