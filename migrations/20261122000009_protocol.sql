@@ -2238,21 +2238,23 @@ begin
 end
 $$;
 
--- How the statements above are planned: once a connection, over the indexes, whatever the tables hold. A plan that is made on an
--- empty ledger, where reading all rows is the cheapest, would stay when there are many; one that is made for each call costs more
--- than the call.
-do $$
+-- For the owner only: how statements that are asked all the time are planned: once a connection,
+-- over the indexes, whatever the tables hold. A plan that is made on an empty ledger, where reading
+-- all rows is the cheapest, would stay when there are many; one that is made for each call costs
+-- more than the call.
+create or replace function sluice.plan_once(names text[])
+returns void
+language plpgsql
+set search_path = ''
+as $$
 declare
   hot regprocedure;
 begin
   for hot in
     select function.oid::regprocedure
-    from pg_proc as function
+    from pg_catalog.pg_proc as function
     where function.pronamespace = 'sluice'::regnamespace
-      and function.proname in (
-        'intake', 'claim', 'settle', 'renew', 'waiting', 'expired', 'exceed', 'project_pending', 'explain', 'start_runs', 'end_runs',
-        'give_turn', 'end_gone', 'claim_events', 'publish_events'
-      )
+      and function.proname = any (names)
   loop
     execute format(
       'alter function %s set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off
@@ -2260,6 +2262,17 @@ begin
       hot
     );
   end loop;
+end
+$$;
+
+comment on function sluice.plan_once(text[]) is
+  'For the owner only: has the statements of these functions planned once a connection, over the indexes.';
+
+do $$
+begin
+  perform sluice.plan_once(
+    '{intake,claim,settle,renew,waiting,expired,exceed,project_pending,explain,start_runs,end_runs,give_turn,end_gone,claim_events,publish_events}'
+  );
 end
 $$;
 -- However many events wait, those that have waited longest are read, and no others.

@@ -289,11 +289,6 @@ create or replace function sluice.project_instances(runs uuid[])
 returns void
 language plpgsql
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -393,11 +388,6 @@ create or replace function sluice.show_instances(runs uuid[])
 returns void
 language plpgsql
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 begin
   insert into public.evolution_instances
@@ -512,11 +502,6 @@ returns table (instance text, error text)
 language plpgsql
 set search_path = ''
 set lock_timeout = '50ms'
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -661,8 +646,6 @@ create or replace function sluice.keep_heard()
 returns trigger
 language plpgsql
 set search_path = ''
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
 as $$
 begin
   if coalesce(current_setting('sluice.hearing', true), '') <> 'on'
@@ -695,6 +678,12 @@ create or replace trigger keep_heard
       is distinct from (new.memory -> 'status', new.memory -> 'qr_code', new.memory -> 'phone_number')
   )
   execute function sluice.keep_heard();
+
+do $$
+begin
+  perform sluice.plan_once('{project_instances,show_instances,hear,keep_heard}');
+end
+$$;
 
 -- The functions of this file and the one before it are the services', too: `sluice migrate` gives them their rights at its end.
 do $$

@@ -115,7 +115,7 @@ fn is_for_the_services(relation: &str, verb: &str) -> bool {
 }
 
 /// Functions that the services may not call: the owner's, and triggers.
-const NOT_THEIRS: [&str; 22] = [
+const NOT_THEIRS: [&str; 23] = [
     "adapt()",
     "adapt_and_tell()",
     "announce_connection()",
@@ -133,6 +133,7 @@ const NOT_THEIRS: [&str; 22] = [
     "note_closed_time()",
     "note_older_users()",
     "note_waits()",
+    "plan_once(text[])",
     "release_adopted(uuid)",
     "slow_changes()",
     "take_command()",

@@ -159,22 +159,22 @@ impl Consuming {
     /// Takes what comes until all that is `wanted` was seen, and pushes what was not seen every half second, as a relay's scan
     /// does: what a dead worker had in hand comes again.
     async fn take_all(&mut self, queue: &Queue, wanted: &[Hint], seen: &mut Vec<DueKey>) {
-        let all = until(SOON, async || {
-            let missing: Vec<Hint> = wanted.iter().filter(|hint| !seen.contains(&hint.key)).cloned().collect();
-            if missing.is_empty() {
-                return Some(());
-            }
-            let _ = queue.push(&step(), &missing, None).await;
-            let scan = tokio::time::sleep(Duration::from_millis(500));
-            tokio::pin!(scan);
+        let mut scan = tokio::time::interval(Duration::from_millis(500));
+        let all = tokio::time::timeout(SOON, async {
             loop {
+                let missing: Vec<Hint> = wanted.iter().filter(|hint| !seen.contains(&hint.key)).cloned().collect();
+                if missing.is_empty() {
+                    return;
+                }
                 tokio::select! {
                     Some(delivery) = self.deliveries.recv() => seen.push(delivery.hint.key),
-                    () = &mut scan => return None,
+                    _ = scan.tick() => {
+                        let _ = queue.push(&step(), &missing, None).await;
+                    }
                 }
             }
         });
-        assert!(all.await.is_some(), "only {} of {} hints came", seen.len(), wanted.len());
+        assert!(all.await.is_ok(), "only {} of {} hints came", seen.len(), wanted.len());
     }
 
     async fn stop(self) -> Drained {

@@ -125,10 +125,10 @@ impl App {
     pub async fn stream(&mut self, rate: f64, seconds: f64) -> Result<Stream> {
         let number = (rate * seconds).round() as usize;
         let began = Instant::now();
+        let mut evenly = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
         let mut sent = JoinSet::new();
-        for index in 0..number {
-            let due = began + Duration::from_secs_f64(index as f64 / rate);
-            tokio::time::sleep_until(due).await;
+        for _ in 0..number {
+            let due = evenly.tick().await;
             let clients = self.clients.clone();
             sent.spawn(async move {
                 let user = Uuid::new_v4();
