@@ -81,7 +81,7 @@ impl Reader for Reports {
             }
             let mut put_off = BTreeSet::new();
             for together in Report::last(reports).chunks(TOGETHER) {
-                for (instance, error) in supabase::instances::hear(ledger.database(), together).await? {
+                for (instance, error) in supabase::instances::hear(ledger, together).await? {
                     tracing::info!(instance, error, "what the Evolution API says of an instance is written later");
                     put_off.insert(instance);
                 }

@@ -159,6 +159,13 @@ pub fn connection_state(
     }
 }
 
+/// A QR code that can be kept and shown: the URL of an image, not too long, without a character that
+/// a URL cannot hold.
+pub(super) fn qr_code(value: &Value) -> Option<Secret> {
+    let url = value.as_str().filter(|url| url.starts_with("data:image/") && url.len() <= QR_BYTES)?;
+    url.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Secret::new(url))
+}
+
 /// Reads the answer to a connect.
 pub fn connect(response: &Response, redaction: &Redaction) -> Result<Connect, ErrorKind> {
     let body = success(response, redaction)?;
@@ -167,11 +174,10 @@ pub fn connect(response: &Response, redaction: &Redaction) -> Result<Connect, Er
         return Ok(if open { Connect::Open } else { Connect::NotYet });
     }
     match body.get("base64") {
-        Some(Value::String(url)) if url.starts_with("data:image/") && url.len() <= QR_BYTES => {
-            Ok(Connect::Qr(Secret::new(url)))
-        }
         None | Some(Value::Null) if body.get("count").is_some() => Ok(Connect::NotYet),
-        Some(_) => Err(unreadable(response, "`base64` is no image, or one of more than 64 KiB")),
+        Some(code) => qr_code(code)
+            .map(Connect::Qr)
+            .ok_or_else(|| unreadable(response, "`base64` is no image, or one of more than 64 KiB")),
         None => Err(unreadable(response, "neither `base64`, `count` nor `instance`")),
     }
 }

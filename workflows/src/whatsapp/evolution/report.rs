@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Value, json};
 
 use super::{
     ApiState,
-    answer::{api_state, phone_number},
+    answer::{api_state, phone_number, qr_code},
     classify::{Pairing, instance_status},
 };
 use crate::{
@@ -67,6 +67,9 @@ impl Standing {
 
 type At = DateTime<Utc>;
 
+/// The years of a moment that Postgres reads as RFC 3339 writes it.
+const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
+
 /// What is known of one instance from one event or from many: of each kind the last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
@@ -90,7 +93,8 @@ impl Report {
         }
         let instance = body["instance"].as_str().ok_or_else(|| unreadable("it names no instance"))?;
         let at = body["date_time"].as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-        let at = at.ok_or_else(|| unreadable("it has no date_time"))?.to_utc();
+        let at = at.map(|at| at.to_utc()).filter(|at| YEARS.contains(&at.year()));
+        let at = at.ok_or_else(|| unreadable("it has no date_time"))?;
         let Ok(instance) = instance.parse() else { return Ok(None) };
         let nothing = Self { instance, standing: None, ended_at: None, qr_code: None, phone_number: None };
         Ok(nothing.with(event, at, &body["data"]))
@@ -110,9 +114,8 @@ impl Report {
                 Some(Self { phone_number: number.map(|number| (at, number)), ..self.standing(at, standing) })
             }
             "qrcode.updated" => {
-                let code = data["qrcode"]["base64"].as_str().filter(|code| !code.is_empty());
                 // Anything else than a code is that there are no more.
-                Some(Self { qr_code: Some((at, code.map(Secret::new))), ..self })
+                Some(Self { qr_code: Some((at, qr_code(&data["qrcode"]["base64"]))), ..self })
             }
             "status.instance" if data["status"] != "closed" => None,
             "status.instance" | "logout.instance" => Some(self.standing(at, Standing::Disconnected)),
@@ -239,6 +242,15 @@ mod tests {
         assert_eq!(last(vec![deleted, closed, open])["status"], "gone");
     }
 
+    /// One that cannot be stored would keep its whole batch from being written.
+    #[test]
+    fn a_code_that_no_row_can_hold_is_no_code() {
+        for code in ["data:image/png;base64,a\0b", "data:image/png;base64,ä", "2@pairing", ""] {
+            let report = event("qrcode.updated", 1, &json!({ "qrcode": { "base64": code } }));
+            assert_eq!(report.qr_code.unwrap().1, None, "{code:?}");
+        }
+    }
+
     #[test]
     fn what_says_nothing_of_an_instance_is_passed_over_and_what_is_no_event_is_unreadable() {
         let others = [
@@ -256,6 +268,8 @@ mod tests {
             "[]",
             r#"{"event": "logout.instance", "date_time": "2026-11-22T16:43:36.861Z"}"#,
             r#"{"event": "logout.instance", "instance": "user_1", "date_time": "yesterday"}"#,
+            r#"{"event": "logout.instance", "instance": "user_1", "date_time": "0000-01-01T00:00:00Z"}"#,
+            r#"{"event": "logout.instance", "instance": "user_1", "date_time": "9999-12-31T23:59:59-23:00"}"#,
         ];
         for body in bodies {
             assert!(Report::parse(body.as_bytes()).is_err(), "{body}");
