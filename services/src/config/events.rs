@@ -132,9 +132,9 @@ pub(super) fn follow(ledger: Option<Ledger>, feed: Option<Feed>) -> Option<Follo
 }
 
 /// No part of an address that cannot be read is shown: it may hold a password.
-pub(crate) fn address(setting: &str, text: &str, faults: &mut Faults) -> Option<Address> {
-    match text.trim().parse() {
-        Ok(address) => Some(address),
+pub(crate) fn address(setting: &'static str, text: &str, faults: &mut Faults) -> Option<Address> {
+    match text.trim().parse::<Address>() {
+        Ok(address) => Some(address.of(setting)),
         Err(error) => {
             let problem = format!(
                 "is no address of RabbitMQ ({error}): expected amqp://[user:password@]host:5672/vhost; in a password write \

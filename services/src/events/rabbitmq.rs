@@ -34,7 +34,21 @@ const PERSISTENT: u8 = 2;
 
 /// Where a broker is, and who we are there. Prints without the password.
 #[derive(Clone)]
-pub struct Address(AMQPUri);
+pub struct Address {
+    uri: AMQPUri,
+    /// Where a person mends it.
+    setting: &'static str,
+}
+
+impl Address {
+    /// The same, read from another setting.
+    pub fn of(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
+    }
+}
+
+/// The setting of who publishes.
+const SETTING: &str = "AMQP_URL";
 
 impl FromStr for Address {
     type Err = String;
@@ -45,13 +59,13 @@ impl FromStr for Address {
             return Err("it names no host".to_owned());
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self(uri))
+        Ok(Self { uri, setting: SETTING })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
+        let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
         write!(f, "{scheme}://{}:{} (vhost {vhost:?})", authority.host, authority.port)
     }
 }
@@ -82,14 +96,16 @@ impl Trouble {
 
     /// The broker's own words, and the mend where we know one.
     fn of(error: &lapin::Error, what: &str, address: &Address) -> Self {
-        let said = error.to_string();
-        let AMQPUri { vhost, authority, .. } = &address.0;
+        let text = error.to_string();
+        let said = plain(&text);
+        let Address { uri: AMQPUri { vhost, authority, .. }, setting } = address;
+        let publishes = *setting == SETTING;
         let user = &authority.userinfo.username;
         let lower = said.to_lowercase();
         let has = |words: &str| lower.contains(words);
         let mend = if has("not found") && has("vhost") {
             format!(
-                "the vhost {vhost:?} is not there: make it (rabbitmqctl add_vhost), or name another at the end of AMQP_URL \
+                "the vhost {vhost:?} is not there: make it (rabbitmqctl add_vhost), or name another at the end of {setting} \
                  (/%2f is the default one)"
             )
         } else if has("access to vhost") {
@@ -97,22 +113,45 @@ impl Trouble {
                 "give the user {user} rights in the vhost {vhost:?}: rabbitmqctl set_permissions -p {vhost} {user} …"
             )
         } else if has("access_refused") && has("login") {
-            format!("the broker refuses the user {user} or its password: check AMQP_URL")
+            format!("the broker refuses the user {user} or its password: check {setting}")
+        } else if has("access_refused") && !publishes {
+            format!(
+                "the user {user} may not do this: give it the right to configure, write and read there, \
+                 rabbitmqctl set_permissions -p {vhost} {user} …"
+            )
         } else if has("access_refused") {
             format!(
                 "the user {user} may not do this: let an administrator declare it (docs/events.md), and give the user the \
                  right to write to both exchanges: rabbitmqctl set_permissions -p {vhost} {user} …"
             )
+        } else if has("precondition_failed") && !publishes {
+            "one of that name is there and is another one: delete it, or set another name".to_owned()
         } else if has("precondition_failed") {
             "one of that name is there and is another one: delete it, or set EVENTS_EXCHANGE or \
              EVENTS_DEAD_LETTER_EXCHANGE to another name"
                 .to_owned()
+        } else if has("no exchange") {
+            "a publisher makes it when it starts: is this its name, and has one been started?".to_owned()
+        } else if what == CONNECT {
+            format!("check {setting} and the network")
         } else {
             return Self(format!("{what}: {said}"));
         };
-        Self(format!("{what}: {said}. {mend}"))
+        Self(format!("{what}: {said}; {mend}"))
     }
 }
+
+/// The broker's own words, without what the client sets before them.
+fn plain(text: &str) -> &str {
+    let said = text.rsplit("error: ").next().unwrap_or(text);
+    let said = match said.split_once(": ") {
+        Some((kind, rest)) if rest.starts_with(&kind.replace('-', "_")) => rest,
+        _ => said,
+    };
+    said.trim_end_matches('.')
+}
+
+const CONNECT: &str = "connect";
 
 /// A connection on which the exchanges are declared and every message is confirmed.
 pub struct Link {
@@ -231,7 +270,7 @@ async fn answer(deadline: Instant, sent: Sent) -> Answer {
 
 pub(super) async fn connect(address: &Address, name: &str) -> Result<Connection, Trouble> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    answered("connect", address, Connection::connect_uri(address.0.clone(), properties)).await
+    answered(CONNECT, address, Connection::connect_uri(address.uri.clone(), properties)).await
 }
 
 pub(super) async fn answered<T>(
@@ -300,6 +339,22 @@ mod tests {
 
         assert_eq!(format!("{address} {address:?}").matches("hunter2").count(), 0);
         assert_eq!(address.to_string(), r#"amqps://rabbit.example:5671 (vhost "app")"#);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_plain_words() {
+        let said = [
+            ("IO error: Connection refused (os error 111)", "Connection refused (os error 111)"),
+            (
+                "protocol error: AMQP soft error: ACCESS-REFUSED: ACCESS_REFUSED - Login was refused.",
+                "ACCESS_REFUSED - Login was refused",
+            ),
+            ("the broker is gone", "the broker is gone"),
+        ];
+
+        for (text, words) in said {
+            assert_eq!(plain(text), words);
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct Tail {
     subject: Option<String>,
 
     /// End after so many
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = at_least_one)]
     limit: Option<NonZeroUsize>,
 
     /// Each as it was published, a JSON document a line
@@ -37,13 +37,19 @@ pub struct Tail {
     config: TailOptions,
 }
 
+fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a number from 1".to_owned())
+}
+
 impl Tail {
     pub(super) fn run(self) -> ExitCode {
         process::run(self.config.parse(), async |settings, shutdown| self.tail(settings, shutdown).await)
     }
 
     async fn tail(&self, settings: Settings, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-        let mut tail = events::Tail::open(&settings).await.map_err(|trouble| anyhow!("{trouble}"))?;
+        let mut tail = events::Tail::open(&settings)
+            .await
+            .map_err(|trouble| anyhow!("RabbitMQ at {}: {trouble}", settings.address))?;
         output::remark(format!("listening at {} of {}", settings.exchange, settings.address));
         let mut shown = 0;
         while self.limit.is_none_or(|limit| shown < limit.get()) {
