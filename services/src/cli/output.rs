@@ -16,7 +16,7 @@ pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed, or not all that was named could be done
-  2  arguments or settings are not right, or the database has no ledger
+  2  arguments or settings are not right, or the database is not migrated
   4  nothing matched";
 
 pub const FAILED: u8 = 1;
@@ -121,7 +121,8 @@ pub fn shortened(text: Option<&str>) -> String {
     short
 }
 
-fn clean(text: &str) -> String {
+/// Without what could move the terminal's cursor.
+pub fn clean(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 

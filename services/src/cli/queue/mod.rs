@@ -22,7 +22,7 @@ enum Command {
     Stats(Box<stats::Stats>),
     /// Nothing behind the gate starts until it is resumed; what is running goes on
     Pause(Box<gate::Pause>),
-    /// End a pause and a hold; a breaker closes by itself
+    /// End a pause, or a hold that the API asked for (Retry-After); a breaker closes by itself
     Resume(Box<gate::Resume>),
     /// How many steps may start per second
     Rate(Box<gate::Rate>),

@@ -9,7 +9,7 @@ use workflows::ids::StepName;
 use crate::{
     cli::{
         moment::relative,
-        output::{self, EXIT_CODES, Form, or_dash, table},
+        output::{self, EXIT_CODES, Form, or_dash, shortened, table},
     },
     config::{Operator, StatsOptions},
     ledger::postgres::{
@@ -20,8 +20,19 @@ use crate::{
     queue::{self, Queue},
 };
 
+const COLUMNS: &str = "\
+Columns of the steps:
+  GATES              whether a step may start: pass, or closed and why
+  DUE                may start now
+  HELD               could start now, were a gate not closed
+  SCHEDULED          start later: a retry's delay is not over
+  WAITING            wait for an earlier step, or for their turn behind another run
+  RUNNING            a worker has them in hand
+  OLDEST UNFINISHED  since when the oldest that is due or running could have started
+  IN REDIS           hints that a step is due; - where REDIS_URL is not set or does not answer";
+
 #[derive(Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = format!("{COLUMNS}\n\n{EXIT_CODES}"))]
 pub(super) struct Stats {
     #[command(flatten)]
     form: Form,
@@ -91,7 +102,7 @@ async fn depth(redis: &mut Option<Queue>, step: &str) -> Option<u64> {
 
 /// What could not be asked of Redis is a remark: Postgres is the truth.
 fn said<T>(result: Result<T, impl std::fmt::Display>) -> Option<T> {
-    result.inspect_err(|error| output::remark(format!("Redis is left out: {error}"))).ok()
+    result.inspect_err(|error| output::remark(format!("Redis is left out: {error}: check REDIS_URL"))).ok()
 }
 
 fn describe(report: &Report) -> String {
@@ -105,6 +116,7 @@ fn describe(report: &Report) -> String {
     }
     if !report.gates.is_empty() {
         parts.push(gates_table(&report.gates));
+        parts.extend(breakers(&report.gates));
     }
     parts.push(match report.dead_letters.is_empty() {
         true => "no dead letter waits for a person".to_owned(),
@@ -155,7 +167,10 @@ fn steps_table(lines: &[QueueLine]) -> String {
 /// How the gates of the step and its host stand together.
 fn gates_of(steps: &Steps) -> String {
     let state = if steps.passes { "pass" } else { "closed" };
-    steps.reason.as_ref().map_or_else(|| state.to_owned(), |reason| format!("{state}: {reason}"))
+    match steps.reason.as_deref() {
+        None => state.to_owned(),
+        reason => format!("{state}: {}", shortened(reason)),
+    }
 }
 
 fn gates_table(gates: &[Gate]) -> String {
@@ -168,6 +183,16 @@ fn gates_table(gates: &[Gate]) -> String {
     )
 }
 
+/// Why breakers are open, in full: a line each, for which a column has no room.
+fn breakers(gates: &[Gate]) -> Option<String> {
+    let lines = gates.iter().filter(|gate| gate.breaker != "closed").map(|gate| {
+        let reason = gate.breaker_reason.as_deref().unwrap_or("no reason kept");
+        format!("the breaker of {} {}: {}", gate.scope, gate.name, output::clean(reason))
+    });
+    let lines: Vec<String> = lines.collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
 /// `passes`, or everything that closes it.
 fn state(gate: &Gate) -> String {
     let paused = gate
@@ -178,8 +203,8 @@ fn state(gate: &Gate) -> String {
     });
     let breaker = (gate.breaker != "closed").then(|| {
         let since = gate.breaker_at.map(relative).unwrap_or_default();
-        let state = gate.breaker.replace('_', " ");
-        format!("breaker {state} {since} ({})", gate.breaker_reason.as_deref().unwrap_or("no reason kept"))
+        let state = gate.breaker.replace('_', "-");
+        format!("breaker {state}ed {since}")
     });
     let causes: Vec<String> = [paused, held, breaker].into_iter().flatten().collect();
     match (gate.passes, causes.is_empty()) {

@@ -145,7 +145,7 @@ fn runs_table(runs: &[Run]) -> String {
                 run.workflow.clone(),
                 or_dash(run.step.as_deref()),
                 or_dash(run.step_state.as_deref()),
-                or_dash(waits::describe(&run.waits_for)),
+                shortened(waits::describe(&run.waits_for).as_deref()),
                 run.failures.to_string(),
                 relative(run.created_at),
                 or_dash(run.ended_at.map(relative)),
