@@ -51,6 +51,7 @@ struct Relay {
 }
 
 #[derive(clap::Args)]
+#[command(override_usage = "sluice worker [OPTIONS] <STEP>...")]
 struct Worker {
     #[command(flatten)]
     engine: WorkerOptions,

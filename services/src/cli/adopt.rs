@@ -29,9 +29,9 @@ pub struct Options {
 enum Verb {
     /// What the first migration found: imported, skipped and why, stuck, failed, waiting, older users
     Status(Status),
-    /// Give everybody of a class who waits for it a pending queue row: the relays do the rest
+    /// Start everybody of a class who waits for it: each gets a pending queue row, relays do the rest
     Start(Word),
-    /// Leave everybody of a class alone who waits for a word; SQL on a queue row is still a command
+    /// Leave everybody of a class alone who waits for it; who is set to pending by SQL still starts
     Leave(Word),
     /// Take over an instance whose name is not its user's own, with the token that its row has
     Allow(Allow),
@@ -47,6 +47,7 @@ struct Status {
 
 #[derive(Args)]
 struct Word {
+    /// As `adopt status` shows it
     class: ClassName,
     #[command(flatten)]
     config: OperatorOptions,
@@ -177,7 +178,11 @@ async fn leave(config: &config::Operator, class: ClassName, by: &ByOptions) -> a
 
 fn decided(users: i64, verb: &str) -> anyhow::Result<ExitCode> {
     line(format!("{users} {verb}"))?;
-    Ok(if users > 0 { ExitCode::SUCCESS } else { nothing_matched() })
+    if users > 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    remark("nobody of this class waits for it: `sluice adopt status` shows who does");
+    Ok(nothing_matched())
 }
 
 async fn take(config: &config::Operator, name: &str, by: &ByOptions) -> anyhow::Result<ExitCode> {
@@ -191,7 +196,7 @@ async fn take(config: &config::Operator, name: &str, by: &ByOptions) -> anyhow::
             Ok(ExitCode::SUCCESS)
         }
         Allowed::Unknown => {
-            remark(format!("no instance called {name} waits for a word: see sluice adopt status"));
+            remark(format!("no instance called {name:?} waits to be allowed: see `sluice adopt status`"));
             Ok(nothing_matched())
         }
         Allowed::Changed => {

@@ -43,8 +43,8 @@ What each needs:
   adopt, dead-letters, runs, queue
            DATABASE_URL; queue stats looks into REDIS_URL too, where it is set
 
-Every option is a variable too, a flag before a variable; one that is set but empty counts as not set. .env.example has
-them all. Nothing is read from a file: `set -a; . ./.env; set +a` first, or let compose or Kubernetes do it.
+Every setting is a flag and a variable, of which the flag wins; a variable that is set but empty counts as not set.
+.env.example has them all. Nothing is read from a file: `set -a; . ./.env; set +a` first, or let compose or Kubernetes do it.
 SSL_CERT_FILE names the CA certificates that all clients trust instead of the system's.";
 
 /// The arguments of this process; ends it where they are none.

@@ -39,7 +39,7 @@ Exit codes:
   1        failed: the last line of the log says why
   2        refused to start: settings, arguments, the database or Redis are not as they must be, and waiting mends none of it
   3        migrate --check: migrations are pending
-  4        dead-letters, runs, queue, events: nothing matched
+  4        adopt, dead-letters, runs, queue, events: nothing matched
   101      a panic, which is a bug
   130 143  stopped at once by a second SIGINT or SIGTERM";
 

@@ -204,7 +204,7 @@ async fn a_cancelled_run_ends_at_once_or_at_its_settle_and_says_who_asked() {
     let ended = cancel(&succeeded.to_string()).await.expect(1).json();
     let missing = cancel("01890000-0000-7000-8000-000000000000").await.expect(4);
 
-    assert_eq!(ended["text"], json!(format!("run {succeeded} is succeeded already: nothing to cancel")));
+    assert_eq!(ended["text"], json!(format!("run {succeeded} has ended already (succeeded): nothing to cancel")));
     assert!(missing.err.contains("there is no run 01890000-"), "{}", missing.err);
     assert_eq!(cli.bench.world.run(due).await, RunState::Cancelled);
     assert_eq!(
@@ -259,5 +259,5 @@ async fn a_database_without_a_ledger_is_refused() {
     let refused = program::run(&["runs", "list"], &[("DATABASE_URL", url.as_str())]).await;
 
     assert_eq!(refused.status.code(), Some(2));
-    assert!(program::said(&refused).contains("the database has no ledger: run `sluice migrate`"));
+    assert!(program::said(&refused).contains("the database has no schema sluice: run `sluice migrate`"));
 }

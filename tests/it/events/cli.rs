@@ -52,7 +52,7 @@ async fn events_are_listed_and_replayed_by_filter_and_id() {
     assert_eq!((&dry["replayed"], &dry["dry_run"]), (&json!(2), &json!(true)));
     assert_eq!((&replayed["replayed"], &replayed["dry_run"]), (&json!(2), &json!(false)));
     assert_eq!(none, Some(4), "they wait to be published already");
-    assert_eq!((by_id, printed.trim()), (Some(0), "go out once more, under the same ids: 1"), "{said}");
+    assert_eq!((by_id, printed.trim()), (Some(0), "will be published once more, under the same ids: 1"), "{said}");
     let audited: String = superuser
         .one("select concat_ws(' ', actor, action, detail ->> 'note') from sluice.audit where action like 'events.%' limit 1")
         .await;

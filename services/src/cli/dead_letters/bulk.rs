@@ -36,6 +36,8 @@ use crate::{
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
+#[command(override_usage = "sluice dead-letters retry [OPTIONS] <ID|RUN>...
+       sluice dead-letters retry [OPTIONS] with one filter or several, or --all")]
 pub(super) struct Retry {
     #[command(flatten)]
     form: Form,
@@ -49,6 +51,8 @@ pub(super) struct Retry {
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
+#[command(override_usage = "sluice dead-letters discard [OPTIONS] <ID|RUN>...
+       sluice dead-letters discard [OPTIONS] with one filter or several, or --all")]
 pub(super) struct Discard {
     #[command(flatten)]
     form: Form,

@@ -147,5 +147,9 @@ fn letter_id(text: &str) -> Result<LetterId, String> {
 
 /// One of the ledger's labels; the message of a wrong one lists the right ones.
 fn label<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+    serde_json::from_value(text.into()).map_err(|error| {
+        let error = error.to_string();
+        let labels = error.split_once("expected ").map_or(error.as_str(), |(_, labels)| labels);
+        format!("expected {}", labels.replace('`', ""))
+    })
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, override_usage = "sluice dead-letters show [OPTIONS] <ID|RUN>")]
 pub(super) struct Show {
     /// The number of the dead letter, or the id of its run
     #[arg(value_name = "ID|RUN", value_parser = letter_id)]
@@ -67,6 +67,7 @@ fn describe(letter: &Letter) -> String {
         ("died", Some(relative(letter.died_at))),
         ("resolved", resolved(letter)),
         ("note", letter.note.clone()),
-        ("mend", open.then(|| format!("sluice dead-letters retry {0}, or discard {0}", letter.id))),
+        ("mend", open.then(|| format!("sluice dead-letters retry {}", letter.id))),
+        ("or end it", open.then(|| format!("sluice dead-letters discard {}", letter.id))),
     ])
 }

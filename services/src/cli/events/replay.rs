@@ -20,6 +20,8 @@ use crate::{
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
+#[command(override_usage = "sluice events replay [OPTIONS] <EVENT>...
+       sluice events replay [OPTIONS] with one filter or several")]
 pub struct Replay {
     /// Ids of events; or choose by a filter
     #[arg(value_name = "EVENT", value_parser = id, conflicts_with = "filter", required_unless_present = "filter")]
@@ -73,7 +75,9 @@ impl Replay {
         let missing = asked.saturating_sub(events.len());
         self.form.print(&Replayed { dry_run: self.dry_run, replayed, events }, Replayed::describe)?;
         if missing > 0 {
-            output::remark(format!("{missing} of the {asked} are not there, or wait to be published anyway"));
+            output::remark(format!(
+                "of {asked} ids, {missing} left out: no event has them, or it waits to be published anyway"
+            ));
         }
         Ok(match none {
             true => output::nothing_matched(),
@@ -88,8 +92,8 @@ impl Replayed {
         let Self { dry_run, replayed, events } = self;
         match (dry_run, events.is_empty()) {
             (_, true) => "no published event matches".to_owned(),
-            (true, _) => format!("{}\n\nwould go out once more: {replayed}", events_table(events)),
-            (false, _) => format!("go out once more, under the same ids: {replayed}"),
+            (true, _) => format!("{}\n\nwould be published once more: {replayed}", events_table(events)),
+            (false, _) => format!("will be published once more, under the same ids: {replayed}"),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
+#[command(override_usage = "sluice queue pause [OPTIONS] <STEP|--host <HOST>|--workflow <WORKFLOW>>")]
 pub(super) struct Pause {
     #[command(flatten)]
     gate: AnyGate,
@@ -31,6 +32,7 @@ pub(super) struct Pause {
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
+#[command(override_usage = "sluice queue resume [OPTIONS] <STEP|--host <HOST>|--workflow <WORKFLOW>>")]
 pub(super) struct Resume {
     #[command(flatten)]
     gate: AnyGate,
@@ -40,11 +42,12 @@ pub(super) struct Resume {
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, allow_missing_positional = true)]
+#[command(override_usage = "sluice queue rate [OPTIONS] <STEP|--host <HOST>> <N>")]
 pub(super) struct Rate {
     #[command(flatten)]
     gate: LimitedGate,
 
-    /// Step starts per second, or `off`
+    /// Step starts per second, or off
     #[arg(value_name = "N", value_parser = rate)]
     rate: Limit<f64>,
 
@@ -54,11 +57,12 @@ pub(super) struct Rate {
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, allow_missing_positional = true)]
+#[command(override_usage = "sluice queue concurrency [OPTIONS] <STEP|--host <HOST>> <N>")]
 pub(super) struct Concurrency {
     #[command(flatten)]
     gate: LimitedGate,
 
-    /// How many at once, or `off`
+    /// How many at once, or off
     #[arg(value_name = "N", value_parser = concurrency)]
     limit: Limit<u32>,
 

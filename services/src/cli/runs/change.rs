@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, override_usage = "sluice runs cancel [OPTIONS] <RUN>")]
 pub(super) struct Cancel {
     /// The id of the run
     #[arg(value_name = "RUN")]
@@ -52,7 +52,9 @@ impl Cancel {
         let (result, text) = match ledger.cancel(run, &self.by.by()).await? {
             Changed::Yes => ("cancelled", format!("run {run} is cancelled")),
             Changed::AtSettle => ("at_settle", format!("run {run} ends when the step that is running settles")),
-            Changed::No(state) => ("skipped", format!("run {run} is {} already: nothing to cancel", state.as_str())),
+            Changed::No(state) => {
+                ("skipped", format!("run {run} has ended already ({}): nothing to cancel", state.as_str()))
+            }
             Changed::Missing => return Ok(missing(run)),
         };
         self.form.print(&Cancelled { run, result, text }, |cancelled| cancelled.text.clone())?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, override_usage = "sluice runs show [OPTIONS] <RUN>")]
 pub(super) struct Show {
     /// The id of the run
     #[arg(value_name = "RUN")]
@@ -31,7 +31,7 @@ pub(super) struct Show {
 }
 
 #[derive(Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, override_usage = "sluice runs export [OPTIONS] <RUN>")]
 pub(super) struct Export {
     /// The id of the run
     #[arg(value_name = "RUN")]
