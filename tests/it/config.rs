@@ -131,7 +131,7 @@ async fn what_a_role_does_not_need_is_not_asked_for() {
     assert_eq!(said(&migrate).lines().count(), 3, "{}", said(&migrate));
     let relay = said(&relay);
     let relay: Vec<_> = relay.lines().collect();
-    assert!(relay[1].starts_with("SUPABASE_DB_URL=postgres://db:6543: has a sslmode that is none"), "{relay:?}");
+    assert!(relay[1].starts_with("SUPABASE_DB_URL=postgres://db:6543: has an unknown sslmode"), "{relay:?}");
     assert!(relay[2].starts_with("REDIS_URL: is not set"), "{relay:?}");
     assert!(relay[3].starts_with("EVOLUTION_API_BASE_URL: is not set"), "{relay:?}");
     assert_eq!(relay.len(), 5, "{relay:?}");
@@ -183,11 +183,11 @@ async fn settings_that_contradict_each_other_are_refused() {
         // An @ in the query begins no host.
         (
             &[("DATABASE_URL", "postgres://ada:hunter2@db/app?sslmode=a@b,c")],
-            "DATABASE_URL=***: has a sslmode that is none",
+            "DATABASE_URL=***: has an unknown sslmode",
         ),
         (
             &[("DATABASE_URL", "postgres://ada%3Ahunter2%40db/app?sslmode=sure")],
-            "DATABASE_URL=***: has a sslmode that is none",
+            "DATABASE_URL=***: has an unknown sslmode",
         ),
         (&[("DATABASE_URL", "postgres://ada%3Ahunter2%40db/app")], "DATABASE_URL=***: has a % in its host"),
         (

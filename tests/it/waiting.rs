@@ -133,7 +133,7 @@ async fn a_role_that_starts_before_database_migration_and_grant_waits_unready_an
 
     relay.waits("waiting for Postgres: database ", "not ready: Postgres\n").await;
     later.create().await;
-    relay.waits("waiting for the schema: the database has no ledger", "not ready: the schema\n").await;
+    relay.waits("waiting for the schema: the database has no schema sluice", "not ready: the schema\n").await;
     let migrated = run(&["migrate"], &[("DATABASE_URL", &later.owners_url().await)]).await;
     assert_eq!(migrated.status.code(), Some(0), "{}", said(&migrated));
     let refused =

@@ -15,7 +15,7 @@ const TRANSACTION_PORT: u16 = 6543;
 #[derive(Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct DatabaseOptions {
-    /// Where the ledger is: postgres://user:password@host:5432/database. With TLS and the server's identity checked:
+    /// The address of Postgres: postgres://user:password@host:5432/database. With TLS and the server's identity checked:
     /// append ?sslmode=verify-full (the CA certificates of the system, of SSL_CERT_FILE, or &sslrootcert=/path)
     #[arg(long, env = "DATABASE_URL", value_name = "URL")]
     database_url: Option<String>,
@@ -230,11 +230,11 @@ fn readable_parameter(name: &str, value: &str, text: &str) -> Result<(), String>
         form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
     );
     match name {
-        "sslmode" | "ssl-mode" if PgConnectOptions::from_str(&alone).is_err() => Err(format!(
-            "has a {name} that is none: expected disable, allow, prefer, require, verify-ca or verify-full"
-        )),
+        "sslmode" | "ssl-mode" if PgConnectOptions::from_str(&alone).is_err() => {
+            Err(format!("has an unknown {name}: expected disable, allow, prefer, require, verify-ca or verify-full"))
+        }
         "hostaddr" | "port" | "statement-cache-capacity" if PgConnectOptions::from_str(&alone).is_err() => {
-            Err(format!("has a {name} that is none"))
+            Err(format!("has a {name} that cannot be read"))
         }
         // A file's name is shown, unless it may be the rest of a password.
         "sslrootcert" | "sslcert" | "sslkey" if !Path::new(value).is_file() => match redacted(text).as_str() {

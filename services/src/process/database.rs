@@ -66,7 +66,7 @@ pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
         Look::Ready | Look::Away(Away { what: STANDBY, .. }) => Ok(ledger(config, "cli", config.max_connections)),
         Look::Refused(reason) | Look::Away(Away { what: SCHEMA | RIGHTS, reason }) => Err(Refused(vec![reason]).into()),
         Look::Away(Away { reason, .. }) => {
-            anyhow::bail!("Postgres does not answer ({reason}): check DATABASE_URL, then try again")
+            anyhow::bail!("cannot connect to Postgres ({reason}): check DATABASE_URL, then try again")
         }
     }
 }
@@ -106,8 +106,8 @@ pub async fn open_session(database: &Database, name: &str, deadline: Option<Inst
             Err(_) => Away { what: POSTGRES, reason: format!("no answer within {CONNECTS_WITHIN:?}") },
         };
         if deadline.is_none_or(|deadline| Instant::now() + PAUSE > deadline) {
-            let again = if deadline.is_none() { ": check DATABASE_URL, or wait for it with --wait" } else { "" };
-            anyhow::bail!("cannot connect to Postgres: {}{again}", away.reason);
+            let wait = if deadline.is_none() { ", or wait for it with --wait" } else { "" };
+            anyhow::bail!("cannot connect to Postgres ({}): check DATABASE_URL{wait}", away.reason);
         }
         said.say(&away);
         sleep(PAUSE).await;
@@ -220,7 +220,7 @@ fn unready(schema: Schema, takes_writes: bool) -> Option<Away> {
         Schema::Closed { login } => {
             return Some(rights(&format!("the login {login} may not use the schema sluice"), &login));
         }
-        Schema::Missing => "the database has no ledger: run `sluice migrate`".to_owned(),
+        Schema::Missing => "the database has no schema sluice: run `sluice migrate`".to_owned(),
         Schema::Behind { newest } => {
             let newest = newest.map_or_else(|| "is incomplete".to_owned(), |newest| format!("is at {newest}"));
             format!(

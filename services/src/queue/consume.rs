@@ -120,7 +120,7 @@ impl Consumer {
             }
             // Once per outage, not once a second.
             if backoff == FIRST_BACKOFF {
-                tracing::warn!(step = %self.step, worker = %name, error, "rebuilding a worker that Redis ended");
+                tracing::warn!(step = %self.step, worker = %name, error, "Redis is lost; trying again");
             }
             self.state.status.send_modify(|status| {
                 status.rebuilds += 1;

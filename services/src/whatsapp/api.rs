@@ -30,7 +30,11 @@ pub struct KeyOptions {
 impl HostOptions {
     /// A relay needs it too: it is a part of the steps' definitions, which name the gate that they stand behind.
     pub(super) fn host(&self, faults: &mut Faults) -> Option<String> {
-        let url = faults.required(URL, self.evolution_api_base_url.as_deref(), "give https://evolution.example.com")?;
+        let url = faults.required(
+            URL,
+            self.evolution_api_base_url.as_deref(),
+            "give its address, e.g. https://evolution.example.com",
+        )?;
         match evolution::host(url) {
             Ok(host) => Some(host),
             Err(error) => {
