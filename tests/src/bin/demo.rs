@@ -33,7 +33,7 @@ struct Options {
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=5000))]
     users: u32,
     /// Over how many seconds they sign up.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     over: f64,
     /// Stay up afterwards, to look around, until ctrl-c.
     #[arg(long)]
@@ -41,6 +41,11 @@ struct Options {
     /// The table as JSON, and no progress.
     #[arg(long)]
     json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "expected a number from 0 to 3600".to_owned())
 }
 
 /// What happens to some of the users, in turn; the others are left alone.
@@ -285,8 +290,13 @@ impl Demo {
 
     async fn stay(&self) -> Result<()> {
         println!("\nEverything stays up until ctrl-c. In another terminal:");
-        for (name, value) in self.fleet.variables() {
+        // The roles log as JSON, for the demo; a person's commands need not.
+        for (name, value) in self.fleet.variables().iter().filter(|(name, _)| *name != "LOG_FORMAT") {
             println!("  export {name}='{value}'");
+        }
+        let sluice = std::env::current_exe().context("find the program sluice")?.with_file_name("sluice");
+        for command in ["queue stats", "runs list", "events tail"] {
+            println!("  {} {command}", sluice.display());
         }
         println!("  psql \"$DATABASE_URL\" -c \"insert into auth.users (email) values ('me@example.org')\"");
         println!(
@@ -311,7 +321,7 @@ fn print_table(users: &[User]) {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "–".to_owned());
         let seconds = user.seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.2}"));
         let story: Vec<&str> = user.mishap.into_iter().chain(user.not_at_once.as_deref()).collect();
-        println!(
+        let line = format!(
             "{:<20} {:<42} {:<11} {:<12} {:>8} {:>7}  {:<24} {}",
             user.user,
             text(&user.instance),
@@ -322,6 +332,7 @@ fn print_table(users: &[User]) {
             user.announced.join(" "),
             story.join(" → ")
         );
+        println!("{}", line.trim_end());
     }
 }
 
