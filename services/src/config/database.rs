@@ -34,9 +34,9 @@ pub struct DatabaseOptions {
 #[command(next_help_heading = "Postgres")]
 pub struct PoolOptions {
     /// The most connections that each role of this process works with; not set, a relay has 3 and a
-    /// worker 2, and a publisher of events 2. Beside them a worker opens one for leases and a relay
-    /// one for LISTEN: a relay and three workers are 13 together, 15 with a publisher; all in one
-    /// 7, or 9 where it publishes
+    /// worker 2, a publisher of events 2 and a follower 2. Beside them a worker opens one for leases
+    /// and a relay one for LISTEN: a relay and three workers are 13 together, 15 with a publisher;
+    /// all in one 7, or 9 where it publishes, and 2 more where it follows
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
     database_max_connections: Option<String>,
 }

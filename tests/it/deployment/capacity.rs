@@ -19,7 +19,8 @@ fn connections_of(role: &str) -> u64 {
     let (before, beside) = match role {
         "relay" => ("a relay has ", 1),
         "worker" => ("and a worker ", 1),
-        "events" => ("and a publisher of events ", 0),
+        "events" => ("a publisher of events ", 0),
+        "follow" => ("and a follower ", 0),
         other => panic!("how many connections has {other}?"),
     };
     let (_, rest) = help.split_once(before).unwrap();
@@ -30,7 +31,7 @@ fn connections_of(role: &str) -> u64 {
 #[test]
 fn the_page_says_of_connections_what_the_program_says() {
     let page = read("docs/operating.md");
-    for role in ["relay", "worker", "events"] {
+    for role in ["relay", "worker", "events", "follow"] {
         let row = format!("\n| {role} | {} |", connections_of(role));
         assert!(page.contains(&row), "docs/operating.md has no row {row}");
     }

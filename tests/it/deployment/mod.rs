@@ -21,10 +21,12 @@ use serde_json::Value;
 /// The oldest and the newest Kubernetes that the manifests are for.
 const VERSIONS: &str = "1.30,1.37";
 const OVERLAYS: [&str; 2] = ["local", "production"];
-/// overlays/local has the one for events already.
+/// Those that have pods of ours, events and follow, stand in an overlay: its version is theirs.
 const COMPONENTS: [&str; 4] = ["hpa", "keda", "monitoring", "servers"];
-/// Deployments of ours, by the arguments of their role; the last one is where events are published.
-const ROLES: [&str; 5] = ["relay", "worker create-instance", "worker configure-webhooks", "worker verify", "events"];
+/// Deployments of ours, by the arguments of their role. The last two are there where events are
+/// published, and where the API's are followed.
+const ROLES: [&str; 6] =
+    ["relay", "worker create-instance", "worker configure-webhooks", "worker verify", "events", "follow"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
@@ -118,7 +120,8 @@ fn renderings() -> &'static BTreeMap<String, Rendering> {
         });
         let more = [
             ("production+events".to_owned(), production(&["events"])),
-            ("production+all".to_owned(), production(&["events", "monitoring", "keda", "servers"])),
+            ("production+follow".to_owned(), production(&["follow"])),
+            ("production+all".to_owned(), production(&["events", "follow", "monitoring", "keda", "servers"])),
         ];
         render(alone.into_iter().chain(with).chain(more).collect())
     })
@@ -134,9 +137,15 @@ fn production(components: &[&str]) -> String {
 }
 
 /// The roles of a rendering.
-fn roles(name: &str) -> &'static [&'static str] {
+fn roles(name: &str) -> Vec<&'static str> {
     let publishes = name.starts_with("local") || ["production+events", "production+all"].contains(&name);
-    if publishes { &ROLES } else { &ROLES[..4] }
+    let follows = ["production+follow", "production+all"].contains(&name);
+    let is_there = |role: &&str| match *role {
+        "events" => publishes,
+        "follow" => follows,
+        _ => true,
+    };
+    ROLES.into_iter().filter(is_there).collect()
 }
 
 /// From a folder two levels below target/ to one of ours.

@@ -1,5 +1,7 @@
 //! What we ask of every pod, and of a rollout.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -68,7 +70,7 @@ fn a_rollout_or_a_drain_never_takes_more_than_one_pod_of_a_role() {
     for (name, rendering) in renderings() {
         let deployments: Vec<&Document> = rendering.ours().filter(|document| document.kind() == "Deployment").collect();
         let arguments: Vec<String> = deployments.iter().map(|role| role.arguments().join(" ")).collect();
-        assert!(roles(name).iter().all(|role| arguments.contains(&(*role).to_owned())), "{name}: {arguments:?}");
+        assert!(roles(name).iter().all(|role| arguments.iter().any(|have| have == role)), "{name}: {arguments:?}");
         assert_eq!(arguments.len(), roles(name).len(), "{name}: {arguments:?}");
         for role in deployments {
             let (what, spec) = (format!("{name}: {}", role.name()), &role.0["spec"]);
@@ -137,6 +139,58 @@ fn the_migration_carries_the_version_and_refers_to_nothing_that_is_generated() {
         for role in rendering.of_kind("Deployment").filter(|role| role.is_ours()) {
             let labels = &role.0["spec"]["template"]["metadata"]["labels"];
             assert_eq!(labels["app.kubernetes.io/version"], version, "{name}: {}", role.name());
+        }
+    }
+}
+
+/// The ports that network policies let a role speak to, where a network enforces them.
+fn ports(rendering: &Rendering, role: &Document) -> BTreeSet<u64> {
+    let labels = &role.0["spec"]["template"]["metadata"]["labels"];
+    let component = &labels["app.kubernetes.io/component"];
+    let policies = rendering.of_kind("NetworkPolicy").filter(|policy| {
+        let selector = &policy.0["spec"]["podSelector"];
+        let matches = selector["matchLabels"].as_object().unwrap().iter().all(|(name, value)| labels[name] == *value);
+        let mut others = selector["matchExpressions"].as_array().into_iter().flatten();
+        matches && others.all(|other| !texts(&other["values"]).iter().any(|value| component == value))
+    });
+    let rules = policies.flat_map(|policy| policy.0["spec"]["egress"].as_array().unwrap());
+    rules.flat_map(|rule| rule["ports"].as_array().unwrap()).filter_map(|port| port["port"].as_u64()).collect()
+}
+
+#[test]
+fn a_pod_may_speak_to_what_it_has_an_address_of_and_to_nothing_else() {
+    let servers = [
+        ("DATABASE_URL", 5432),
+        ("REDIS_URL", 6379),
+        ("AMQP_URL", 5671),
+        ("EVOLUTION_AMQP_URL", 5671),
+        ("EVOLUTION_API_KEY", 443),
+    ];
+    for (name, rendering) in renderings() {
+        for ours in rendering.ours() {
+            let variables = ours.containers()[0]["env"].as_array().unwrap();
+            let is_set = |variable: &str| variables.iter().any(|set| set["name"] == variable);
+            let wanted: BTreeSet<u64> =
+                servers.iter().filter(|(variable, _)| is_set(variable)).map(|(_, port)| *port).collect();
+
+            let may: BTreeSet<u64> = ports(rendering, ours);
+
+            let may: BTreeSet<u64> = may.into_iter().filter(|port| servers.iter().any(|(_, of)| of == port)).collect();
+            assert_eq!(may, wanted, "{name}: {}", ours.name());
+        }
+    }
+}
+
+#[test]
+fn every_role_is_behind_the_service_that_is_scraped() {
+    for (name, rendering) in renderings() {
+        let service = &rendering.find("Service", "sluice").0["spec"];
+        for role in rendering.of_kind("Deployment").filter(|role| role.is_ours()) {
+            let labels = &role.0["spec"]["template"]["metadata"]["labels"];
+            let selected =
+                service["selector"].as_object().unwrap().iter().all(|(label, value)| labels[label] == *value);
+            assert!(selected, "{name}: {}", role.name());
+            assert_eq!(role.containers()[0]["ports"][0]["name"], service["ports"][0]["targetPort"], "{name}");
         }
     }
 }

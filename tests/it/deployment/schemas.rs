@@ -8,7 +8,7 @@ use super::*;
 fn every_overlay_with_every_component_renders_and_fits_the_oldest_and_the_newest_kubernetes() {
     let renderings = renderings();
 
-    assert_eq!(renderings.len(), OVERLAYS.len() * (COMPONENTS.len() + 1) + 2);
+    assert_eq!(renderings.len(), OVERLAYS.len() * (COMPONENTS.len() + 1) + 3);
     for (name, rendering) in renderings {
         assert!(rendering.problems.is_empty(), "{name}: {:#?}", rendering.problems);
         assert!(rendering.documents.len() >= 15, "{name}: {}", rendering.documents.len());

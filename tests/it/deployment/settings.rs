@@ -15,7 +15,7 @@ fn secret(key: &str) -> &'static str {
     match key {
         "DATABASE_URL" | "LISTEN_DATABASE_URL" | "uri" => "postgres://somebody:something@127.0.0.1:9/app",
         "REDIS_URL" => "redis://127.0.0.1:9",
-        "AMQP_URL" => "amqp://somebody:something@127.0.0.1:9/%2f",
+        "AMQP_URL" | "EVOLUTION_AMQP_URL" => "amqp://somebody:something@127.0.0.1:9/%2f",
         _ => "something",
     }
 }
@@ -23,6 +23,11 @@ fn secret(key: &str) -> &'static str {
 /// Which are only there for others to refer to.
 fn is_only_referred_to(name: &str) -> bool {
     name.starts_with("K8S_") || name == "INSTANCE"
+}
+
+/// Which every pod has. A follower exports no traces, and does not look at it.
+fn is_every_pods(name: &str) -> bool {
+    name == "OTEL_RESOURCE_ATTRIBUTES"
 }
 
 /// What the container's process finds in its environment.
@@ -62,12 +67,13 @@ fn every_variable_and_flag_of_the_manifests_is_one_that_its_role_takes() {
         for document in rendering.ours() {
             let (container, arguments) = (&document.containers()[0], document.arguments());
             // A setting of another role is none of this one's, and does no harm.
-            let anybodys: String = ["relay", "worker", "events"].map(|role| help(&[role.to_owned()])).concat();
+            let anybodys: String =
+                ["relay", "worker", "events", "follow"].map(|role| help(&[role.to_owned()])).concat();
             let help = help(&arguments[..1]);
 
             for variable in environment(rendering, container).keys().filter(|name| !is_only_referred_to(name)) {
                 let in_settings = container["envFrom"].is_array() && !rendering.settings()[variable].is_null();
-                let taken = if in_settings { &anybodys } else { &help };
+                let taken = if in_settings || is_every_pods(variable) { &anybodys } else { &help };
                 let known = taken.contains(&format!("[env: {variable}]"));
                 assert!(
                     known,
@@ -110,7 +116,7 @@ fn every_step_has_a_worker_of_its_own() {
 /// refuse in its settings, and would, were one of those missing that have no default.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_role_needs_is_set_and_nothing_less_would_do() {
-    for name in ["local", "production", "production+events"] {
+    for name in ["local", "production", "production+events", "production+follow"] {
         for role in overlay(name).ours() {
             let arguments = role.arguments();
             let mut variables = environment(overlay(name), &role.containers()[0]);
@@ -131,6 +137,7 @@ async fn what_a_role_needs_is_set_and_nothing_less_would_do() {
                 "migrate" => &["DATABASE_URL"][..],
                 "relay" => &["DATABASE_URL", "REDIS_URL", "EVOLUTION_API_BASE_URL"],
                 "events" => &["DATABASE_URL", "AMQP_URL"],
+                "follow" => &["DATABASE_URL", "EVOLUTION_AMQP_URL"],
                 _ => &["DATABASE_URL", "REDIS_URL", "EVOLUTION_API_BASE_URL", "EVOLUTION_API_KEY", "SUPABASE_URL"],
             };
             for missing in needed {
