@@ -390,6 +390,22 @@ fn no_part_of_an_address_or_of_headers_that_may_be_secret_is_ever_said() {
 }
 
 #[test]
+fn an_address_of_rabbitmq_that_names_no_vhost_means_the_default_one() {
+    for (url, vhost) in [
+        ("amqp://ada:hunter2@rabbit:5672", "/"),
+        ("amqp://ada:hunter2@rabbit:5672/", "/"),
+        ("amqp://ada:hunter2@rabbit:5672/%2f", "/"),
+        ("amqp://ada:hunter2@rabbit:5672/shop", "shop"),
+    ] {
+        let All { events, .. } = parsed(&[("AMQP_URL", url)]);
+
+        let address = &events.unwrap().settings.address;
+
+        assert_eq!(address.to_string(), format!("amqp://rabbit:5672 (vhost {vhost:?})"), "{url}");
+    }
+}
+
+#[test]
 fn the_defaults_are_those_of_the_design() {
     let All { relay, worker, events, follow } = parsed(&[]);
     assert!(events.is_none() && follow.is_none(), "no broker was named");

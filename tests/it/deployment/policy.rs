@@ -194,3 +194,35 @@ fn every_role_is_behind_the_service_that_is_scraped() {
         }
     }
 }
+
+/// No type of RabbitMQ's operator is at hand to hold this against: these are the fields that it
+/// knows (version 2.22.3), as far as we may need them.
+#[test]
+fn rabbitmq_of_our_own_keeps_what_a_majority_has_confirmed_and_publishers_find_it() {
+    let known =
+        ["affinity", "image", "override", "persistence", "rabbitmq", "replicas", "resources", "tls", "tolerations"];
+    for name in ["production+servers", "production+all"] {
+        let cluster = renderings()[name].find("RabbitmqCluster", "sluice-rabbitmq");
+        let spec = &cluster.0["spec"];
+
+        assert_eq!(cluster.0["apiVersion"], "rabbitmq.com/v1beta1");
+        for field in spec.as_object().unwrap().keys() {
+            assert!(known.contains(&field.as_str()), "{name}: {field}");
+        }
+        assert_eq!(spec["replicas"], 3);
+        let settings = spec["rabbitmq"]["additionalConfig"].as_str().unwrap();
+        assert!(settings.lines().any(|line| line == "default_queue_type = quorum"), "{settings}");
+        assert!(spec["persistence"]["storage"].is_string());
+        assert!(
+            spec["resources"]["requests"]["memory"].is_string() && spec["resources"]["limits"]["memory"].is_string()
+        );
+        let apart = &spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
+        assert_eq!(apart["topologyKey"], "kubernetes.io/hostname");
+        assert_eq!(apart["labelSelector"]["matchLabels"]["app.kubernetes.io/name"], cluster.name());
+    }
+    let publisher = renderings()["production+all"].find("Deployment", "sluice-events");
+    let variables = publisher.containers()[0]["env"].as_array().unwrap();
+    let address = variables.iter().find(|variable| variable["name"] == "AMQP_URL").unwrap();
+    let wanted = serde_json::json!({"name": "sluice-rabbitmq-default-user", "key": "connection_string"});
+    assert_eq!(address["valueFrom"]["secretKeyRef"], wanted);
+}
