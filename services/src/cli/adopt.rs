@@ -10,7 +10,7 @@ use sqlx::{ConnectOptions, PgConnection};
 
 use super::{
     by::ByOptions,
-    output::{EXIT_CODES, FAILED, Form, line, nothing_matched, or_dash, remark, table},
+    output::{EXIT_CODES, FAILED, Form, clean, line, nothing_matched, or_dash, remark, table},
 };
 use crate::{
     config::{self, OperatorOptions},
@@ -146,10 +146,14 @@ pub fn people(classes: &[Class]) -> String {
     });
     let mut text = table(["CLASS", "USERS", "OPEN", "OLDEST", "RETRIES", "WHAT", "COMMAND"], rows);
     for name in classes.iter().flat_map(|class| &class.names) {
-        let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        text.push_str(&format!("\nsluice adopt allow '{name}'"));
+        text.push_str(&format!("\nsluice adopt allow {}", quoted(name)));
     }
     text
+}
+
+/// A word for a shell, whatever a stranger called the instance.
+fn quoted(name: &str) -> String {
+    format!("'{}'", clean(name).replace('\'', r"'\''"))
 }
 
 async fn start(config: &config::Operator, class: ClassName, by: &ByOptions) -> anyhow::Result<ExitCode> {
@@ -207,5 +211,16 @@ async fn take(config: &config::Operator, name: &str, by: &ByOptions) -> anyhow::
             remark(format!("another user has an instance called {name}, or no instance can be called that"));
             Ok(ExitCode::from(FAILED))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_copied_into_a_shell_is_one_word_of_it() {
+        assert_eq!(quoted("the shop"), "'the shop'");
+        assert_eq!(quoted("it's; rm -r .\n"), r"'it'\''s; rm -r . '");
     }
 }

@@ -220,7 +220,7 @@ fn print(standing: &Standing, report: Report, json: bool) -> io::Result<()> {
     let (here, now) = (applied.len(), report.applied_now.len());
     match pending.len() {
         0 if missing.is_empty() => writeln!(out, "up to date: {here} migrations applied, {now} of them now"),
-        0 => writeln!(out, "{} missing: {here} migrations applied, {now} of them now", missing.len()),
+        0 => writeln!(out, "{} missing, see above: {here} migrations applied, {now} of them now", missing.len()),
         pending => writeln!(out, "{pending} pending, {here} applied: run `sluice migrate`"),
     }
 }

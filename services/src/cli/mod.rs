@@ -84,7 +84,22 @@ fn narrower(error: ledger::Error, by: &str) -> anyhow::Error {
     }
 }
 
-/// A length of time that people write: `30m`, `24h`, `7d`.
+/// A length of time that people write: `30m`, `24h`, `7d`. Postgres has no moment that is longer ago than some.
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "expected a number and its unit, e.g. 30m, 24h or 7d".to_owned())
+    const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+    let length = humantime::parse_duration(text).ok().filter(|length| *length <= LONGEST);
+    length.ok_or_else(|| "expected a number and its unit, e.g. 30m, 24h or 7d, at most 100y".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_is_one_that_postgres_has() {
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for text in ["7", "yesterday", "", "-1h", "100000y"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }
