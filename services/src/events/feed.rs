@@ -35,6 +35,9 @@ const GATHERS: Duration = Duration::from_millis(200);
 const DELIVERIES: i64 = 20;
 /// The pause after some were put off: what they wait for is soon over, or is not.
 const PUT_OFF: Duration = Duration::from_secs(1);
+/// How many messages wait while nobody follows, the last ones: of each instance the last report
+/// holds.
+const WAITING: i64 = 50_000;
 /// How many messages that nobody could read are kept, the last ones.
 const UNREAD: i64 = 10_000;
 
@@ -224,6 +227,7 @@ async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
     let unread = format!("{queue}.unread");
     let kept = [("x-max-length", AMQPValue::LongLongInt(UNREAD))];
     let read = [
+        ("x-max-length", AMQPValue::LongLongInt(WAITING)),
         ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERIES)),
         ("x-dead-letter-exchange", AMQPValue::LongString("".into())),
         ("x-dead-letter-routing-key", AMQPValue::LongString(unread.as_str().into())),

@@ -129,7 +129,9 @@ impl Trouble {
                  right to write to both exchanges: rabbitmqctl set_permissions -p {vhost} {user} …"
             )
         } else if has("precondition_failed") && !publishes {
-            "one of that name is there and is another one: delete it, or set another name".to_owned()
+            "one of that name is there with other properties: delete it (what waits in a queue goes with it), or set \
+             EVOLUTION_AMQP_QUEUE or EVOLUTION_AMQP_EXCHANGE to another name"
+                .to_owned()
         } else if has("precondition_failed") {
             "one of that name is there and is another one: delete it, or set EVENTS_EXCHANGE or \
              EVENTS_DEAD_LETTER_EXCHANGE to another name"

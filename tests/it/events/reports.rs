@@ -396,3 +396,25 @@ async fn a_feed_that_cannot_be_is_refused_without_its_password() {
     let unset = program::said(&program::run(&["follow"], &[("DATABASE_URL", "postgres://a@127.0.0.1/x")]).await);
     assert!(unset.contains("EVOLUTION_AMQP_URL: is not set"), "{unset}");
 }
+
+/// A queue of an older build, or of somebody else, under our name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_with_other_properties_is_refused_by_its_name_with_the_mend_and_ours_has_a_bound() {
+    let (server, ours, other) = (&rabbitmq().await.server, unique("bounded"), unique("other"));
+    let bench = postgres::bench().await;
+    let declare = format!(
+        "rabbit_amqqueue:declare({{resource, <<\"/\">>, queue, <<\"{other}\">>}}, true, false, [], none, <<\"t\">>)."
+    );
+    server.ctl(&["eval", &declare]).await.unwrap();
+
+    let mut refused = follower(&bench, server, &other);
+    refused.wait_for_log("set EVOLUTION_AMQP_QUEUE", PATIENCE).await.unwrap();
+    let mut follows = follower(&bench, server, &ours);
+    follows.wait_for_log("connected to the broker", PATIENCE).await.unwrap();
+
+    let log = refused.log();
+    assert!(log.contains(&format!("declare the queue {other}")), "{log}");
+    let queues = server.ctl(&["list_queues", "name", "arguments"]).await.unwrap();
+    let arguments = queues.lines().find(|line| line.split_whitespace().next() == Some(&ours)).unwrap();
+    assert!(arguments.contains("x-max-length") && arguments.contains("50000"), "{arguments}");
+}

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::output::{self, EXIT_CODES},
+    cli::output::{self, EXIT_CODES, shortened},
     config::TailOptions,
     events::{self, Announcement, Settings},
     process,
@@ -75,10 +75,10 @@ impl Tail {
         }
         let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, " ");
         let data = &event["data"];
-        let why = ["step", "reason", "error", "by"].map(|key| &data[key]);
+        let why = ["step", "found", "reason", "error", "by"].map(|key| &data[key]);
         let why: Vec<String> = why.into_iter().filter(|value| value.is_string()).map(text).collect();
-        let line =
-            format!("{}  {routing_key:<30}  {}  {}", text(&event["time"]), text(&event["subject"]), why.join(": "));
+        let why = if why.is_empty() { String::new() } else { shortened(Some(&why.join(": "))) };
+        let line = format!("{}  {routing_key:<30}  {}  {why}", text(&event["time"]), text(&event["subject"]));
         line.trim_end().to_owned()
     }
 }
