@@ -407,37 +407,51 @@ values ('provision-instance', 'succeeded', 'sluice.instance.ready.v1', 'instance
 on conflict (workflow, state) do update
 set type = excluded.type, routing_key = excluded.routing_key;
 
--- Announces that an instance is linked to a phone, or no longer is, where a run or an event of the
--- API's says that it has changed. Between runs the event is the instance's own.
-create or replace function sluice.announce_connection()
-returns trigger
+-- Announces something of an instance: as an event of the run that is under way on it, else of the
+-- instance itself. `more` is what the event says beside run, subject and resource.
+create or replace function sluice.announce_found(held sluice.resource, what text, more jsonb)
+returns void
 language plpgsql
 set search_path = ''
 as $$
-#variable_conflict use_column
 declare
-  what constant text := case new.memory ->> 'status' when 'connected' then 'connected' else 'disconnected' end;
   found_by sluice.run;
 begin
   update sluice.run as finder
   set events = finder.events + 1
-  where finder.id = new.run_id
+  where finder.id = announce_found.held.run_id
     and finder.workflow = 'provision-instance'
   returning *
   into found_by;
   if found then
     insert into sluice.event (run_id, sequence, type, routing_key, payload, traceparent)
     values (
-      found_by.id, found_by.events, 'sluice.instance.' || what || '.v1', 'instance.' || what,
+      found_by.id, found_by.events, 'sluice.' || announce_found.what || '.v1', announce_found.what,
       jsonb_build_object(
         'run', found_by.id, 'workflow', found_by.workflow, 'version', found_by.version, 'subject', found_by.subject,
         'resource', found_by.resource
-      ),
+      ) || announce_found.more,
       found_by.traceparent
     );
   else
-    perform sluice.announce_instance(new.name, new.subject, what);
+    perform sluice.announce_instance(announce_found.held.name, announce_found.held.subject, announce_found.what);
   end if;
+end
+$$;
+
+-- Announces that an instance is linked to a phone, or no longer is, where a run or an event of the
+-- API's says that it has changed.
+create or replace function sluice.announce_connection()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform sluice.announce_found(
+    new,
+    case new.memory ->> 'status' when 'connected' then 'instance.connected' else 'instance.disconnected' end,
+    '{}'
+  );
   return null;
 end
 $$;
@@ -453,6 +467,48 @@ create or replace trigger announce_connection
     (coalesce(old.memory ->> 'status', '') = 'connected') <> (coalesce(new.memory ->> 'status', '') = 'connected')
   )
   execute function sluice.announce_connection();
+
+-- Announces that an instance is gone from the API, and how its webhook there was found changed:
+-- once each, until a run has verified the instance again.
+create or replace function sluice.announce_finding()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  perform sluice.announce_found(
+    new,
+    tg_argv[0],
+    case tg_argv[0] when 'webhook.drift' then new.memory -> 'webhook_drift' else '{}' end
+  );
+  return null;
+end
+$$;
+revoke all
+  on function sluice.announce_finding()
+  from public;
+
+-- Postgres fires triggers by name: an instance is gone before it is disconnected.
+create or replace trigger announce_absence
+  after update of memory
+  on sluice.resource
+  for each row
+  when (
+    coalesce(new.memory ->> 'gone', '') = 'true'
+    and coalesce(old.memory ->> 'gone', '') <> 'true'
+  )
+  execute function sluice.announce_finding('instance.gone');
+
+create or replace trigger announce_drift
+  after update of memory
+  on sluice.resource
+  for each row
+  when (
+    jsonb_typeof(new.memory -> 'webhook_drift') = 'object'
+    and new.memory -> 'webhook_drift' is distinct from old.memory -> 'webhook_drift'
+    and new.run_id is not null
+  )
+  execute function sluice.announce_finding('webhook.drift');
 
 -- What the API itself reports ---------------------------------------------------------------------
 
@@ -488,7 +544,7 @@ as $$
   )
   insert into sluice.event (run_id, sequence, type, routing_key, payload)
   select md5('instance/' || announce_instance.name)::uuid, counted.events,
-    'sluice.instance.' || announce_instance.what || '.v1', 'instance.' || announce_instance.what,
+    'sluice.' || announce_instance.what || '.v1', announce_instance.what,
     jsonb_build_object('subject', announce_instance.subject, 'resource', announce_instance.name)
   from counted
 $$;
@@ -560,8 +616,11 @@ begin
       if (told.status_at, array_position(order_of_status, told.status))
         > (coalesce(heard.status_at, '-infinity'), coalesce(array_position(order_of_status, heard.status), 0))
       then
+        -- A run that is under way sees for itself, and may have deleted it.
         if told.status = 'gone' and heard.status is distinct from 'gone' and held.run_id is null then
-          perform sluice.announce_instance(held.name, held.subject, 'gone');
+          known := known || '{"gone": true}';
+        elsif told.status <> 'gone' and held.run_id is null and known ->> 'gone' = 'true' then
+          known := known || '{"gone": null}';
         end if;
         heard.status_at := told.status_at;
         heard.status := told.status;

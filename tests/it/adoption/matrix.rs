@@ -115,10 +115,11 @@ fn is_for_the_services(relation: &str, verb: &str) -> bool {
 }
 
 /// Functions that the services may not call: the owner's, and triggers.
-const NOT_THEIRS: [&str; 23] = [
+const NOT_THEIRS: [&str; 24] = [
     "adapt()",
     "adapt_and_tell()",
     "announce_connection()",
+    "announce_finding()",
     "close_to_api(regclass)",
     "decide(text,text)",
     "fill_status(integer)",

@@ -1,6 +1,7 @@
 //! The engine in one process: relay and worker over a real Postgres and Redis and the simulated Evolution API.
 
 mod adopted;
+mod announced;
 mod beside_the_app;
 mod gates;
 mod levels;

@@ -43,6 +43,10 @@ fn faults(schema: &Value, data: &Map<String, Value>) -> Vec<String> {
         let is_right = match property["type"].as_str().unwrap() {
             "string" => value.is_string(),
             "integer" => value.is_i64(),
+            "array" => {
+                let listed = property["items"]["enum"].as_array().expect("a list's values are listed");
+                value.as_array().is_some_and(|values| values.iter().all(|value| listed.contains(value)))
+            }
             other => panic!("a schema has the type {other}"),
         };
         let is_listed = property["enum"].as_array().is_none_or(|values| values.contains(value));
@@ -58,6 +62,12 @@ async fn every_event_is_what_its_schema_says_and_each_schema_has_an_event() {
     let mut superuser = App::at(bench.world.url().parse().unwrap()).superuser().await;
     let done = bench.start(PROVISION, user()).await;
     superuser.run("update sluice.resource set memory = '{\"status\": \"connected\"}'").await;
+    superuser
+        .run(
+            r#"update sluice.resource
+               set memory = memory || '{"webhook_drift": {"found": "changed", "fields": ["url", "byEvents"]}}'"#,
+        )
+        .await;
     superuser
         .run("update sluice.resource set memory = '{\"status\": \"disconnected\", \"token\": \"t0ken-0f-ada\"}'")
         .await;
@@ -82,7 +92,7 @@ async fn every_event_is_what_its_schema_says_and_each_schema_has_an_event() {
         )
         .await;
     superuser
-        .run("insert into sluice.heard (resource) select name from sluice.resource; select sluice.announce_instance(name, subject, 'gone') from sluice.resource")
+        .run("insert into sluice.heard (resource) select name from sluice.resource; select sluice.announce_instance(name, subject, 'instance.gone') from sluice.resource")
         .await;
 
     let broker = Recorder::default();

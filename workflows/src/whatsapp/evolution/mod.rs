@@ -31,7 +31,7 @@ pub use probe::{HostProbe, judge};
 pub use retry_after::RetryAfter;
 pub use roster::Roster;
 pub use version::{Support, TRIED, Version};
-pub use webhook::{StoredWebhook, Webhook};
+pub use webhook::{Digest, StoredWebhook, Webhook};
 
 use crate::{secret::Secret, whatsapp::names::InstanceName};
 

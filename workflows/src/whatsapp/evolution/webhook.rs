@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Event;
@@ -66,5 +67,61 @@ impl Webhook {
         .into_iter()
         .filter_map(|(field, same)| (!same).then_some(field))
         .collect()
+    }
+}
+
+/// What a webhook is, without what it holds: of each field a digest (64-bit FNV-1a), by its name.
+/// A later look at the API tells from it which fields have changed since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(BTreeMap<String, String>);
+
+impl Digest {
+    /// The fields that the other one has otherwise, by name.
+    pub fn differences(&self, other: &Self) -> Vec<&str> {
+        self.0.iter().filter(|(field, digest)| other.0.get(*field) != Some(digest)).map(|(field, _)| &**field).collect()
+    }
+
+    fn of(fields: [(&str, Value); 6]) -> Self {
+        let digest = |value: Value| {
+            let start = 0xcbf2_9ce4_8422_2325_u64;
+            let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            format!("{:016x}", value.to_string().bytes().fold(start, mix))
+        };
+        Self(fields.map(|(field, value)| (field.to_owned(), digest(value))).into())
+    }
+}
+
+fn digest<'a>(
+    enabled: bool,
+    url: &Secret,
+    events: impl Iterator<Item = &'a str>,
+    headers: &BTreeMap<String, Secret>,
+    by_events: bool,
+    base64: bool,
+) -> Digest {
+    let events: BTreeSet<&str> = events.collect();
+    let headers: BTreeMap<_, _> = headers.iter().map(|(name, value)| (name, value.expose())).collect();
+    Digest::of([
+        ("enabled", json!(enabled)),
+        ("url", json!(url.expose())),
+        ("events", json!(events)),
+        ("headers", json!(headers)),
+        ("byEvents", json!(by_events)),
+        ("base64", json!(base64)),
+    ])
+}
+
+impl Webhook {
+    pub fn digest(&self) -> Digest {
+        let events = self.events.iter().map(|event| event.as_str());
+        digest(self.enabled, &self.url, events, &self.headers, self.by_events, self.base64)
+    }
+}
+
+impl StoredWebhook {
+    pub fn digest(&self) -> Digest {
+        let events = self.events.iter().map(String::as_str);
+        digest(self.enabled, &self.url, events, &self.headers, self.by_events, self.base64)
     }
 }

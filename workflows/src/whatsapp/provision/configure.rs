@@ -3,7 +3,10 @@
 use super::{Configured, Settings, failed, output};
 use crate::{
     outcome::{Class, Failure, Memory, Outcome},
-    whatsapp::{evolution::Evolution, provision::Given},
+    whatsapp::{
+        evolution::{ApiError, Evolution, Webhook},
+        provision::Given,
+    },
 };
 
 /// Sets the webhook. The input is not looked at: `reconfigure-webhooks` starts here.
@@ -15,16 +18,31 @@ pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &
     };
     let mut counts = given.counts;
     counts.not_loaded = 0;
-    let outcome = match api.set_webhook(name, &webhook).await {
-        Ok(_) => {
+    let (found, set) = set_webhook(api, given, &webhook).await;
+    let outcome = match set {
+        Ok(()) => {
             let configured = Configured { instance: name.clone(), webhook: asked };
             // The row says so once the API has been read back: `verify` writes it down.
-            Outcome::Success { output: output(configured), memory: Memory::default(), note: None }
+            Outcome::Success { output: output(configured), memory: given.setting(&webhook), note: None }
         }
         Err(error) => {
             counts = given.counts;
             failed(api, given, settings, error, &mut counts).await
         }
     };
-    outcome.remembering(&counts.since(given.counts))
+    outcome.remembering(&found).remembering(&counts.since(given.counts))
+}
+
+/// Sets it. Where one was verified before, looks first whether it is still there: only this step
+/// can know, since it is about to write over it. Answers what is to be kept of that, too.
+async fn set_webhook(api: &impl Evolution, given: &Given, webhook: &Webhook) -> (Memory, Result<(), ApiError>) {
+    let name = &given.instance;
+    let mut found = Memory::default();
+    if given.webhook_before.is_some() {
+        match api.find_webhook(name).await {
+            Ok(stored) => found = given.finding_drift(stored.as_ref(), webhook),
+            Err(error) => return (found, Err(error)),
+        }
+    }
+    (found, api.set_webhook(name, webhook).await.map(drop))
 }

@@ -57,7 +57,7 @@ async fn make_or_find(
         Look::NotLoaded => not_loaded(api, given, settings, counts).await,
         Look::Phantom => phantom(api, given, settings, counts).await,
         Look::Unclear(error) => classify::outcome(&error, &given.instance),
-        Look::Absent => create(api, given, settings, counts).await,
+        Look::Absent => create(api, given, settings, counts).await.remembering(&given.finding_it_gone()),
     }
 }
 
@@ -100,7 +100,7 @@ fn made(given: &Given, created: Created) -> Outcome {
         facts.paired = Some(false);
         facts.phone_number = Some(None);
     }
-    success(given, How::Created, created.instance_id, facts, note)
+    success(given, How::Created, created.instance_id, facts, note).remembering(&given.forgetting_the_webhook())
 }
 
 /// The API says that the name is taken: by whom?

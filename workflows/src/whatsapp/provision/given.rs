@@ -1,13 +1,17 @@
 //! What the steps are given and what they leave behind, in the product's words. Between runs it is the resource's memory,
 //! under the keys below; the public rows are written from there.
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::{
     ids::Subject,
     outcome::{Memory, StepInput},
     secret::Secret,
-    whatsapp::names::{InstanceName, InstanceStatus},
+    whatsapp::{
+        evolution::{Digest, StoredWebhook, Webhook},
+        names::{InstanceName, InstanceStatus},
+    },
 };
 
 /// The keys of an instance's memory. The projection (SQL) and the import read and write the same.
@@ -16,6 +20,14 @@ mod key {
     pub const STATUS: &str = "status";
     pub const QR_CODE: &str = "qr_code";
     pub const WEBHOOK_URL: &str = "webhook_url";
+    /// The digest of the webhook that was verified last.
+    pub const WEBHOOK: &str = "webhook";
+    /// How the API's webhook was found to differ from that one; null once it is mended. SQL
+    /// announces it.
+    pub const DRIFT: &str = "webhook_drift";
+    /// Whether the instance was found to be gone from the API, and is not verified since. SQL
+    /// announces it.
+    pub const GONE: &str = "gone";
     pub const PAIRED: &str = "paired";
     pub const PHONE_NUMBER: &str = "phone_number";
     pub const REASON: &str = "reason";
@@ -117,6 +129,14 @@ pub struct Given {
     pub connecting_before: bool,
     /// Whether the instance was taken over from an existing set-up: then its name is the subject's own, whatever it is.
     pub imported: bool,
+    /// Whether an earlier run has found the instance at the API, or has made it.
+    pub known_before: bool,
+    /// Whether it is known to be gone.
+    pub gone_before: bool,
+    /// The webhook that was verified last, where the instance has it as far as is known.
+    pub webhook_before: Option<Digest>,
+    /// Whether that webhook is known to have been changed at the API.
+    pub drifted_before: bool,
     pub counts: Counts,
     /// The run's input for the first step, else the output of the step before.
     pub input: Value,
@@ -136,8 +156,67 @@ impl Given {
             paired_before: flag(key::PAIRED),
             connecting_before: status == Some(InstanceStatus::Connecting.as_str()),
             imported: flag(key::IMPORTED),
+            known_before: status.is_some_and(|status| {
+                [InstanceStatus::Connecting, InstanceStatus::Connected, InstanceStatus::Disconnected]
+                    .iter()
+                    .any(|known| known.as_str() == status)
+            }),
+            gone_before: flag(key::GONE),
+            webhook_before: input.memory.get(key::WEBHOOK).and_then(|digest| Digest::deserialize(digest).ok()),
+            drifted_before: input.memory.get(key::DRIFT).is_some_and(|drift| !drift.is_null()),
             counts: Counts::of(&input.memory),
             input: input.input.clone(),
         }
+    }
+    /// What is kept where the API's database has the instance no longer. What we have deleted
+    /// ourselves, or never knew, is not news.
+    pub fn finding_it_gone(&self) -> Memory {
+        if !self.created_before || !self.known_before || self.gone_before || self.counts.discards > 0 {
+            return Memory::default();
+        }
+        let mut memory = Memory::default().with(key::GONE, true);
+        memory.merge(&self.forgetting_the_webhook());
+        memory
+    }
+
+    /// An instance that is made again has no webhook.
+    pub fn forgetting_the_webhook(&self) -> Memory {
+        let memory = Memory::default();
+        if self.webhook_before.is_some() { memory.with(key::WEBHOOK, Value::Null) } else { memory }
+    }
+
+    /// What is kept where the API's webhook is neither the one that was verified last nor the one
+    /// that is asked now: an attempt of ours may have set the latter.
+    pub fn finding_drift(&self, stored: Option<&StoredWebhook>, asked: &Webhook) -> Memory {
+        let memory = Memory::default();
+        let Some(before) = &self.webhook_before else { return memory };
+        let Some(now) = stored.map(StoredWebhook::digest) else {
+            return memory.with(key::DRIFT, json!({ "found": "missing" }));
+        };
+        let fields = before.differences(&now);
+        if fields.is_empty() || now == asked.digest() {
+            return memory;
+        }
+        memory.with(key::DRIFT, json!({ "found": "changed", "fields": fields }))
+    }
+
+    /// What is kept where this webhook was set: what was verified before no longer holds.
+    pub fn setting(&self, webhook: &Webhook) -> Memory {
+        if self.webhook_before.as_ref() == Some(&webhook.digest()) {
+            return Memory::default();
+        }
+        self.forgetting_the_webhook()
+    }
+
+    /// What is kept where this webhook was verified.
+    pub fn verifying(&self, webhook: &Webhook) -> Memory {
+        let mut memory = Memory::default().with(key::WEBHOOK, json!(webhook.digest()));
+        if self.drifted_before {
+            memory = memory.with(key::DRIFT, Value::Null);
+        }
+        if self.gone_before {
+            memory = memory.with(key::GONE, Value::Null);
+        }
+        memory
     }
 }

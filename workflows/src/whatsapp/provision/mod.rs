@@ -141,7 +141,7 @@ fn not_loaded(given: &Given, settings: &Settings, counts: &mut Counts) -> Outcom
 async fn missing(api: &impl Evolution, given: &Given, settings: &Settings, counts: &mut Counts) -> Outcome {
     let name = &given.instance;
     match look_twice(api, given, &settings.timings).await {
-        Look::Absent => gone(name),
+        Look::Absent => gone(name).remembering(&given.finding_it_gone()),
         Look::Phantom => without_row(name),
         Look::NotLoaded => not_loaded(given, settings, counts),
         Look::There(_) => {

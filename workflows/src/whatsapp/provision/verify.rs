@@ -56,12 +56,13 @@ async fn read_back(
         Err(error) => return Err(failed(api, given, settings, error, counts).await),
     };
     let wrong = stored.as_ref().map(|stored: &StoredWebhook| webhook.differences(stored));
-    match wrong.as_deref() {
-        Some([]) => {}
-        Some(fields) => {
-            return Err(reconfigure(format!("the webhook is not what was asked: {} differ", fields.join(", "))));
-        }
-        None => return Err(reconfigure("the instance has no webhook".to_owned())),
+    let wrong = match wrong.as_deref() {
+        Some([]) => None,
+        Some(fields) => Some(format!("the webhook is not what was asked: {} differ", fields.join(", "))),
+        None => Some("the instance has no webhook".to_owned()),
+    };
+    if let Some(what) = wrong {
+        return Err(reconfigure(what).remembering(&given.finding_drift(stored.as_ref(), &webhook)));
     }
     let mended = match complete_settings(api, given).await {
         Ok(mended) => mended,
@@ -70,7 +71,7 @@ async fn read_back(
     match qr_code(api, given, settings, state).await {
         Scan::Absent => Err(missing(api, given, settings, counts).await),
         Scan::Away(error) => Err(classify::outcome(&error, name)),
-        scan => Ok(ready(given, asked, state, scan, mended)),
+        scan => Ok(ready(given, asked, state, scan, mended).remembering(&given.verifying(&webhook))),
     }
 }
 

@@ -1,17 +1,19 @@
 use super::{
     assert_no_secret, end,
-    script::{Reply, Script, USER, answer, given, not_in_database, not_in_list, not_there, settings, timed_out},
+    script::{
+        Reply, Script, USER, answer, given, not_in_database, not_in_list, not_there, options, settings, timed_out,
+    },
     success,
 };
 use crate::{
-    outcome::{Class, HostSignal, Outcome},
+    outcome::{Class, HostSignal, Memory, Outcome},
     whatsapp::{
         evolution::{
             ApiState,
-            Call::{ConnectionState, Fetch, FetchOwn, SetWebhook},
+            Call::{ConnectionState, Fetch, FetchOwn, FindWebhook, SetWebhook},
             Own, Shape,
         },
-        provision::{Counts, Facts, Given, configure_webhooks},
+        provision::{Counts, Facts, Given, Settings, configure_webhooks},
     },
 };
 
@@ -114,4 +116,59 @@ fn a_subject_that_is_no_user_cannot_fill_a_url_that_asks_for_one() {
     let outcome = script.play(configure_webhooks(&script, &given, &settings()));
 
     assert_eq!(end(&outcome), ("permanent", Class::Rejected));
+}
+
+/// Whose webhook was verified when these settings held.
+fn verified(settings: &Settings) -> Given {
+    let (webhook, _) = settings.webhook.expand(&given()).unwrap();
+    Given { created_before: true, webhook_before: Some(webhook.digest()), ..given() }
+}
+
+/// What a run over these calls keeps.
+fn kept(given: &Given, settings: &Settings, calls: Vec<(crate::whatsapp::evolution::Call, Reply)>) -> Memory {
+    let script = Script::new(calls);
+    match script.play(configure_webhooks(&script, given, settings)) {
+        Outcome::Success { memory, .. } => memory,
+        other => other.failure().unwrap().memory.clone(),
+    }
+}
+
+#[test]
+fn a_webhook_that_was_changed_since_it_was_verified_is_told_before_it_is_written_over() {
+    let set = || (SetWebhook, Reply::Webhook(|_| ()));
+    let found = |reply| kept(&verified(&settings()), &settings(), vec![(FindWebhook, reply), set()]);
+
+    let changed = found(Reply::Webhook(|stored| {
+        stored.url = crate::secret::Secret::new("https://elsewhere.test/?t=our-token-1");
+        stored.events.clear();
+    }));
+    let missing = found(Reply::NoWebhook);
+    let unchanged = found(Reply::Webhook(|_| ()));
+
+    let told = serde_json::json!({ "found": "changed", "fields": ["events", "url"] });
+    assert_eq!(changed.get("webhook_drift"), Some(&told));
+    assert_eq!(missing.get("webhook_drift"), Some(&serde_json::json!({ "found": "missing" })));
+    assert!(unchanged.is_empty());
+}
+
+#[test]
+fn what_was_found_is_told_too_where_the_webhook_cannot_be_set() {
+    let calls = vec![(FindWebhook, Reply::NoWebhook), (SetWebhook, timed_out())];
+
+    assert!(kept(&verified(&settings()), &settings(), calls).get("webhook_drift").is_some());
+}
+
+#[test]
+fn settings_that_changed_are_no_drift_whether_or_not_an_attempt_has_set_them_already() {
+    let mut options = options();
+    options.webhook.base64 = false;
+    let before = verified(&Settings::parse(options).unwrap());
+    let set = || (SetWebhook, Reply::Webhook(|_| ()));
+
+    for stored in [Reply::Webhook(|stored| stored.base64 = false), Reply::Webhook(|_| ())] {
+        let kept = kept(&before, &settings(), vec![(FindWebhook, stored), set()]);
+
+        assert_eq!(kept.get("webhook_drift"), None);
+        assert_eq!(kept.get("webhook"), Some(&serde_json::Value::Null), "the other one holds no longer");
+    }
 }

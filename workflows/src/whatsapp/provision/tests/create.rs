@@ -708,3 +708,18 @@ fn a_refused_key_and_a_refused_body_are_told_apart() {
     assert_eq!(end(&key), ("defer", Class::KeyRefused));
     assert_eq!(end(&body), ("permanent", Class::Rejected));
 }
+
+#[test]
+fn an_instance_that_was_known_and_is_gone_is_told_and_one_that_never_was_or_that_we_deleted_is_not() {
+    let kept = |given: &Given| {
+        let calls = gone().into_iter().chain([(Create, Reply::Created("our-token-1"))]).collect();
+        let Outcome::Success { memory, .. } = run(given, calls).0 else { panic!("no success") };
+        memory.get("gone").cloned()
+    };
+    let known = || Given { known_before: true, ..again() };
+
+    assert_eq!(kept(&known()), Some(true.into()));
+    assert_eq!(kept(&again()), None);
+    assert_eq!(kept(&Given { gone_before: true, ..known() }), None, "once");
+    assert_eq!(kept(&Given { counts: Counts { discards: 1, ..Counts::default() }, ..known() }), None);
+}

@@ -218,6 +218,10 @@ pub fn given() -> Given {
         paired_before: false,
         connecting_before: false,
         imported: false,
+        known_before: false,
+        gone_before: false,
+        webhook_before: None,
+        drifted_before: false,
         counts: Counts::default(),
         input: serde_json::Value::Null,
     }

@@ -1,3 +1,5 @@
+use serde_json::Value;
+
 use super::{
     assert_no_secret, end,
     script::{
@@ -246,4 +248,26 @@ fn an_instance_without_settings_gets_those_that_a_create_stores() {
     assert_eq!(end(&and(vec![(Fetch, database_away())])), ("defer", Class::ServerError));
     let away = and(vec![listed(Some(false)), (SetSettings, database_away())]);
     assert_eq!(end(&away), ("defer", Class::ServerError));
+}
+
+#[test]
+fn a_webhook_that_was_changed_meanwhile_is_told_and_what_was_told_is_over_once_one_is_verified() {
+    let (webhook, _) = settings().webhook.expand(&given()).unwrap();
+    let before = Given { webhook_before: Some(webhook.digest()), ..given() };
+    let changed = vec![
+        (FindWebhook, Reply::Webhook(|stored: &mut StoredWebhook| stored.enabled = false)),
+        (ConnectionState, Reply::State(Some(Close))),
+    ];
+    let told = Given { drifted_before: true, gone_before: true, ..before.clone() };
+
+    let (found, _) = run_with(&before, &settings(), changed.clone());
+    let (first, _) = run_with(&given(), &settings(), changed);
+    let (mended, _) = run_with(&told, &settings(), loaded(Close));
+
+    let drift = |outcome: &Outcome| outcome.failure().unwrap().memory.get("webhook_drift").cloned();
+    assert_eq!(drift(&found), Some(serde_json::json!({ "found": "changed", "fields": ["enabled"] })));
+    assert_eq!(drift(&first), None);
+    let Outcome::Success { memory, .. } = mended else { panic!("no success") };
+    assert_eq!((memory.get("webhook_drift"), memory.get("gone")), (Some(&Value::Null), Some(&Value::Null)));
+    assert_eq!(memory.get("webhook"), Some(&serde_json::to_value(webhook.digest()).unwrap()));
 }
