@@ -1697,6 +1697,29 @@ $$;
 
 -- Upkeep ----------------------------------------------------------------------------------------------------------------
 
+-- Which of the functions below would find something: one look for all of them, twice a second. May
+-- say so in vain, never the other way round.
+create or replace function sluice.upkeep(
+  out expired boolean,
+  out late boolean,
+  out cancelled boolean,
+  out unwritten boolean,
+  out untold boolean
+)
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  expired := exists (select from sluice.step where step.state = 'running' and step.lease_until < now());
+  late := exists (select from sluice.run where run.state = 'active' and run.deadline_at < now());
+  cancelled := exists (select from sluice.run where run.span_waits);
+  unwritten := exists (select from sluice.projection_pending);
+  untold := exists (select from sluice.gate where gate.breaker = 'open' and gate.breaker_reason is not null)
+    or exists (select from sluice.step where step.held_by is not null);
+end
+$$;
+
 -- Up to `most` running steps of known definitions whose lease has ended. No lease ends before Postgres has been up for one
 -- lease: its own outage is not a crash of its clients. `worker_lives`: its worker has beaten later than it moved this lease,
 -- so it lost the lease and did not crash.
@@ -1909,11 +1932,6 @@ declare
   told record;
   count bigint := 0;
 begin
-  if not exists (select from sluice.gate where breaker = 'open' and breaker_reason is not null)
-    and not exists (select from sluice.step where held_by is not null)
-  then
-    return 0;
-  end if;
   for told in
     with waiting as (
       select due.run_id, due.position, gate.breaker_reason as reason
@@ -2271,7 +2289,7 @@ comment on function sluice.plan_once(text[]) is
 do $$
 begin
   perform sluice.plan_once(
-    '{intake,claim,settle,renew,waiting,expired,exceed,project_pending,explain,start_runs,end_runs,give_turn,end_gone,claim_events,publish_events}'
+    '{intake,claim,settle,renew,waiting,upkeep,expired,exceed,project_pending,explain,start_runs,end_runs,give_turn,end_gone,claim_events,publish_events}'
   );
 end
 $$;

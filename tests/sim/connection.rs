@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use sluice::ledger::{
     Ask, Claimed, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, NewRun, Probe, RelayLedger, Result,
-    Settled, Settlement, Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
+    Settled, Settlement, Started, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use tokio::time;
 use uuid::Uuid;
@@ -114,6 +114,12 @@ impl RelayLedger for Connection {
         self.send().await?;
         let kept = self.stage.ledger.keep_traces(contexts).await?;
         self.receive(kept).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.send().await?;
+        let upkeep = self.stage.ledger.upkeep().await?;
+        self.receive(upkeep).await
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {

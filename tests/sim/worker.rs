@@ -18,8 +18,6 @@ use crate::{chance::Chance, connection::Connection, process::Process, queue::Lin
 
 /// How long a worker waits for the bell of its queue before it looks by itself.
 const POLL: Duration = Duration::from_secs(5);
-/// How old the heartbeat is when it is renewed.
-const BEAT: Duration = Duration::from_millis(900);
 
 type Runner = AttemptRunner<Connection>;
 
@@ -78,7 +76,7 @@ async fn renew(runner: Arc<Runner>, process: Arc<Process>) {
     loop {
         tick.tick().await;
         process.pass().await;
-        if runner.must_renew() || beat.is_none_or(|at| at.elapsed() >= BEAT) {
+        if beat.is_none_or(|at| runner.must_renew(at.elapsed())) {
             beat = Some(Instant::now());
             let _ = runner.renew_once().await;
         }

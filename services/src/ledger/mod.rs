@@ -386,6 +386,21 @@ pub struct Probe {
     pub number: u32,
 }
 
+/// What a relay's upkeep has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// For `expired`.
+    pub expired: bool,
+    /// For `exceed`, unless gates hold all of it.
+    pub late: bool,
+    /// For `spans_that_wait`.
+    pub cancelled: bool,
+    /// For `project_pending`.
+    pub unwritten: bool,
+    /// For `explain`, unless all of it says what it should already.
+    pub untold: bool,
+}
+
 /// What relays ask of the ledger.
 pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// The definitions that this ledger admits claims by.
@@ -404,6 +419,9 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// Give runs the context of their trace, where they still have the one that is named first. Whether it is theirs now, in
     /// order.
     fn keep_traces(&self, contexts: &[Traced]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+
+    /// Which of the duties below would find something: one look for all of them, which locks nothing.
+    fn upkeep(&self) -> impl Future<Output = Result<Upkeep>> + Send;
 
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
     fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;

@@ -49,28 +49,38 @@ pub async fn rescue_once<L: RelayLedger>(
     dice: &(dyn Fn() -> f64 + Sync),
     metrics: &Metrics,
 ) -> anyhow::Result<Rescued> {
+    let asked = Instant::now();
+    let upkeep = ledger.upkeep().await.context("look for what nobody holds")?;
+    let mut rescued = Rescued::default();
     // Counted one by one: what is done is done, whatever becomes of the rest.
-    let (crashed, due) = rescue_expired(ledger, dice, metrics).await?;
-    metrics.rescued("crashed", crashed);
-    let exceeded = end_late(ledger).await?;
-    metrics.rescued("exceeded", exceeded);
-    tell_of_cancelled(ledger).await?;
-    Ok(Rescued {
-        crashed,
-        exceeded,
-        projections_pending: ledger.project_pending(BATCH).await.context("write public rows again")?,
-        explained: ledger.explain(BATCH).await.context("say why steps wait")?,
-        due,
-    })
+    if upkeep.expired {
+        (rescued.crashed, rescued.due) = rescue_expired(ledger, asked, dice, metrics).await?;
+        metrics.rescued("crashed", rescued.crashed);
+    }
+    if upkeep.late {
+        rescued.exceeded = end_late(ledger).await?;
+        metrics.rescued("exceeded", rescued.exceeded);
+    }
+    if upkeep.cancelled {
+        tell_of_cancelled(ledger).await?;
+    }
+    if upkeep.unwritten {
+        rescued.projections_pending = ledger.project_pending(BATCH).await.context("write public rows again")?;
+    }
+    if upkeep.untold {
+        rescued.explained = ledger.explain(BATCH).await.context("say why steps wait")?;
+    }
+    Ok(rescued)
 }
 
-/// Settles each expired lease, guarded by its expiry: a worker that renews or settles first wins.
+/// Settles each expired lease, guarded by its expiry: a worker that renews or settles first wins. `asked` is when the round
+/// began.
 async fn rescue_expired<L: RelayLedger>(
     ledger: &L,
+    asked: Instant,
     dice: &(dyn Fn() -> f64 + Sync),
     metrics: &Metrics,
 ) -> anyhow::Result<(usize, Vec<Due>)> {
-    let asked = Instant::now();
     let expired = ledger.expired(BATCH).await.context("find expired leases")?;
     if asked.elapsed() > PROMPT {
         return Ok((0, Vec::new()));

@@ -132,9 +132,9 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         self.hosts.watches()
     }
 
-    /// Whether a lease is old enough to be renewed.
-    pub fn must_renew(&self) -> bool {
-        !self.leases.due().is_empty()
+    /// Whether a lease is old enough to be renewed, or the heartbeat, which is so old.
+    pub fn must_renew(&self, beat: Duration) -> bool {
+        self.leases.must_renew(beat)
     }
 
     /// Renews the leases that need it, once. It is the worker's heartbeat too, also where there is nothing to renew.

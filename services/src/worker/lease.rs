@@ -13,9 +13,12 @@ use workflows::{calls::Permission, definition::EXCLUSIVE_CALL};
 
 use crate::ledger::{Key, Lease};
 
-/// How old a lease, or the heartbeat, is when it is renewed: the lease of a short attempt never is. `RENEWAL_TICK` makes that
-/// once a second, and a lease no older than 1.1 s: enough is left for a call that creates or deletes, and for a slow answer.
-pub(super) const RENEWED_AT: Duration = Duration::from_millis(600);
+/// How old a lease is when it is renewed: that of a short attempt never is. `RENEWAL_TICK` makes that once a second, and a
+/// lease no older than 1.1 s: enough is left for a call that creates or deletes, and for a slow answer.
+const RENEWED_AT: Duration = Duration::from_millis(600);
+
+/// The same of the heartbeat, where no lease is held. Less than a lease lasts: who has lost one and lives has beaten since.
+const IDLE_BEAT: Duration = Duration::from_secs(3);
 
 /// How often a process looks for leases to renew.
 pub const RENEWAL_TICK: Duration = Duration::from_millis(500);
@@ -50,6 +53,12 @@ impl Leases {
         let entry = Entry { length: lease.length, until: asked + most, ends };
         self.lock().insert(lease.key, entry);
         Held { leases: self.clone(), key: lease.key, ends: watched }
+    }
+
+    /// Whether something is to be renewed now, or the heartbeat, which is so old.
+    pub fn must_renew(&self, beat: Duration) -> bool {
+        let oldest = if self.lock().is_empty() { IDLE_BEAT } else { RENEWED_AT };
+        beat >= oldest || !self.due().is_empty()
     }
 
     /// What is to be renewed now, in key order.
@@ -213,6 +222,19 @@ mod tests {
         }
 
         assert_eq!(renewals, [2, 4, 6]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_without_a_lease_beats_more_rarely() {
+        let leases = Arc::new(Leases::default());
+        assert!(!leases.must_renew(RENEWED_AT));
+        assert!(leases.must_renew(IDLE_BEAT));
+
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        assert!(leases.must_renew(RENEWED_AT));
+        drop(held);
+
+        assert!(!leases.must_renew(RENEWED_AT));
     }
 
     #[tokio::test(start_paused = true)]

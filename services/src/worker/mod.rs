@@ -22,7 +22,6 @@ use tracing::{Instrument, Span};
 use workflows::{breaker::Rules, ids::StepName, state::RunState, workflow::Catalog};
 
 pub use self::attempt::{AttemptRunner, Attempted, Dice};
-use self::lease::RENEWED_AT;
 pub use self::lease::{Leases, RENEWAL_TICK};
 pub use self::signals::{Signals, Watch};
 use crate::{
@@ -204,7 +203,7 @@ async fn renew<L: WorkerLedger>(runner: Arc<AttemptRunner<L>>, pulse: Pulse) {
     loop {
         tick.tick().await;
         pulse.beat();
-        if !runner.must_renew() && beat.is_some_and(|at| at.elapsed() < RENEWED_AT) {
+        if beat.is_some_and(|at| !runner.must_renew(at.elapsed())) {
             continue;
         }
         beat = Some(Instant::now());

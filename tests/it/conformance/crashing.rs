@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{Claimed, Lease, RelayLedger, Settled, WorkerLedger};
+use sluice::ledger::{Changed, Claimed, Lease, OperatorLedger, RelayLedger, Settled, Upkeep, WorkerLedger};
 use workflows::state::{DeathReason, RunState, Spent, StepState};
 
 use super::{
-    bench::{Bench, CREATE, LEASE, LIMITS, LONG, PROVISION, due_after, expired, run_after, success, user, worker},
+    bench::{
+        Bench, CREATE, DEADLINE, LEASE, LIMITS, LONG, PROVISION, by, due_after, expired, run_after, success, user,
+        worker,
+    },
     world::{Moment, World},
 };
 
@@ -115,4 +118,27 @@ pub async fn a_rescued_attempt_cannot_settle(bench: &Bench<impl World>) {
 
     assert_eq!(bench.state(run, 0).await, StepState::Due);
     assert_eq!(bench.outcomes(run).await, ["crashed"]);
+}
+
+pub async fn one_look_tells_what_upkeep_has_to_do(bench: &Bench<impl World>) {
+    let (lost, unwanted) = (bench.start(PROVISION, user()).await, bench.start(PROVISION, user()).await);
+    bench.take_as("killed", lost, CREATE).await;
+    let upkeep = async || bench.ledger().upkeep().await.unwrap();
+    let nothing = Upkeep::default();
+    assert_eq!(upkeep().await, nothing);
+
+    assert_eq!(bench.ledger().cancel(unwanted, &by("ana")).await.unwrap(), Changed::Yes);
+    assert_eq!(upkeep().await, Upkeep { cancelled: true, ..nothing });
+    bench.ledger().spans_that_wait(10).await.unwrap();
+    assert_eq!(upkeep().await, nothing);
+
+    bench.world.advance(OVER).await;
+    assert_eq!(upkeep().await, Upkeep { expired: true, ..nothing });
+    bench.rescue().await;
+    assert_eq!(upkeep().await, nothing);
+
+    bench.world.advance(DEADLINE).await;
+    assert_eq!(upkeep().await, Upkeep { late: true, ..nothing });
+    bench.ledger().exceed(10).await.unwrap();
+    assert_eq!(upkeep().await, nothing);
 }

@@ -283,9 +283,11 @@ pub async fn a_step_that_waits_for_the_api_says_why(bench: &Bench<impl World>) {
     bench.world.sign_up(user).await;
     bench.ledger().intake(10).await.unwrap();
     bench.start(BRITTLE, super::bench::user()).await;
-    assert_eq!(bench.ledger().explain(10).await.unwrap(), 0);
+    let untold = async || bench.ledger().upkeep().await.unwrap().untold;
+    assert_eq!((untold().await, bench.ledger().explain(10).await.unwrap()), (false, 0));
     report(bench, &[Signal::KeyRefused(nobody(1))]).await;
 
+    assert!(untold().await);
     assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
     assert_eq!(bench.ledger().explain(10).await.unwrap(), 0);
 
@@ -293,8 +295,9 @@ pub async fn a_step_that_waits_for_the_api_says_why(bench: &Bench<impl World>) {
     assert!(said.contains(HOST) && said.contains(Rules::default().key_advice), "{said}");
 
     answer(bench).await;
+    assert!(untold().await);
     assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);
-    assert_eq!(bench.ledger().explain(10).await.unwrap(), 0);
+    assert_eq!((untold().await, bench.ledger().explain(10).await.unwrap()), (false, 0));
     assert_eq!(bench.world.queue_row(user).await.error, None);
 }
 

@@ -188,6 +188,7 @@ conformance! {
         a_lease_that_was_renewed_is_not_rescued,
         a_lease_that_has_not_ended_is_not_expired,
         a_rescued_attempt_cannot_settle,
+        one_look_tells_what_upkeep_has_to_do,
     ],
     doubting: [
         a_doubted_instance_gets_another_run_when_the_first_has_succeeded,

@@ -146,7 +146,7 @@ impl Tx<'_> {
     }
 
     /// The steps that do not say what they should, and what that is.
-    fn untold(&self) -> Vec<((RunId, i16), Option<String>)> {
+    pub(super) fn untold(&self) -> Vec<((RunId, i16), Option<String>)> {
         let reason = |step: &Step| {
             let waits = step.state == StepState::Due && step.due_at.is_some();
             let open = self.tables.gates.iter().filter(|((scope, host), gate)| {

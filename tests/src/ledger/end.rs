@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{By, WholeRun, settlement};
+use sluice::ledger::{By, Upkeep, WholeRun, settlement};
 use workflows::{
     ids::RunId,
     state::{DeathReason, Event, RunState, StepState},
@@ -136,6 +136,18 @@ impl Tx<'_> {
             traceparent: run.traceparent.clone(),
             asked_traceparent: run.asked_traceparent.clone(),
         })
+    }
+
+    /// What upkeep would find. The public rows of this ledger never refuse a write.
+    pub(super) fn upkeep(&self) -> Upkeep {
+        let active = || self.tables.active.iter().filter_map(|id| self.tables.runs.get(id));
+        Upkeep {
+            expired: !self.expired(1).is_empty(),
+            late: active().any(|run| run.deadline_at < self.now),
+            cancelled: self.tables.runs.values().any(|run| run.span_waits),
+            unwritten: false,
+            untold: !self.untold().is_empty(),
+        }
     }
 
     pub(super) fn spans_that_wait(&mut self, limit: usize) -> Vec<WholeRun> {

@@ -30,7 +30,7 @@ use std::{
 
 use sluice::ledger::{
     Ask, By, Changed, Claimed, Draw, Expired, HostGate, Intake, Lease, NewRun, OperatorLedger, Probe, RelayLedger,
-    Result, Settled, Settlement, Started, Traced, Waiting, WholeRun, Worker, WorkerLedger,
+    Result, Settled, Settlement, Started, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
@@ -188,6 +188,10 @@ impl RelayLedger for ModelLedger {
 
     async fn keep_traces(&self, contexts: &[Traced]) -> Result<Vec<bool>> {
         Ok(self.transact(|tx| contexts.iter().map(|traced| tx.keep_trace(traced)).collect()))
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        Ok(self.transact(|tx| tx.upkeep()))
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {

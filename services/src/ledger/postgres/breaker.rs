@@ -43,10 +43,7 @@ pub(super) async fn report(
 }
 
 pub(super) async fn host_gate(ledger: &Postgres, host: &str) -> Result<HostGate> {
-    let mut tx = ledger.database.begin().await?;
-    let seen = read(&mut tx, host).await?;
-    tx.commit().await?;
-    Ok(seen)
+    seen(ledger.database.ask(READ, |read| read.bind(host.to_owned())).await?)
 }
 
 /// Whoever moves `probe_at` on has the right until then; `probes` fences it.
@@ -180,20 +177,21 @@ struct GateRow {
     closed_for: Option<f64>,
 }
 
+const READ: &str = "
+    select breaker, breaker_cause, cardinality(failing_runs) > 0 as failing,
+      breaker = 'open' and coalesce(probe_at, now()) <= now() as probe_due,
+      extract(epoch from now() - reopened_at)::float8 as closed_for
+    from sluice.gate
+    where scope = 'host'
+      and name = $1";
+
 async fn read(tx: &mut Tx, host: &str) -> Result<HostGate> {
-    let row: Option<GateRow> = tx
-        .query_as(
-            "select breaker, breaker_cause, cardinality(failing_runs) > 0 as failing,
-               breaker = 'open' and coalesce(probe_at, now()) <= now() as probe_due,
-               extract(epoch from now() - reopened_at)::float8 as closed_for
-             from sluice.gate
-             where scope = 'host'
-               and name = $1",
-        )
-        .bind(host.to_owned())
-        .fetch_optional(tx.connection())
-        .await?;
-    let Some(row) = row else { return Ok(HostGate::default()) };
+    seen(tx.query_as(READ).bind(host.to_owned()).fetch_all(tx.connection()).await?)
+}
+
+/// A host without a row has a gate that was never closed.
+fn seen(rows: Vec<GateRow>) -> Result<HostGate> {
+    let Some(row) = rows.into_iter().next() else { return Ok(HostGate::default()) };
     let unreadable = |error: workflows::breaker::Unknown| Error::Unreadable(error.to_string());
     Ok(HostGate {
         breaker: row.breaker.parse().map_err(unreadable)?,

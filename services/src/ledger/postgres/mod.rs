@@ -22,8 +22,8 @@ use workflows::{
 
 use super::{
     Ask, By, Changed, Claimed, DueKey, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, NewRun,
-    OperatorLedger, Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Started, Traced, Waiting, WholeRun,
-    Worker, WorkerLedger,
+    OperatorLedger, Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Started, Traced, Upkeep, Waiting,
+    WholeRun, Worker, WorkerLedger,
 };
 use crate::database::{Database, PATIENCE, Pooling};
 
@@ -121,6 +121,10 @@ impl RelayLedger for Postgres {
 
     async fn keep_traces(&self, contexts: &[Traced]) -> Result<Vec<bool>> {
         self.within(runs::keep_traces(self, contexts)).await
+    }
+
+    async fn upkeep(&self) -> Result<Upkeep> {
+        self.within(upkeep::upkeep(self)).await
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {

@@ -9,7 +9,9 @@ use workflows::{
     state::{DeathReason, RunState, Spent},
 };
 
-use super::{Expired, Postgres, Pruned, Result, WholeRun, count, duration, limit, parse, runs::TakenRow, seconds};
+use super::{
+    Expired, Postgres, Pruned, Result, Upkeep, WholeRun, count, duration, limit, parse, runs::TakenRow, seconds,
+};
 use crate::ledger::{AttemptSpan, Key, SpanIds};
 
 #[derive(FromRow)]
@@ -32,6 +34,12 @@ struct ExpiredRow {
     attempt_traceparent: Option<String>,
     parent_span: Option<String>,
     age: Option<f64>,
+}
+
+pub(super) async fn upkeep(ledger: &Postgres) -> Result<Upkeep> {
+    let sql = "select expired, late, cancelled, unwritten, untold from sluice.upkeep()";
+    let (expired, late, cancelled, unwritten, untold) = ledger.database.ask_one(sql, |ask| ask).await?;
+    Ok(Upkeep { expired, late, cancelled, unwritten, untold })
 }
 
 /// A row that cannot be read harms only itself: it is said and passed over.
