@@ -85,7 +85,23 @@ const SUMS: [(&str, usize); 8] = [
 ];
 
 fn records() -> impl Iterator<Item = Record> {
-    RECORDED.lines().map(|line| serde_json::from_str(line).expect("a line of contract.jsonl is a record"))
+    RECORDED.lines().map(|line| serde_json::from_str(&uncut(line)).expect("a line of contract.jsonl is a record"))
+}
+
+/// The recorder cut long texts, and says so within them. A QR code has no such characters: it counts
+/// as one that ends there.
+fn uncut(line: &str) -> String {
+    let mut parts = line.split("…<");
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(" more characters cut>") {
+            Some((_, rest)) if whole.rsplit('"').next().is_some_and(|text| text.starts_with("data:image/")) => {
+                whole.push_str(rest);
+            }
+            _ => whole.extend(["…<", part]),
+        }
+    }
+    whole
 }
 
 fn place(record: &Record) -> Place {
