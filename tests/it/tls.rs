@@ -66,7 +66,7 @@ async fn redis_is_believed_only_with_a_certificate_of_a_trusted_ca() {
     let (known, unknown) = (ask(&trusted).await, ask(&strange).await);
 
     assert!(known.contains("maxmemory-policy is allkeys-lru"), "{known}");
-    assert!(unknown.contains("nothing is pushed until Redis answers"), "{unknown}");
+    assert!(unknown.contains("no work moves until Redis answers"), "{unknown}");
     assert!(unknown.contains("does not let us in"), "{unknown}");
     assert!(!known.contains("hunter2") && !unknown.contains("hunter2"), "{known}{unknown}");
 }

@@ -47,8 +47,7 @@ impl Queue {
                 // A server without TLS never answers a client that begins with TLS.
                 let tls = self.shared.config.url.expose().starts_with("rediss:");
                 let tls = if tls { ", and that this port speaks TLS" } else { "" };
-                let text =
-                    format!("{error}; nothing is pushed until Redis answers: check REDIS_URL and the network{tls}");
+                let text = format!("{error}; no work moves until Redis answers: check REDIS_URL and the network{tls}");
                 vec![Finding { severity: Severity::Unknown, text }]
             }
         }
@@ -122,7 +121,7 @@ fn judge(facts: &Facts, transport: Transport) -> Vec<Finding> {
     }
     if facts.replica {
         // In the middle of a failover the address may lead there for a while.
-        let text = "Redis is a replica and takes no writes; nothing is pushed until REDIS_URL leads to the primary";
+        let text = "Redis is a replica and takes no writes; no work moves until REDIS_URL leads to the primary";
         findings.push(Finding { severity: Severity::Unknown, text: text.to_owned() });
     }
     if let Some(forbidden) = &facts.forbidden {

@@ -242,8 +242,26 @@ impl Demo {
         println!(
             "at the API: {made} creates answered 201, {twice} for a name that existed, {overlaps} that overlapped"
         );
+        println!("at the gates: {}", self.closed().await?);
         println!("at RabbitMQ: {}", heard(&self.consumer.received()));
         Ok(())
+    }
+
+    /// For how long gates were closed: why some users waited who met no fault.
+    async fn closed(&mut self) -> Result<String> {
+        let all: Vec<(String, f64)> = sqlx::query_as(
+            "select scope || ' ' || name || ' (' || cause || ')',
+               sum(extract(epoch from least(passed_at, now()) - closed_at))::float8
+             from sluice.closed_time
+             where scope <> 'run'
+             group by scope, name, cause
+             order by scope, name, cause",
+        )
+        .fetch_all(&mut self.database)
+        .await
+        .context("read for how long gates were closed")?;
+        let all: Vec<String> = all.iter().map(|(gate, seconds)| format!("{gate} closed for {seconds:.1} s")).collect();
+        Ok(if all.is_empty() { "none was closed".to_owned() } else { all.join(", ") })
     }
 
     /// Waits until what is announced has arrived, but not for ever.
