@@ -64,6 +64,8 @@ struct Follow {
     #[command(flatten)]
     engine: FollowOptions,
     #[command(flatten)]
+    mode: whatsapp::AmqpModeOptions,
+    #[command(flatten)]
     product: whatsapp::ReportOptions,
 }
 
@@ -87,12 +89,14 @@ fn main() -> ExitCode {
             Some(command) => command.run(),
         },
         Role::Follow(options) => {
-            let Follow { engine, product } = *options;
-            Program::default().following(move |faults| product.read(faults)).follow(&engine)
+            let Follow { engine, mode, product } = *options;
+            let read = move |faults: &mut _| product.read(mode.read(faults), faults);
+            Program::default().following(read).follow(&engine)
         }
         Role::All(options) => {
             let All { engine, product, reports } = *options;
-            running(product).following(move |faults| reports.read_if_given(faults)).all(&engine)
+            let mode = product.amqp_mode();
+            running(product).following(move |faults| reports.read_if_given(mode, faults)).all(&engine)
         }
         Role::Adopt(options) => cli::adopt::run(options),
         Role::DeadLetters(options) => cli::dead_letters::run(options),

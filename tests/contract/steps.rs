@@ -18,8 +18,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Roster, StoredWebhook,
-            Version, Webhook,
+            AmqpMode, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Rabbitmq, Roster,
+            StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -74,7 +74,7 @@ impl Api {
                 let body = match &response.body {
                     Body::Json(value) => value.to_string(),
                     Body::Text(text) => text.clone(),
-                    Body::Empty => String::new(),
+                    Body::Empty | Body::Undefined => String::new(),
                 };
                 let headers = |name| response.header(name);
                 let (retry_after, date) = (headers("retry-after"), headers("date"));
@@ -139,6 +139,16 @@ impl Evolution for Api {
         self.ask(Call::FindWebhook, request, |response| answer::found_webhook(response, &plain()))
     }
 
+    async fn set_rabbitmq(&self, name: &InstanceName, rabbitmq: &Rabbitmq) -> Result<Rabbitmq, ApiError> {
+        let request = Request::post(format!("/rabbitmq/set/{name}")).key(KEY).json(rabbitmq.body());
+        self.ask(Call::SetRabbitmq, request, |response| answer::stored_rabbitmq(response, &plain()))
+    }
+
+    async fn find_rabbitmq(&self, name: &InstanceName) -> Result<Option<Rabbitmq>, ApiError> {
+        let request = get(format!("/rabbitmq/find/{name}"));
+        self.ask(Call::FindRabbitmq, request, |response| answer::found_rabbitmq(response, &plain()))
+    }
+
     async fn has_settings(&self, name: &InstanceName) -> Result<bool, ApiError> {
         let request = get(format!("/settings/find/{name}"));
         self.ask(Call::FindSettings, request, |response| answer::has_settings(response, &plain()))
@@ -200,6 +210,20 @@ struct Bench {
     failures: Vec<String>,
 }
 
+fn settings(amqp_mode: AmqpMode) -> Settings {
+    let options = Options {
+        webhook: WebhookOptions {
+            url: "https://app.test/hook/{user_id}".to_owned(),
+            events: vec!["CONNECTION_UPDATE".to_owned()],
+            ..WebhookOptions::default()
+        },
+        qr_at_signup: QrAtSignup::Skip,
+        amqp_mode,
+        timings: Timings::default(),
+    };
+    Settings::parse(options).expect("valid settings")
+}
+
 /// What a run came to, and how often its steps were put off.
 struct Ended {
     defers: u32,
@@ -207,19 +231,10 @@ struct Ended {
 
 impl Bench {
     fn new(config: Config, seed: u64) -> Self {
-        let options = Options {
-            webhook: WebhookOptions {
-                url: "https://app.test/hook/{user_id}".to_owned(),
-                events: vec!["CONNECTION_UPDATE".to_owned()],
-                ..WebhookOptions::default()
-            },
-            qr_at_signup: QrAtSignup::Skip,
-            timings: Timings::default(),
-        };
         Self {
             api: Api(Mutex::new(World::new(config, seed))),
             host: Host::default(),
-            settings: Settings::parse(options).expect("valid settings"),
+            settings: settings(AmqpMode::Global),
             memories: BTreeMap::new(),
             claimed: BTreeMap::new(),
             failures: Vec::new(),
@@ -319,6 +334,27 @@ fn caching() -> Config {
 }
 
 const RESTART: Duration = Duration::from_secs(3);
+
+#[test]
+fn each_instance_publishes_what_a_follower_reads_once_its_run_has_ended() {
+    let mut bench = Bench::new(Config { rabbitmq: true, ..Config::default() }, 1);
+    bench.settings = settings(AmqpMode::Instance);
+    let published = |bench: &Bench, user| play(bench.api.find_rabbitmq(&instance(user))).expect("an answer");
+
+    bench.settle(1);
+    let first = published(&bench, 1);
+    let others = Rabbitmq { enabled: true, events: ["CALL".to_owned()].into() };
+    play(bench.api.set_rabbitmq(&instance(1), &others)).expect("an answer");
+    bench.settle(1);
+    bench.settings = settings(AmqpMode::Global);
+    bench.settle(2);
+
+    let wanted = Rabbitmq::to_set(None).expect("something");
+    assert_eq!(first.as_ref(), Some(&wanted));
+    let both = Rabbitmq::to_set(Some(&others)).expect("something");
+    assert_eq!(published(&bench, 1), Some(both));
+    assert_eq!(published(&bench, 2), None, "in the global mode nobody asks for it");
+}
 
 #[test]
 fn no_run_destroys_an_instance_that_the_api_has_not_loaded_yet() {

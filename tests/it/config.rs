@@ -55,7 +55,7 @@ fn read(settings: &BTreeMap<&str, &str>) -> Result<Config<All>, Faults> {
     let program = Program::parse_from(std::iter::once("sluice".to_owned()).chain(flags));
     let mut faults = Faults::default();
     let catalog = program.product.add_to(Catalog::default(), &Vitals::new("all"), &mut faults);
-    let feed = program.reports.read_if_given(&mut faults);
+    let feed = program.reports.read_if_given(program.product.amqp_mode(), &mut faults);
     program.engine.parse(&catalog, feed, faults)
 }
 
@@ -412,6 +412,9 @@ fn the_defaults_are_those_of_the_design() {
     let All { follow, .. } = parsed(&[("EVOLUTION_AMQP_URL", "amqp://sluice:hunter2@rabbit:5672/%2f")]);
     let follow = format!("{:?}", follow.unwrap().feed);
     assert_eq!(follow, "evolution_exchange of amqp://rabbit:5672 (vhost \"/\"), by sluice.evolution");
+    let each = [("EVOLUTION_AMQP_URL", "amqp://rabbit:5672"), ("EVOLUTION_AMQP_MODE", "instance")];
+    let each = format!("{:?}", parsed(&each).follow.unwrap().feed);
+    assert_eq!(each, "an exchange for each of amqp://rabbit:5672 (vhost \"/\"), by sluice.evolution");
 
     let workflow = relay.ledger.registry.all().next().unwrap();
     let step = &workflow.steps[0];

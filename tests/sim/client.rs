@@ -13,8 +13,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Roster, StoredWebhook,
-            Version, Webhook,
+            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Rabbitmq, Roster,
+            StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -103,7 +103,7 @@ impl Client {
             let body = match &response.body {
                 Body::Json(value) => serde_json::to_vec(value).unwrap_or_default(),
                 Body::Text(text) => text.clone().into_bytes(),
-                Body::Empty => Vec::new(),
+                Body::Empty | Body::Undefined => Vec::new(),
             };
             let (retry_after, date) = (response.header("retry-after"), response.header("date"));
             read(&Response { status: response.status, retry_after, date, body: &body })
@@ -208,6 +208,20 @@ impl Evolution for Client {
         let request = get("/webhook/find/", name);
         let read = |response: &Response<'_>| answer::found_webhook(response, &redaction);
         self.ask(Call::FindWebhook, request, self.timeouts.other, read).await
+    }
+
+    async fn set_rabbitmq(&self, name: &InstanceName, rabbitmq: &Rabbitmq) -> Result<Rabbitmq, ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key]);
+        let request = Request::post(format!("/rabbitmq/set/{}", encoded(name))).key(KEY).json(rabbitmq.body());
+        let read = |response: &Response<'_>| answer::stored_rabbitmq(response, &redaction);
+        self.ask(Call::SetRabbitmq, request, self.timeouts.other, read).await
+    }
+
+    async fn find_rabbitmq(&self, name: &InstanceName) -> Result<Option<Rabbitmq>, ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key]);
+        let request = get("/rabbitmq/find/", name);
+        let read = |response: &Response<'_>| answer::found_rabbitmq(response, &redaction);
+        self.ask(Call::FindRabbitmq, request, self.timeouts.other, read).await
     }
 
     async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {

@@ -177,7 +177,11 @@ fn settings() -> provision::Settings {
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options =
-        provision::Options { webhook, qr_at_signup: provision::QrAtSignup::Fetch, timings: Default::default() };
+    let options = provision::Options {
+        webhook,
+        qr_at_signup: provision::QrAtSignup::Fetch,
+        amqp_mode: Default::default(),
+        timings: Default::default(),
+    };
     provision::Settings::parse(options).expect("the simulator's settings are valid")
 }

@@ -1,24 +1,24 @@
 //! Another program's events, as it publishes them to a RabbitMQ. A durable queue of ours is bound
-//! to its exchange; a reader takes in what has gathered there. A message is acknowledged once its
-//! reader has committed it, and goes to a queue of its own where nobody can read it.
+//! to its exchange, or to each of many (`bindings`); a reader takes in what has gathered there. A
+//! message is acknowledged once its reader has committed it, and goes to a queue of its own where
+//! nobody can read it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture};
 use lapin::{
-    Channel, Connection, Consumer, ExchangeKind,
+    Channel, Connection, Consumer,
     message::Delivery,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, ExchangeDeclareOptions,
-        QueueBindOptions, QueueDeclareOptions,
-    },
+    options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub use super::bindings::Exchanges;
 use super::{
     Address, Deps, Trouble,
+    bindings::{bind_queue, declare_exchange, keep_bound},
     keep::{FIRST_PAUSE, Keeper},
     rabbitmq::{answered, connect, or_find},
 };
@@ -45,8 +45,7 @@ const UNREAD: i64 = 10_000;
 #[derive(Clone)]
 pub struct Feed {
     pub address: Address,
-    /// The other program's topic exchange.
-    pub exchange: String,
+    pub source: Source,
     /// Our queue there. What cannot be read goes to the queue `<queue>.unread`.
     pub queue: String,
     pub keys: &'static [&'static str],
@@ -55,7 +54,25 @@ pub struct Feed {
 
 impl fmt::Debug for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}, by {}", self.exchange, self.address, self.queue)
+        write!(f, "{} of {}, by {}", self.source, self.address, self.queue)
+    }
+}
+
+/// Where the other program publishes.
+#[derive(Clone)]
+pub enum Source {
+    /// To one topic exchange.
+    Exchange(String),
+    /// To one for each of these.
+    Each(Arc<dyn Exchanges>),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exchange(name) => name,
+            Self::Each(_) => "an exchange for each",
+        })
     }
 }
 
@@ -85,7 +102,7 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
     let Deps { ledger, vitals } = deps;
     let pulse = vitals.health.pulse("events: follow");
     vitals.metrics.expect_feed();
-    tracing::info!(exchange = %feed.exchange, queue = %feed.queue, "ready");
+    tracing::info!(exchange = %feed.source, queue = %feed.queue, "ready");
     let connected = |is_there| vitals.metrics.feed_connected(is_there);
     let keeper = Keeper {
         address: &feed.address,
@@ -95,7 +112,10 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
         shutdown: &shutdown,
     };
     let work = async |mut link: Link| {
-        let lost = link.take_in(&feed, &ledger, &vitals.metrics, &pulse, &shutdown).await;
+        let lost = tokio::select! {
+            lost = link.inbox.take_in(&feed, &ledger, &vitals.metrics, &pulse, &shutdown) => lost,
+            trouble = keep_bound(&link.connection, &feed, &ledger) => Some(trouble),
+        };
         link.close().await;
         lost
     };
@@ -105,6 +125,11 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
 
 struct Link {
     connection: Connection,
+    inbox: Inbox,
+}
+
+/// What comes over a link.
+struct Inbox {
     consumer: Consumer,
 }
 
@@ -119,13 +144,15 @@ impl Link {
             channel.basic_consume(queue, "".into(), options, FieldTable::default()).await
         };
         let consumer = answered(&format!("listen at the queue {}", feed.queue), &feed.address, listening).await?;
-        Ok(Self { connection, consumer })
+        Ok(Self { connection, inbox: Inbox { consumer } })
     }
 
     async fn close(self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.connection.close(200, "done".into())).await;
     }
+}
 
+impl Inbox {
     /// Until the link is lost: why. None: shutdown came.
     async fn take_in(
         &mut self,
@@ -214,15 +241,14 @@ async fn answer(batch: &[Delivery], verdicts: &[Verdict]) -> lapin::Result<()> {
     Ok(())
 }
 
-/// The exchange as the other program declares it, our queue, and the queue of what nobody can read.
+/// The one exchange as the other program declares it, our queue, and the queue of what nobody can
+/// read.
 async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
-    let Feed { address, exchange, queue, keys, .. } = feed;
-    let declared = async |passive| {
-        let channel = connection.create_channel().await?;
-        let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-        channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default()).await
-    };
-    or_find(&format!("declare the exchange {exchange}"), address, declared).await?;
+    let Feed { address, source, queue, .. } = feed;
+    if let Source::Exchange(exchange) = source {
+        let declared = async |passive| declare_exchange(&connection.create_channel().await?, exchange, passive).await;
+        or_find(&format!("declare the exchange {exchange}"), address, declared).await?;
+    }
 
     let unread = format!("{queue}.unread");
     let kept = [("x-max-length", AMQPValue::LongLongInt(UNREAD))];
@@ -237,12 +263,10 @@ async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
     let declared = async |passive| {
         let channel = connection.create_channel().await?;
         quorum(&channel, queue, &read, passive).await?;
-        for key in keys.iter().filter(|_| !passive) {
-            let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
-            let options = QueueBindOptions::default();
-            channel.queue_bind(queue, exchange, (*key).into(), options, FieldTable::default()).await?;
+        match source {
+            Source::Exchange(exchange) if !passive => bind_queue(&channel, feed, exchange).await,
+            _ => Ok(()),
         }
-        Ok(())
     };
     or_find(&format!("declare the queue {queue}"), address, declared).await
 }

@@ -6,9 +6,10 @@
 //! `tail` listens, for a person. Any number of publishers run side by side: they share the events
 //! by claims that expire. A broker that is away delays announcements and nothing else.
 //!
-//! `feed` is the other way round: another program's events, as they come in. No other module knows
-//! RabbitMQ.
+//! `feed` is the other way round: another program's events, as they come in; `bindings` binds its
+//! queue where that program has many exchanges. No other module knows RabbitMQ.
 
+mod bindings;
 pub mod feed;
 mod keep;
 mod message;

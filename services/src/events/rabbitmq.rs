@@ -98,6 +98,11 @@ impl Trouble {
         Self(what.to_owned())
     }
 
+    /// Whether the broker will not do this one thing: the connection is not to blame.
+    pub(super) fn is_refusal(&self) -> bool {
+        ["ACCESS_REFUSED", "PRECONDITION_FAILED", "NOT_FOUND"].iter().any(|code| self.0.contains(code))
+    }
+
     /// The broker's own words, and the mend where we know one.
     fn of(error: &lapin::Error, what: &str, address: &Address) -> Self {
         let text = error.to_string();

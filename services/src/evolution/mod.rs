@@ -18,8 +18,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Roster, StoredWebhook,
-            Version, Webhook,
+            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Rabbitmq, Roster,
+            StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -163,6 +163,18 @@ impl Evolution for Client {
         let (call, redaction) = (Call::FindWebhook, self.redaction(Some(name), []));
         let request = Request::new(Method::GET, named(call, "/webhook/find", name)?);
         self.ask(call, request, &redaction, |response| answer::found_webhook(response, &redaction)).await
+    }
+
+    async fn set_rabbitmq(&self, name: &InstanceName, rabbitmq: &Rabbitmq) -> Result<Rabbitmq, ApiError> {
+        let (call, redaction) = (Call::SetRabbitmq, self.redaction(Some(name), []));
+        let request = Request::new(Method::POST, named(call, "/rabbitmq/set", name)?).body(rabbitmq.body());
+        self.ask(call, request, &redaction, |response| answer::stored_rabbitmq(response, &redaction)).await
+    }
+
+    async fn find_rabbitmq(&self, name: &InstanceName) -> Result<Option<Rabbitmq>, ApiError> {
+        let (call, redaction) = (Call::FindRabbitmq, self.redaction(Some(name), []));
+        let request = Request::new(Method::GET, named(call, "/rabbitmq/find", name)?);
+        self.ask(call, request, &redaction, |response| answer::found_rabbitmq(response, &redaction)).await
     }
 
     async fn has_settings(&self, name: &InstanceName) -> Result<bool, ApiError> {

@@ -9,13 +9,16 @@ mod retries;
 mod webhook;
 
 use clap::Args;
-pub use reports::{ReportOptions, Reports};
+pub use reports::{AmqpModeOptions, ReportOptions, Reports};
 use workflows::{
     calls::ExclusiveCalls,
     definition::Definition,
     ids::StepName,
     outcome::{Outcome, StepInput},
-    whatsapp::{evolution::HostProbe, provision::Provision},
+    whatsapp::{
+        evolution::{AmqpMode, HostProbe},
+        provision::Provision,
+    },
     workflow::{Boxed, Catalog, Workflow},
 };
 
@@ -40,6 +43,8 @@ pub struct WorkflowOptions {
     #[command(flatten)]
     webhook: webhook::WebhookOptions,
     #[command(flatten)]
+    amqp_mode: AmqpModeOptions,
+    #[command(flatten)]
     retries: retries::RetryOptions,
 }
 
@@ -52,10 +57,17 @@ impl DefinitionOptions {
 }
 
 impl WorkflowOptions {
+    /// How the API publishes, for who follows it in the same process. None: `add_to` leaves the
+    /// fault.
+    pub fn amqp_mode(&self) -> Option<AmqpMode> {
+        self.amqp_mode.read(&mut Faults::default())
+    }
+
     /// Adds the workflow and the probe of its API. Where it cannot run, that left a fault, and only its steps are known.
     pub fn add_to(&self, catalog: Catalog, vitals: &Vitals, faults: &mut Faults) -> Catalog {
         let client = self.host.client(&self.key, faults);
-        let settings = self.webhook.read(faults);
+        let amqp_mode = self.amqp_mode.read(faults);
+        let settings = self.webhook.read(amqp_mode, faults);
         let host = client.as_ref().map(|client| client.host().to_owned()).unwrap_or_default();
         let definition = self.retries.definition(&host, faults);
         let (Some(client), Some(settings)) = (client, settings) else {

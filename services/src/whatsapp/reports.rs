@@ -8,28 +8,58 @@ use std::{
 
 use clap::Args;
 use futures::{FutureExt, future::BoxFuture};
-use workflows::whatsapp::evolution::report::{EVENTS, Report};
+use uuid::Uuid;
+use workflows::whatsapp::evolution::{
+    AmqpMode,
+    report::{EVENTS, Report},
+};
 
 use crate::{
     config::{Faults, events},
-    events::feed::{Feed, Reader, Verdict},
+    events::feed::{Exchanges, Feed, Reader, Source, Verdict},
     ledger::{Result, postgres::Postgres},
     supabase,
 };
 
 const URL: &str = "EVOLUTION_AMQP_URL";
 
+/// The workers of two steps need it too: they tell the API of each instance.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "The Evolution API's own events")]
+pub struct AmqpModeOptions {
+    /// How the API publishes its events, the same for workers and followers: global, as its own
+    /// settings say (RABBITMQ_GLOBAL_ENABLED), or instance: workers tell it for each instance what
+    /// to publish, and followers listen at an exchange for each. Global is lighter: for each
+    /// instance the API makes an exchange and seven queues
+    #[arg(long, env = "EVOLUTION_AMQP_MODE", value_name = "global|instance", default_value = "global")]
+    evolution_amqp_mode: String,
+}
+
+impl AmqpModeOptions {
+    pub fn read(&self, faults: &mut Faults) -> Option<AmqpMode> {
+        match self.evolution_amqp_mode.trim() {
+            "global" => Some(AmqpMode::Global),
+            "instance" => Some(AmqpMode::Instance),
+            _ => {
+                faults.add("EVOLUTION_AMQP_MODE", &self.evolution_amqp_mode, "expected global or instance");
+                None
+            }
+        }
+    }
+}
+
 #[derive(Args)]
 #[command(next_help_heading = "The Evolution API's own events")]
 pub struct ReportOptions {
     /// The RabbitMQ that the API publishes to (its RABBITMQ_URI):
-    /// amqp://[user:password@]host:5672/vhost, or amqps://. Its RABBITMQ_GLOBAL_ENABLED is true,
-    /// and its RABBITMQ_EVENTS_* for QRCODE_UPDATED, CONNECTION_UPDATE, LOGOUT_INSTANCE,
-    /// REMOVE_INSTANCE and the other events of instances are
+    /// amqp://[user:password@]host:5672/vhost, or amqps://. In the global mode its
+    /// RABBITMQ_GLOBAL_ENABLED is true, and its RABBITMQ_EVENTS_* for QRCODE_UPDATED,
+    /// CONNECTION_UPDATE, LOGOUT_INSTANCE, REMOVE_INSTANCE and the other events of instances are
     #[arg(long, env = "EVOLUTION_AMQP_URL", value_name = "URL")]
     evolution_amqp_url: Option<String>,
 
-    /// The API's RABBITMQ_EXCHANGE_NAME; declared as the API does it where it is not there
+    /// The API's RABBITMQ_EXCHANGE_NAME; declared as the API does it where it is not there. Of the
+    /// global mode only
     #[arg(long, env = "EVOLUTION_AMQP_EXCHANGE", value_name = "NAME", default_value = "evolution_exchange")]
     evolution_amqp_exchange: String,
 
@@ -41,17 +71,22 @@ pub struct ReportOptions {
 
 impl ReportOptions {
     /// None: no broker was named, or a fault was left.
-    pub fn read_if_given(&self, faults: &mut Faults) -> Option<Feed> {
-        self.evolution_amqp_url.as_ref().and_then(|_| self.read(faults))
+    pub fn read_if_given(&self, mode: Option<AmqpMode>, faults: &mut Faults) -> Option<Feed> {
+        self.evolution_amqp_url.as_ref().and_then(|_| self.read(mode, faults))
     }
 
-    pub fn read(&self, faults: &mut Faults) -> Option<Feed> {
+    /// No mode: its fault was left.
+    pub fn read(&self, mode: Option<AmqpMode>, faults: &mut Faults) -> Option<Feed> {
         let what = "give the address of the RabbitMQ that the Evolution API publishes to";
         let url = faults.required(URL, self.evolution_amqp_url.as_deref(), what);
         let address = url.and_then(|url| events::address(URL, url, faults));
         let exchange = events::name("EVOLUTION_AMQP_EXCHANGE", &self.evolution_amqp_exchange, faults);
         let queue = events::name("EVOLUTION_AMQP_QUEUE", &self.evolution_amqp_queue, faults);
-        Some(Feed { address: address?, exchange: exchange?, queue: queue?, keys: &EVENTS, reader: Arc::new(Reports) })
+        let source = match mode? {
+            AmqpMode::Global => Source::Exchange(exchange?),
+            AmqpMode::Instance => Source::Each(Arc::new(Reports)),
+        };
+        Some(Feed { address: address?, source, queue: queue?, keys: &EVENTS, reader: Arc::new(Reports) })
     }
 }
 
@@ -94,5 +129,25 @@ impl Reader for Reports {
             Ok(verdicts)
         }
         .boxed()
+    }
+}
+
+/// In the per-instance mode an exchange has the name of its instance.
+impl Exchanges for Reports {
+    fn all<'a>(&'a self, ledger: &'a Postgres, after: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<String>>> {
+        supabase::instances::names(ledger, after, most).boxed()
+    }
+
+    fn newest<'a>(&'a self, ledger: &'a Postgres) -> BoxFuture<'a, Result<Uuid>> {
+        supabase::instances::last_run(ledger).boxed()
+    }
+
+    fn since<'a>(
+        &'a self,
+        ledger: &'a Postgres,
+        after: Uuid,
+        most: usize,
+    ) -> BoxFuture<'a, Result<Vec<(Uuid, String)>>> {
+        supabase::instances::names_since(ledger, after, most).boxed()
     }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use clap::Args;
 use workflows::{
     secret::Secret,
-    whatsapp::provision::{self, QrAtSignup, Timings},
+    whatsapp::{
+        evolution::AmqpMode,
+        provision::{self, QrAtSignup, Timings},
+    },
 };
 
 use crate::config::Faults;
@@ -52,7 +55,8 @@ pub struct WebhookOptions {
 }
 
 impl WebhookOptions {
-    pub(super) fn read(&self, faults: &mut Faults) -> Option<provision::Settings> {
+    /// No mode: its fault was left, and the rest is checked.
+    pub(super) fn read(&self, amqp_mode: Option<AmqpMode>, faults: &mut Faults) -> Option<provision::Settings> {
         let url = self.url(faults);
         let headers = self.headers(faults);
         let by_events = faults.switch("WEBHOOK_BY_EVENTS", &self.webhook_by_events);
@@ -72,10 +76,15 @@ impl WebhookOptions {
             base64: base64.unwrap_or_default(),
         };
         let timings = Timings::default();
-        let options = provision::Options { webhook, qr_at_signup: qr_at_signup.unwrap_or_default(), timings };
+        let options = provision::Options {
+            webhook,
+            qr_at_signup: qr_at_signup.unwrap_or_default(),
+            amqp_mode: amqp_mode.unwrap_or_default(),
+            timings,
+        };
         let settings = provision::Settings::parse(options).map_err(|found| self.translate(found, faults)).ok();
-        (url.is_some() && headers.is_some() && by_events.is_some() && base64.is_some() && qr_at_signup.is_some())
-            .then_some(settings?)
+        let switches = by_events.is_some() && base64.is_some() && qr_at_signup.is_some() && amqp_mode.is_some();
+        (url.is_some() && headers.is_some() && switches).then_some(settings?)
     }
 
     fn url(&self, faults: &mut Faults) -> Option<String> {

@@ -3,7 +3,6 @@
 const SERIES: &str = "a measured series, not an exchange: its behaviour is tested in series.rs";
 const DELIVERIES: &str = "deliveries to a webhook target, which the simulated server does not make";
 const BROKER: &str = "the state of a RabbitMQ broker, which is not part of the simulated server";
-const RABBIT: &str = "the rabbitmq routes are not simulated: nothing here calls them";
 const METRICS: &str = "the Prometheus page is off by default and not simulated";
 const HTTP: &str = "CORS, compression and caching are left to the HTTP library; our client asks for none";
 const SIZE: &str = "a body of 140 MB: the limit itself is tested with a small one in series.rs";
@@ -26,12 +25,6 @@ pub const LIST: &[(&str, &str)] = &[
     ("qr.rotation", SERIES),
     ("webhook.retry.*", DELIVERIES),
     ("rabbit.topology.*", BROKER),
-    ("rabbit.set.*", RABBIT),
-    ("rabbit.set", RABBIT),
-    ("rabbit.find.*", RABBIT),
-    ("rabbit.find", RABBIT),
-    ("rabbit.create.disabled.find", RABBIT),
-    ("global.rabbit.find", RABBIT),
     ("metrics", METRICS),
     ("metrics.noauth", METRICS),
     ("http.gzip", HTTP),

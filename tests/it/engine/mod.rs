@@ -211,7 +211,8 @@ fn provision_settings(options: &Options) -> provision::Settings {
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE", "MESSAGES_UPSERT"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options = provision::Options { webhook, qr_at_signup: options.qr_at_signup, timings: options.timings };
+    let Options { qr_at_signup, timings, .. } = *options;
+    let options = provision::Options { webhook, qr_at_signup, amqp_mode: Default::default(), timings };
     provision::Settings::parse(options).unwrap()
 }
 

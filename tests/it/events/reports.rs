@@ -18,8 +18,16 @@ use sluice::{
     whatsapp::Reports,
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tests::servers::{Process, RabbitMq, until};
-use workflows::{ids::RunId, outcome::Memory, whatsapp::names::UserId};
+use tests::{
+    evolution::Config,
+    fleet::Fleet,
+    servers::{Process, RabbitMq, until},
+};
+use workflows::{
+    ids::RunId,
+    outcome::Memory,
+    whatsapp::{evolution::report::EVENTS, names::UserId},
+};
 
 use super::{Recorder, rabbitmq, unique};
 use crate::{
@@ -310,6 +318,30 @@ fn follower(bench: &Bench<InPostgres>, server: &RabbitMq, exchange: &str) -> Pro
     program::start(&["follow"], &variables)
 }
 
+/// Of an API that publishes to an exchange for each instance.
+fn follower_of_each(bench: &Bench<InPostgres>, server: &RabbitMq, queue: &str) -> Process {
+    let variables = [
+        ("DATABASE_URL", bench.world.url()),
+        ("EVOLUTION_AMQP_URL", &server.url()),
+        ("EVOLUTION_AMQP_MODE", "instance"),
+        ("EVOLUTION_AMQP_QUEUE", queue),
+    ];
+    program::start(&["follow"], &variables)
+}
+
+/// Waits until the queue is bound to this exchange by the keys of all seven events, and no other.
+async fn until_bound(server: &RabbitMq, exchange: &str, queue: &str, follower: &Process) {
+    let bound = until(PATIENCE, async || {
+        let names = ["list_bindings", "source_name", "destination_name", "routing_key"];
+        let bindings = server.ctl(&names).await.unwrap();
+        let bindings = bindings.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+        let keys: BTreeSet<String> =
+            bindings.filter(|line| line[..2] == [exchange, queue]).map(|line| line[2].to_owned()).collect();
+        (keys == BTreeSet::from(EVENTS.map(str::to_owned))).then_some(())
+    });
+    assert!(bound.await.is_some(), "{queue} is not bound to {exchange}\n{}", follower.log());
+}
+
 async fn until_status(bench: &Bench<InPostgres>, wanted: &str, log: impl Fn() -> String) {
     let there = until(PATIENCE, async || (status(bench).await == wanted).then_some(())).await;
     assert!(there.is_some(), "{} is not {wanted}\n{}", status(bench).await, log());
@@ -340,6 +372,130 @@ async fn a_follower_keeps_rows_true_over_its_own_death_and_sets_aside_what_it_ca
     });
     assert!(there.await.is_some(), "no message in {wanted:?}");
     assert!(log.contains("cannot be read") && !log.contains("s3cret"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_instances_own_exchange_is_followed_also_of_one_that_is_new() {
+    let (server, old, new, queue) = (&rabbitmq().await.server, unique("old"), unique("new"), unique("of-each"));
+    let bench = with_instances(&BTreeSet::from([old.clone()])).await;
+    let mut first = follower_of_each(&bench, server, &queue);
+    first.wait_for_log("the queue is bound to every exchange", PATIENCE).await.unwrap();
+
+    // The API declares the exchange as well: a refusal of its declaration would end this.
+    let api = Api::at(server, &old).await;
+    api.report(&connection(&old, "open", 1)).await;
+    until_status(&bench, "connected connected", || first.log()).await;
+    let (_, run) = provision(&bench, &new).await;
+    until_bound(server, &new, &queue, &first).await;
+    bench.succeed(run, &STEPS).await;
+    let api_of_new = Api::at(server, &new).await;
+    api_of_new.report(&connection(&new, "open", 1)).await;
+    until_status(&bench, "connected connected, connected connected", || first.log()).await;
+
+    let log = first.log();
+    drop(first);
+    for (api, name) in [(&api, &old), (&api_of_new, &new)] {
+        api.report(&event(name, "logout.instance", 2, &Value::Null)).await;
+    }
+    let second = follower_of_each(&bench, server, &queue);
+    until_status(&bench, "disconnected disconnected, disconnected disconnected", || second.log()).await;
+    let exchanges =
+        server.ctl(&["list_exchanges", "name", "type", "durable", "auto_delete", "arguments"]).await.unwrap();
+    let line = exchanges.lines().find(|line| line.starts_with(&new)).unwrap();
+    assert_eq!(line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), "topic true false []");
+    assert!(!log.contains("nothing is heard"), "{log}");
+}
+
+/// The workers, which know no RabbitMQ, tell the API; the follower hears what it then publishes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_signs_up_is_told_of_to_the_api_and_followed() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = Config { rabbitmq: true, ..Config::default() };
+    let mut fleet = Fleet::prepare(Default::default(), Default::default(), config).await.unwrap();
+    fleet.set("EVOLUTION_AMQP_MODE", "instance");
+    fleet.start_roles().await.unwrap();
+    let url = fleet.add_rabbitmq().await.unwrap();
+    fleet.set("EVOLUTION_AMQP_URL", url);
+    fleet.start("follow-1", &["follow"]).await.unwrap();
+    let mut session = fleet.connect().await.unwrap();
+
+    sqlx::raw_sql("insert into auth.users (email) values ('ada@example.org')").execute(&mut session).await.unwrap();
+    let row = "select instance_name, instance_status from evolution_instances where webhook_url <> ''
+                 and exists (select from sluice.run where state = 'succeeded')";
+    let mut shown = async || sqlx::query_as::<_, (String, String)>(row).fetch_optional(&mut session).await.unwrap();
+    let (name, _) = until(PATIENCE, &mut shown).await.unwrap();
+    let parts = fleet.parts();
+    let find = format!("{}/rabbitmq/find/{name}", parts.api.base_url());
+    let find = reqwest::Client::new().get(find).header("apikey", parts.api.key()).send().await.unwrap();
+    let found: Value = find.json().await.unwrap();
+    let api = Api::at(parts.rabbitmq.unwrap(), &name).await;
+    let connected = until(PATIENCE, async || {
+        api.report(&connection(&name, "open", 1)).await;
+        shown().await.filter(|(_, status)| status == "connected")
+    });
+
+    assert!(connected.await.is_some(), "{}", fleet.process("follow-1").unwrap().log());
+    assert_eq!((&found["enabled"], found["events"].as_array().map(Vec::len)), (&json!(true), Some(EVENTS.len())));
+}
+
+/// A storm of sign-ups, and names that no exchange can have.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_one_of_many_instances_is_bound_and_one_that_cannot_be_holds_up_no_other() {
+    const MANY: usize = 450;
+    let (server, prefix, queue) = (&rabbitmq().await.server, unique("many"), unique("of-many"));
+    let other_kind = format!("{prefix}-007-fanout");
+    let declare = format!(
+        "rabbit_exchange:declare({{resource, <<\"/\">>, exchange, <<\"{other_kind}\">>}}, fanout, true, false, false, [], <<\"t\">>)."
+    );
+    server.ctl(&["eval", &declare]).await.unwrap();
+    let bench = postgres::bench().await;
+    let name = |number: usize| format!("{prefix}-{number:03}");
+    for name in [other_kind.as_str(), "amq.reserved", &"ä".repeat(200), "aa"].map(str::to_owned) {
+        provision(&bench, &name).await;
+    }
+    let mut follower = follower_of_each(&bench, server, &queue);
+    follower.wait_for_log("the queue is bound to every exchange", PATIENCE).await.unwrap();
+
+    for number in 0..MANY {
+        provision(&bench, &name(number)).await;
+    }
+
+    let sources = async || {
+        let bindings = server.ctl(&["list_bindings", "source_name", "destination_name"]).await.unwrap();
+        let bindings = bindings.lines().filter_map(|line| line.split_once('\t'));
+        let sources = bindings.filter(|(source, bound)| *bound == queue && !source.is_empty());
+        sources.map(|(source, _)| source.to_owned()).collect::<BTreeSet<_>>()
+    };
+    let wanted: BTreeSet<String> = (0..MANY).map(name).chain(["aa".to_owned()]).collect();
+    let bound = until(PATIENCE, async || (sources().await == wanted).then_some(())).await;
+    assert!(bound.is_some(), "{} of {} are bound\n{}", sources().await.len(), wanted.len(), follower.log());
+    let log = follower.log();
+    assert_eq!(log.matches("nothing is heard from an exchange").count(), 2, "{log}");
+    assert!(log.contains(&other_kind) && log.contains("amq.reserved"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bindings_outlive_a_broker_that_is_killed_and_those_that_were_missed_are_made() {
+    let mut server = RabbitMq::start(tests::servers::rabbitmq::Options::default()).await.unwrap();
+    let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
+    let mut follower = follower_of_each(&bench, &server, "sluice.evolution");
+    follower.wait_for_log("the queue is bound to every exchange", PATIENCE).await.unwrap();
+
+    Api::at(&server, "user_1").await.report(&connection("user_1", "open", 1)).await;
+    until_status(&bench, "connected connected", || follower.log()).await;
+    // A while later, too: a quorum queue that is killed as it is made has no leader afterwards.
+    until_bound(&server, "user_1", "sluice.evolution", &follower).await;
+    server.kill().await.unwrap();
+    // Somebody signs up while the broker is away.
+    let (_, run) = provision(&bench, "user_2").await;
+    bench.succeed(run, &STEPS).await;
+    server.restart().await.unwrap();
+
+    for name in ["user_1", "user_2"] {
+        until_bound(&server, name, "sluice.evolution", &follower).await;
+        Api::at(&server, name).await.report(&event(name, "logout.instance", 2, &Value::Null)).await;
+    }
+    until_status(&bench, "disconnected disconnected, disconnected disconnected", || follower.log()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -395,6 +551,27 @@ async fn a_feed_that_cannot_be_is_refused_without_its_password() {
     assert!(said.contains("EVOLUTION_AMQP_URL=***") && !said.contains("hunter2"), "{said}");
     let unset = program::said(&program::run(&["follow"], &[("DATABASE_URL", "postgres://a@127.0.0.1/x")]).await);
     assert!(unset.contains("EVOLUTION_AMQP_URL: is not set"), "{unset}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mode_that_the_api_does_not_have_is_refused_by_whoever_needs_it_and_said_once() {
+    let needed = [
+        ("DATABASE_URL", "postgres://a@127.0.0.1/x"),
+        ("REDIS_URL", "redis://127.0.0.1:9"),
+        ("EVOLUTION_API_BASE_URL", "http://127.0.0.1:9"),
+        ("EVOLUTION_API_KEY", "k"),
+        ("WEBHOOK_URL", "https://app.example.com"),
+        ("EVOLUTION_AMQP_URL", "amqp://127.0.0.1:9/%2f"),
+        ("EVOLUTION_AMQP_MODE", "both"),
+    ];
+    for role in [&["follow"][..], &["worker", "verify"], &["all"]] {
+        let refused = program::run(role, &needed).await;
+        let said = program::said(&refused);
+
+        assert_eq!(refused.status.code(), Some(2), "{role:?}: {said}");
+        let line = "EVOLUTION_AMQP_MODE=both: expected global or instance";
+        assert_eq!(said.matches(line).count(), 1, "{role:?}: {said}");
+    }
 }
 
 /// A queue of an older build, or of somebody else, under our name.

@@ -163,11 +163,11 @@ pub(super) fn instance_row(name: &str, row: &Row, clock: Clock) -> Value {
     })
 }
 
-fn extra_row(extra: &Extra, instance_id: &str, clock: Clock) -> Value {
+pub(super) fn extra_row(extra: &Extra, instance_id: &str, clock: Clock) -> Value {
     let mut fields: Map<String, Value> = extra.fields.clone();
     fields.insert("id".to_owned(), json!(extra.id));
     fields.insert("createdAt".to_owned(), json!(clock.iso(extra.created)));
-    fields.insert("updatedAt".to_owned(), json!(clock.iso(extra.created)));
+    fields.insert("updatedAt".to_owned(), json!(clock.iso(extra.updated)));
     fields.insert("instanceId".to_owned(), json!(instance_id));
     Value::Object(fields)
 }

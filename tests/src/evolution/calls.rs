@@ -116,7 +116,7 @@ impl World {
     fn receive(&mut self, ticket: Ticket, request: Request) -> Call {
         let length = match &request.body {
             Body::Text(text) => text.len(),
-            Body::Empty | Body::Json(_) => 0,
+            Body::Empty | Body::Undefined | Body::Json(_) => 0,
         };
         let (body, refusal) = if length > self.config.body_limit {
             let refusal = answers::error(413, "Internal Server Error", json!("request entity too large"));

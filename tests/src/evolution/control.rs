@@ -100,7 +100,8 @@ impl World {
     }
 
     pub(super) fn extra(&mut self, fields: Value) -> Extra {
-        Extra { id: cuid(&mut self.rng), fields: fields.as_object().cloned().unwrap_or_default(), created: self.now }
+        let fields = fields.as_object().cloned().unwrap_or_default();
+        Extra { id: cuid(&mut self.rng), fields, created: self.now, updated: self.now }
     }
 
     /// The API's memory loses an instance that its database keeps. False where it was not loaded.

@@ -113,6 +113,8 @@ impl World {
             Route::WebhookFind => Next::Answer(self.webhook_find(call.name())),
             Route::SettingsFind => Next::Answer(self.settings_find(call.name())),
             Route::SettingsSet => Next::Answer(self.settings_set(call)),
+            Route::RabbitmqSet => Next::Answer(self.rabbitmq_set(call)),
+            Route::RabbitmqFind => Next::Answer(self.rabbitmq_find(call.name())),
             Route::Root | Route::VerifyCreds | Route::Create | Route::Unknown => Next::Park,
         }
     }

@@ -69,6 +69,8 @@ impl fmt::Debug for Key {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     Empty,
+    /// What the server's `json(undefined)` sends: no byte, said to be JSON.
+    Undefined,
     /// Already parsed: a simulator that has a value at hand need not print and parse it again.
     Json(Value),
     Text(String),
@@ -149,13 +151,13 @@ impl Response {
     pub fn value(&self) -> &Value {
         match &self.body {
             Body::Json(value) => value,
-            Body::Empty | Body::Text(_) => &Value::Null,
+            Body::Empty | Body::Undefined | Body::Text(_) => &Value::Null,
         }
     }
 
     pub fn content_type(&self) -> Option<&'static str> {
         match self.body {
-            Body::Json(_) => Some("application/json; charset=utf-8"),
+            Body::Json(_) | Body::Undefined => Some("application/json; charset=utf-8"),
             Body::Text(_) => Some("text/plain; charset=utf-8"),
             Body::Empty => None,
         }

@@ -17,6 +17,7 @@ mod hit;
 mod journal;
 mod lifecycle;
 mod message;
+mod rabbitmq;
 mod reading;
 mod route;
 mod schema;

@@ -23,6 +23,8 @@ pub enum Route {
     WebhookFind,
     SettingsFind,
     SettingsSet,
+    RabbitmqSet,
+    RabbitmqFind,
     /// Anything else: 404 `Cannot GET /path`.
     Unknown,
 }
@@ -43,6 +45,8 @@ impl Route {
             Self::WebhookFind => "webhook_find",
             Self::SettingsFind => "settings_find",
             Self::SettingsSet => "settings_set",
+            Self::RabbitmqSet => "rabbitmq_set",
+            Self::RabbitmqFind => "rabbitmq_find",
             Self::Unknown => "unknown",
         }
     }
@@ -112,6 +116,8 @@ fn match_route(method: Method, first: &str, second: &str, third: &str) -> Route 
         Method::Get if named && is(first, "webhook") && is(second, "find") => Route::WebhookFind,
         Method::Get if named && is(first, "settings") && is(second, "find") => Route::SettingsFind,
         Method::Post if named && is(first, "settings") && is(second, "set") => Route::SettingsSet,
+        Method::Post if named && is(first, "rabbitmq") && is(second, "set") => Route::RabbitmqSet,
+        Method::Get if named && is(first, "rabbitmq") && is(second, "find") => Route::RabbitmqFind,
         _ => Route::Unknown,
     }
 }

@@ -147,6 +147,15 @@ fn is_number(text: &str) -> bool {
         && chars.next().is_some_and(|second| second.is_ascii_alphanumeric() || matches!(second, '_' | '.' | '@' | '-'))
 }
 
+pub(super) fn rabbitmq_faults(body: &Map<String, Value>) -> Vec<String> {
+    let mut faults = Vec::new();
+    if let Some(fields) = body.get("rabbitmq").and_then(Value::as_object) {
+        faults.extend(type_fault("rabbitmq.enabled", fields.get("enabled"), "boolean"));
+        event_faults("rabbitmq.events", fields.get("events"), &EVENTS, &mut faults);
+    }
+    faults
+}
+
 pub(super) fn settings_faults(body: &Map<String, Value>) -> Vec<String> {
     const FLAGS: [&str; 6] =
         ["rejectCall", "groupsIgnore", "alwaysOnline", "readMessages", "readStatus", "syncFullHistory"];

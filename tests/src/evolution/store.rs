@@ -52,6 +52,7 @@ pub(super) struct Extra {
     pub id: String,
     pub fields: Map<String, Value>,
     pub created: Duration,
+    pub updated: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]

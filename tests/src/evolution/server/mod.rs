@@ -173,7 +173,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 fn http_response(response: Response) -> HttpResponse {
     let content_type = response.content_type();
     let body = match &response.body {
-        Body::Empty => HttpBody::empty(),
+        Body::Empty | Body::Undefined => HttpBody::empty(),
         Body::Json(value) => HttpBody::from(value.to_string()),
         Body::Text(text) => HttpBody::from(text.clone()),
     };

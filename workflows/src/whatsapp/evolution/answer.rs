@@ -1,13 +1,13 @@
 //! From a response's bytes to a typed answer or an `ErrorKind`: the shapes that were recorded (2.3) or read (1.8), and no
 //! others. Pure, so that the client, the simulator and the contract test read answers with the same code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::{
-    Answer, ApiState, Connect, Created, ErrorKind, Kind, Listed, Own, RetryAfter, Roster, Shape, StoredWebhook,
-    Version, classify::Pairing, redact::Redaction,
+    Answer, ApiState, Connect, Created, ErrorKind, Kind, Listed, Own, Rabbitmq, RetryAfter, Roster, Shape,
+    StoredWebhook, Version, classify::Pairing, redact::Redaction,
 };
 use crate::{secret::Secret, whatsapp::names::InstanceName};
 
@@ -197,20 +197,47 @@ pub fn found_webhook(response: &Response, redaction: &Redaction) -> Result<Optio
         return Err(unreadable(response, "a webhook without `url` or `enabled`"));
     };
     let flag = |key| body.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let events = body.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     Ok(Some(StoredWebhook {
         enabled,
         url: Secret::new(url),
-        events: events.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        events: events(&body),
         headers: headers(body.get("headers")),
         by_events: flag("webhookByEvents"),
         base64: flag("webhookBase64"),
     }))
 }
 
+/// What an empty body says where RabbitMQ was asked about: the API answers so where it is off.
+pub const RABBITMQ_OFF: &str = "nothing, as it does where its RABBITMQ_ENABLED is false";
+
+/// Reads the row that was stored of what the API publishes of an instance.
+pub fn stored_rabbitmq(response: &Response, redaction: &Redaction) -> Result<Rabbitmq, ErrorKind> {
+    found_rabbitmq(response, redaction)?.ok_or_else(|| unreadable(response, "null where a row was just stored"))
+}
+
+/// Reads what the API publishes of an instance. `None`: the API said `null`.
+pub fn found_rabbitmq(response: &Response, redaction: &Redaction) -> Result<Option<Rabbitmq>, ErrorKind> {
+    if matches!(response.status, 200 | 201) && response.body.is_empty() {
+        let (status, message) = (response.status, RABBITMQ_OFF.to_owned());
+        return Err(ErrorKind::Answer(Answer { status, shape: Shape::Swallowed, message, retry_after: None }));
+    }
+    let body = success(response, redaction)?;
+    if body.is_null() {
+        return Ok(None);
+    }
+    let enabled = body.get("enabled").and_then(Value::as_bool);
+    let enabled = enabled.ok_or_else(|| unreadable(response, "a row of RabbitMQ without `enabled`"))?;
+    Ok(Some(Rabbitmq { enabled, events: events(&body) }))
+}
+
 /// Reads an answer of which only the success matters.
 pub fn done(response: &Response, redaction: &Redaction) -> Result<(), ErrorKind> {
     success(response, redaction).map(drop)
+}
+
+fn events(row: &Value) -> BTreeSet<String> {
+    let events = row.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    events.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn headers(value: Option<&Value>) -> BTreeMap<String, Secret> {

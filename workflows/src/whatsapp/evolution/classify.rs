@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Answer, ApiError, ApiState, Call, ErrorKind, RetryAfter, Shape};
+use super::{Answer, ApiError, ApiState, Call, ErrorKind, RetryAfter, Shape, answer::RABBITMQ_OFF};
 use crate::{
     outcome::{Class, Failure, HostSignal, Mend, Outcome},
     whatsapp::{names::InstanceName, names::InstanceStatus},
@@ -47,7 +47,7 @@ pub fn classify(error: &ApiError, name: &InstanceName) -> Verdict {
 
 /// The table, first match first.
 fn table(call: Call, answer: &Answer, says: Says) -> Verdict {
-    use Call::{Create, Delete, Discard, SetSettings, SetWebhook};
+    use Call::{Create, Delete, Discard, SetRabbitmq, SetSettings, SetWebhook};
     match (answer.status, call, says) {
         // Not the API's own: whatever stands before it, or in its place, says nothing about what was asked.
         (429, _, _) => Verdict::RetryAfter(answer.retry_after.unwrap_or(RetryAfter::UNSAID).duration()),
@@ -59,14 +59,16 @@ fn table(call: Call, answer: &Answer, says: Says) -> Verdict {
         (500, _, Says::NotLoaded) => Verdict::Loading,
         // Its database is away or restarts: an outage, whatever the status says.
         (400 | 500, _, Says::DatabaseAway) => unknown(call, away(answer)),
+        // It has no RabbitMQ to publish to, and says so with a success.
+        (_, _, Says::RabbitmqOff) => Verdict::Defer,
         // Keys. Only a delete is sent with the instance's own token.
         (401, Delete, _) => Verdict::TokenRefused,
         (401, _, _) => Verdict::KeyRefused,
         // Refusals of the body, before anything was done. A create's other 400s hide database trouble and races.
-        (400, Create | SetWebhook | SetSettings, Says::BadBody) => Verdict::Permanent,
-        (413, Create | SetWebhook | SetSettings, _) => Verdict::Permanent,
+        (400, Create | SetWebhook | SetRabbitmq | SetSettings, Says::BadBody) => Verdict::Permanent,
+        (413, Create | SetWebhook | SetRabbitmq | SetSettings, _) => Verdict::Permanent,
         // What we sent did not come through: nothing was done, and the next one may.
-        (400 | 403, Create | SetWebhook | SetSettings, Says::BodyLost) => Verdict::Retry,
+        (400 | 403, Create | SetWebhook | SetRabbitmq | SetSettings, Says::BodyLost) => Verdict::Retry,
         // The host is away behind its proxy.
         (502..=504, _, _) => unknown(call, away(answer)),
         // Everything else: 408, other 5xx, redirects, unrecorded 4xx, a success that says error.
@@ -103,6 +105,8 @@ enum Says {
     BadBody,
     /// The JSON parser refused the body, or a create found no name in it and says that "undefined" is taken.
     BodyLost,
+    /// Its RABBITMQ_ENABLED is false.
+    RabbitmqOff,
     Else,
 }
 
@@ -152,6 +156,7 @@ impl Says {
             }
             (Shape::Listed | Shape::Plain, _) if message.contains("_instanceId_fkey") => Self::NoRow,
             (Shape::Listed | Shape::Plain, _) if is_database_away(message) => Self::DatabaseAway,
+            (Shape::Swallowed, _) if message == RABBITMQ_OFF => Self::RabbitmqOff,
             (Shape::Schema, _) => Self::BadBody,
             // With a 400, a plain text is the JSON parser's.
             (Shape::Plain, _) if answer.status == 400 => Self::BodyLost,
@@ -234,6 +239,10 @@ fn advice(error: &ApiError, name: &InstanceName) -> Option<(Mend, &'static str)>
         ErrorKind::Answer(answer) if answer.message.starts_with("LICENSE_REQUIRED") => Some((
             Mend::Person,
             "a person must mend it: the API does nothing before its licence is activated in its manager",
+        )),
+        ErrorKind::Answer(answer) if Says::of(answer, name) == Says::RabbitmqOff => Some((
+            Mend::Person,
+            "a person must mend it: set the API's RABBITMQ_ENABLED to true, or EVOLUTION_AMQP_MODE to global",
         )),
         ErrorKind::Answer(answer) if answer.shape == Shape::Foreign => match answer.status {
             300..=399 => Some((
@@ -335,6 +344,10 @@ pub fn instance_status(state: Option<ApiState>, pairing: Pairing) -> Option<Inst
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::whatsapp::evolution::{
+        answer::{Response, stored_rabbitmq},
+        redact::Redaction,
+    };
 
     fn name() -> InstanceName {
         "user_1".parse().unwrap()
@@ -410,6 +423,17 @@ mod tests {
         }
         let away = failure(&answered(Call::Fetch, 502, Shape::Foreign, "Bad Gateway"), &name());
         assert!(!away.message.contains("person"), "an API that is away comes back by itself");
+    }
+
+    #[test]
+    fn a_rabbitmq_that_is_off_is_a_persons_to_mend_and_burns_no_attempts() {
+        let answer = Response { status: 201, retry_after: None, date: None, body: b"" };
+        let kind = stored_rabbitmq(&answer, &Redaction::new(None, [])).unwrap_err();
+        let outcome = outcome(&ApiError { call: Call::SetRabbitmq, kind }, &name());
+
+        let Outcome::Defer { failure, after: None } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((failure.host, failure.mend), (HostSignal::Healthy, Mend::Person));
+        assert!(failure.message.contains("RABBITMQ_ENABLED to true"), "{}", failure.message);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{
-    ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Roster, StoredWebhook, Version,
-    Webhook, classify,
+    ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Rabbitmq, Roster, StoredWebhook,
+    Version, Webhook, classify,
 };
 use crate::{
     calls::{CallEnd, ExclusiveCalls, Withheld},
@@ -79,6 +79,18 @@ impl<C: Evolution> Evolution for Guarded<'_, C> {
         name: &InstanceName,
     ) -> impl Future<Output = Result<Option<StoredWebhook>, ApiError>> + Send {
         self.api.find_webhook(name)
+    }
+
+    fn set_rabbitmq(
+        &self,
+        name: &InstanceName,
+        rabbitmq: &Rabbitmq,
+    ) -> impl Future<Output = Result<Rabbitmq, ApiError>> + Send {
+        self.api.set_rabbitmq(name, rabbitmq)
+    }
+
+    fn find_rabbitmq(&self, name: &InstanceName) -> impl Future<Output = Result<Option<Rabbitmq>, ApiError>> + Send {
+        self.api.find_rabbitmq(name)
     }
 
     fn has_settings(&self, name: &InstanceName) -> impl Future<Output = Result<bool, ApiError>> + Send {

@@ -2,9 +2,10 @@
 //! as types, and the one table that judges failures (`classify`).
 //!
 //! `answer` turns a response's bytes into a typed answer or an `ApiError`; `redact` cuts what
-//! nobody may see; `webhook` is what is asked of the API for its deliveries; `report` reads the
-//! events that it sends by itself; `guarded` decides right before a call that creates or deletes is
-//! sent. Nothing here reads a clock or opens a socket, and no error text here ever holds a secret.
+//! nobody may see; `webhook` and `rabbitmq` are what is asked of the API for its deliveries;
+//! `report` reads the events that it sends by itself; `guarded` decides right before a call that
+//! creates or deletes is sent. Nothing here reads a clock or opens a socket, and no error text here
+//! ever holds a secret.
 
 pub mod answer;
 pub mod classify;
@@ -12,6 +13,7 @@ mod error;
 mod event;
 mod guarded;
 mod probe;
+mod rabbitmq;
 pub mod redact;
 pub mod report;
 mod retry_after;
@@ -28,6 +30,7 @@ pub use error::{Answer, ApiError, ErrorKind, MESSAGE_CHARS, Shape};
 pub use event::{Event, UnknownEvent};
 pub use guarded::Guarded;
 pub use probe::{HostProbe, judge};
+pub use rabbitmq::{AmqpMode, Rabbitmq};
 pub use retry_after::RetryAfter;
 pub use roster::Roster;
 pub use version::{Support, TRIED, Version};
@@ -67,6 +70,16 @@ pub trait Evolution: Sync {
     /// The webhook as it is stored. `None`: none was set, or the instance is loading.
     fn find_webhook(&self, name: &InstanceName)
     -> impl Future<Output = Result<Option<StoredWebhook>, ApiError>> + Send;
+
+    /// Sets what the API publishes of the instance to its RabbitMQ: an upsert, safe to repeat.
+    fn set_rabbitmq(
+        &self,
+        name: &InstanceName,
+        rabbitmq: &Rabbitmq,
+    ) -> impl Future<Output = Result<Rabbitmq, ApiError>> + Send;
+
+    /// What the API publishes of the instance. `None`: nothing was set, or the instance is loading.
+    fn find_rabbitmq(&self, name: &InstanceName) -> impl Future<Output = Result<Option<Rabbitmq>, ApiError>> + Send;
 
     /// Whether the instance has its row of settings, which a create that was cut off does not leave. "No" is no proof: the API
     /// says the same of an instance that is loading, and where its database is away.
@@ -139,6 +152,18 @@ impl<E: Evolution> Evolution for &E {
         (**self).find_webhook(name)
     }
 
+    fn set_rabbitmq(
+        &self,
+        name: &InstanceName,
+        rabbitmq: &Rabbitmq,
+    ) -> impl Future<Output = Result<Rabbitmq, ApiError>> + Send {
+        (**self).set_rabbitmq(name, rabbitmq)
+    }
+
+    fn find_rabbitmq(&self, name: &InstanceName) -> impl Future<Output = Result<Option<Rabbitmq>, ApiError>> + Send {
+        (**self).find_rabbitmq(name)
+    }
+
     fn has_settings(&self, name: &InstanceName) -> impl Future<Output = Result<bool, ApiError>> + Send {
         (**self).has_settings(name)
     }
@@ -187,6 +212,8 @@ pub enum Call {
     Connect,
     SetWebhook,
     FindWebhook,
+    SetRabbitmq,
+    FindRabbitmq,
     FindSettings,
     SetSettings,
     Delete,
@@ -206,6 +233,8 @@ impl Call {
             Self::Connect => "GET /instance/connect/{instance}",
             Self::SetWebhook => "POST /webhook/set/{instance}",
             Self::FindWebhook => "GET /webhook/find/{instance}",
+            Self::SetRabbitmq => "POST /rabbitmq/set/{instance}",
+            Self::FindRabbitmq => "GET /rabbitmq/find/{instance}",
             Self::FindSettings => "GET /settings/find/{instance}",
             Self::SetSettings => "POST /settings/set/{instance}",
             Self::Delete | Self::Discard => "DELETE /instance/delete/{instance}",

@@ -1,15 +1,16 @@
-//! `configure-webhooks`: the instance delivers to the app what the settings ask for. An upsert at the API, safe to repeat.
+//! `configure-webhooks`: the instance delivers to the app what the settings ask for, and, where
+//! they say so, publishes its events to the API's RabbitMQ. Upserts at the API, safe to repeat.
 
 use super::{Configured, Settings, failed, output};
 use crate::{
     outcome::{Class, Failure, Memory, Outcome},
     whatsapp::{
-        evolution::{ApiError, Evolution, Webhook},
+        evolution::{AmqpMode, ApiError, Evolution, Rabbitmq, Webhook},
         provision::Given,
     },
 };
 
-/// Sets the webhook. The input is not looked at: `reconfigure-webhooks` starts here.
+/// Sets both. The input is not looked at: `reconfigure-webhooks` starts here.
 pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
     let name = &given.instance;
     let (webhook, asked) = match settings.webhook.expand(given) {
@@ -19,6 +20,10 @@ pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &
     let mut counts = given.counts;
     counts.not_loaded = 0;
     let (found, set) = set_webhook(api, given, &webhook).await;
+    let set = match set {
+        Ok(()) => set_rabbitmq(api, given, settings).await,
+        failed => failed,
+    };
     let outcome = match set {
         Ok(()) => {
             let configured = Configured { instance: name.clone(), webhook: asked };
@@ -45,4 +50,17 @@ async fn set_webhook(api: &impl Evolution, given: &Given, webhook: &Webhook) -> 
         }
     }
     (found, api.set_webhook(name, webhook).await.map(drop))
+}
+
+/// Has the API publish the instance's events, where it does so for each instance. What others have
+/// asked for stays.
+async fn set_rabbitmq(api: &impl Evolution, given: &Given, settings: &Settings) -> Result<(), ApiError> {
+    if settings.amqp_mode == AmqpMode::Global {
+        return Ok(());
+    }
+    let stored = api.find_rabbitmq(&given.instance).await?;
+    match Rabbitmq::to_set(stored.as_ref()) {
+        Some(rabbitmq) => api.set_rabbitmq(&given.instance, &rabbitmq).await.map(drop),
+        None => Ok(()),
+    }
 }

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::template::WebhookTemplate;
-use crate::secret::Secret;
+use crate::{secret::Secret, whatsapp::evolution::AmqpMode};
 
 /// The settings as they were written.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub webhook: WebhookOptions,
     pub qr_at_signup: QrAtSignup,
+    pub amqp_mode: AmqpMode,
     pub timings: Timings,
 }
 
@@ -98,16 +99,18 @@ impl std::error::Error for Fault {}
 pub struct Settings {
     pub(super) webhook: WebhookTemplate,
     pub(super) qr_at_signup: QrAtSignup,
+    /// Whether each instance is told to publish its events.
+    pub(super) amqp_mode: AmqpMode,
     pub(super) timings: Timings,
 }
 
 impl Settings {
     /// Checks everything and reports every fault.
     pub fn parse(options: Options) -> Result<Self, Vec<Fault>> {
-        let Options { webhook, qr_at_signup, timings } = options;
+        let Options { webhook, qr_at_signup, amqp_mode, timings } = options;
         let mut faults = timings.faults();
         match WebhookTemplate::parse(webhook) {
-            Ok(webhook) if faults.is_empty() => return Ok(Self { webhook, qr_at_signup, timings }),
+            Ok(webhook) if faults.is_empty() => return Ok(Self { webhook, qr_at_signup, amqp_mode, timings }),
             Ok(_) => {}
             Err(more) => faults.extend(more),
         }

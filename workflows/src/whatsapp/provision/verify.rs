@@ -1,6 +1,7 @@
-//! `verify`: reads back that the instance is loaded, has its settings, and its webhook is what was asked, and asks for the QR
-//! code. Ready is a verified webhook; the QR code is best effort and gets a few seconds, since WhatsApp may be away for hours
-//! and the app can ask for a code again.
+//! `verify`: reads back that the instance is loaded, has its settings, and its webhook and its
+//! events are what was asked, and asks for the QR code. Ready is a verified webhook; the QR code is
+//! best effort and gets a few seconds, since WhatsApp may be away for hours and the app can ask for
+//! a code again.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Connect, ErrorKind, Evolution, StoredWebhook,
+            AmqpMode, ApiError, ApiState, Connect, ErrorKind, Evolution, Rabbitmq, StoredWebhook,
             classify::{self, Pairing, Verdict, classify, instance_status},
         },
         names::InstanceStatus,
@@ -64,6 +65,11 @@ async fn read_back(
     if let Some(what) = wrong {
         return Err(reconfigure(what).remembering(&given.finding_drift(stored.as_ref(), &webhook)));
     }
+    match unpublished(api, given, settings).await {
+        Ok(None) => {}
+        Ok(Some(what)) => return Err(reconfigure(what)),
+        Err(error) => return Err(failed(api, given, settings, error, counts).await),
+    }
     let mended = match complete_settings(api, given).await {
         Ok(mended) => mended,
         Err(error) => return Err(failed(api, given, settings, error, counts).await),
@@ -73,6 +79,17 @@ async fn read_back(
         Scan::Away(error) => Err(classify::outcome(&error, name)),
         scan => Ok(ready(given, asked, state, scan, mended).remembering(&given.verifying(&webhook))),
     }
+}
+
+/// What the API does not publish of the instance, where it publishes for each.
+async fn unpublished(api: &impl Evolution, given: &Given, settings: &Settings) -> Result<Option<String>, ApiError> {
+    if settings.amqp_mode == AmqpMode::Global {
+        return Ok(None);
+    }
+    let stored = api.find_rabbitmq(&given.instance).await?;
+    let missing = Rabbitmq::missing(stored.as_ref());
+    let what = || format!("the API does not publish these events of the instance: {}", missing.join(", "));
+    Ok((!missing.is_empty()).then(what))
 }
 
 /// An instance whose create was cut off has no settings at all, and gets those that a create stores. Settings that are there

@@ -1,7 +1,8 @@
 use super::{
     assert_no_secret, end,
     script::{
-        Reply, Script, USER, answer, given, not_in_database, not_in_list, not_there, options, settings, timed_out,
+        Reply, Script, USER, answer, given, not_in_database, not_in_list, not_there, options, per_instance, published,
+        settings, timed_out,
     },
     success,
 };
@@ -10,8 +11,8 @@ use crate::{
     whatsapp::{
         evolution::{
             ApiState,
-            Call::{ConnectionState, Fetch, FetchOwn, FindWebhook, SetWebhook},
-            Own, Shape,
+            Call::{ConnectionState, Fetch, FetchOwn, FindRabbitmq, FindWebhook, SetRabbitmq, SetWebhook},
+            Own, Rabbitmq, Shape,
         },
         provision::{Counts, Facts, Given, Settings, configure_webhooks},
     },
@@ -171,4 +172,42 @@ fn settings_that_changed_are_no_drift_whether_or_not_an_attempt_has_set_them_alr
         assert_eq!(kept.get("webhook_drift"), None);
         assert_eq!(kept.get("webhook"), Some(&serde_json::Value::Null), "the other one holds no longer");
     }
+}
+
+/// The step where the API publishes for each instance: after the webhook these calls, and no other.
+fn run_per_instance(calls: Vec<(crate::whatsapp::evolution::Call, Reply)>) -> (Outcome, Script) {
+    let script = Script::new([(SetWebhook, Reply::Webhook(|_| ()))].into_iter().chain(calls));
+    let outcome = script.play(configure_webhooks(&script, &given(), &per_instance()));
+    (outcome, script)
+}
+
+#[test]
+fn each_instance_is_told_to_publish_what_a_follower_reads_and_keeps_what_others_asked_for() {
+    for (stored, set) in [
+        (None, Some(published(&[]))),
+        (Some(published(&["CALL"])), None),
+        (Some(Rabbitmq { enabled: false, events: Default::default() }), Some(published(&[]))),
+        (Some(Rabbitmq { enabled: true, events: ["CALL".to_owned()].into() }), Some(published(&["CALL"]))),
+    ] {
+        let mut calls = vec![(FindRabbitmq, Reply::Rabbitmq(stored))];
+        calls.extend(set.iter().map(|_| (SetRabbitmq, Reply::Done)));
+
+        let (outcome, script) = run_per_instance(calls);
+
+        success(outcome);
+        assert_eq!(script.published.lock().unwrap().first(), set.as_ref());
+    }
+}
+
+#[test]
+fn what_is_said_of_an_instances_events_is_judged_as_what_is_said_of_its_webhook() {
+    let nothing = || (FindRabbitmq, Reply::Rabbitmq(None));
+    let loading = answer(500, Shape::Plain, "Cannot read properties of undefined (reading 'instanceId')");
+    let refusal = answer(400, Shape::Schema, "rabbitmq.events[0] is not one of enum values: CALL");
+    let judged = |calls| end(&run_per_instance(calls).0);
+
+    assert_eq!(judged(vec![nothing(), (SetRabbitmq, loading)]), ("defer", Class::Loading));
+    assert_eq!(judged(vec![nothing(), (SetRabbitmq, refusal)]), ("permanent", Class::Rejected));
+    assert_eq!(judged(vec![nothing(), (SetRabbitmq, timed_out())]), ("retry", Class::NoAnswer));
+    assert_eq!(judged(vec![(FindRabbitmq, timed_out())]), ("retry", Class::NoAnswer));
 }

@@ -13,8 +13,8 @@ use crate::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            Answer, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Kind, Listed, Own, Roster, Shape,
-            StoredWebhook, Version, Webhook, classify::Pairing,
+            AmqpMode, Answer, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Kind, Listed, Own,
+            Rabbitmq, Roster, Shape, StoredWebhook, Version, Webhook, classify::Pairing,
         },
         names::InstanceName,
         provision::{Counts, Given, Host},
@@ -35,6 +35,8 @@ pub enum Reply {
     /// The webhook as the settings of these tests ask for it, changed by a function.
     Webhook(fn(&mut StoredWebhook)),
     NoWebhook,
+    /// What the API publishes of the instance.
+    Rabbitmq(Option<Rabbitmq>),
     /// Whether there is a row of settings.
     Settings(bool),
     Own(Own),
@@ -51,6 +53,7 @@ pub struct Script {
     replies: Mutex<VecDeque<(Call, Reply)>>,
     pub paused: Mutex<Vec<Duration>>,
     pub sent: Mutex<Vec<Webhook>>,
+    pub published: Mutex<Vec<Rabbitmq>>,
     /// How long each request for a code might take.
     pub connects: Mutex<Vec<Duration>>,
 }
@@ -58,7 +61,13 @@ pub struct Script {
 impl Script {
     pub fn new(replies: impl IntoIterator<Item = (Call, Reply)>) -> Self {
         let replies = Mutex::new(replies.into_iter().collect());
-        Self { replies, paused: Mutex::default(), sent: Mutex::default(), connects: Mutex::default() }
+        Self {
+            replies,
+            paused: Mutex::default(),
+            sent: Mutex::default(),
+            published: Mutex::default(),
+            connects: Mutex::default(),
+        }
     }
 
     fn next(&self, call: Call) -> Result<Reply, ApiError> {
@@ -144,6 +153,18 @@ impl Evolution for Script {
             Reply::Webhook(change) => Ok(Some(stored(change))),
             Reply::NoWebhook => Ok(None),
             other => panic!("{other:?} is no webhook"),
+        }
+    }
+
+    async fn set_rabbitmq(&self, _: &InstanceName, rabbitmq: &Rabbitmq) -> Result<Rabbitmq, ApiError> {
+        self.published.lock().unwrap().push(rabbitmq.clone());
+        self.done(Call::SetRabbitmq).map(|()| rabbitmq.clone())
+    }
+
+    async fn find_rabbitmq(&self, _: &InstanceName) -> Result<Option<Rabbitmq>, ApiError> {
+        match self.next(Call::FindRabbitmq)? {
+            Reply::Rabbitmq(stored) => Ok(stored),
+            other => panic!("{other:?} says nothing about RabbitMQ"),
         }
     }
 
@@ -261,12 +282,25 @@ pub fn options() -> Options {
             base64: true,
         },
         qr_at_signup: QrAtSignup::Skip,
+        amqp_mode: AmqpMode::Global,
         timings: Timings::default(),
     }
 }
 
 pub fn settings() -> Settings {
     Settings::parse(options()).unwrap()
+}
+
+/// Of an API that publishes for each instance.
+pub fn per_instance() -> Settings {
+    Settings::parse(Options { amqp_mode: AmqpMode::Instance, ..options() }).unwrap()
+}
+
+/// An instance all of whose events that a follower reads are published, and these too.
+pub fn published(more: &[&str]) -> Rabbitmq {
+    let mut all = Rabbitmq::to_set(None).unwrap();
+    all.events.extend(more.iter().map(|event| (*event).to_owned()));
+    all
 }
 
 /// The webhook as the API stores what the settings of these tests ask for, changed by a function.

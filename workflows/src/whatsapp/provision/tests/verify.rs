@@ -3,8 +3,8 @@ use serde_json::Value;
 use super::{
     assert_no_secret, end,
     script::{
-        Reply, Script, answer, database_away, given, not_in_database, not_in_list, not_there, options, refused, row,
-        settings, timed_out,
+        Reply, Script, answer, database_away, given, not_in_database, not_in_list, not_there, options, per_instance,
+        published, refused, row, settings, timed_out,
     },
     success,
 };
@@ -14,8 +14,10 @@ use crate::{
     whatsapp::{
         evolution::{
             ApiState::{self, Close, Connecting, Open},
-            Call::{self, Connect as AskQr, ConnectionState, Fetch, FindSettings, FindWebhook, SetSettings},
-            Connect, Listed, Shape, StoredWebhook,
+            Call::{
+                self, Connect as AskQr, ConnectionState, Fetch, FindRabbitmq, FindSettings, FindWebhook, SetSettings,
+            },
+            Connect, Listed, Rabbitmq, Shape, StoredWebhook,
         },
         names::InstanceStatus,
         provision::{Given, Options, QrAtSignup, Settings, verify},
@@ -83,6 +85,31 @@ fn a_webhook_that_differs_in_anything_is_set_again() {
         let Outcome::SendBack { failure, .. } = outcome else { panic!() };
         assert!(failure.message.contains(field), "{}", failure.message);
     }
+}
+
+/// The calls of `verify` where the API publishes for each instance, and says that it does this.
+fn loaded_and_publishing(stored: Option<Rabbitmq>) -> Vec<(Call, Reply)> {
+    let mut calls = loaded(Close);
+    calls.insert(2, (FindRabbitmq, Reply::Rabbitmq(stored)));
+    calls
+}
+
+#[test]
+fn an_instance_whose_events_the_api_does_not_publish_is_configured_again() {
+    let mut fewer = published(&[]);
+    fewer.events.remove("CONNECTION_UPDATE");
+    let off = Rabbitmq { enabled: false, ..published(&[]) };
+    for stored in [None, Some(fewer), Some(off)] {
+        let mut calls = loaded_and_publishing(stored);
+        calls.truncate(3);
+
+        let (outcome, _) = run_with(&given(), &per_instance(), calls);
+
+        assert_eq!(end(&outcome), ("back to configure", Class::EffectGone));
+        let Outcome::SendBack { failure, .. } = outcome else { panic!() };
+        assert!(failure.message.contains("CONNECTION_UPDATE"), "{}", failure.message);
+    }
+    success(run_with(&given(), &per_instance(), loaded_and_publishing(Some(published(&["CALL"])))).0);
 }
 
 #[test]
