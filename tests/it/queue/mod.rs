@@ -8,7 +8,7 @@ mod hints;
 mod outages;
 mod upkeep;
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
 use sluice::{
     ledger::DueKey,
@@ -160,21 +160,23 @@ impl Consuming {
     /// does: what a dead worker had in hand comes again.
     async fn take_all(&mut self, queue: &Queue, wanted: &[Hint], seen: &mut Vec<DueKey>) {
         let mut scan = tokio::time::interval(Duration::from_millis(500));
+        let mut missing: BTreeMap<DueKey, &Hint> = wanted.iter().map(|hint| (hint.key, hint)).collect();
+        missing.retain(|key, _| !seen.contains(key));
         let all = tokio::time::timeout(SOON, async {
-            loop {
-                let missing: Vec<Hint> = wanted.iter().filter(|hint| !seen.contains(&hint.key)).cloned().collect();
-                if missing.is_empty() {
-                    return;
-                }
+            while !missing.is_empty() {
                 tokio::select! {
-                    Some(delivery) = self.deliveries.recv() => seen.push(delivery.hint.key),
+                    Some(delivery) = self.deliveries.recv() => {
+                        missing.remove(&delivery.hint.key);
+                        seen.push(delivery.hint.key);
+                    }
                     _ = scan.tick() => {
-                        let _ = queue.push(&step(), &missing, None).await;
+                        let hints: Vec<Hint> = missing.values().copied().cloned().collect();
+                        let _ = queue.push(&step(), &hints, None).await;
                     }
                 }
             }
         });
-        assert!(all.await.is_ok(), "only {} of {} hints came", seen.len(), wanted.len());
+        assert!(all.await.is_ok(), "{} of {} hints did not come", missing.len(), wanted.len());
     }
 
     async fn stop(self) -> Drained {
