@@ -439,9 +439,8 @@ begin
 end
 $$;
 
--- Announces that an instance is linked to a phone, or no longer is, where a run or an event of the
--- API's says that it has changed.
-create or replace function sluice.announce_connection()
+-- Announces what the memory of an instance says anew. The trigger's argument is what that is.
+create or replace function sluice.announce_change()
 returns trigger
 language plpgsql
 set search_path = ''
@@ -449,16 +448,21 @@ as $$
 begin
   perform sluice.announce_found(
     new,
-    case new.memory ->> 'status' when 'connected' then 'instance.connected' else 'instance.disconnected' end,
-    '{}'
+    case
+      when tg_argv[0] <> 'connection' then tg_argv[0]
+      when new.memory ->> 'status' = 'connected' then 'instance.connected'
+      else 'instance.disconnected'
+    end,
+    case tg_argv[0] when 'webhook.drift' then new.memory -> 'webhook_drift' else '{}' end
   );
   return null;
 end
 $$;
 revoke all
-  on function sluice.announce_connection()
+  on function sluice.announce_change()
   from public;
 
+-- That it is linked to a phone, or no longer is, where a run or an event of the API's says so.
 create or replace trigger announce_connection
   after update of memory
   on sluice.resource
@@ -466,28 +470,10 @@ create or replace trigger announce_connection
   when (
     (coalesce(old.memory ->> 'status', '') = 'connected') <> (coalesce(new.memory ->> 'status', '') = 'connected')
   )
-  execute function sluice.announce_connection();
+  execute function sluice.announce_change('connection');
 
--- Announces that an instance is gone from the API, and how its webhook there was found changed:
--- once each, until a run has verified the instance again.
-create or replace function sluice.announce_finding()
-returns trigger
-language plpgsql
-set search_path = ''
-as $$
-begin
-  perform sluice.announce_found(
-    new,
-    tg_argv[0],
-    case tg_argv[0] when 'webhook.drift' then new.memory -> 'webhook_drift' else '{}' end
-  );
-  return null;
-end
-$$;
-revoke all
-  on function sluice.announce_finding()
-  from public;
-
+-- That it is gone from the API, and how its webhook there was found changed: once each, until a run
+-- has verified the instance again.
 -- Postgres fires triggers by name: an instance is gone before it is disconnected.
 create or replace trigger announce_absence
   after update of memory
@@ -497,7 +483,7 @@ create or replace trigger announce_absence
     coalesce(new.memory ->> 'gone', '') = 'true'
     and coalesce(old.memory ->> 'gone', '') <> 'true'
   )
-  execute function sluice.announce_finding('instance.gone');
+  execute function sluice.announce_change('instance.gone');
 
 create or replace trigger announce_drift
   after update of memory
@@ -508,7 +494,7 @@ create or replace trigger announce_drift
     and new.memory -> 'webhook_drift' is distinct from old.memory -> 'webhook_drift'
     and new.run_id is not null
   )
-  execute function sluice.announce_finding('webhook.drift');
+  execute function sluice.announce_change('webhook.drift');
 
 -- What the API itself reports ---------------------------------------------------------------------
 

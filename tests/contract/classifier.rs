@@ -88,8 +88,8 @@ fn records() -> impl Iterator<Item = Record> {
     RECORDED.lines().map(|line| serde_json::from_str(&uncut(line)).expect("a line of contract.jsonl is a record"))
 }
 
-/// The recorder cut long texts, and says so within them. A QR code has no such characters: it counts
-/// as one that ends there.
+/// The recorder cut long texts, and says so within them. A QR code has no such characters: it
+/// counts as one that ends there.
 fn uncut(line: &str) -> String {
     let mut parts = line.split("…<");
     let mut whole = parts.next().unwrap_or_default().to_owned();

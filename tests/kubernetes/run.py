@@ -54,8 +54,8 @@ def by_class(counted):
     return ", ".join(f"{number} {name}" for name, number in sorted(counted.items())) or "0"
 
 
-# Kills the processes of pods, each known by the uid of its pod, and says how many. From within their
-# own pods, where they are process 1, nobody can.
+# Kills the processes of pods, each known by the uid of its pod, and says how many. From within
+# their own pods, where they are process 1, nobody can.
 KILL = """
 killed=0
 for process in /proc/[0-9]*; do
@@ -377,8 +377,8 @@ class Test:
     # What happens, whether pods go in good order, so that no attempt may be counted, and whether a
     # role may be without a ready pod: who waits for Postgres, Redis or RabbitMQ says so. A pod that
     # is deleted by force is gone for Kubernetes at once, and its process has its whole grace; one
-    # that is given a second is killed after two, the kubelet's least: what takes longer is lost. What a
-    # process worked on when it is killed has lost its worker: that is counted, and made again.
+    # that is given a second is killed after two, the kubelet's least: what takes longer is lost.
+    # What a process worked on when it is killed has lost its worker: it is counted, and made again.
     DISTURBANCES = [
         ("undisturbed", lambda self: time.sleep(10), True, False),
         ("every Deployment restarted", restart, True, False),

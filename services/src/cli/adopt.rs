@@ -29,7 +29,7 @@ pub struct Options {
 enum Verb {
     /// What the first migration found: imported, skipped and why, stuck, failed, waiting, older users
     Status(Status),
-    /// Start everybody of a class who waits for it: each gets a pending queue row, relays do the rest
+    /// Start everybody of a class who waits for it: each gets a pending queue row for the relays
     Start(Word),
     /// Leave everybody of a class alone who waits for it; who is set to pending by SQL still starts
     Leave(Word),

@@ -84,7 +84,8 @@ fn narrower(error: ledger::Error, by: &str) -> anyhow::Error {
     }
 }
 
-/// A length of time that people write: `30m`, `24h`, `7d`. Postgres has no moment that is longer ago than some.
+/// A length of time that people write: `30m`, `24h`, `7d`. Postgres has no moment that is longer
+/// ago than some.
 fn duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
     let length = humantime::parse_duration(text).ok().filter(|length| *length <= LONGEST);

@@ -15,8 +15,9 @@ const TRANSACTION_PORT: u16 = 6543;
 #[derive(Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct DatabaseOptions {
-    /// The address of Postgres: postgres://user:password@host:5432/database. With TLS and the server's identity checked:
-    /// append ?sslmode=verify-full (the CA certificates of the system, of SSL_CERT_FILE, or &sslrootcert=/path)
+    /// The address of Postgres: postgres://user:password@host:5432/database. With TLS and the
+    /// server's identity checked: append ?sslmode=verify-full (the CA certificates of the system, of
+    /// SSL_CERT_FILE, or &sslrootcert=/path)
     #[arg(long, env = "DATABASE_URL", value_name = "URL")]
     database_url: Option<String>,
 
@@ -33,10 +34,10 @@ pub struct DatabaseOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct PoolOptions {
-    /// The most connections that each role of this process works with; not set, a relay has 3 and a
-    /// worker 2, a publisher of events 2 and a follower 2. Beside them a worker opens one for leases
-    /// and a relay one for LISTEN: a relay and three workers are 13 together, 15 with a publisher;
-    /// all in one 7, or 9 where it publishes, and 2 more where it follows
+    /// The most connections that each role of this process works with; not set, a relay has 3 and
+    /// a worker 2, a publisher of events 2 and a follower 2. Beside them a worker opens one for
+    /// leases and a relay one for LISTEN: a relay and three workers are 13 together, 15 with a
+    /// publisher; all in one 7, or 9 where it publishes, and 2 more where it follows
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
     database_max_connections: Option<String>,
 }

@@ -58,7 +58,7 @@ impl FromStr for Address {
         if uri.authority.host.is_empty() {
             return Err("it names no host".to_owned());
         }
-        // What RabbitMQ's operator for Kubernetes writes ends with a slash, and means the default one.
+        // What RabbitMQ's operator for Kubernetes writes ends with a slash: the default one.
         if uri.vhost.is_empty() {
             uri.vhost = "/".to_owned();
         }

@@ -420,7 +420,7 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// order.
     fn keep_traces(&self, contexts: &[Traced]) -> impl Future<Output = Result<Vec<bool>>> + Send;
 
-    /// Which of the duties below would find something: one look for all of them, which locks nothing.
+    /// Which of the duties below would find something: one look for all, which locks nothing.
     fn upkeep(&self) -> impl Future<Output = Result<Upkeep>> + Send;
 
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.

@@ -73,8 +73,8 @@ pub async fn rescue_once<L: RelayLedger>(
     Ok(rescued)
 }
 
-/// Settles each expired lease, guarded by its expiry: a worker that renews or settles first wins. `asked` is when the round
-/// began.
+/// Settles each expired lease, guarded by its expiry: a worker that renews or settles first wins.
+/// `asked` is when the round began.
 async fn rescue_expired<L: RelayLedger>(
     ledger: &L,
     asked: Instant,

@@ -13,11 +13,13 @@ use workflows::{calls::Permission, definition::EXCLUSIVE_CALL};
 
 use crate::ledger::{Key, Lease};
 
-/// How old a lease is when it is renewed: that of a short attempt never is. `RENEWAL_TICK` makes that once a second, and a
-/// lease no older than 1.1 s: enough is left for a call that creates or deletes, and for a slow answer.
+/// How old a lease is when it is renewed: that of a short attempt never is. `RENEWAL_TICK` makes
+/// that once a second, and a lease no older than 1.1 s: enough is left for a call that creates or
+/// deletes, and for a slow answer.
 const RENEWED_AT: Duration = Duration::from_millis(600);
 
-/// The same of the heartbeat, where no lease is held. Less than a lease lasts: who has lost one and lives has beaten since.
+/// The same of the heartbeat, where no lease is held. Less than a lease lasts: who has lost one and
+/// lives has beaten since.
 const IDLE_BEAT: Duration = Duration::from_secs(3);
 
 /// How often a process looks for leases to renew.

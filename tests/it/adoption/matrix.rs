@@ -115,11 +115,10 @@ fn is_for_the_services(relation: &str, verb: &str) -> bool {
 }
 
 /// Functions that the services may not call: the owner's, and triggers.
-const NOT_THEIRS: [&str; 24] = [
+const NOT_THEIRS: [&str; 23] = [
     "adapt()",
     "adapt_and_tell()",
-    "announce_connection()",
-    "announce_finding()",
+    "announce_change()",
     "close_to_api(regclass)",
     "decide(text,text)",
     "fill_status(integer)",

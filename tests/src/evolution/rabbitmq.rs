@@ -55,19 +55,7 @@ impl World {
         if !self.config.rabbitmq {
             return nothing(200);
         }
-        if !self.store.memory.contains_key(name) {
-            if self.store.rows.contains_key(name) {
-                self.journal.hit(Hit::NotLoadedFind);
-            }
-            return Response::json(200, Value::Null);
-        }
-        if let Err(message) = self.database() {
-            return self.database_down(message);
-        }
-        let clock = self.clock();
-        let row = self.store.row_of_memory(name);
-        let found = row.and_then(|row| row.rabbitmq.as_ref().map(|stored| extra_row(stored, &row.id, clock)));
-        Response::json(200, found.unwrap_or(Value::Null))
+        self.found(name, |row, clock| row.rabbitmq.as_ref().map(|stored| extra_row(stored, &row.id, clock)))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::answers::{self, instance_row};
+use super::answers::{self, Clock, instance_row};
 use super::calls::Call;
 use super::hit::Hit;
 use super::lifecycle::state_answer;
 use super::message::{Key, Response};
+use super::store::Row;
 use super::world::World;
 
 impl World {
@@ -36,6 +37,22 @@ impl World {
             return Err(answers::unauthorized());
         }
         if known { Ok(()) } else { Err(answers::unauthorized()) }
+    }
+
+    /// What `find` answers of something that an instance has: null where the instance is not loaded.
+    pub(super) fn found(&mut self, name: &str, read: impl FnOnce(&Row, Clock) -> Option<Value>) -> Response {
+        if !self.store.memory.contains_key(name) {
+            if self.store.rows.contains_key(name) {
+                self.journal.hit(Hit::NotLoadedFind);
+            }
+            return Response::json(200, Value::Null);
+        }
+        if let Err(message) = self.database() {
+            return self.database_down(message);
+        }
+        let clock = self.clock();
+        let found = self.store.row_of_memory(name).and_then(|row| read(row, clock));
+        Response::json(200, found.unwrap_or(Value::Null))
     }
 
     pub(super) fn fetch_instances(&mut self, call: &Call) -> Response {

@@ -83,21 +83,7 @@ impl World {
     }
 
     pub(super) fn webhook_find(&mut self, name: &str) -> Response {
-        if !self.store.memory.contains_key(name) {
-            if self.store.rows.contains_key(name) {
-                self.journal.hit(Hit::NotLoadedFind);
-            }
-            return Response::json(200, Value::Null);
-        }
-        if let Err(message) = self.database() {
-            return self.database_down(message);
-        }
-        let clock = self.clock();
-        let found = self
-            .store
-            .row_of_memory(name)
-            .and_then(|row| row.webhook.as_ref().map(|webhook| answers::webhook(webhook, &row.id, clock)));
-        Response::json(200, found.unwrap_or(Value::Null))
+        self.found(name, |row, clock| row.webhook.as_ref().map(|webhook| answers::webhook(webhook, &row.id, clock)))
     }
 }
 

@@ -159,8 +159,8 @@ pub fn connection_state(
     }
 }
 
-/// A QR code that can be kept and shown: the URL of an image, not too long, without a character that
-/// a URL cannot hold.
+/// A QR code that can be kept and shown: the URL of an image, not too long, without a character
+/// that a URL cannot hold.
 pub(super) fn qr_code(value: &Value) -> Option<Secret> {
     let url = value.as_str().filter(|url| url.starts_with("data:image/") && url.len() <= QR_BYTES)?;
     url.bytes().all(|byte| byte.is_ascii_graphic()).then(|| Secret::new(url))
