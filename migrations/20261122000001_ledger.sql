@@ -240,6 +240,10 @@ create table if not exists sluice.resource (
   -- Drawn by us and stored before the first call.
   secret text not null,
   memory jsonb not null default '{}',
+  -- When something that is no run last said what stands in the memory, and under which keys: an attempt that began before has
+  -- seen what is older.
+  heard_at timestamptz,
+  heard text[],
   created_at timestamptz not null default now()
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 create index if not exists resource_by_subject on sluice.resource (subject);

@@ -1449,9 +1449,26 @@ begin
 end
 $$;
 
+-- What the memory of a resource holds that was heard from elsewhere than a run.
+create or replace function sluice.heard_of(held sluice.resource)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(key, held.memory -> key), '{}')
+  from unnest(held.heard) as key
+  where held.memory ? key
+$$;
+
 -- Writes how attempts ended: step, attempt, next step or end of the run, memory, event, the app's
 -- rows. One answer per settlement that was written; the others are stale. In key order. Whoever
 -- ends a run by it exports the run's span.
+--
+-- A worker that may go on with the step after this one gives a token for it (`carry_on`). That step
+-- is then the worker's at once, as if claimed, where a claim would find what it needs: the run has
+-- its turn, the API has given its final answer to all that creates or deletes (`quiet`), and no gate
+-- counts. A step that may itself create or delete is never asked for so: it is claimed.
 --
 -- Safe with any number of callers: the update of the step's row is guarded by its token, which only a running step has (a
 -- rescue's also by the lease's end), and all else follows only where that held.
@@ -1469,7 +1486,10 @@ returns table (
   subject text,
   asked_traceparent text,
   attempts integer,
-  lasted double precision
+  lasted double precision,
+  -- The worker has the step after this one in hand, with this memory.
+  carried_on boolean,
+  known jsonb
 )
 language plpgsql
 set search_path = ''
@@ -1499,7 +1519,8 @@ begin
         at integer, run uuid, "position" smallint, token bigint, expiry boolean, to_state text, due double precision,
         failures integer, crashes integer, defers integer, output jsonb, outcome text, class text, http_status smallint,
         error text, note text, trace_id text, span_id text, memory jsonb, quiet boolean, exclusive boolean, "then" text,
-        next text, target smallint, target_step text, send_backs integer, reason text
+        next text, target smallint, target_step text, send_backs integer, reason text, carry_on bigint,
+        lease double precision, context text, parent text
       )
     ),
     moved as (
@@ -1518,7 +1539,8 @@ begin
         and running.position = given.position
         and running.token = given.token
         and (not given.expiry or running.lease_until < now())
-      returning given.*, case when running.state = 'cancelled' then 'cancel' else given."then" end as way, running.name,
+      returning given.*, case when running.state = 'cancelled' then 'cancel' else given."then" end as way,
+        plain and given.quiet and given.carry_on is not null as carries, running.name,
         running.worker, running.started_at, running.state, running.generation, running.due_at, running.priority, run.workflow, run.resource,
         run.subject, run.traceparent, run.linked_traceparent as linked, run.asked_traceparent,
         extract(epoch from now() - coalesce(run.revived_at, run.requested_at))::double precision as lasted,
@@ -1527,7 +1549,14 @@ begin
           from sluice.step as before
           where before.run_id = given.run
             and before.position = given.position
-        ) as had_error
+        ) as had_error,
+        -- The run was sent back past it.
+        exists (
+          select
+          from sluice.step as after
+          where after.run_id = given.run
+            and after.position = given.position + 1
+        ) as is_there
     ),
     attempted as (
       insert into sluice.attempt
@@ -1539,7 +1568,11 @@ begin
     -- from now on; a rescue, which knows nothing of the worker, leaves it at the lease.
     kept as (
       update sluice.resource as held
-      set memory = case when moved.memory is null then held.memory else held.memory || moved.memory end,
+      set memory = case
+          when moved.memory is null then held.memory
+          when held.heard_at > moved.started_at then held.memory || moved.memory || sluice.heard_of(held)
+          else held.memory || moved.memory
+        end,
         busy_until = case
           when held.busy_token is distinct from moved.token then held.busy_until
           when moved.quiet then null
@@ -1551,21 +1584,34 @@ begin
       where (moved.exclusive or moved.memory is not null)
         and held.name = moved.resource
         and (moved.memory is not null or held.busy_token = moved.token)
-      returning moved.at, held.busy_until
+      returning moved.at, held.busy_until, held.memory
     ),
     next as (
-      insert into sluice.step as next (run_id, position, name, priority, due_at)
-      select run, position + 1, next, priority, now()
+      insert into sluice.step as next
+        (run_id, position, name, priority, due_at, state, token, worker, started_at, lease_until, attempts, traceparent,
+          parent_span)
+      select run, position + 1, next, priority, now(), case when carries then 'running' else 'due' end,
+        case when carries then carry_on end, case when carries then worker end, case when carries then now() end,
+        case when carries then now() + make_interval(secs => lease) end, carries::integer,
+        case when carries then context end, case when carries then parent end
       from moved
       where way = 'advance'
-      -- There already where the run was sent back past it.
-      on conflict (run_id, position) do update
-      set due_at = now(), generation = next.generation + 1
-      where next.state = 'due'
-      returning next.run_id, next.name, next.position, next.generation
+        and not is_there
+      returning next.run_id, next.name, next.position, next.generation, next.state
     )
     select moved.*, kept.busy_until as free_at, next.name as next_step, next.position as next_position,
-      next.generation as next_generation, whole.attempts
+      next.generation as next_generation, next.state = 'running' as carried_on,
+      case
+        when next.state = 'running' then coalesce(
+          kept.memory,
+          (
+            select held.memory
+            from sluice.resource as held
+            where held.name = moved.resource
+          )
+        )
+      end as known,
+      whole.attempts
     from moved
     left join kept on kept.at = moved.at
     left join next on next.run_id = moved.run
@@ -1578,17 +1624,29 @@ begin
   loop
     at := moved.at;
     run_state := 'active';
+    carried_on := coalesce(moved.carried_on, false);
+    known := moved.known;
     due_step := null;
     due_moment := now();
     case moved.way
       when 'advance' then
-        if moved.next_step is null then
-          raise exception 'step % of run % has ended already', moved.position + 1, moved.run
-            using errcode = 'unique_violation';
+        if moved.is_there then
+          update sluice.step as next
+          set due_at = now(), generation = next.generation + 1
+          where next.run_id = moved.run
+            and next.position = moved.position + 1
+            and next.state = 'due'
+          returning next.name, next.position, next.generation
+          into due_step, due_position, due_generation;
+          if not found then
+            raise exception 'step % of run % has ended already', moved.position + 1, moved.run
+              using errcode = 'unique_violation';
+          end if;
+        elsif not carried_on then
+          due_step := moved.next_step;
+          due_position := moved.next_position;
+          due_generation := moved.next_generation;
         end if;
-        due_step := moved.next_step;
-        due_position := moved.next_position;
-        due_generation := moved.next_generation;
       when 'rerun' then
         update sluice.step as again
         set state = 'due', generation = again.generation + 1,

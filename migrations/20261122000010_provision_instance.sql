@@ -510,9 +510,7 @@ create table if not exists sluice.heard (
   qr_at timestamptz,
   number_at timestamptz,
   -- How many events the instance has announced between its runs.
-  events integer not null default 0,
-  -- When something new was heard, by our clock.
-  heard_at timestamptz not null default now()
+  events integer not null default 0
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 
 -- Announces what has become of an instance between its runs. Nothing where no event was ever heard
@@ -538,7 +536,8 @@ $$;
 -- Takes in what the API reports: of each kind what is newer than what was heard before, so that
 -- neither order nor repetition matters. Memory and app's row are written where something changes,
 -- and then together. An instance that the app has no row for is passed over. Answers with those
--- that cannot be written now: nothing of them was taken. Safe with any number of callers.
+-- that cannot be written now: nothing of them was taken. An attempt that began before may settle
+-- what it saw before: what was heard stays. Safe with any number of callers.
 create or replace function sluice.hear(reports jsonb)
 returns table (instance text, error text)
 language plpgsql
@@ -554,7 +553,6 @@ declare
   known jsonb;
 begin
   perform set_config('sluice.projecting', 'on', true);
-  perform set_config('sluice.hearing', 'on', true);
   for told in
     select *
     from jsonb_to_recordset(hear.reports) as given (
@@ -632,15 +630,17 @@ begin
 
       update sluice.heard as before
       set status_at = heard.status_at, status = heard.status, ended_at = heard.ended_at, qr_at = heard.qr_at,
-        number_at = heard.number_at, heard_at = now()
+        number_at = heard.number_at
       where before.resource = held.name
         and (before.status_at, before.status, before.ended_at, before.qr_at, before.number_at)
           is distinct from (heard.status_at, heard.status, heard.ended_at, heard.qr_at, heard.number_at);
-      continue when known = held.memory;
+      continue when not found;
       update sluice.resource as remembered
-      set memory = known
+      set memory = known, heard_at = now(), heard = '{status,reason,qr_code,phone_number,paired}'
       where remembered.name = held.name;
-      perform sluice.show_heard(held.name);
+      if known <> held.memory then
+        perform sluice.show_heard(held.name);
+      end if;
     exception
       when others then
         instance := told.instance;
@@ -649,7 +649,6 @@ begin
     end;
   end loop;
   perform set_config('sluice.projecting', '', true);
-  perform set_config('sluice.hearing', '', true);
 end
 $$;
 
@@ -685,48 +684,9 @@ as $$
     )
 $$;
 
--- An attempt that began before the last event was heard may settle what it saw before that event:
--- what the event said stays.
-create or replace function sluice.keep_heard()
-returns trigger
-language plpgsql
-set search_path = ''
-as $$
-begin
-  if coalesce(current_setting('sluice.hearing', true), '') <> 'on'
-    and exists (
-      select
-      from sluice.heard
-      where heard.resource = new.name
-        and heard.heard_at > (select max(step.started_at) from sluice.step where step.run_id = new.run_id)
-    )
-  then
-    new.memory := new.memory || (
-      select coalesce(jsonb_object_agg(fact.key, fact.value), '{}')
-      from jsonb_each(old.memory) as fact
-      where fact.key in ('status', 'reason', 'qr_code', 'phone_number', 'paired')
-    );
-  end if;
-  return new;
-end
-$$;
-revoke all
-  on function sluice.keep_heard()
-  from public;
-
-create or replace trigger keep_heard
-  before update of memory
-  on sluice.resource
-  for each row
-  when (
-    (old.memory -> 'status', old.memory -> 'qr_code', old.memory -> 'phone_number')
-      is distinct from (new.memory -> 'status', new.memory -> 'qr_code', new.memory -> 'phone_number')
-  )
-  execute function sluice.keep_heard();
-
 do $$
 begin
-  perform sluice.plan_once('{project_instances,show_instances,hear,keep_heard}');
+  perform sluice.plan_once('{project_instances,show_instances,hear}');
 end
 $$;
 

@@ -22,6 +22,8 @@ pub enum Fault {
     ClaimAnswerLost(Hint),
     /// The ledger wrote the settle, and its answer did not arrive: it is sent again.
     SettleAnswerLost(usize),
+    /// The ledger wrote the settle and gave the next step to the worker, and its answer did not arrive.
+    CarriedOnAnswerLost(usize),
     /// The settle was written, and what it made due was not pushed.
     PushLost(usize),
     /// The create is given up as unanswered; the server goes on with it.
@@ -48,6 +50,9 @@ pub fn possible(world: &World, found: &mut impl FnMut(Fault)) {
         match held.phase {
             Phase::Known(outcome) if world.ledger.is_running(held.key) => {
                 found(Fault::SettleAnswerLost(at));
+                if held.may_go_on() {
+                    found(Fault::CarriedOnAnswerLost(at));
+                }
                 if matches!(outcome, Outcome::Success | Outcome::SendBack(_)) {
                     found(Fault::PushLost(at));
                 }
@@ -103,6 +108,11 @@ pub fn apply(world: &mut World, what: Fault, without: Option<Guard>) {
         }
         // What became due is not known either: nobody pushes it.
         Fault::SettleAnswerLost(at) => drop(worker::write_end(world, at, without)),
+        Fault::CarriedOnAnswerLost(at) => {
+            if let Some(hint) = worker::write_end(world, at, without) {
+                worker::claim(world, hint, without);
+            }
+        }
         Fault::PushLost(at) => worker::settle(world, at, Push::IsLost, without),
         Fault::CreateTimesOut(at) => becomes(world, at, Phase::Unknown),
         Fault::CreateFails(at) => api::answer(world, at, Phase::Unknown),

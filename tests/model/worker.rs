@@ -26,6 +26,8 @@ pub enum Worker {
     /// Says that a create of its may have met another.
     Doubts,
     Settle,
+    /// Settles, and has the next step in hand by the same.
+    SettlesAndGoesOn,
 }
 
 /// All that the worker `at` may do now.
@@ -49,7 +51,12 @@ pub fn possible(world: &World, at: usize, without: Option<Guard>, found: &mut im
         Phase::Taken | Phase::Unknown => found(Worker::Look),
         Phase::Frozen => found(Worker::Thaws),
         Phase::Known(_) if held.owes_doubt => found(Worker::Doubts),
-        Phase::Known(_) => found(Worker::Settle),
+        Phase::Known(_) => {
+            found(Worker::Settle);
+            if held.may_go_on() {
+                found(Worker::SettlesAndGoesOn);
+            }
+        }
         Phase::Claimed | Phase::ReadBack | Phase::Phantom | Phase::Waiting => {}
     }
     if held.lease_over && !matches!(held.phase, Phase::Known(_) | Phase::Frozen) {
@@ -72,6 +79,7 @@ pub fn apply(world: &mut World, at: usize, what: Worker, without: Option<Guard>)
         Worker::Create => return send(world, at, !held.lease_over && without != Some(Guard::LeaseCheck)),
         Worker::Thaws => return send(world, at, false),
         Worker::Settle => return settle(world, at, Push::Arrives, without),
+        Worker::SettlesAndGoesOn => return go_on(world, at, without),
         Worker::Doubts => {
             world.ledger.doubted = true;
             world.workers[at] = None;
@@ -180,6 +188,15 @@ pub fn settle(world: &mut World, at: usize, push: Push, without: Option<Guard>) 
         world.push(hint);
     }
     world.workers[at] = (stale && held.sent).then_some(Attempt { owes_doubt: true, ..held });
+}
+
+/// As a settle and a claim in one: nothing comes between the two. A settle that is stale is one as ever.
+fn go_on(world: &mut World, at: usize, without: Option<Guard>) {
+    let next = write_end(world, at, without);
+    match next {
+        Some(hint) => world.workers[at] = claim(world, hint, without),
+        None => settle(world, at, Push::IsLost, without),
+    }
 }
 
 /// The settle itself, and what became due by it. What the worker then learns of it is another matter.

@@ -3,7 +3,7 @@
 
 use crate::{
     guard::Guard,
-    ledger::{CONFIGURE, CREATE, Generation, Hint, Key, Ledger, Outcome, Quiet, Token},
+    ledger::{CONFIGURE, CREATE, Generation, Hint, Key, Ledger, Outcome, Quiet, Token, VERIFY},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -123,6 +123,11 @@ pub enum Instance {
 impl Attempt {
     pub fn quiet(&self) -> Quiet {
         if self.unsure { Quiet::Unsure } else { Quiet::Yes }
+    }
+
+    /// Whether its worker may have the next step by its settle: nothing of it is under way at the API.
+    pub fn may_go_on(&self) -> bool {
+        self.phase == Phase::Known(Outcome::Success) && self.quiet() == Quiet::Yes && self.key.position < VERIFY
     }
 
     /// Whether an attempt that the ledger has closed may still do more than read and settle.

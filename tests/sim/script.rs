@@ -9,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use sluice::ledger::{Claim, scenario::Met};
+use sluice::ledger::scenario::Met;
 use tests::evolution::{Fault, RetryAfter, Rule, Stage as At, When};
 use tokio::time;
-use workflows::outcome::Class;
+use workflows::{
+    ids::{ResourceName, StepName},
+    outcome::Class,
+};
 
 use crate::{plan::Plan, process::Process, stage::Stage, weather::Trouble};
 
@@ -28,9 +31,9 @@ impl Script {
     }
 
     /// The next attempt, where it is one of this step.
-    fn take(&self, claim: &Claim) -> Option<Met> {
+    fn take(&self, step: &StepName) -> Option<Met> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.pop_front_if(|met| met.step == claim.step)
+        left.pop_front_if(|met| met.step == *step)
     }
 
     /// Whether the API refuses this connection.
@@ -42,9 +45,9 @@ impl Script {
 
 impl Stage {
     /// An attempt begins: whatever it met goes wrong now.
-    pub fn play(self: &Arc<Self>, process: &Arc<Process>, claim: &Claim) {
-        let Some(met) = self.script.take(claim) else { return };
-        let name = claim.input.resource.as_str().to_owned();
+    pub fn play(self: &Arc<Self>, process: &Arc<Process>, step: &StepName, resource: &ResourceName) {
+        let Some(met) = self.script.take(step) else { return };
+        let name = resource.as_str().to_owned();
         let took = Duration::from_millis(met.took_ms);
         let status = met.http_status.unwrap_or(500);
         match (met.outcome.as_str(), met.class) {

@@ -6,9 +6,10 @@ use sluice::{
     ledger::{self, Due},
     queue,
     telemetry::health::Pulse,
-    worker::{AttemptRunner, Attempted, Deps, Leases, RENEWAL_TICK},
+    worker::{AttemptRunner, Attempted, Deps, Leases, Places, RENEWAL_TICK},
 };
 use tokio::{
+    sync::Semaphore,
     task::AbortHandle,
     time::{self, Instant, MissedTickBehavior},
 };
@@ -48,7 +49,8 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     };
     let me = ledger::Worker { name: process.name.clone() };
     let dice = Arc::new(move || dice.share());
-    let runner = Arc::new(Runner::new(deps, me, Arc::new(Leases::default()), Rules::default(), dice));
+    let leases = Arc::new(Leases::default());
+    let runner = Arc::new(Runner::new(deps, me, leases, Rules::default(), dice, places(stage, process)));
     let mut tasks = vec![stage.spawn("renewals", renew(runner.clone(), process.clone()))];
     for watch in runner.watches() {
         tasks.push(stage.spawn("the watch over the host", async move { watch.run(Pulse::default()).await }));
@@ -67,6 +69,13 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
         }
     }
     tasks
+}
+
+/// Half of the attempts that could be gone on from find no place for the next step.
+fn places(stage: &Stage, process: &Process) -> Places {
+    let chance = stage.chance(&format!("{} places", process.name));
+    let places = Arc::new(Semaphore::new(stage.plan.slots));
+    Arc::new(move |_| places.clone().try_acquire_owned().ok().filter(|_| chance.percent(50)))
 }
 
 async fn renew(runner: Arc<Runner>, process: Arc<Process>) {
@@ -110,10 +119,14 @@ impl Consumer {
         };
         // Between the fetch and the claim, a process may die with the hint in its hands.
         time::sleep(chance.millis(1, 3)).await;
-        match runner.attempt(hint.key, || stage.redis.acknowledge(process, &hint)).await {
+        let mut attempted = runner.attempt(hint.key, || stage.redis.acknowledge(process, &hint)).await;
+        while let Ok(Attempted::CarriedOn(next)) = attempted {
+            attempted = runner.go_on(*next).await;
+        }
+        match attempted {
             Ok(Attempted::Settled { run, due }) => self.hand_on(run, due).await,
             Ok(Attempted::Overtaken) => stage.log.hit("attempt.overtaken"),
-            Ok(Attempted::Refused(_) | Attempted::Stale) => {}
+            Ok(Attempted::CarriedOn(_) | Attempted::Refused(_) | Attempted::Stale) => {}
             Err(_) => {
                 // A delivery that is dropped is acknowledged.
                 stage.redis.acknowledge(process, &hint);

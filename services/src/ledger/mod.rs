@@ -18,9 +18,9 @@ use serde_json::Value;
 use uuid::Uuid;
 use workflows::{
     breaker::{self, Answer, Rules, Signal, Word},
-    definition::Registry,
+    definition::{Reach, Registry},
     ids::{ResourceName, RunId, StepName, Subject, Token, WorkflowName},
-    outcome::StepInput,
+    outcome::{Memory, StepInput},
     state::{DeathReason, RunState, Spent},
 };
 
@@ -277,6 +277,33 @@ pub struct Claim {
     pub waited: Option<Waited>,
 }
 
+impl Claim {
+    /// The claim of the step after this one, whose success had this output, by the worker that carried the run on.
+    pub fn of_next(&self, own: Reach, next: &StepName, output: Value, carried_on: CarriedOn, later: Duration) -> Self {
+        let StepInput { subject, resource, secret, exclusive_before, .. } = &self.input;
+        Self {
+            key: Key { run: self.key.run, position: self.key.position + 1, token: carried_on.token },
+            workflow: self.workflow.clone(),
+            version: self.version,
+            step: next.clone(),
+            spent: Spent::default(),
+            send_backs: self.send_backs.iter().copied().chain([self.spent.send_backs]).collect(),
+            attempt: 1,
+            input: StepInput {
+                subject: subject.clone(),
+                resource: resource.clone(),
+                secret: secret.clone(),
+                memory: carried_on.memory,
+                exclusive_before: *exclusive_before || own == Reach::Exclusive,
+                input: output,
+            },
+            traceparent: self.traceparent.clone(),
+            age: self.age + later,
+            waited: None,
+        }
+    }
+}
+
 /// What a claimed step has waited for since its run's last attempt, or since the run began: in
 /// milliseconds, one after another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -299,12 +326,20 @@ pub struct Waited {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
     /// It is written. The run's state after it, the step that became due by it and may be pushed at
-    /// once, and the whole run where it has ended.
-    Done { run: RunState, due: Option<Due>, whole: Option<Box<WholeRun>> },
+    /// once, or that the worker has in hand now, and the whole run where it has ended.
+    Done { run: RunState, due: Option<Due>, carried_on: Option<CarriedOn>, whole: Option<Box<WholeRun>> },
     /// The token is no longer the step's: nothing was changed.
     Stale,
     /// The database refuses what this settlement holds: nothing was changed, and trying again will not help.
     Refused(String),
+}
+
+/// The step after the one that was settled, in the hands of the same worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarriedOn {
+    pub token: Token,
+    /// Of the resource, after the settle.
+    pub memory: Memory,
 }
 
 /// A step whose lease ran out: what a rescue settles it by.

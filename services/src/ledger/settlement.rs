@@ -15,7 +15,7 @@ use workflows::{
     state::{DeathReason, Effect, Event, Illegal, Spent, Step, StepState, transition},
 };
 
-use super::{Claim, Expired, Key, SpanIds};
+use super::{AttemptSpan, Claim, Expired, Key, SpanIds};
 
 /// Everything that one settle writes. Guarded by `key` and `guard`; a run that was cancelled meanwhile ends as cancelled
 /// instead.
@@ -36,6 +36,18 @@ pub struct Settlement {
     pub quiet: Quiet,
     /// The step may create or delete: it kept its resource busy.
     pub exclusive: bool,
+    /// The worker would go on with the step after this one.
+    pub carry_on: Option<CarryOn>,
+}
+
+/// How a worker would have the step after the one that it settles: in hand at once, without a hint and a claim. Only of a step
+/// that creates and deletes nothing. Where a claim would not find all that it needs, the step becomes due as ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarryOn {
+    /// How long the step's lease lasts.
+    pub lease: Duration,
+    /// The attempt's that it would be, where one is recorded.
+    pub span: Option<AttemptSpan>,
 }
 
 /// Who may settle.
@@ -204,6 +216,7 @@ impl<'a> Plan<'a> {
             then: Then::Nothing,
             quiet,
             exclusive: workflow.step(held.key.position).is_some_and(|step| step.reach == Reach::Exclusive),
+            carry_on: None,
         };
         Self { held, workflow, jitter, asked: None, settlement }
     }

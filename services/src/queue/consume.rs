@@ -6,7 +6,7 @@
 use std::{convert::Infallible, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,11 @@ impl Consumer {
     /// How this consumer does, while it runs.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.state.status.subscribe()
+    }
+
+    /// One for each handler that may start.
+    pub fn places(&self) -> Arc<Semaphore> {
+        self.state.permits.clone()
     }
 
     /// Runs until `shutdown`, through any outage of Redis. Then nothing more is fetched, and handlers that run may finish

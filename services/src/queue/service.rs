@@ -29,6 +29,8 @@ pub struct Delivery {
     /// The apalis worker that fetched it. A rebuilt worker has another name.
     pub worker: Arc<str>,
     unanswered: Option<Answer>,
+    /// The handler's place among those that may run at once: free again when the delivery is dropped.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Whom to tell that a hint's claim is answered.
@@ -119,8 +121,9 @@ impl<H> HintService<H> {
         H: FnMut(Delivery) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let handling = (self.handler)(Delivery { hint, worker: self.worker.clone(), unanswered: Some(answer) });
-        self.state.running.spawn(handle(handling, permit, self.state.clone()));
+        let worker = self.worker.clone();
+        let handling = (self.handler)(Delivery { hint, worker, unanswered: Some(answer), _place: permit });
+        self.state.running.spawn(handle(handling, self.state.clone()));
     }
 }
 
@@ -181,7 +184,7 @@ where
     }
 }
 
-async fn handle(handling: impl Future<Output = ()>, permit: Option<OwnedSemaphorePermit>, state: ConsumerState) {
+async fn handle(handling: impl Future<Output = ()>, state: ConsumerState) {
     let handling = AssertUnwindSafe(handling).catch_unwind();
     tokio::select! {
         ended = handling => if ended.is_err() {
@@ -190,5 +193,4 @@ async fn handle(handling: impl Future<Output = ()>, permit: Option<OwnedSemaphor
         },
         () = state.abandon.cancelled() => state.status.send_modify(|status| status.abandoned += 1),
     }
-    drop(permit);
 }

@@ -106,7 +106,7 @@ async fn rescue_expired<L: RelayLedger>(
     let settled = ledger.settle(&settlements).await.context("settle steps whose lease ran out")?;
     let (mut rescued, mut became_due) = (0, Vec::new());
     for ((settlement, (step, span)), settled) in settlements.iter().zip(&spans).zip(settled) {
-        if let Settled::Done { run, due, whole } = settled {
+        if let Settled::Done { run, due, whole, .. } = settled {
             rescued += 1;
             became_due.extend(due);
             metrics.attempt_ended(&Ended::of(settlement, run));

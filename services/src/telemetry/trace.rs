@@ -66,6 +66,13 @@ pub fn id(span: &Span) -> Option<String> {
     ids(span).map(|ids| ids.trace)
 }
 
+/// What the span is about does not happen: it is not exported.
+pub fn forget(span: &Span) {
+    if !span.is_disabled() {
+        span.set_attribute(names::TENTATIVE, true);
+    }
+}
+
 /// What a tentative span is about has happened; the attempt whose span this is was settled by who
 /// made it.
 pub fn keep(span: &Span) {

@@ -7,12 +7,13 @@ mod tests;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{Instrument, Span};
 use workflows::{
     breaker::Rules,
     calls::{ExclusiveCalls, InFlight},
-    definition::{Definition, Registry, Step},
+    definition::{Definition, Reach, Registry, Step},
+    ids::StepName,
     outcome::{Class, Failure, HostSignal, Outcome},
     state::RunState,
     workflow::{Catalog, Workflow},
@@ -28,8 +29,9 @@ use super::{
 };
 use crate::{
     ledger::{
-        Ask, Claim, Claimed, Due, Error, Lease, Refusal, Result, Settled, Settlement, WholeRun, Worker, WorkerLedger,
-        settlement::Quiet,
+        Ask, CarriedOn, Claim, Claimed, Due, DueKey, Error, Lease, Refusal, Result, Settled, Settlement, WholeRun,
+        Worker, WorkerLedger,
+        settlement::{CarryOn, Quiet, Then},
     },
     telemetry::{
         metrics::{Ended, Metrics},
@@ -40,17 +42,36 @@ use crate::{
 /// Draws shares between 0 and 1.
 pub type Dice = Arc<dyn Fn() -> f64 + Send + Sync>;
 
+/// Takes one of the places for attempts of a step, where this process works on it and has one left.
+pub type Places = Arc<dyn Fn(&StepName) -> Option<Place> + Send + Sync>;
+
+/// Where an attempt runs, for as long as it is held.
+pub type Place = OwnedSemaphorePermit;
+
 /// What came of a hint.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Attempted {
     /// The attempt ended, and the ledger says so: the run's state after it, and what became due by it.
     Settled { run: RunState, due: Option<Due> },
+    /// The attempt ended well, and the step after it is in this process' hands already.
+    CarriedOn(Box<Next>),
     /// It was not tried. The step stays due.
     Refused(Refusal),
     /// Somebody else has the step, or had it.
     Stale,
     /// The attempt ended after its lease had, and somebody else has the step now: its late settle changed nothing.
     Overtaken,
+}
+
+/// A step in hand whose attempt has not begun.
+#[derive(Debug)]
+pub struct Next {
+    claim: Box<Claim>,
+    /// When its claim was sent.
+    asked: Instant,
+    place: Place,
+    /// The attempt's.
+    pub span: Span,
 }
 
 /// Makes the attempts of one process.
@@ -66,6 +87,7 @@ pub struct AttemptRunner<L> {
     claims: Batch<Ask, Claimed>,
     settles: Batch<Settlement, Settled>,
     dice: Dice,
+    places: Places,
     metrics: Arc<Metrics>,
 }
 
@@ -95,12 +117,25 @@ struct Ran {
 
 /// What the ledger has taken of an attempt's end.
 enum Written {
-    Done { settlement: Box<Settlement>, run: RunState, due: Option<Due>, whole: Option<Box<WholeRun>> },
+    Done {
+        settlement: Box<Settlement>,
+        run: RunState,
+        due: Option<Due>,
+        whole: Option<Box<WholeRun>>,
+        next: Option<Box<Next>>,
+    },
     Overtaken,
 }
 
+/// What this process has ready for the step after the one that it settles.
+struct Ready<'a> {
+    step: &'a Step,
+    place: Place,
+    span: Span,
+}
+
 impl<L: WorkerLedger> AttemptRunner<L> {
-    pub fn new<Q>(deps: Deps<L, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice) -> Self {
+    pub fn new<Q>(deps: Deps<L, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice, places: Places) -> Self {
         let registry = deps.catalog.registry();
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
         let claims = Batch::new(move |asked: Vec<Ask>| {
@@ -123,6 +158,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
             claims,
             settles,
             dice,
+            places,
             metrics: deps.vitals.metrics,
         }
     }
@@ -165,6 +201,19 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                 return Ok(Attempted::Stale);
             }
         };
+        self.make(claim, asked).await
+    }
+
+    /// Makes the attempt of a step that is in hand already. The span that it runs in is to be
+    /// `next.span`.
+    pub async fn go_on(&self, next: Next) -> Result<Attempted> {
+        let Next { claim, asked, place, .. } = next;
+        let attempted = self.make(claim, asked).await;
+        drop(place);
+        attempted
+    }
+
+    async fn make(&self, claim: Box<Claim>, asked: Instant) -> Result<Attempted> {
         let in_hand = self.take(claim, asked)?;
         let ran = self.run(&in_hand).await;
         self.settle(&in_hand, ran).await
@@ -213,7 +262,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let outcome = self.hosts.excuse(step, outcome, *asked).await;
         let writing = self.write(in_hand, outcome, calls.into());
         match writing.instrument(spans::settle(&claim.step)).await? {
-            Written::Done { settlement, run, due, whole } => {
+            Written::Done { settlement, run, due, next, whole } => {
                 log(claim, &settlement, run);
                 spans::ended(span, settlement.attempt.outcome, settlement.attempt.class.map(Class::as_str));
                 trace::keep(span);
@@ -226,7 +275,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                 if run != RunState::Active {
                     self.metrics.run_ended(&claim.workflow, run, claim.age + asked.elapsed());
                 }
-                Ok(Attempted::Settled { run, due })
+                Ok(next.map_or(Attempted::Settled { run, due }, Attempted::CarriedOn))
             }
             Written::Overtaken => {
                 let (run, step) = (claim.key.run, &claim.step);
@@ -252,20 +301,27 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                 .map_err(|illegal| Error::Unreadable(illegal.to_string()))
         };
         let (mut settlement, mut unanswered) = (plan(outcome)?, false);
+        let mut ready = self.make_ready(in_hand, &mut settlement);
         loop {
+            let sent = Instant::now();
             match self.settles.ask(settlement.clone()).await {
-                Ok(Settled::Done { run, due, whole }) => {
-                    return Ok(Written::Done { settlement: Box::new(settlement), run, due, whole });
+                Ok(Settled::Done { run, due, carried_on, whole }) => {
+                    let next = ready.and_then(|ready| ready.go(in_hand, &settlement, carried_on, sent)).map(Box::new);
+                    return Ok(Written::Done { settlement: Box::new(settlement), run, due, next, whole });
                 }
                 Ok(Settled::Stale) => {
                     // It may have been written by a settle of ours whose answer was lost: then
-                    // nobody else exports the span.
+                    // nobody else exports the span. A step that it took in hand comes back when
+                    // its lease is over.
                     if unanswered {
                         trace::keep(span);
                     }
                     return Ok(Written::Overtaken);
                 }
-                Ok(Settled::Refused(reason)) => settlement = plan(result_refused(&reason))?,
+                Ok(Settled::Refused(reason)) => {
+                    settlement = plan(result_refused(&reason))?;
+                    ready = None;
+                }
                 Err(error) => {
                     tracing::warn!(run = %claim.key.run, %error, "cannot settle yet");
                     unanswered = true;
@@ -273,6 +329,20 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                 }
             }
         }
+    }
+
+    /// Asks to go on with the next step, where this process works on it too, has a place left and
+    /// the step creates and deletes nothing.
+    fn make_ready<'a>(&self, in_hand: &InHand<'a>, settlement: &mut Settlement) -> Option<Ready<'a>> {
+        let InHand { claim, definition, .. } = in_hand;
+        let Then::Advance(name) = &settlement.then else { return None };
+        let key = DueKey { run: claim.key.run, position: claim.key.position + 1, generation: 1 };
+        let step = definition.step(key.position).filter(|step| step.reach == Reach::Shared)?;
+        let place = (self.places)(name)?;
+        let span = spans::process(name, key, claim.traceparent.as_deref());
+        let kept = trace::of_attempt(&span, claim.traceparent.as_deref());
+        settlement.carry_on = Some(CarryOn { lease: step.lease, span: kept });
+        Some(Ready { step, place, span })
     }
 
     /// Somebody else had the step before this attempt settled, and a call of it that creates or deletes had left. If this
@@ -284,6 +354,26 @@ impl<L: WorkerLedger> AttemptRunner<L> {
             tokio::time::sleep(ASK_AGAIN).await;
         }
         tracing::warn!(%run, %step, %resource, "two calls may have met: the resource is looked at again when its run has ended");
+    }
+}
+
+impl Ready<'_> {
+    /// The step in hand, where the ledger says that it is.
+    fn go(
+        self,
+        before: &InHand<'_>,
+        settled: &Settlement,
+        carried_on: Option<CarriedOn>,
+        sent: Instant,
+    ) -> Option<Next> {
+        let Some(carried_on) = carried_on else {
+            trace::forget(&self.span);
+            return None;
+        };
+        let InHand { claim, step, asked, .. } = before;
+        let output = settled.output.clone().unwrap_or_default();
+        let claim = claim.of_next(step.reach, &self.step.name, output, carried_on, sent - *asked);
+        Some(Next { claim: Box::new(claim), asked: sent, place: self.place, span: self.span })
     }
 }
 

@@ -13,7 +13,7 @@ mod lease;
 mod log;
 mod signals;
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{sync::watch, time::Instant};
@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 use workflows::{breaker::Rules, ids::StepName, state::RunState, workflow::Catalog};
 
-pub use self::attempt::{AttemptRunner, Attempted, Dice};
+pub use self::attempt::{AttemptRunner, Attempted, Dice, Next, Place, Places};
 pub use self::lease::{Leases, RENEWAL_TICK};
 pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Ask, Due, WorkerLedger},
     name,
-    queue::{self, Delivery, Hint, HintSink, Queue, Status},
+    queue::{self, Consumer, Delivery, Hint, HintSink, Queue, Status},
     telemetry::{
         Vitals,
         health::Pulse,
@@ -74,7 +74,13 @@ pub async fn run<L: WorkerLedger>(
     let me = ledger::Worker { name: name::unique("worker") };
     let steps: Vec<_> = settings.steps.iter().map(StepName::as_str).collect();
     tracing::info!(worker = %me.name, ?steps, "ready");
-    let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>));
+    let consumer = |step: &StepName| {
+        let pulse = vitals.health.pulse(format!("worker: consume {step}"));
+        queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK).beating(pulse)
+    };
+    let consumers: Vec<_> = settings.steps.iter().map(|step| (step.clone(), consumer(step))).collect();
+    let places = places(&consumers, &shutdown);
+    let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>), places);
     let runner = Arc::new(runner);
 
     let renewals = tokio::spawn(renew(runner.clone(), vitals.health.pulse("worker: renew leases")));
@@ -86,25 +92,13 @@ pub async fn run<L: WorkerLedger>(
             tokio::spawn(async move { watch.run(pulse).await })
         })
         .collect();
-    let consumers: Vec<_> = settings
-        .steps
-        .iter()
-        .map(|step| {
-            let pulse = vitals.health.pulse(format!("worker: consume {step}"));
-            let consumer = queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK).beating(pulse);
-            show(step, consumer.status(), &vitals);
-            let handler = Handler {
-                runner: runner.clone(),
-                queue: queue.clone(),
-                step: step.clone(),
-                metrics: vitals.metrics.clone(),
-            };
-            let handle = move |delivery: Delivery| {
-                let Hint { key, trace } = &delivery.hint;
-                let span = spans::process(&handler.step, *key, trace.as_deref());
-                handler.clone().handle(delivery).instrument(span)
-            };
-            tokio::spawn(consumer.run(handle, shutdown.clone()))
+    let consumers: Vec<_> = consumers
+        .into_iter()
+        .map(|(step, consumer)| {
+            show(&step, consumer.status(), &vitals);
+            let (runner, queue, metrics) = (runner.clone(), queue.clone(), vitals.metrics.clone());
+            let handler = Handler { runner, queue, step, metrics };
+            tokio::spawn(consumer.run(move |delivery| handler.clone().handle(delivery), shutdown.clone()))
         })
         .collect();
     let letting_go = tokio::spawn(let_go_after(shutdown, settings.grace, leases));
@@ -124,6 +118,16 @@ pub async fn run<L: WorkerLedger>(
         tell_the_last(&watch).await;
     }
     Ok(())
+}
+
+/// The places for attempts that this process' consumers have: none once it stops.
+fn places(consumers: &[(StepName, Consumer)], shutdown: &CancellationToken) -> Places {
+    let places: HashMap<_, _> = consumers.iter().map(|(step, consumer)| (step.clone(), consumer.places())).collect();
+    let stopping = shutdown.clone();
+    Arc::new(move |step| {
+        let places = places.get(step).filter(|_| !stopping.is_cancelled())?;
+        places.clone().try_acquire_owned().ok()
+    })
 }
 
 /// How long handing back may take once the grace period is over.
@@ -153,22 +157,52 @@ struct Handler<L> {
 }
 
 impl<L: WorkerLedger> Handler<L> {
-    /// One hint: an attempt, and a push of what became due by it.
-    async fn handle(self, mut delivery: Delivery) {
+    /// One hint: an attempt, and those of the steps after it that this process goes on with.
+    async fn handle(self, delivery: Delivery) {
+        let Hint { key, trace } = &delivery.hint;
+        let span = spans::process(&self.step, *key, trace.as_deref());
+        let mut next = self.begin(delivery).instrument(span).await;
+        while let Some(step) = next {
+            let span = step.span.clone();
+            next = self.go_on(*step).instrument(span).await;
+        }
+    }
+
+    async fn begin(&self, mut delivery: Delivery) -> Option<Box<Next>> {
         let key = delivery.hint.key;
         let span = trace::of_attempt(&Span::current(), delivery.hint.trace.as_deref());
         match self.runner.attempt(Ask { key, span }, || delivery.acknowledge()).await {
-            Ok(Attempted::Settled { run, due }) => {
+            Ok(attempted) => self.follow(attempted).await,
+            Err(error) => {
+                tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is pushed again");
+                None
+            }
+        }
+    }
+
+    async fn go_on(&self, next: Next) -> Option<Box<Next>> {
+        match self.runner.go_on(next).await {
+            Ok(attempted) => self.follow(attempted).await,
+            Err(error) => {
+                tracing::error!(%error, "cannot run the step: its lease will expire");
+                None
+            }
+        }
+    }
+
+    /// Pushes what became due by an attempt, or goes on with it.
+    async fn follow(&self, attempted: Attempted) -> Option<Box<Next>> {
+        match attempted {
+            Attempted::CarriedOn(next) => return Some(next),
+            Attempted::Settled { run, due } => {
                 if hand_on(&self.queue, run, due).await == HandedOn::No {
                     self.queue.wake_relay();
                 }
             }
-            Ok(Attempted::Refused(why)) => self.metrics.claim_refused(&self.step, why.as_str()),
-            Ok(Attempted::Stale | Attempted::Overtaken) => {}
-            Err(error) => {
-                tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is pushed again");
-            }
+            Attempted::Refused(why) => self.metrics.claim_refused(&self.step, why.as_str()),
+            Attempted::Stale | Attempted::Overtaken => {}
         }
+        None
     }
 }
 

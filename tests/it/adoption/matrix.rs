@@ -115,7 +115,7 @@ fn is_for_the_services(relation: &str, verb: &str) -> bool {
 }
 
 /// Functions that the services may not call: the owner's, and triggers.
-const NOT_THEIRS: [&str; 23] = [
+const NOT_THEIRS: [&str; 22] = [
     "adapt()",
     "adapt_and_tell()",
     "announce_change()",
@@ -124,7 +124,6 @@ const NOT_THEIRS: [&str; 23] = [
     "fill_status(integer)",
     "import_instance(uuid,text,jsonb)",
     "keep_api_out()",
-    "keep_heard()",
     "keep_status()",
     "let_runtime_in()",
     "make_sign_up_trigger()",

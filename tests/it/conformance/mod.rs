@@ -5,6 +5,7 @@
 mod announcing;
 pub mod bench;
 mod cancelling;
+mod carrying_on;
 mod claiming;
 mod comparison;
 mod crashing;
@@ -128,6 +129,17 @@ conformance! {
         a_hosts_limit_counts_the_steps_of_all_its_queues,
         a_limit_says_how_many_hints_may_lie_about,
         a_limited_queue_is_named_by_no_settle,
+    ],
+    carrying_on: [
+        a_worker_that_would_go_on_has_the_next_step_in_hand,
+        what_was_carried_on_is_what_a_claim_would_have_brought,
+        a_step_that_was_carried_on_is_settled_and_renewed_like_a_claimed_one,
+        a_step_that_was_carried_on_comes_back_when_its_lease_is_over,
+        nobody_goes_on_while_a_gate_counts,
+        nobody_goes_on_while_a_call_may_be_under_way,
+        nobody_goes_on_with_a_step_that_was_there_already,
+        nobody_goes_on_with_a_run_whose_end_was_asked_for,
+        nobody_goes_on_by_a_stale_settle,
     ],
     claiming: [
         a_claim_needs_the_generation_that_is_due,

@@ -138,6 +138,24 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
+        name: "settle: carried on where no gate counts",
+        keeps: CLOSED,
+        within: "settle",
+        clause: "plain and given.quiet",
+        instead: "given.quiet",
+        missed_by: &["nobody_goes_on_while_a_gate_counts"],
+        ..NONE
+    },
+    Guard {
+        name: "settle: carried on where all is quiet",
+        keeps: QUIET,
+        within: "settle",
+        clause: "and given.quiet and given.carry_on",
+        instead: "and given.carry_on",
+        missed_by: &["nobody_goes_on_while_a_call_may_be_under_way"],
+        ..NONE
+    },
+    Guard {
         name: "push: nothing behind a closed gate",
         keeps: CLOSED,
         within: "may_push",

@@ -1,8 +1,14 @@
 //! The checks at the moment of each verb: I9, that a claim is won once, and that nothing starts behind a closed gate.
 
-use sluice::ledger::{Claimed, DueKey, Refusal, Settled, Settlement, settlement};
+use sluice::ledger::{Claimed, DueKey, Key, Refusal, Settled, Settlement, settlement};
 use tests::ledger::Step;
-use workflows::{breaker, definition::Reach, state::StepState, whatsapp::names::InstanceName};
+use workflows::{
+    breaker,
+    definition::Reach,
+    ids::{ResourceName, StepName},
+    state::StepState,
+    whatsapp::names::InstanceName,
+};
 
 use super::Connection;
 use crate::stage::Stage;
@@ -17,24 +23,44 @@ impl Connection {
         self.stage.facts().asked_at.insert(*key, log.now());
         match claimed {
             Claimed::Yes(claim) => {
-                self.stage.play(&self.process, claim);
-                let mut facts = self.stage.facts();
-                if !facts.claims.insert(*key) {
-                    log.broken(format!("I9: {} at {} was claimed twice at {}", key.run, key.position, key.generation));
-                }
-                if facts.paused.contains_key(&claim.step) {
-                    log.broken(format!("a claim of {} went through a closed gate", claim.step));
-                }
+                self.watch_start(key, &claim.step, &claim.input.resource);
                 let workflow = self.stage.registry.find(&claim.workflow, claim.version);
                 let step = workflow.and_then(|workflow| workflow.step(key.position));
                 if step.is_some_and(|step| step.reach == Reach::Exclusive) {
-                    *facts.exclusive_claims.entry(InstanceName::from(claim.input.resource.clone())).or_default() += 1;
+                    let name = InstanceName::from(claim.input.resource.clone());
+                    *self.stage.facts().exclusive_claims.entry(name).or_default() += 1;
                 }
             }
             Claimed::Refused(Refusal::GateClosed) => log.hit("claim.gate_closed"),
             Claimed::Refused(Refusal::ResourceBusy) => log.hit("claim.resource_busy"),
             Claimed::Refused(Refusal::UnknownDefinition) => log.broken("a step is of no known definition".to_owned()),
             Claimed::Stale => log.hit("claim.stale"),
+        }
+    }
+
+    /// A step is in somebody's hands.
+    fn watch_start(&self, key: &DueKey, step: &StepName, resource: &ResourceName) {
+        self.stage.play(&self.process, step, resource);
+        let (mut facts, log) = (self.stage.facts(), &self.stage.log);
+        if !facts.claims.insert(*key) {
+            log.broken(format!("I9: {} at {} was claimed twice at {}", key.run, key.position, key.generation));
+        }
+        if facts.paused.contains_key(step) {
+            log.broken(format!("a claim of {step} went through a closed gate"));
+        }
+    }
+
+    /// A settle left the step after its own in the worker's hands.
+    fn watch_carried_on(&self, settlement: &Settlement) {
+        let Key { run, position, .. } = settlement.key;
+        let (ledger, key) = (&self.stage.ledger, DueKey { run, position: position + 1, generation: 1 });
+        self.stage.log.hit("settle.carried_on");
+        if let (Some(step), Some(run)) = (ledger.step(run, key.position), ledger.run(run)) {
+            self.watch_start(&key, &step.name, &run.resource);
+            let busy_until = ledger.read(|tables| tables.resources.get(&run.resource)?.busy_until);
+            if busy_until > Some(self.stage.log.now()) {
+                self.stage.log.broken(format!("I3: {} at {} goes on beside a call", key.run, key.position));
+            }
         }
     }
 
@@ -62,7 +88,12 @@ impl Connection {
                     log.broken(format!("I9: a stale settle changed {} at {}", key.run, key.position));
                 }
             }
-            Settled::Done { .. } => log.hit(settlement_name(settlement.attempt.outcome)),
+            Settled::Done { carried_on, .. } => {
+                log.hit(settlement_name(settlement.attempt.outcome));
+                if carried_on.is_some() {
+                    self.watch_carried_on(settlement);
+                }
+            }
             Settled::Refused(reason) => log.broken(format!("the ledger refuses a result: {reason}")),
         }
     }

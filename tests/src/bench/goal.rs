@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{burst::Burst, report::Report, scaling};
+use super::{burst::Burst, report::Report, scaling, stage::Roles};
 
 /// The simulated API may take no more of the machine than this, in CPU-seconds per 1,000 sign-ups.
 const API_AT_MOST: f64 = 0.4;
@@ -39,9 +39,10 @@ pub fn reached(report: &Report) -> Vec<Goal> {
     let mut goals = Goals(Vec::new());
     of_bursts(report, &mut goals);
     of_streams(report, &mut goals);
-    if let Some(single) = &report.single {
-        goals.at_most("one at a time, median", Some(single.latency.median), 10.0, " ms");
-        goals.at_most("one at a time, p99", Some(single.latency.p99), 25.0, " ms");
+    for single in &report.single {
+        let name = |figure: &str| format!("one at a time, {}: {figure}", single.roles.name());
+        goals.at_most(name("median"), Some(single.latency.median), 10.0, " ms");
+        goals.at_most(name("p99"), Some(single.latency.p99), 25.0, " ms");
     }
     if let Some(idle) = &report.idle {
         let both = idle.cpu.postgres.map(|postgres| postgres + idle.cpu.sluice);
@@ -70,27 +71,39 @@ pub fn reached(report: &Report) -> Vec<Goal> {
     goals.0
 }
 
-/// The burst of separate processes that the goals speak of.
+/// The burst of a process per role.
 pub fn usual(report: &Report) -> Option<&Burst> {
-    report.burst.iter().find(|burst| burst.name.contains("a process per role"))
+    of_roles(report, Roles::USUAL)
+}
+
+fn of_roles(report: &Report, roles: Roles) -> Option<&Burst> {
+    report.burst.iter().find(|burst| burst.name.contains(roles.name()))
 }
 
 fn of_bursts(report: &Report, goals: &mut Goals) {
-    let Some(burst) = usual(report) else { return };
+    for roles in [Roles::USUAL, Roles::Pair] {
+        if let Some(burst) = of_roles(report, roles) {
+            of_burst(burst, roles, goals);
+        }
+    }
+}
+
+fn of_burst(burst: &Burst, roles: Roles, goals: &mut Goals) {
+    let name = |figure: &str| format!("burst of {}, {}: {figure}", burst.users, roles.name());
     let inside = burst.rounds.iter().filter_map(|round| round.sluice.as_ref());
     let most =
         |figure: &dyn Fn(&super::burst::Inside) -> Option<f64>| inside.clone().filter_map(figure).reduce(f64::max);
-    goals.at_least(format!("burst of {}", burst.users), Some(burst.per_second), 1000.0, "/s");
-    goals.at_least("of the engine-free loop's rate", burst.ratio, 0.5, "");
-    goals.at_most("its CPU per 1,000", burst.cpu.total(), 1.5, " CPU-s");
-    goals.at_most("its WAL records per sign-up", most(&|inside| inside.wal_records), 60.0, "");
+    goals.at_least(name("rate"), Some(burst.per_second), 1000.0, "/s");
+    goals.at_least(name("of the engine-free loop's rate"), burst.ratio, 0.5, "");
+    goals.at_most(name("CPU per 1,000"), burst.cpu.total(), 1.5, " CPU-s");
+    goals.at_most(name("WAL records per sign-up"), most(&|inside| inside.wal_records), 60.0, "");
     let memory = most(&|inside| inside.memory.iter().map(|memory| memory.at_most).reduce(f64::max));
-    goals.at_most("the largest process", memory, 30.0, " MB");
+    goals.at_most(name("the largest process"), memory, 30.0, " MB");
 }
 
 fn of_streams(report: &Report, goals: &mut Goals) {
     for stream in report.steady.iter().filter(|stream| stream.rate >= 100.0) {
-        let name = |figure: &str| format!("{:.0}/s: {figure}", stream.rate);
+        let name = |figure: &str| format!("{:.0}/s, {}: {figure}", stream.rate, stream.roles.name());
         goals.at_most(name("CPU per 1,000"), stream.cpu.total(), 2.5, " CPU-s");
         goals.at_most(name("median"), Some(stream.latency.median), 15.0, " ms");
         goals.at_most(name("p99"), Some(stream.latency.p99), 50.0, " ms");

@@ -128,10 +128,17 @@ async fn one(part: Part, stage: &mut Stage, options: &Options, report: &mut Repo
     let Options { scale, roles, .. } = options;
     match part {
         Part::Burst => report.burst = bursts(stage, scale).await?,
-        Part::Steady => report.steady = streams(stage, *roles, scale).await?,
+        Part::Steady => {
+            for roles in roles.and_beside() {
+                report.steady.extend(streams(stage, roles, scale).await?);
+                stage.site.clear().await?;
+            }
+        }
         Part::Single => {
-            let setup = setup(stage, *roles).await?;
-            report.single = Some(steady::single(stage, &setup, scale.singles).await?);
+            for roles in roles.and_beside() {
+                let setup = setup(stage, roles).await?;
+                report.single.push(steady::single(stage, &setup, scale.singles).await?);
+            }
         }
         Part::Idle => {
             let setup = setup(stage, *roles).await?;
@@ -168,13 +175,13 @@ async fn setup(stage: &mut Stage, roles: Roles) -> Result<Setup> {
 async fn bursts(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
     let mut all = Vec::new();
     for users in &scale.bursts {
-        let (apart, together) = (setup(stage, Roles::USUAL).await?, setup(stage, Roles::All(1)).await?);
         let database = stage.new_database().await?;
-        let contenders = [
-            Contender { name: "engine-free loop".to_owned(), runs: Runs::Loop(Bare::prepare(stage, &database).await?) },
-            Contender { name: "Sluice, a process per role".to_owned(), runs: Runs::Sluice(apart) },
-            Contender { name: "Sluice, all in one".to_owned(), runs: Runs::Sluice(together) },
-        ];
+        let bare = Runs::Loop(Bare::prepare(stage, &database).await?);
+        let mut contenders = vec![Contender { name: "engine-free loop".to_owned(), runs: bare }];
+        for roles in [Roles::USUAL, Roles::Pair, Roles::All(1)] {
+            let runs = Runs::Sluice(setup(stage, roles).await?);
+            contenders.push(Contender { name: format!("Sluice, {}", roles.name()), runs });
+        }
         all.extend(contest(stage, &contenders, *users, scale.rounds).await?);
     }
     Ok(all)
@@ -190,7 +197,7 @@ async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<s
         one.app = Some(steady::alone(stage, &elsewhere, *rate, scale.seconds / 4.0).await?);
         let (median, p99) = (one.latency.median, one.latency.p99);
         let cpu = one.cpu.total().map_or(String::new(), |total| format!(", {total:.2} CPU-s per 1,000"));
-        (stage.say)(&format!("   {rate:.0}/s: {median:.0} ms, p99 {p99:.0} ms{cpu}"));
+        (stage.say)(&format!("   {}, {rate:.0}/s: {median:.0} ms, p99 {p99:.0} ms{cpu}", roles.name()));
         all.push(one);
     }
     Ok(all)
@@ -205,6 +212,7 @@ async fn workers(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
         ("200 attempts at once", usual, Some(("WORKER_CONCURRENCY", 200))),
         ("8 connections", usual, Some(("DATABASE_MAX_CONNECTIONS", 8))),
         ("2 relays, 2 workers a step", doubled, None),
+        ("a relay and a worker", Roles::Pair, None),
         ("all in one", Roles::All(1), None),
         ("two of all in one", Roles::All(2), None),
     ];

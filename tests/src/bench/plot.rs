@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::Report;
+use super::{report::Report, stage::Roles, steady::Steady};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 260.0;
@@ -37,7 +37,7 @@ pub fn plots(report: &Report) -> Vec<(&'static str, String)> {
     if let Some(drain) = &report.drain {
         let rates = drain.by_second.iter().enumerate().map(|(second, ready)| (second as f64, *ready as f64)).collect();
         let title = format!("{} users at once: ready in each second", drain.users);
-        all.push(("crowd.svg", lines(&title, "seconds", &[("ready", rates)])));
+        all.push(("crowd.svg", lines(&title, "seconds", &[("ready".to_owned(), rates)])));
     }
     if let Some(profile) = &report.profile {
         all.push(("flame.svg", profile.flame.clone()));
@@ -50,7 +50,8 @@ fn costs(report: &Report) -> Vec<(String, Vec<f64>)> {
     let bursts = report.burst.iter().filter(|burst| burst.ratio.is_some());
     let bursts = bursts
         .filter_map(|burst| Some((format!("burst of {}, {}", burst.users, short(&burst.name)), shares(&burst.cpu)?)));
-    let steady = report.steady.iter().filter_map(|one| Some((format!("{:.0} a second", one.rate), shares(&one.cpu)?)));
+    let name = |stream: &Steady| format!("{:.0} a second, {}", stream.rate, stream.roles.name());
+    let steady = report.steady.iter().filter_map(|stream| Some((name(stream), shares(&stream.cpu)?)));
     bursts.chain(steady).collect()
 }
 
@@ -59,10 +60,15 @@ fn short(name: &str) -> &str {
 }
 
 fn latency(report: &Report) -> String {
-    let line = |figure: fn(&super::stats::Latency) -> f64| {
-        report.steady.iter().map(|stream| (stream.rate, figure(&stream.latency))).collect::<Vec<_>>()
+    let line = |roles: Roles, figure: fn(&super::stats::Latency) -> f64| {
+        let streams = report.steady.iter().filter(|stream| stream.roles == roles);
+        streams.map(|stream| (stream.rate, figure(&stream.latency))).collect::<Vec<_>>()
     };
-    let series = [("median", line(|latency| latency.median)), ("p99", line(|latency| latency.p99))];
+    let of = |roles: Roles| {
+        let named = |figure: &str| format!("{}, {figure}", roles.name().trim_start_matches("a "));
+        [(named("median"), line(roles, |one| one.median)), (named("p99"), line(roles, |one| one.p99))]
+    };
+    let series: Vec<_> = report.roles.and_beside().into_iter().flat_map(of).collect();
     lines("Steady stream: milliseconds from sign-up to ready", "sign-ups per second", &series)
 }
 
@@ -104,7 +110,7 @@ fn bars(title: &str, parts: &[&str], rows: Vec<(String, Vec<f64>)>) -> String {
 }
 
 /// Both axes begin at nought.
-fn lines(title: &str, below: &str, series: &[(&str, Vec<(f64, f64)>)]) -> String {
+fn lines(title: &str, below: &str, series: &[(String, Vec<(f64, f64)>)]) -> String {
     const HEIGHT: f64 = 320.0;
     const TOP: f64 = 64.0;
     const BOTTOM: f64 = 46.0;
@@ -117,7 +123,7 @@ fn lines(title: &str, below: &str, series: &[(&str, Vec<(f64, f64)>)]) -> String
         (right, HEIGHT - BOTTOM - y / most_y * (HEIGHT - TOP - BOTTOM))
     };
     let mut svg = begin(title, HEIGHT);
-    legend(&mut svg, &series.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    legend(&mut svg, &series.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
     for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
         let (left, y) = place((0.0, most_y * share));
         let right = WIDTH - 30.0;
@@ -156,7 +162,7 @@ fn legend(svg: &mut String, names: &[&str]) {
     for (name, colour) in names.iter().zip(COLOURS) {
         let _ = writeln!(svg, r#"<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>"#);
         text(svg, x + 17.0, 47.0, "start", name);
-        x += 40.0 + name.len() as f64 * 8.0;
+        x += 30.0 + name.len() as f64 * 6.6;
     }
 }
 

@@ -24,8 +24,8 @@ pub struct Report {
     pub burst: Vec<Burst>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steady: Vec<Steady>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub single: Option<Single>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub single: Vec<Single>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Idle>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -65,7 +65,7 @@ impl Report {
             roles,
             burst: Vec::new(),
             steady: Vec::new(),
-            single: None,
+            single: Vec::new(),
             idle: None,
             doorbell: Vec::new(),
             workers: Vec::new(),

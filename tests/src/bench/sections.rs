@@ -13,8 +13,12 @@ use super::{
 /// All that was measured.
 pub fn sections(report: &Report) -> Vec<Section> {
     let mut all = vec![bursts("Burst: many sign up at once", &report.burst)];
-    all.push(streams("Steady stream: each sign-up its own transaction", &report.steady));
-    all.extend(single(report));
+    for roles in report.roles.and_beside() {
+        let streamed: Vec<Steady> = report.steady.iter().filter(|stream| stream.roles == roles).cloned().collect();
+        let title = format!("Steady stream, each sign-up its own transaction: {}", roles.name());
+        all.push(streams(title, &streamed));
+    }
+    all.push(single(report));
     all.extend(idle(report));
     all.push(doorbell(report));
     all.push(bursts("Settings: what a user can turn", &report.workers));
@@ -116,7 +120,7 @@ fn counted(inside: Option<&Inside>) -> [String; 3] {
     [maybe(inside.statements), two(inside.transactions), inside.wal_records.map_or(none(), whole)]
 }
 
-fn streams(title: &'static str, streams: &[Steady]) -> Section {
+fn streams(title: impl Into<String>, streams: &[Steady]) -> Section {
     let header = [
         "per second",
         "sent/s",
@@ -151,17 +155,18 @@ fn streams(title: &'static str, streams: &[Steady]) -> Section {
     })
 }
 
-fn single(report: &Report) -> Option<Section> {
-    let single = report.single.as_ref()?;
+fn single(report: &Report) -> Section {
     let header = ["milliseconds", "median", "p99", "longest", "statements", "transactions", "WAL records"];
     let section = Section::new("One at a time: sign-up to ready", &header);
-    let rows = [("by Postgres' clock", single.latency), ("as another connection sees it", single.seen)];
-    let row = |(name, latency): (&str, super::stats::Latency)| {
-        let mut cells = vec![name.to_owned(), one(latency.median), one(latency.p99), one(latency.longest)];
-        cells.extend(counted(Some(&single.inside)));
-        cells
-    };
-    Some(rows.into_iter().fold(section, |section, each| section.row(row(each))))
+    report.single.iter().fold(section, |section, single| {
+        let seen = [("by Postgres' clock", single.latency), ("as another connection sees it", single.seen)];
+        seen.into_iter().fold(section, |section, (by, latency)| {
+            let name = format!("{}, {by}", single.roles.name());
+            let mut cells = vec![name, one(latency.median), one(latency.p99), one(latency.longest)];
+            cells.extend(counted(Some(&single.inside)));
+            section.row(cells)
+        })
+    })
 }
 
 fn idle(report: &Report) -> Option<Section> {

@@ -25,6 +25,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(60);
 pub enum Roles {
     /// So many relays, and so many workers of each step.
     Separate { relays: u32, workers: u32 },
+    /// A relay, and one worker that works on every step.
+    Pair,
     /// So many processes that are every role.
     All(u32),
     /// No worker: what is taken in stays.
@@ -34,9 +36,27 @@ pub enum Roles {
 impl Roles {
     pub const USUAL: Self = Self::Separate { relays: 1, workers: 1 };
 
+    /// What is measured beside each other where these are asked for: what works on one step only, and what goes on with a run.
+    pub fn and_beside(self) -> Vec<Self> {
+        if self == Self::USUAL { vec![self, Self::Pair] } else { vec![self] }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Separate { .. } => "a process per role",
+            Self::Pair => "a relay and a worker",
+            Self::All(_) => "all in one",
+            Self::OneRelay => "a relay",
+        }
+    }
+
     fn commands(self) -> Vec<(String, Vec<&'static str>)> {
         match self {
             Self::OneRelay => vec![("relay".to_owned(), vec!["relay"])],
+            Self::Pair => {
+                let worker = std::iter::once("worker").chain(STEPS).collect();
+                vec![("relay".to_owned(), vec!["relay"]), ("worker".to_owned(), worker)]
+            }
             Self::All(number) => (1..=number).map(|number| (format!("all-{number}"), vec!["all"])).collect(),
             Self::Separate { relays, workers } => {
                 let relays = (1..=relays).map(|number| (format!("relay-{number}"), vec!["relay"]));

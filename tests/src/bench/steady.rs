@@ -10,7 +10,7 @@ use super::{
     burst::{Inside, warm_up},
     cpu::Cpu,
     site::Database,
-    stage::{Setup, Stage},
+    stage::{Roles, Setup, Stage},
     stats::{Latency, median},
     tally::{Counted, Tally},
 };
@@ -21,6 +21,7 @@ const LEAD_IN: f64 = 3.0;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Steady {
+    pub roles: Roles,
     /// Sign-ups per second that were asked for, and that were sent.
     pub rate: f64,
     pub sent: f64,
@@ -74,6 +75,7 @@ pub async fn stream(stage: &mut Stage, setup: &Setup, rate: f64, seconds: f64) -
     let last_ready = ways.last().context("nobody is ready")?.ready;
     let last_sign_up = ways.iter().map(|way| way.signed_up).fold(f64::MIN, f64::max);
     Ok(Steady {
+        roles: setup.roles,
         rate,
         sent: stream.users.len() as f64 / stream.seconds,
         users: stream.users.len(),
@@ -106,6 +108,7 @@ pub async fn alone(stage: &mut Stage, database: &Database, rate: f64, seconds: f
 /// One user at a time.
 #[derive(Clone, Debug, Serialize)]
 pub struct Single {
+    pub roles: Roles,
     pub users: usize,
     /// By Postgres' clock: from the sign-up's transaction to the row's `processed_at`. In milliseconds.
     pub latency: Latency,
@@ -143,5 +146,5 @@ pub async fn single(stage: &mut Stage, setup: &Setup, users: usize) -> Result<Si
     let counted = tally.end(&mut stage.site, app.transactions).await?;
     app.close().await?;
     let inside = Inside::new(&counted, users + seen.len(), memory);
-    Ok(Single { users, latency: Latency::of(&ways), seen: Latency::of(&seen), inside })
+    Ok(Single { roles: setup.roles, users, latency: Latency::of(&ways), seen: Latency::of(&seen), inside })
 }

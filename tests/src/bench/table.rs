@@ -4,7 +4,7 @@ use super::{report::Report, sections::sections};
 
 /// A table with what it says above it.
 pub struct Section {
-    pub title: &'static str,
+    pub title: String,
     pub header: Vec<&'static str>,
     pub rows: Vec<Vec<String>>,
 }
@@ -33,8 +33,8 @@ pub fn text(report: &Report) -> String {
 }
 
 impl Section {
-    pub fn new(title: &'static str, header: &[&'static str]) -> Self {
-        Self { title, header: header.to_vec(), rows: Vec::new() }
+    pub fn new(title: impl Into<String>, header: &[&'static str]) -> Self {
+        Self { title: title.into(), header: header.to_vec(), rows: Vec::new() }
     }
 
     pub fn row(mut self, cells: Vec<String>) -> Self {

@@ -190,6 +190,11 @@ impl Tx<'_> {
         self.before(run, position).map_or_else(GateState::default, |before| self.gate_state(&before))
     }
 
+    /// Whether no gate counts, wherever it stands.
+    pub(super) fn all_gates_are_plain(&self) -> bool {
+        self.tables.gates.iter().all(|((scope, _), gate)| gate.state(*scope, self.now).are_plain())
+    }
+
     pub(super) fn gate_state(&self, before: &Before) -> GateState {
         let gates = before.keys().filter_map(|key| Some((key.0, self.tables.gates.get(&key)?)));
         gates.fold(GateState::default(), |together, (scope, gate)| {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sluice::ledger::{
-    Expired, Key, Settled, Settlement,
-    settlement::{DueIn, Guard, Quiet, Then},
+    CarriedOn, Expired, Key, Settled, Settlement,
+    settlement::{CarryOn, DueIn, Guard, Quiet, Then},
 };
 use workflows::{
     definition::EXCLUSIVE_CALL,
     ids::RunId,
     outcome::ERROR_BYTES,
-    state::{RunState, Spent, StepState},
+    state::{Event, RunState, Spent, StepState},
 };
 
 use super::{Attempt, Safeguard, Step, Tx};
@@ -33,9 +33,11 @@ impl Tx<'_> {
         let Some(asked) = self.may_settle(settlement) else { return Settled::Stale };
         let settlement = if asked { cancelled(settlement) } else { settlement.clone() };
         let Key { run, position, .. } = settlement.key;
+        let worker = self.tables.steps.get(&(run, position)).and_then(|step| step.worker.clone());
         self.record(&settlement);
         let free_at = self.keep(&settlement);
         self.write_step(&settlement);
+        let carried_on = self.carry_on(&settlement, worker);
         let due = match &settlement.then {
             Then::Nothing => {
                 self.wait_for_quiet(run, position, free_at);
@@ -47,7 +49,32 @@ impl Tx<'_> {
         };
         self.project(run);
         let whole = self.whole(run).map(Box::new);
-        Settled::Done { run: whole.as_ref().map_or(RunState::Active, |whole| whole.state), due, whole }
+        Settled::Done { run: whole.as_ref().map_or(RunState::Active, |whole| whole.state), due, carried_on, whole }
+    }
+
+    /// The next step is the worker's at once, where a claim of it would find all that it needs. One that was there already,
+    /// since its run was sent back past it, is claimed.
+    fn carry_on(&mut self, settlement: &Settlement, worker: Option<String>) -> Option<CarriedOn> {
+        let CarryOn { lease, span } = settlement.carry_on.clone()?;
+        let Key { run, position, .. } = settlement.key;
+        let is_quiet = settlement.quiet == Quiet::Yes || !self.guards(Safeguard::SingleFlight);
+        let are_plain = self.all_gates_are_plain() || !self.guards(Safeguard::GateAtClaim);
+        let next = self.tables.steps.get(&(run, position + 1))?;
+        let is_new = matches!(settlement.then, Then::Advance(_)) && next.generation == 1;
+        if !(is_quiet && are_plain && is_new) {
+            return None;
+        }
+        self.meet(run, position + 1, Event::Claim)?;
+        let (now, token) = (self.now, (self.setup.draw_token)());
+        let next = self.tables.steps.get_mut(&(run, position + 1))?;
+        next.token = Some(token);
+        next.lease_until = Some(now + lease);
+        next.started_at = Some(now);
+        next.worker = worker;
+        next.span = span;
+        next.attempts += 1;
+        let memory = self.resource_of(&settlement.key)?.memory.clone();
+        Some(CarriedOn { token, memory })
     }
 
     /// Whether somebody asked for the run's end. None where the guard does not hold.

@@ -17,8 +17,8 @@ use super::{
     seconds,
 };
 use crate::ledger::{
-    Claim, Due, Error, Key, Refusal, WholeRun,
-    settlement::{DueIn, Guard, Quiet, Then},
+    CarriedOn, Claim, Due, Error, Key, Refusal, WholeRun,
+    settlement::{CarryOn, DueIn, Guard, Quiet, Then},
 };
 
 #[derive(FromRow)]
@@ -108,10 +108,6 @@ impl ClaimRow {
             return Ok(None);
         };
         let number = |column: Option<i32>| count(column.unwrap_or_default());
-        let memory = match self.memory {
-            Some(Value::Object(memory)) => Memory::from(memory),
-            _ => Memory::default(),
-        };
         Ok(Some(Claim {
             key,
             workflow: parse::<WorkflowName>(&workflow)?,
@@ -129,7 +125,7 @@ impl ClaimRow {
                 subject: parse(&subject)?,
                 resource: parse(&resource)?,
                 secret: Secret::new(secret),
-                memory,
+                memory: memory(self.memory),
                 exclusive_before: self.exclusive_before.unwrap_or(true),
                 input: self.input.unwrap_or_default(),
             },
@@ -137,6 +133,13 @@ impl ClaimRow {
             age: duration(self.age),
             waited: self.waited.and_then(|waited| serde_json::from_value(waited).ok()),
         }))
+    }
+}
+
+fn memory(column: Option<Value>) -> Memory {
+    match column {
+        Some(Value::Object(memory)) => Memory::from(memory),
+        _ => Memory::default(),
     }
 }
 
@@ -195,12 +198,15 @@ struct SettledRow {
     asked_traceparent: Option<String>,
     attempts: Option<i32>,
     lasted: Option<f64>,
+    carried_on: bool,
+    known: Option<Value>,
 }
 
 async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Result<Vec<Settled>> {
     let mut sorted: Vec<(&Settlement, usize)> = settlements.iter().zip(0..).collect();
     sorted.sort_unstable_by_key(|(settlement, at)| (settlement.key, *at));
-    let all: Vec<Value> = sorted.iter().map(|(settlement, at)| columns(settlement, *at)).collect();
+    let tokens: Vec<Token> = settlements.iter().map(|_| Token::new(rand::random())).collect();
+    let all: Vec<Value> = sorted.iter().map(|(settlement, at)| columns(settlement, *at, tokens[*at])).collect();
     let sent = Instant::now();
     let rows: Vec<SettledRow> =
         ledger.database.ask("select * from sluice.settle($1)", |settle| settle.bind(Value::Array(all))).await?;
@@ -208,14 +214,14 @@ async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Resul
     for row in rows {
         let at = usize::try_from(row.at).unwrap_or_default();
         let settlement = settlements.get(at).ok_or_else(|| Error::Unreadable("a settlement of nobody's".to_owned()))?;
-        written.insert(at, row.settled(settlement, sent)?);
+        written.insert(at, row.settled(settlement, tokens[at], sent)?);
     }
     Ok((0..settlements.len()).map(|at| written.remove(&at).unwrap_or(Settled::Stale)).collect())
 }
 
 impl SettledRow {
-    /// `sent` is when the settlement was.
-    fn settled(self, settlement: &Settlement, sent: Instant) -> Result<Settled> {
+    /// `sent` is when the settlement was, `token` what it gave for the step after its own.
+    fn settled(self, settlement: &Settlement, token: Token, sent: Instant) -> Result<Settled> {
         let run: RunState = self.run_state.parse().map_err(|error| Error::Unreadable(format!("{error}")))?;
         let whole = (run != RunState::Active).then(|| self.whole(settlement, run, sent)).map(Box::new);
         let due = match (self.due_step, self.due_position, self.due_generation) {
@@ -228,7 +234,8 @@ impl SettledRow {
             }),
             _ => None,
         };
-        Ok(Settled::Done { run, due, whole })
+        let carried_on = self.carried_on.then(|| CarriedOn { token, memory: memory(self.known) });
+        Ok(Settled::Done { run, due, carried_on, whole })
     }
 
     fn whole(&self, settlement: &Settlement, state: RunState, sent: Instant) -> WholeRun {
@@ -252,7 +259,7 @@ impl SettledRow {
 }
 
 /// What `sluice.settle` reads of one settlement; what is absent is null there.
-fn columns(settlement: &Settlement, at: usize) -> Value {
+fn columns(settlement: &Settlement, at: usize, next_token: Token) -> Value {
     let Settlement { key, attempt, spent, then, .. } = settlement;
     let mut row = Map::new();
     let mut put = |column: &str, value: Value| {
@@ -285,6 +292,12 @@ fn columns(settlement: &Settlement, at: usize) -> Value {
     }
     put("quiet", json!(settlement.quiet == Quiet::Yes));
     put("exclusive", json!(settlement.exclusive));
+    if let Some(CarryOn { lease, span }) = &settlement.carry_on {
+        put("carry_on", json!(next_token.bits()));
+        put("lease", json!(seconds(*lease)));
+        put("context", json!(span.as_ref().map(|span| span.ids.traceparent())));
+        put("parent", json!(span.as_ref().and_then(|span| span.parent.as_deref())));
+    }
     match then {
         Then::Nothing => put("then", json!("nothing")),
         Then::Advance(next) => {

@@ -36,7 +36,8 @@ use crate::queue::{
 /// How long a worker blocks in Redis before it hears that Redis is still there.
 const TICK: Duration = Duration::from_secs(2);
 /// How many hints at most are asked for in advance. While one question blocks, Redis has the next ones at hand already, so that
-/// they cost neither side a call of its own. A worker that freezes takes so many hints with it, until a sweep forgets them.
+/// they cost neither side a call of its own. A worker that freezes takes so many hints with it, until a sweep forgets them. No
+/// more than half of all permits wait so: the other half is for runs that the process carries on.
 const AHEAD: usize = 16;
 /// How long a worker that stops listens for hints that are on their way to it.
 const LAST_WORDS: Duration = Duration::from_millis(20);
@@ -61,6 +62,7 @@ where
         connection,
         asked: FuturesOrdered::new(),
         permits: VecDeque::new(),
+        ahead: AHEAD.min((consumer.concurrency / 2).max(1)),
         shutdown: shutdown.clone(),
     };
     let worker = WorkerBuilder::new(&**name).backend(Lists::new(fetching)).build(HintService::new(
@@ -106,6 +108,7 @@ struct Fetching {
     /// One for each hint that Redis has not handed out yet. It answers them in order.
     asked: FuturesOrdered<BoxFuture<'static, Answer>>,
     permits: VecDeque<OwnedSemaphorePermit>,
+    ahead: usize,
     shutdown: CancellationToken,
 }
 
@@ -139,8 +142,8 @@ impl Fetching {
         {
             self.ask_one(permit);
         }
-        if self.asked.len() <= AHEAD / 2 {
-            while self.asked.len() < AHEAD
+        if self.asked.len() <= self.ahead / 2 {
+            while self.asked.len() < self.ahead
                 && let Ok(permit) = self.state.permits.clone().try_acquire_owned()
             {
                 self.ask_one(permit);

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use workflows::{
     breaker::{Answer, Signal, Word},
     definition::{LEASE, Reach},
@@ -38,6 +39,32 @@ async fn what_became_due_is_handed_out_with_the_runs_state() {
     };
     assert_eq!((due.key.position, due.step.as_str()), (1, "second"));
     assert_eq!(made.settled().output, Some(json!("done")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_with_a_place_for_the_next_step_goes_on_with_it() {
+    let ledger = Stub { places: Arc::new(Semaphore::new(1)), ..Stub::default() };
+    let runner = runner(&ledger, catalog(Answers::Success));
+
+    let Attempted::CarriedOn(next) = runner.attempt(key(), || {}).await.unwrap() else { panic!("it does not go on") };
+
+    assert_eq!(ledger.places.available_permits(), 0);
+    assert_eq!((next.claim.step.as_str(), next.claim.key.token), ("second", Token::new(2)));
+    assert_eq!(next.claim.input.input, json!("done"));
+    assert_eq!(next.claim.input.memory.as_json()["token"], "theirs");
+    let Attempted::Settled { due: None, .. } = runner.go_on(*next).await.unwrap() else { panic!("the run goes on") };
+    assert_eq!((ledger.settled().step.as_str(), ledger.settled().carry_on), ("second", None));
+    assert_eq!(ledger.places.available_permits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_does_not_succeed_asks_for_no_next_step_and_keeps_no_place() {
+    let ledger = Stub { places: Arc::new(Semaphore::new(1)), ..Stub::default() };
+
+    runner(&ledger, catalog(Answers::Panic)).attempt(key(), || {}).await.unwrap();
+
+    assert_eq!(ledger.settled().carry_on, None);
+    assert_eq!(ledger.places.available_permits(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +131,9 @@ fn runner(ledger: &Stub, catalog: Catalog) -> AttemptRunner<Stub> {
     let (leases, vitals) = (ledger.clone(), Default::default());
     let deps = Deps { ledger: ledger.clone(), leases, queue: (), catalog, vitals };
     let me = Worker { name: "worker".to_owned() };
-    AttemptRunner::new(deps, me, Arc::default(), Rules::default(), Arc::new(|| 0.5))
+    let places = ledger.places.clone();
+    let places: Places = Arc::new(move |_| places.clone().try_acquire_owned().ok());
+    AttemptRunner::new(deps, me, Arc::default(), Rules::default(), Arc::new(|| 0.5), places)
 }
 
 fn key() -> DueKey {
@@ -185,11 +214,19 @@ impl Probe for Dead {
     }
 }
 
-/// A ledger with one step to hand out.
-#[derive(Clone, Default)]
+/// A ledger with one step to hand out, and the one after it to whoever would go on.
+#[derive(Clone)]
 struct Stub {
     input: Value,
     settled: Arc<Mutex<Vec<Settlement>>>,
+    /// For attempts that go on.
+    places: Arc<Semaphore>,
+}
+
+impl Default for Stub {
+    fn default() -> Self {
+        Self { input: json!({}), settled: Arc::default(), places: Arc::new(Semaphore::new(0)) }
+    }
 }
 
 impl Stub {
@@ -230,14 +267,19 @@ impl WorkerLedger for Stub {
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
         self.settled.lock().unwrap().extend(settlements.iter().cloned());
         let settled = settlements.iter().map(|settlement| {
-            let due = matches!(settlement.then, Then::Advance(_)).then(|| Due {
+            let carried_on = settlement
+                .carry_on
+                .as_ref()
+                .map(|_| CarriedOn { token: Token::new(2), memory: Memory::default().with("token", "theirs") });
+            let advances = matches!(settlement.then, Then::Advance(_)) && carried_on.is_none();
+            let due = advances.then(|| Due {
                 key: DueKey { run: settlement.key.run, position: 1, generation: 1 },
                 step: "second".parse().unwrap(),
                 workflow: settlement.workflow.clone(),
                 traceparent: None,
                 linked: None,
             });
-            Settled::Done { run: RunState::Active, due, whole: None }
+            Settled::Done { run: RunState::Active, due, carried_on, whole: None }
         });
         Ok(settled.collect())
     }

@@ -19,7 +19,7 @@ use url::Url;
 #[command(after_help = "Examples:\n  bench                          everything: some 30 minutes\n  \
     bench --quick                  what a change usually moves: under two minutes\n  \
     bench --quick burst steady     two of the parts, small\n  \
-    bench --all steady single      with every role in one process\n  \
+    bench --layout all steady      with every role in one process\n  \
     bench --publish docs           everything, into docs/performance.md and docs/plots")]
 struct Arguments {
     /// Which parts; all where none is named (with --quick: burst, steady, single, idle)
@@ -28,9 +28,10 @@ struct Arguments {
     /// Fewer and shorter
     #[arg(long)]
     quick: bool,
-    /// Every role in one process, where a part does not choose by itself
-    #[arg(long)]
-    all: bool,
+    /// Which processes there are, where a part does not choose by itself [default: a process per role, and beside it in the parts
+    /// steady and single a pair]
+    #[arg(long, value_enum)]
+    layout: Option<Layout>,
     /// Users of a burst, instead of 2,000 and 10,000
     #[arg(long, value_delimiter = ',')]
     users: Vec<usize>,
@@ -64,6 +65,14 @@ struct Arguments {
     publish: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Layout {
+    /// A relay, and one worker of every step
+    Pair,
+    /// Every role in one process
+    All,
+}
+
 const QUICK: [Part; 4] = [Part::Burst, Part::Steady, Part::Single, Part::Idle];
 
 #[tokio::main]
@@ -90,7 +99,11 @@ impl Arguments {
         Options {
             parts,
             scale: self.scale(),
-            roles: if self.all { Roles::All(1) } else { Roles::USUAL },
+            roles: match self.layout {
+                None => Roles::USUAL,
+                Some(Layout::Pair) => Roles::Pair,
+                Some(Layout::All) => Roles::All(1),
+            },
             given: Given { postgres: self.postgres.clone(), redis: self.redis.clone() },
             say: |text| eprintln!("{text}"),
         }
