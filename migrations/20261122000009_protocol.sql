@@ -488,6 +488,15 @@ begin
     where run.workflow = start_run.workflow
       and run.subject = start_run.subject
       and run.state in ('active', 'dead');
+    -- One that is under way does not end before whoever asks has written that it joined: else its end would be written first, and
+    -- the joining over it.
+    if there.state = 'active' then
+      perform
+      from sluice.run
+      where run.id = there.id
+        and run.state = 'active'
+      for no key update;
+    end if;
     if found then
       -- Somebody asks for it now, and is told of it.
       if there.internal and not start_run.internal then

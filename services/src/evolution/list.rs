@@ -47,7 +47,7 @@ impl Client {
         if status != 200 {
             let received =
                 receive(response, |error| self.error_kind(error, TIMEOUT, &redaction)).await.map_err(fault)?;
-            let refused = answer::done(&received.response(), &redaction).err();
+            let refused = answer::roster(&received.response(), &redaction).err();
             return Err(fault(refused.unwrap_or(unreadable(status, "no list"))));
         }
         let (rows, taken) = mpsc::channel(AHEAD);

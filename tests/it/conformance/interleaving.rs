@@ -22,7 +22,7 @@ use super::{
     claiming::{assert_one_won, assert_refused},
     gates,
     postgres::InPostgres,
-    world::{Gate, Moment, Scope, World},
+    world::{Budget, Gate, Moment, Scope, World},
 };
 
 /// Rows in the test's own hands, until it lets go of them.
@@ -315,6 +315,22 @@ pub async fn a_row_in_its_users_hands_is_passed_over(bench: &Bench<InPostgres>) 
     assert_eq!(started.len(), 1);
     assert_eq!(bench.world.queue_row(busy).await.status, "pending");
     assert_eq!(bench.ledger().intake(10).await.unwrap().started.len(), 1);
+}
+
+pub async fn a_row_that_is_set_to_pending_while_its_run_ends_says_how_it_ended(bench: &Bench<InPostgres>) {
+    let user = user();
+    bench.world.sign_up(user).await;
+    let run = bench.ledger().intake(10).await.unwrap().started[0].run;
+    bench.succeed(run, &STEPS[..2]).await;
+    let claim = bench.take(run, VERIFY).await;
+    bench.world.ask_again(user, Budget::Kept).await;
+    // A relay has found the run under way, and not yet written so.
+    let held = Held::by(bench, "select sluice.take_sign_ups(10)").await;
+
+    let (settled, ()) = tokio::join!(bench.settle(&claim, success()), held.let_go_when_waited_for(1));
+
+    assert_eq!(run_after(&settled), RunState::Succeeded);
+    assert_eq!(bench.world.queue_row(user).await.status, "completed");
 }
 
 pub async fn what_waits_is_seen_past_locks(bench: &Bench<InPostgres>) {

@@ -312,6 +312,7 @@ conformance! {
         a_run_that_starts_while_the_one_before_it_ends_has_its_turn,
         a_turn_is_not_given_to_a_run_that_is_cancelled_meanwhile,
         a_row_in_its_users_hands_is_passed_over,
+        a_row_that_is_set_to_pending_while_its_run_ends_says_how_it_ended,
         what_waits_is_seen_past_locks,
     ],
     requests: [

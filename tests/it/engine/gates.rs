@@ -12,6 +12,7 @@ const ALL_READY: &str = "select bool_and(status = 'completed') from evolution_in
 fn hasty() -> Options {
     let ms = Duration::from_millis;
     Options {
+        path: "",
         retry: Retry { base: ms(100), cap: ms(1000), ..Retry::default() },
         timeouts: evolution::Timeouts { connect: ms(1000), create: ms(1500), qr_code: ms(1500), other: ms(1000) },
         timings: provision::Timings {
@@ -270,6 +271,25 @@ async fn a_wrong_key_is_named_wherever_one_looks_and_no_command_is_needed_after_
     wrong.cancel();
     let key = engine.api.key().to_owned();
     engine.start_worker(&key, engine.stop.clone()).await;
+
+    engine.until("all are ready", ALL_READY).await;
+    assert_nothing_was_burnt(&engine).await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_not_the_apis_burns_no_attempts_and_is_named() {
+    let mut engine = Engine::start_with(Options { path: "/api", ..hasty() }).await;
+    sign_up(&engine, 4).await;
+    let named =
+        "like '%answered 404 with something that is not the Evolution API: Cannot GET /api/%EVOLUTION_API_BASE_URL%'";
+    let rows = format!("select count(*) = 4 from evolution_instance_creation_queue where error_message {named}");
+    engine.until("the rows name the variable", &rows).await;
+    let gate = "select bool_or(breaker = 'open' and probes >= 3) from sluice.gate where scope = 'host'";
+    engine.until("the breaker stays open", gate).await;
+
+    engine.options.path = "";
+    engine.restart_roles().await;
 
     engine.until("all are ready", ALL_READY).await;
     assert_nothing_was_burnt(&engine).await;

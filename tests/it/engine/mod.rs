@@ -60,6 +60,8 @@ struct Options {
     timings: provision::Timings,
     qr_at_signup: provision::QrAtSignup,
     rules: Rules,
+    /// Behind the API's address.
+    path: &'static str,
 }
 
 /// How a role reaches Postgres and Redis, where that is not straight.
@@ -202,7 +204,12 @@ async fn ledger_of(app: &App, registry: Arc<Registry>, wires: Wires, connections
 
 fn client(api: &Server, key: &str, options: &Options) -> evolution::Client {
     let (key, timeouts) = (Secret::new(key), options.timeouts);
-    evolution::Client::new(evolution::Options { base_url: api.base_url().to_owned(), key, timeouts }).unwrap()
+    evolution::Client::new(evolution::Options {
+        base_url: format!("{}{}", api.base_url(), options.path),
+        key,
+        timeouts,
+    })
+    .unwrap()
 }
 
 fn provision_settings(options: &Options) -> provision::Settings {

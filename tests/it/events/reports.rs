@@ -235,6 +235,21 @@ async fn a_step_that_looked_before_an_event_does_not_undo_it_and_one_that_looked
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_of_a_clock_that_was_set_wrong_outdates_no_later_one() {
+    let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
+    let mut wrong = connection("user_1", "open", 5);
+    wrong["date_time"] = json!("2199-01-01T00:00:00.000Z");
+    read(&bench, &[wrong]).await;
+    assert_eq!(status(&bench).await, "connected connected");
+
+    let mut right = connection("user_1", "close", 5);
+    right["date_time"] = json!(chrono::Utc::now().to_rfc3339());
+    read(&bench, &[right]).await;
+
+    assert_eq!(status(&bench).await, "disconnected disconnected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn between_runs_an_instance_announces_what_has_become_of_it() {
     let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
     let broker = Recorder::default();

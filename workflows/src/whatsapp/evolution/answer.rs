@@ -31,7 +31,7 @@ pub struct Response<'a> {
 
 /// Reads the answer to a create.
 pub fn created(response: &Response, name: &InstanceName, redaction: &Redaction) -> Result<Created, ErrorKind> {
-    let body = success(response, redaction)?;
+    let body = success_at_a_known_path(response, redaction)?;
     let unreadable = |what| unreadable(response, what);
     let instance = body.get("instance").ok_or_else(|| unreadable("no `instance`"))?;
     if text(instance, &["instanceName"]).as_deref() != Some(name.as_str()) {
@@ -47,7 +47,7 @@ pub fn created(response: &Response, name: &InstanceName, redaction: &Redaction) 
 
 /// Reads the list filtered by a name. `None`: a list without it.
 pub fn listed(response: &Response, name: &InstanceName, redaction: &Redaction) -> Result<Option<Listed>, ErrorKind> {
-    let body = success(response, redaction)?;
+    let body = success_at_a_known_path(response, redaction)?;
     let rows = body.as_array().ok_or_else(|| unreadable(response, "not a list"))?;
     for value in rows {
         let (row_name, row) = row(value).ok_or_else(|| unreadable(response, NAMELESS))?;
@@ -109,7 +109,7 @@ pub fn own(response: &Response, name: &InstanceName, redaction: &Redaction) -> R
 
 /// Reads the whole list.
 pub fn roster(response: &Response, redaction: &Redaction) -> Result<Roster, ErrorKind> {
-    let body = success(response, redaction)?;
+    let body = success_at_a_known_path(response, redaction)?;
     let rows = body.as_array().ok_or_else(|| unreadable(response, "not a list"))?;
     rows.iter().map(|value| row(value).ok_or_else(|| unreadable(response, NAMELESS))).collect()
 }
@@ -132,7 +132,7 @@ pub fn version(response: &Response, redaction: &Redaction) -> Result<Version, Er
 
 /// Reads the answer to the question for the instance with the id `NO_ID`: the database was asked, and has none.
 pub fn database(response: &Response, redaction: &Redaction) -> Result<(), ErrorKind> {
-    match success(response, redaction) {
+    match success_at_a_known_path(response, redaction) {
         Ok(_) => Ok(()),
         Err(ErrorKind::Answer(answer)) if answer.status == 404 && answer.shape == Shape::Listed => Ok(()),
         Err(other) => Err(other),
@@ -145,7 +145,7 @@ pub fn connection_state(
     name: &InstanceName,
     redaction: &Redaction,
 ) -> Result<Option<ApiState>, ErrorKind> {
-    let body = success(response, redaction)?;
+    let body = success_at_a_known_path(response, redaction)?;
     let instance = body.get("instance").ok_or_else(|| unreadable(response, "no `instance`"))?;
     if text(instance, &["instanceName"]).as_deref() != Some(name.as_str()) {
         return Err(unreadable(response, "`instance.instanceName` is not the name that was asked for"));
@@ -168,7 +168,7 @@ pub(super) fn qr_code(value: &Value) -> Option<Secret> {
 
 /// Reads the answer to a connect.
 pub fn connect(response: &Response, redaction: &Redaction) -> Result<Connect, ErrorKind> {
-    let body = success(response, redaction)?;
+    let body = success_at_a_known_path(response, redaction)?;
     if let Some(instance) = body.get("instance") {
         let open = text(instance, &["state"]).as_deref() == Some("open");
         return Ok(if open { Connect::Open } else { Connect::NotYet });
@@ -189,7 +189,7 @@ pub fn stored_webhook(response: &Response, redaction: &Redaction) -> Result<Stor
 
 /// Reads a stored webhook. `None`: the API said `null`.
 pub fn found_webhook(response: &Response, redaction: &Redaction) -> Result<Option<StoredWebhook>, ErrorKind> {
-    let body = success(response, redaction)?;
+    let body = success_at_a_known_path(response, redaction)?;
     if body.is_null() {
         return Ok(None);
     }
@@ -294,6 +294,17 @@ fn success(response: &Response, redaction: &Redaction) -> Result<Value, ErrorKin
         }
         _ => Err(ErrorKind::Answer(refusal(response, redaction))),
     }
+}
+
+/// As `success`, of a path that the API has in every version: where there is none, the address leads elsewhere, to another server
+/// or below a path that is not the API's.
+fn success_at_a_known_path(response: &Response, redaction: &Redaction) -> Result<Value, ErrorKind> {
+    success(response, redaction).map_err(|error| match error {
+        ErrorKind::Answer(answer) if answer.has_no_such_path() => {
+            ErrorKind::Answer(Answer { shape: Shape::Foreign, ..answer })
+        }
+        other => other,
+    })
 }
 
 fn refusal(response: &Response, redaction: &Redaction) -> Answer {
@@ -454,6 +465,9 @@ mod tests {
         assert_eq!(version(&response(200, welcome), &nothing_to_cut()).unwrap().to_string(), "2.3.7");
         assert_eq!(database(&response(404, &nobody), &nothing_to_cut()), Ok(()));
         assert!(database(&response(404, "404 page not found"), &nothing_to_cut()).is_err());
+        let elsewhere = r#"{"response":{"message":["Cannot GET /api/instance/fetchInstances"]}}"#;
+        let Err(ErrorKind::Answer(answer)) = database(&response(404, elsewhere), &nothing_to_cut()) else { panic!() };
+        assert_eq!(answer.shape, Shape::Foreign);
         assert!(database(&response(500, away), &nothing_to_cut()).is_err());
     }
 

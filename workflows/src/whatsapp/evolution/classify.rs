@@ -245,6 +245,11 @@ fn advice(error: &ApiError, name: &InstanceName) -> Option<(Mend, &'static str)>
             "a person must mend it: set the API's RABBITMQ_ENABLED to true, or EVOLUTION_AMQP_MODE to global",
         )),
         ErrorKind::Answer(answer) if answer.shape == Shape::Foreign => match answer.status {
+            _ if answer.has_no_such_path() => Some((
+                Mend::Person,
+                "a person must mend it: set EVOLUTION_API_BASE_URL to the address that the API itself answers at, with \
+                 no path behind it that is not the API's",
+            )),
             300..=399 => Some((
                 Mend::Person,
                 "a person must mend it: set EVOLUTION_API_BASE_URL to the address that the API itself answers at",
@@ -411,6 +416,10 @@ mod tests {
         for (error, says) in [
             (answered(Call::Fetch, 503, Shape::Foreign, "LICENSE_REQUIRED: Open http://x/manager"), "licence"),
             (answered(Call::Fetch, 301, Shape::Foreign, "a redirect"), "set EVOLUTION_API_BASE_URL"),
+            (
+                answered(Call::Fetch, 404, Shape::Foreign, "Cannot GET /api/instance/fetchInstances"),
+                "no path behind it",
+            ),
             (answered(Call::Fetch, 401, Shape::Foreign, "Authorization Required"), "a user name and a password"),
             (answered(Call::Fetch, 407, Shape::Foreign, "proxy"), "HTTP_PROXY"),
             (ApiError { call: Call::Fetch, kind: certificate }, "SSL_CERT_FILE"),

@@ -55,6 +55,13 @@ pub enum Shape {
     Foreign,
 }
 
+impl Answer {
+    /// Whether the server knows no such path, in the words of the API's own framework.
+    pub fn has_no_such_path(&self) -> bool {
+        self.status == 404 && self.message.starts_with("Cannot ")
+    }
+}
+
 impl ApiError {
     /// The status, where an answer came.
     pub fn status(&self) -> Option<u16> {
