@@ -10,7 +10,7 @@ use std::{
 use futures::FutureExt;
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use workflows::{
     breaker::{Answer, Cause, Probed, Rules, Signal, State, Word},
@@ -25,6 +25,12 @@ use crate::{
 
 /// How long signals wait for others while the breaker is closed.
 const BATCH: Duration = Duration::from_millis(250);
+
+/// How often the gate is looked at while it passes and no attempt ends: whoever needs to know looks for himself.
+const IDLE_LOOK: Duration = Duration::from_secs(3);
+
+/// How old a look at the gate may be that a good answer is judged by.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// The most that one report holds. Beyond it nothing is learnt that the first ones did not say.
 const MOST: usize = 500;
@@ -42,16 +48,23 @@ struct Heard {
     /// What the host last said to one that failed.
     word: Option<Word>,
     gate: HostGate,
+    /// When the gate was looked at.
+    seen: Option<Instant>,
+    /// An attempt has ended since.
+    active: bool,
 }
 
 impl Heard {
-    /// While the breaker is closed, a good answer matters only after failures, and undoes them.
+    /// While the breaker is closed, a good answer matters only after failures, and undoes them. Where nobody has looked for a
+    /// while it is kept for the look that it brings about.
     fn hear(&mut self, signal: Signal) -> bool {
+        self.active = true;
         let closed = self.gate.breaker == State::Closed;
+        let matters = self.gate.failing || self.seen.is_none_or(|seen| seen.elapsed() > FRESH);
         match signal {
             Signal::Healthy(_) if closed => {
                 let failed = self.pending.iter().any(|other| !matches!(other, Signal::Healthy(_) | Signal::Hold(_)));
-                if !failed && (!self.gate.failing || self.pending.iter().any(|s| matches!(s, Signal::Healthy(_)))) {
+                if !failed && (!matters || self.pending.iter().any(|s| matches!(s, Signal::Healthy(_)))) {
                     return false;
                 }
                 self.pending.retain(|other| !matches!(other, Signal::Failing(_)));
@@ -82,6 +95,12 @@ impl Signals {
         self.lock().gate
     }
 
+    /// Whether the gate passes and nobody has asked anything of the host since it was looked at.
+    fn are_idle(&self) -> bool {
+        let heard = self.lock();
+        is_well(&heard.gate) && !heard.active && heard.seen.is_some()
+    }
+
     fn take(&self) -> Vec<Signal> {
         std::mem::take(&mut self.lock().pending)
     }
@@ -99,7 +118,11 @@ impl Signals {
     }
 
     fn see(&self, host: &str, gate: HostGate, rules: &Rules) {
-        let before = std::mem::replace(&mut self.lock().gate, gate);
+        let before = {
+            let mut heard = self.lock();
+            (heard.seen, heard.active) = (Some(Instant::now()), false);
+            std::mem::replace(&mut heard.gate, gate)
+        };
         match (before.breaker, gate.breaker) {
             (State::Open, State::Open) if before.cause != gate.cause => self.warn(host, gate.cause, rules),
             (before, after) if before == after => {}
@@ -134,7 +157,8 @@ impl<L: WorkerLedger> Watch<L> {
     /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never returns.
     pub async fn run(&self, pulse: Pulse) {
         loop {
-            let said = pulse.waiting(timeout(self.rules.look, self.signals.said.notified())).await.is_ok();
+            let look = if self.signals.are_idle() { IDLE_LOOK.max(self.rules.look) } else { self.rules.look };
+            let said = pulse.waiting(timeout(look, self.signals.said.notified())).await.is_ok();
             if said && self.signals.gate().breaker == State::Closed {
                 sleep(BATCH.min(self.rules.look)).await;
             }
@@ -165,20 +189,28 @@ impl<L: WorkerLedger> Watch<L> {
     /// One report where there is something to say, else one look.
     pub async fn tell(&self) -> Result<HostGate> {
         let signals = self.signals.take();
-        let word = self.signals.word();
-        let gate = if signals.is_empty() {
-            self.ledger.host_gate(&self.host).await?
-        } else {
-            match self.ledger.report(&self.host, &signals, word.as_ref(), &self.rules, (self.dice)()).await {
-                Ok(gate) => gate,
-                Err(error) => {
-                    self.signals.give_back(signals);
-                    return Err(error);
-                }
+        match self.say(&signals).await {
+            Ok(gate) => {
+                self.signals.see(&self.host, gate, &self.rules);
+                Ok(gate)
             }
-        };
-        self.signals.see(&self.host, gate, &self.rules);
-        Ok(gate)
+            Err(error) => {
+                self.signals.give_back(signals);
+                Err(error)
+            }
+        }
+    }
+
+    /// Good answers alone are said only where the gate, looked at now, waits for one.
+    async fn say(&self, signals: &[Signal]) -> Result<HostGate> {
+        if signals.iter().all(|signal| matches!(signal, Signal::Healthy(_))) {
+            let gate = self.ledger.host_gate(&self.host).await?;
+            if signals.is_empty() || is_well(&gate) {
+                return Ok(gate);
+            }
+        }
+        let word = self.signals.word();
+        self.ledger.report(&self.host, signals, word.as_ref(), &self.rules, (self.dice)()).await
     }
 
     /// Asks the host whether it works. A probe that panics has failed.
@@ -191,6 +223,11 @@ impl<L: WorkerLedger> Watch<L> {
     }
 }
 
+/// Whether a good answer is no news to the gate.
+fn is_well(gate: &HostGate) -> bool {
+    gate.breaker == State::Closed && !gate.failing
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,9 +237,39 @@ mod tests {
         RunId::new(uuid::Uuid::from_u128(number))
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_good_answer_is_kept_where_nobody_has_looked_for_a_while() {
+        let signals = Signals::default();
+        signals.see("api", HostGate::default(), &Rules::default());
+        signals.hear(Signal::Healthy(run(1)), None);
+        assert_eq!(signals.take(), []);
+
+        tokio::time::advance(FRESH + Duration::from_millis(1)).await;
+        for number in 2..1000 {
+            signals.hear(Signal::Healthy(run(number)), None);
+        }
+
+        assert_eq!(signals.take(), [Signal::Healthy(run(2))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_that_passes_is_looked_at_more_rarely_until_an_attempt_ends() {
+        let signals = Signals::default();
+        assert!(!signals.are_idle(), "nobody has looked yet");
+
+        signals.see("api", HostGate::default(), &Rules::default());
+        assert!(signals.are_idle());
+        signals.hear(Signal::Healthy(run(1)), None);
+        assert!(!signals.are_idle());
+
+        signals.see("api", HostGate { failing: true, ..HostGate::default() }, &Rules::default());
+        assert!(!signals.are_idle());
+    }
+
     #[test]
     fn good_answers_of_a_healthy_host_are_not_told() {
         let signals = Signals::default();
+        signals.see("api", HostGate::default(), &Rules::default());
 
         for number in 0..1000 {
             signals.hear(Signal::Healthy(run(number)), None);
