@@ -2,7 +2,7 @@
 //! there, and soon each new one. A binding belongs to the queue. It outlives who made it, and any
 //! number of followers may make it again. Nothing here unbinds or deletes.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use futures::future::{BoxFuture, pending, try_join_all};
 use lapin::{
@@ -176,7 +176,14 @@ impl Binder<'_> {
     }
 
     async fn bind(&mut self, names: impl Iterator<Item = String>) -> Result<(), Trouble> {
-        let names: Vec<String> = names.filter(|name| name.len() <= LONGEST && !self.settled.contains(name)).collect();
+        let new = names.filter(|name| !self.settled.contains(name));
+        let (names, impossible): (Vec<String>, Vec<String>) = new.partition(|name| may_be_an_exchanges(name));
+        for name in impossible {
+            self.refuse(
+                name,
+                "RabbitMQ has no exchange of this name: it is longer than 255 bytes, or begins with `amq.`",
+            );
+        }
         for together in names.chunks(TOGETHER) {
             if self.bind_at_once(together).await.is_err() {
                 self.bind_one_by_one(together).await?;
@@ -205,10 +212,7 @@ impl Binder<'_> {
             match or_find(&what, &self.feed.address, bound).await {
                 Ok(()) => {}
                 Err(trouble) if trouble.is_refusal() => {
-                    if self.refused.len() < SAID {
-                        tracing::warn!(exchange = name, "nothing is heard from an exchange: {trouble}");
-                    }
-                    self.refused.push(name.clone());
+                    self.refuse(name.clone(), trouble);
                 }
                 Err(trouble) => return Err(trouble),
             }
@@ -216,10 +220,22 @@ impl Binder<'_> {
         Ok(())
     }
 
+    fn refuse(&mut self, name: String, why: impl fmt::Display) {
+        if self.refused.len() < SAID {
+            tracing::warn!(exchange = name, "nothing is heard from an exchange: {why}");
+        }
+        self.settled.insert(name.clone());
+        self.refused.push(name);
+    }
+
     async fn bind_to(&self, channel: &Channel, name: &str, passive: bool) -> lapin::Result<()> {
         declare_exchange(channel, name, passive).await?;
         bind_queue(channel, self.feed, name).await
     }
+}
+
+fn may_be_an_exchanges(name: &str) -> bool {
+    name.len() <= LONGEST && !name.starts_with("amq.")
 }
 
 /// As the other program does it.

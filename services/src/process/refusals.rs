@@ -10,6 +10,12 @@ use crate::database::Database;
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const WAITS: Duration = Duration::from_secs(5);
 
+#[derive(PartialEq)]
+struct Refusal {
+    reason: String,
+    mend: Option<&'static str>,
+}
+
 /// Asks the server for a connection whenever a statement got none in time. Each reason is said once
 /// until it is over. Never returns.
 pub(super) async fn say_refusals(database: &Database) {
@@ -17,8 +23,7 @@ pub(super) async fn say_refusals(database: &Database) {
     loop {
         database.starved().await;
         let refusal = refusal(database.pool()).await;
-        if let Some(reason) = refusal.as_ref().filter(|_| refusal != said) {
-            let mend = "where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS";
+        if let Some(Refusal { reason, mend }) = refusal.as_ref().filter(|_| refusal != said) {
             tracing::warn!(reason, mend, "Postgres refuses connections");
         }
         said = refusal;
@@ -27,13 +32,19 @@ pub(super) async fn say_refusals(database: &Database) {
 }
 
 /// What the server says. A server that is not there says nothing.
-async fn refusal(pool: &PgPool) -> Option<String> {
+async fn refusal(pool: &PgPool) -> Option<Refusal> {
     match timeout(WAITS, pool.connect_options().connect()).await {
         Ok(Ok(connection)) => {
             let _ = timeout(WAITS, connection.close()).await;
             None
         }
-        Ok(Err(sqlx::Error::Database(said))) => Some(said.message().to_owned()),
+        Ok(Err(sqlx::Error::Database(said))) => {
+            // 57P03: it starts or stops.
+            let has_too_few = said.code().is_none_or(|code| code != "57P03");
+            let mend =
+                has_too_few.then_some("where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS");
+            Some(Refusal { reason: said.message().to_owned(), mend })
+        }
         Ok(Err(_)) | Err(_) => None,
     }
 }
