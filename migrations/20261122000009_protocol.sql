@@ -7,24 +7,6 @@
 
 set local lock_timeout = '5s';
 
--- A new run's id: uuid v7 whose first random bits are the fraction of the millisecond, so that ids sort by their moment.
-create or replace function sluice.new_id()
-returns uuid
-language plpgsql
-volatile
-set search_path = ''
-as $$
-declare
-  micros constant bigint := extract(epoch from clock_timestamp()) * 1000000;
-begin
-  return encode(
-    int8send((micros / 1000) << 16 | x'7000'::bigint | (micros % 1000) * 4096 / 1000)
-      || substring(uuid_send(gen_random_uuid()) from 9),
-    'hex'
-  )::uuid;
-end
-$$;
-
 -- Gates -----------------------------------------------------------------------------------------------------------------
 
 -- How each gate stands now. Every question about a gate reads this view: there is no second meaning of closed, half-open or

@@ -128,6 +128,30 @@ async fn a_gate_that_has_announced_much_costs_a_claim_of_its_next_event_nothing(
     assert!(read < 20, "{read} events were read to claim one");
 }
 
+/// Among millions of events with random ids each new one would need a page of its own of the index.
+#[tokio::test]
+async fn the_ids_of_events_sort_by_their_moment() {
+    let app = App::migrated().await;
+    let mut session = app.superuser().await;
+
+    session
+        .run(
+            "do $$
+             begin
+               for n in 1 .. 20 loop
+                 insert into sluice.event (run_id, sequence, type, routing_key, payload)
+                 values (gen_random_uuid(), n, 't', 'x', '{}');
+                 perform pg_sleep(0.002);
+               end loop;
+             end
+             $$",
+        )
+        .await;
+
+    let sequences: Vec<i32> = session.all("select sequence from sluice.event order by id").await;
+    assert_eq!(sequences, (1..=20).collect::<Vec<_>>());
+}
+
 /// The plans in a server's log: JSON on lines that begin with a tab, below the line that says how
 /// long the statement took.
 fn plans(log: &str) -> Vec<Value> {

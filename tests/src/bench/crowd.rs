@@ -78,6 +78,7 @@ pub async fn filled(stage: &Stage, database: &Database, fill: Fill, sign_ups: Ra
             (stage.say)(&format!("   {} of {} runs written", first + number - sign_ups.start, sign_ups.len()));
         }
     }
+    app.run("select bench.fill_steps(-5)").await?;
     app.run("drop schema bench cascade").await?;
     app.run("vacuum (analyze)").await?;
     app.run("checkpoint").await?;
