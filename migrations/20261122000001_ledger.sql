@@ -261,8 +261,8 @@ create table if not exists sluice.resource (
   -- Drawn by us and stored before the first call.
   secret text not null,
   memory jsonb not null default '{}',
-  -- When something that is no run last said what stands in the memory, and under which keys: an attempt that began before has
-  -- seen what is older.
+  -- When a report, and no run, last changed the memory, and which keys reports may change. An
+  -- attempt that began earlier has seen older values of these.
   heard_at timestamptz,
   heard text[],
   created_at timestamptz not null default now()

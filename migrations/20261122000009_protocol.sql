@@ -470,15 +470,6 @@ begin
     where run.workflow = start_run.workflow
       and run.subject = start_run.subject
       and run.state in ('active', 'dead');
-    -- One that is under way does not end before whoever asks has written that it joined: else its end would be written first, and
-    -- the joining over it.
-    if there.state = 'active' then
-      perform
-      from sluice.run
-      where run.id = there.id
-        and run.state = 'active'
-      for no key update;
-    end if;
     if found then
       -- Somebody asks for it now, and is told of it.
       if there.internal and not start_run.internal then
@@ -734,7 +725,8 @@ $$;
 
 -- Ends an active or dead run that a person wants ended (`dead_only`: a dead one): at once, or at the settle of the step that
 -- is running. Returns `yes`, `at_settle`, the state in which it cannot be ended, or null. The steps are locked first, so that
--- a claim or a settle comes before this or after it; twice, since the settle that was waited for may have made a new one.
+-- a claim or a settle comes before this or after it; and again, as long as a settle that was waited
+-- for has made a new one.
 create or replace function sluice.cancel(run uuid, actor text, note text, dead_only boolean default false, out answer text)
 language plpgsql
 set search_path = ''
@@ -743,13 +735,21 @@ as $$
 #variable_conflict use_column
 declare
   ended sluice.run;
+  steps bigint;
+  steps_before bigint;
 begin
-  for pass in 1 .. 2 loop
-    perform
-    from sluice.step
-    where run_id = cancel.run
-    order by position
-    for no key update;
+  loop
+    select count(*)
+    into steps
+    from (
+      select
+      from sluice.step
+      where run_id = cancel.run
+      order by position
+      for no key update
+    ) as locked;
+    exit when steps = steps_before;
+    steps_before := steps;
   end loop;
   select * into ended
   from sluice.run as known
@@ -1440,7 +1440,7 @@ begin
 end
 $$;
 
--- What the memory of a resource holds that was heard from elsewhere than a run.
+-- The part of a resource's memory that came from reports.
 create or replace function sluice.heard_of(held sluice.resource)
 returns jsonb
 language sql
@@ -1458,8 +1458,8 @@ $$;
 --
 -- A worker that may go on with the step after this one gives a token for it (`carry_on`). That step
 -- is then the worker's at once, as if claimed, where a claim would find what it needs: the run has
--- its turn, the API has given its final answer to all that creates or deletes (`quiet`), and no gate
--- counts. A step that may itself create or delete is never asked for so: it is claimed.
+-- its turn, the API has given its final answer to all that creates or deletes (`quiet`), and no
+-- gate counts. A step that may itself create or delete is never asked for so: it is claimed.
 --
 -- Safe with any number of callers: the update of the step's row is guarded by its token, which only a running step has (a
 -- rescue's also by the lease's end), and all else follows only where that held.

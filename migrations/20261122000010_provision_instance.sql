@@ -33,7 +33,7 @@ $$;
 
 -- One queue row into a run. Whoever set it to `pending`, the sign-up trigger or a person with SQL, gave a command: no run, or
 -- one that ended well or was cancelled: a new run; a dead one: revived; a waiting step: due now; one under way: nothing but the
--- status back.
+-- status back. One that is ending this moment: `later`, and nothing is changed.
 create or replace function sluice.take_sign_up(
   user_id uuid,
   instance text,
@@ -52,10 +52,28 @@ begin
   taken := sluice.start_run(
     'provision-instance', take_sign_up.user_id::text, instance, '{}', take_sign_up.traceparent, take_sign_up.created_at
   );
+  -- The caller is about to write that this run was joined or revived. Until then it must not end,
+  -- for its end would be overwritten. Where it is ending now, the row is looked at again.
   if taken.outcome = 'dead' then
-    perform sluice.revive_run(taken.run_id, 'sql', 'the queue row was set to pending');
-    taken.outcome := 'revived';
+    taken.outcome := case
+      when sluice.revive_run(taken.run_id, 'sql', 'the queue row was set to pending') then 'revived'
+      else 'later'
+    end;
   elsif taken.outcome = 'joined' then
+    perform
+    from sluice.run
+    where run.id = taken.run_id
+      and run.state = 'active'
+    for no key update skip locked;
+    if not found then
+      taken.outcome := 'later';
+    end if;
+  end if;
+  if taken.outcome = 'later' then
+    return taken;
+  end if;
+
+  if taken.outcome = 'joined' then
     -- A step that is locked is being moved this moment: it needs no push.
     update sluice.step as due
     set due_at = least(due.due_at, now()),
@@ -193,6 +211,8 @@ begin
               where queue.user_id = asked.users[number];
           end;
         end if;
+        -- Its row stays as it is.
+        continue when one.outcome = 'later';
         all_taken := all_taken || one;
         if one.run_id is not null then
           runs := runs || one.run_id;
@@ -536,8 +556,9 @@ $$;
 -- Takes in what the API reports: of each kind what is newer than what was heard before, so that
 -- neither order nor repetition matters. Memory and app's row are written where something changes,
 -- and then together. An instance that the app has no row for is passed over. Answers with those
--- that cannot be written now: nothing of them was taken. An attempt that began before may settle
--- what it saw before: what was heard stays. Safe with any number of callers.
+-- that cannot be written now: nothing of them was taken. An attempt that began before a report may
+-- settle afterwards with what it saw earlier: the report's values stay. Safe with any number of
+-- callers.
 create or replace function sluice.hear(reports jsonb)
 returns table (instance text, error text)
 language plpgsql
@@ -548,6 +569,7 @@ as $$
 declare
   order_of_status constant text[] := '{connecting,connected,disconnected,gone}';
   latest constant timestamptz := now() + interval '1 day';
+  earliest constant timestamptz := now() - interval '12 hours';
   told record;
   held sluice.resource;
   heard sluice.heard;
@@ -555,12 +577,13 @@ declare
 begin
   perform set_config('sluice.projecting', 'on', true);
   for told in
-    -- No zone is a day ahead: a clock that was set wrong once must not outdate all that comes after it.
+    -- No time zone is a whole day ahead, so such a date comes from a clock that was set wrong. It
+    -- counts as said when any zone would say that at the earliest: later reports are not older.
     select given.instance, given.status, given.qr_code, given.phone_number,
-      case when given.status_at > latest then now() else given.status_at end as status_at,
-      case when given.ended_at > latest then now() else given.ended_at end as ended_at,
-      case when given.qr_at > latest then now() else given.qr_at end as qr_at,
-      case when given.number_at > latest then now() else given.number_at end as number_at
+      case when given.status_at > latest then earliest else given.status_at end as status_at,
+      case when given.ended_at > latest then earliest else given.ended_at end as ended_at,
+      case when given.qr_at > latest then earliest else given.qr_at end as qr_at,
+      case when given.number_at > latest then earliest else given.number_at end as number_at
     from jsonb_to_recordset(hear.reports) as given (
       instance text,
       status_at timestamptz,
@@ -640,7 +663,7 @@ begin
       where before.resource = held.name
         and (before.status_at, before.status, before.ended_at, before.qr_at, before.number_at)
           is distinct from (heard.status_at, heard.status, heard.ended_at, heard.qr_at, heard.number_at);
-      continue when not found;
+      continue when not found and known = held.memory;
       update sluice.resource as remembered
       set memory = known, heard_at = now(), heard = '{status,reason,qr_code,phone_number,paired}'
       where remembered.name = held.name;

@@ -22,7 +22,7 @@ pub enum Fault {
     ClaimAnswerLost(Hint),
     /// The ledger wrote the settle, and its answer did not arrive: it is sent again.
     SettleAnswerLost(usize),
-    /// The ledger wrote the settle and gave the next step to the worker, and its answer did not arrive.
+    /// The ledger wrote the settle and gave the worker the next step. The answer did not arrive.
     CarriedOnAnswerLost(usize),
     /// The settle was written, and what it made due was not pushed.
     PushLost(usize),

@@ -190,7 +190,7 @@ pub fn settle(world: &mut World, at: usize, push: Push, without: Option<Guard>) 
     world.workers[at] = (stale && held.sent).then_some(Attempt { owes_doubt: true, ..held });
 }
 
-/// As a settle and a claim in one: nothing comes between the two. A settle that is stale is one as ever.
+/// As a settle and a claim in one: nothing comes between the two. A stale settle is one as ever.
 fn go_on(world: &mut World, at: usize, without: Option<Guard>) {
     let next = write_end(world, at, without);
     match next {

@@ -125,7 +125,7 @@ impl Attempt {
         if self.unsure { Quiet::Unsure } else { Quiet::Yes }
     }
 
-    /// Whether its worker may have the next step by its settle: nothing of it is under way at the API.
+    /// Whether its worker may have the next step by its settle: none of its calls is under way.
     pub fn may_go_on(&self) -> bool {
         self.phase == Phase::Known(Outcome::Success) && self.quiet() == Quiet::Yes && self.key.position < VERIFY
     }

@@ -8,7 +8,7 @@ use std::{
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tests::{
     collector::{Collector, Span},
-    evolution::{Fault, Stage},
+    evolution::{Fault, Route, Rule, Stage, When},
     servers::until,
 };
 use uuid::Uuid;
@@ -274,6 +274,56 @@ async fn assert_revival(revive: impl AsyncFnOnce(&mut Traced, Uuid)) {
     let all = collector.spans();
     let [intake] = named(&all, "intake provision-instance")[..] else { panic!("not one intake: {before:#?}") };
     assert_eq!(root.links, [(trace.id.clone(), intake.id.clone())]);
+    traced.close().await;
+}
+
+/// A worker of every step carries the run on: no hint and no claim between two steps. It dies with
+/// such a step in hand once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_carried_on_has_one_span_for_each_attempt() {
+    let collector = Collector::start().await.unwrap();
+    let mut traced = prepare(&collector).await;
+    traced.fleet.start("relay-1", &["relay"]).await.unwrap();
+    let steps = ["worker", "create-instance", "configure-webhooks", "verify"];
+    traced.fleet.start("worker-1", &steps).await.unwrap();
+    let trace = AppTrace::new("01");
+    let hangs = Fault::Latency { ms: 30_000, stage: Stage::BeforeWork };
+    let rule = Rule { route: Some(Route::WebhookSet), name_prefix: None, when: When::Next(1), fault: hangs };
+    traced.fleet.api.with(|world, _| world.faults_mut().rules.push(rule));
+
+    let user = traced.sign_up(Some(&trace)).await;
+    let hanging = "select state from sluice.step where name = 'configure-webhooks' and state = 'running'";
+    let running = until(PATIENCE, async || {
+        let state: Option<String> = sqlx::query_scalar(hanging).fetch_optional(&mut traced.database).await.unwrap();
+        state
+    });
+    assert!(running.await.is_some());
+    // What it has not exported yet is lost with it.
+    let create_is_told = async || {
+        let told = trace.spans(&collector);
+        (!named(&told, "process create-instance").is_empty()).then_some(())
+    };
+    assert!(until(PATIENCE, create_is_told).await.is_some());
+    traced.fleet.replace("worker-1").await.unwrap();
+    traced.wait_for(user, "completed").await;
+    let spans = complete(&collector, &trace.id, "verify").await;
+
+    assert_connected(&spans);
+    let attempts = traced.attempts(user).await;
+    let seen: Vec<_> = attempts.iter().map(|(step, outcome, ..)| (step.as_str(), outcome.as_str())).collect();
+    let [create, configure, verify] = ["create-instance", "configure-webhooks", "verify"];
+    assert_eq!(seen[1..], [(configure, "crashed"), (configure, "succeeded"), (verify, "succeeded")]);
+    for (step, outcome, _, id) in &attempts {
+        let of_it: Vec<_> = spans.iter().filter(|span| Some(&span.id) == id.as_ref()).collect();
+        let [span] = of_it[..] else { panic!("{step} {outcome}: {of_it:#?}") };
+        assert_eq!((span.name.as_str(), span.attribute("sluice.outcome")), (&*format!("process {step}"), &**outcome));
+    }
+    let mut processes: Vec<_> = spans.iter().filter(|span| span.name.starts_with("process ")).collect();
+    // A hint may come twice: the second one claims nothing.
+    processes.retain(|span| !span.attribute("sluice.attempt").is_empty());
+    assert_eq!(processes.len(), attempts.len(), "{processes:#?}");
+    assert_eq!(named(&spans, "send verify").len(), 0, "verify was carried on");
+    assert_eq!(named(&spans, &format!("send {create}")).len(), 1);
     traced.close().await;
 }
 

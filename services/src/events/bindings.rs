@@ -221,10 +221,12 @@ impl Binder<'_> {
     }
 
     fn refuse(&mut self, name: String, why: impl fmt::Display) {
+        if !self.settled.insert(name.clone()) {
+            return;
+        }
         if self.refused.len() < SAID {
             tracing::warn!(exchange = name, "nothing is heard from an exchange: {why}");
         }
-        self.settled.insert(name.clone());
         self.refused.push(name);
     }
 

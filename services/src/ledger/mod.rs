@@ -278,7 +278,8 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The claim of the step after this one, whose success had this output, by the worker that carried the run on.
+    /// The claim of the next step, for the worker that carried the run on. `output` is that of this
+    /// step, whose reach is `own`; `later` is how long after this claim the settle was sent.
     pub fn of_next(&self, own: Reach, next: &StepName, output: Value, carried_on: CarriedOn, later: Duration) -> Self {
         let StepInput { subject, resource, secret, exclusive_before, .. } = &self.input;
         Self {

@@ -40,8 +40,9 @@ pub struct Settlement {
     pub carry_on: Option<CarryOn>,
 }
 
-/// How a worker would have the step after the one that it settles: in hand at once, without a hint and a claim. Only of a step
-/// that creates and deletes nothing. Where a claim would not find all that it needs, the step becomes due as ever.
+/// What a worker offers in order to go on with the next step without a hint and a claim. Only of a
+/// step that creates and deletes nothing. Where a claim would not find all that it needs, the step
+/// becomes due as ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CarryOn {
     /// How long the step's lease lasts.

@@ -29,7 +29,7 @@ pub struct Delivery {
     /// The apalis worker that fetched it. A rebuilt worker has another name.
     pub worker: Arc<str>,
     unanswered: Option<Answer>,
-    /// The handler's place among those that may run at once: free again when the delivery is dropped.
+    /// The handler's place among those that may run at once: free when the delivery is dropped.
     _place: Option<OwnedSemaphorePermit>,
 }
 

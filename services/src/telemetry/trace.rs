@@ -66,10 +66,18 @@ pub fn id(span: &Span) -> Option<String> {
     ids(span).map(|ids| ids.trace)
 }
 
-/// What the span is about does not happen: it is not exported.
-pub fn forget(span: &Span) {
+/// The attempt that this span describes may not come to be: it is not exported before `begin`.
+pub fn hold_back(span: &Span) {
     if !span.is_disabled() {
         span.set_attribute(names::TENTATIVE, true);
+    }
+}
+
+/// The attempt that was held back has its step in hand.
+pub fn begin(span: &Span) {
+    if !span.is_disabled() {
+        span.set_attribute(names::TENTATIVE, false);
+        span.set_attribute(names::HELD, true);
     }
 }
 

@@ -340,6 +340,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let step = definition.step(key.position).filter(|step| step.reach == Reach::Shared)?;
         let place = (self.places)(name)?;
         let span = spans::process(name, key, claim.traceparent.as_deref());
+        trace::hold_back(&span);
         let kept = trace::of_attempt(&span, claim.traceparent.as_deref());
         settlement.carry_on = Some(CarryOn { lease: step.lease, span: kept });
         Some(Ready { step, place, span })
@@ -366,10 +367,8 @@ impl Ready<'_> {
         carried_on: Option<CarriedOn>,
         sent: Instant,
     ) -> Option<Next> {
-        let Some(carried_on) = carried_on else {
-            trace::forget(&self.span);
-            return None;
-        };
+        let carried_on = carried_on?;
+        trace::begin(&self.span);
         let InHand { claim, step, asked, .. } = before;
         let output = settled.output.clone().unwrap_or_default();
         let claim = claim.of_next(step.reach, &self.step.name, output, carried_on, sent - *asked);

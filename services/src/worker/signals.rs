@@ -26,11 +26,13 @@ use crate::{
 /// How long signals wait for others while the breaker is closed.
 const BATCH: Duration = Duration::from_millis(250);
 
-/// How often the gate is looked at while it passes and no attempt ends: whoever needs to know looks for himself.
+/// How often the gate is looked at while it passes and no attempt ends. An attempt that ends later
+/// brings about a look of its own.
 const IDLE_LOOK: Duration = Duration::from_secs(3);
 
-/// How old a look at the gate may be that a good answer is judged by.
-const FRESH: Duration = Duration::from_secs(2);
+/// How old the look at the gate may be that a good answer is judged by: no breaker opens and lets a
+/// run through in so short a time.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// The most that one report holds. Beyond it nothing is learnt that the first ones did not say.
 const MOST: usize = 500;
@@ -55,8 +57,8 @@ struct Heard {
 }
 
 impl Heard {
-    /// While the breaker is closed, a good answer matters only after failures, and undoes them. Where nobody has looked for a
-    /// while it is kept for the look that it brings about.
+    /// While the breaker is closed, a good answer matters only after failures, and undoes them.
+    /// Where the last look is old, the answer is kept, and a new look decides.
     fn hear(&mut self, signal: Signal) -> bool {
         self.active = true;
         let closed = self.gate.breaker == State::Closed;

@@ -1,4 +1,5 @@
-//! A worker that works on the next step too has it in hand by its settle, without a hint and a claim.
+//! A worker that works on the next step too has it in hand by its settle, without a hint and a
+//! claim.
 
 use std::time::Duration;
 
@@ -110,7 +111,8 @@ pub async fn nobody_goes_on_while_a_gate_counts(bench: &Bench<impl World>) {
     }
 }
 
-/// It is the host's word that counts, not the outcome: a claim waits until the call can have no effect any more.
+/// It is the host's word that counts, not the outcome: a claim waits until the call can have no
+/// effect any more.
 pub async fn nobody_goes_on_while_a_call_may_be_under_way(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
     let claim = bench.take(run, CREATE).await;

@@ -235,6 +235,19 @@ async fn a_step_that_looked_before_an_event_does_not_undo_it_and_one_that_looked
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn that_an_instance_was_linked_is_remembered_though_it_is_over_since() {
+    let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
+    let mut late = connection("user_1", "open", 5);
+    late["data"].as_object_mut().unwrap().remove("wuid");
+
+    read(&bench, &[connection("user_1", "close", 6)]).await;
+    read(&bench, &[late]).await;
+
+    assert_eq!(status(&bench).await, "disconnected disconnected");
+    assert_eq!(all(&bench, "select memory ->> 'paired' from sluice.resource").await, ["true"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_of_a_clock_that_was_set_wrong_outdates_no_later_one() {
     let bench = with_instances(&BTreeSet::from(["user_1".to_owned()])).await;
     let mut wrong = connection("user_1", "open", 5);
@@ -485,7 +498,8 @@ async fn every_one_of_many_instances_is_bound_and_one_that_cannot_be_holds_up_no
     let bound = until(PATIENCE, async || (sources().await == wanted).then_some(())).await;
     assert!(bound.is_some(), "{} of {} are bound\n{}", sources().await.len(), wanted.len(), follower.log());
     let log = follower.log();
-    assert_eq!(log.matches("nothing is heard from an exchange").count(), 2, "{log}");
+    assert_eq!(log.matches("nothing is heard from an exchange").count(), 3, "{log}");
+    assert_eq!(log.matches("RabbitMQ has no exchange of this name").count(), 2, "{log}");
     assert!(log.contains(&other_kind) && log.contains("amq.reserved"), "{log}");
 }
 

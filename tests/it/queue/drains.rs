@@ -69,8 +69,8 @@ async fn consumers_that_come_and_go_under_load_lose_nothing() {
             let Consuming { mut deliveries, task, shutdown, .. } = consuming;
             drop(shutdown);
             task.await.unwrap();
-            while let Ok(delivery) = deliveries.try_recv() {
-                seen.push(delivery.hint.key);
+            while let Ok(hint) = deliveries.try_recv() {
+                seen.push(hint.key);
             }
         }
         let mut last = Consuming::start(&queue, 3);

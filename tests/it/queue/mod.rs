@@ -104,9 +104,9 @@ async fn push(queue: &Queue, hints: &[Hint]) -> PushReport {
     PushReport::of(&queue.push(&step(), hints, None).await.unwrap())
 }
 
-/// A consumer on a task of its own; its handler hands each delivery to the test.
+/// A consumer on a task of its own; its handler hands each hint to the test.
 struct Consuming {
-    deliveries: mpsc::UnboundedReceiver<Delivery>,
+    deliveries: mpsc::UnboundedReceiver<Hint>,
     status: watch::Receiver<Status>,
     task: JoinHandle<Drained>,
     shutdown: DropGuard,
@@ -129,13 +129,13 @@ impl Consuming {
         (task, status, shutdown)
     }
 
-    /// Acknowledges at once and keeps the delivery for the test.
+    /// Acknowledges at once and keeps the hint for the test.
     fn start(queue: &Queue, concurrency: usize) -> Self {
         let (sender, deliveries) = mpsc::unbounded_channel();
         let (task, status, shutdown) = Self::start_with(queue, concurrency, SOON, move |mut delivery: Delivery| {
             delivery.acknowledge();
             // The test may have seen enough.
-            let _ = sender.send(delivery);
+            let _ = sender.send(delivery.hint.clone());
             std::future::ready(())
         });
         Self { deliveries, status, task, shutdown: shutdown.drop_guard() }
@@ -143,7 +143,7 @@ impl Consuming {
 
     async fn next(&mut self) -> Hint {
         let delivery = tokio::time::timeout(SOON, self.deliveries.recv()).await;
-        delivery.expect("a hint was to come").expect("the consumer still runs").hint.clone()
+        delivery.expect("a hint was to come").expect("the consumer still runs")
     }
 
     /// The next `count` hints, sorted.
@@ -165,9 +165,9 @@ impl Consuming {
         let all = tokio::time::timeout(SOON, async {
             while !missing.is_empty() {
                 tokio::select! {
-                    Some(delivery) = self.deliveries.recv() => {
-                        missing.remove(&delivery.hint.key);
-                        seen.push(delivery.hint.key);
+                    Some(hint) = self.deliveries.recv() => {
+                        missing.remove(&hint.key);
+                        seen.push(hint.key);
                     }
                     _ = scan.tick() => {
                         let hints: Vec<Hint> = missing.values().copied().cloned().collect();

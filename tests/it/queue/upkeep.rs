@@ -82,8 +82,8 @@ async fn thousands_of_hints_and_killed_workers_leave_no_keys_behind() {
             seen.extend(consuming.take(10).await);
             consuming.task.abort();
             let _ = (&mut consuming.task).await;
-            while let Ok(delivery) = consuming.deliveries.try_recv() {
-                seen.push(delivery.hint.key);
+            while let Ok(hint) = consuming.deliveries.try_recv() {
+                seen.push(hint.key);
             }
         }
         let mut last = Consuming::start(&queue, 5);

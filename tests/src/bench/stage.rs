@@ -36,7 +36,8 @@ pub enum Roles {
 impl Roles {
     pub const USUAL: Self = Self::Separate { relays: 1, workers: 1 };
 
-    /// What is measured beside each other where these are asked for: what works on one step only, and what goes on with a run.
+    /// What is measured where these are asked for: beside workers of one step, one that carries
+    /// runs on.
     pub fn and_beside(self) -> Vec<Self> {
         if self == Self::USUAL { vec![self, Self::Pair] } else { vec![self] }
     }

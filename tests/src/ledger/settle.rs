@@ -52,8 +52,8 @@ impl Tx<'_> {
         Settled::Done { run: whole.as_ref().map_or(RunState::Active, |whole| whole.state), due, carried_on, whole }
     }
 
-    /// The next step is the worker's at once, where a claim of it would find all that it needs. One that was there already,
-    /// since its run was sent back past it, is claimed.
+    /// The next step is the worker's at once, where a claim of it would find all that it needs. One
+    /// that was there already, since its run was sent back past it, is claimed.
     fn carry_on(&mut self, settlement: &Settlement, worker: Option<String>) -> Option<CarriedOn> {
         let CarryOn { lease, span } = settlement.carry_on.clone()?;
         let Key { run, position, .. } = settlement.key;

@@ -36,8 +36,9 @@ use crate::queue::{
 /// How long a worker blocks in Redis before it hears that Redis is still there.
 const TICK: Duration = Duration::from_secs(2);
 /// How many hints at most are asked for in advance. While one question blocks, Redis has the next ones at hand already, so that
-/// they cost neither side a call of its own. A worker that freezes takes so many hints with it, until a sweep forgets them. No
-/// more than half of all permits wait so: the other half is for runs that the process carries on.
+/// they cost neither side a call of its own. A worker that freezes takes so many hints with it,
+/// until a sweep forgets them. At most half of a step's permits wait so (one, where there is only
+/// one): the others are for runs that the process carries on.
 const AHEAD: usize = 16;
 /// How long a worker that stops listens for hints that are on their way to it.
 const LAST_WORDS: Duration = Duration::from_millis(20);

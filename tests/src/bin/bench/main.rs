@@ -28,8 +28,8 @@ struct Arguments {
     /// Fewer and shorter
     #[arg(long)]
     quick: bool,
-    /// Which processes there are, where a part does not choose by itself [default: a process per role, and beside it in the parts
-    /// steady and single a pair]
+    /// Which processes there are, where a part does not choose by itself [default: a process per
+    /// role, and beside it in the parts steady and single a pair]
     #[arg(long, value_enum)]
     layout: Option<Layout>,
     /// Users of a burst, instead of 2,000 and 10,000

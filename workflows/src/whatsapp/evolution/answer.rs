@@ -296,8 +296,8 @@ fn success(response: &Response, redaction: &Redaction) -> Result<Value, ErrorKin
     }
 }
 
-/// As `success`, of a path that the API has in every version: where there is none, the address leads elsewhere, to another server
-/// or below a path that is not the API's.
+/// As `success`, for a path that every version of the API has: if it is missing, the address leads
+/// to another server, or has a path behind it that is not the API's.
 fn success_at_a_known_path(response: &Response, redaction: &Redaction) -> Result<Value, ErrorKind> {
     success(response, redaction).map_err(|error| match error {
         ErrorKind::Answer(answer) if answer.has_no_such_path() => {

@@ -58,7 +58,11 @@ pub enum Shape {
 impl Answer {
     /// Whether the server knows no such path, in the words of the API's own framework.
     pub fn has_no_such_path(&self) -> bool {
-        self.status == 404 && self.message.starts_with("Cannot ")
+        let route = self.message.strip_prefix("Cannot ").and_then(|route| route.split_once(' '));
+        let is_route = |(method, path): (&str, &str)| {
+            method.bytes().all(|byte| byte.is_ascii_uppercase()) && path.starts_with('/')
+        };
+        self.status == 404 && route.is_some_and(is_route)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the API reports of an instance by itself: its own events, as it publishes them (RabbitMQ)
 //! or posts them (webhooks). They arrive twice, late and in any order; the API's `date_time` orders
-//! them. That is the API's local time with a `Z` behind it, so it is compared with nothing else.
+//! them. That is the API's local time with a `Z` behind it, so it is compared with nothing else;
+//! one that is more than a day ahead is not believed.
 
 use std::collections::BTreeMap;
 
