@@ -256,7 +256,8 @@ fn three_runs_that_kill_their_workers_end_as_worker_lost_and_open_no_breaker() {
     assert_eq!(report.broken, Vec::<String>::new());
     assert_eq!(report.states, [RunState::Dead; 3]);
     assert_eq!(report.hits.get("breaker.opened"), None);
-    assert!(report.attempts.iter().all(|(_, outcome)| outcome == "crashed"));
+    let outcomes: Vec<_> = report.attempts.iter().map(|(_, outcome)| outcome.as_str()).collect();
+    assert_eq!(outcomes, vec!["crashed"; outcomes.len()]);
 }
 
 /// Three runs that fail, and nobody else who succeeds, are an outage for all that anybody can know: they wait, uncounted. It

@@ -18,9 +18,9 @@ use crate::ledger::{Key, Lease};
 /// deletes, and for a slow answer.
 const RENEWED_AT: Duration = Duration::from_millis(600);
 
-/// The same of the heartbeat, where no lease is held. Less than a lease lasts: who has lost one and
-/// lives has beaten since.
-const IDLE_BEAT: Duration = Duration::from_secs(3);
+/// The same of the heartbeat, where no lease is held. Who has lost a lease and lives beats once more
+/// between the moment at which it would have moved that lease (1.1 s) and its end (4 s).
+const IDLE_BEAT: Duration = Duration::from_millis(2_500);
 
 /// How often a process looks for leases to renew.
 pub const RENEWAL_TICK: Duration = Duration::from_millis(500);

@@ -51,6 +51,20 @@ pub async fn a_lost_lease_whose_worker_lives_is_no_crash(bench: &Bench<impl Worl
     assert_eq!(bench.outcomes(lost).await, ["deferred"]);
 }
 
+/// A lease that is so young is not moved with the beat: the worker may have been killed after it.
+pub async fn a_beat_right_after_a_claim_does_not_say_that_its_worker_lives(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    bench.take_as("killed", run, CREATE).await;
+    bench.world.advance(Duration::from_millis(500)).await;
+    bench.ledger().renew(&worker("killed"), &[]).await.unwrap();
+    bench.world.advance(OVER).await;
+
+    assert_eq!(bench.rescue().await, 1);
+
+    assert_eq!(bench.step(run, 0).await.spent.crashes, 1);
+    assert_eq!(bench.outcomes(run).await, ["crashed"]);
+}
+
 pub async fn a_rescued_step_is_due_at_once_and_once_more(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
     let before = bench.due_of(run, CREATE).await;

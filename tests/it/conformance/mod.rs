@@ -195,6 +195,7 @@ conformance! {
     crashing: [
         crashes_count_and_end_the_run_at_the_limit,
         a_lost_lease_whose_worker_lives_is_no_crash,
+        a_beat_right_after_a_claim_does_not_say_that_its_worker_lives,
         a_rescued_step_is_due_at_once_and_once_more,
         what_ran_out_says_whose_attempt_it_was,
         a_lease_that_was_renewed_is_not_rescued,

@@ -210,7 +210,7 @@ pub const GUARDS: &[Guard] = &[
         name: "rescue: a worker that lives",
         keeps: BUDGETS,
         within: "expired",
-        clause: "heartbeat.beat_at > over.lease_until - definition.lease + interval '1 millisecond'",
+        clause: "heartbeat.beat_at > over.lease_until - definition.lease + interval '1.2 seconds'",
         instead: "false",
         missed_by: &["a_lost_lease_whose_worker_lives_is_no_crash"],
         ..NONE
