@@ -97,8 +97,8 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: what is kept stays",
         keeps: "memory is merged",
         within: "settle",
-        clause: "held.memory || moved.memory",
-        instead: "moved.memory",
+        clause: "else held.memory || moved.memory",
+        instead: "else moved.memory",
         missed_by: &["what_a_step_keeps_is_merged_into_what_was_kept"],
         ..NONE
     },

@@ -267,7 +267,7 @@ pub const GUARDS: &[Guard] = &[
         name: "cancel: the steps are locked first",
         keeps: "a cancellation ends its run",
         within: "cancel",
-        clause: "order by position\n    for no key update",
+        clause: "order by position\n      for no key update",
         instead: "order by position",
         missed_by: &["a_cancellation_that_meets_a_claim_waits_for_its_settle"],
         ..NONE
