@@ -1771,9 +1771,9 @@ end
 $$;
 
 -- Up to `most` running steps of known definitions whose lease has ended. No lease ends before Postgres has been up for one
--- lease: its own outage is not a crash of its clients. `worker_lives`: its worker has beaten when it
--- would have moved this lease, 0.6 to 1.1 s after it did so last, so it lost the lease and did not
--- crash. A beat that came sooner says nothing: so young a lease is not moved.
+-- lease: its own outage is not a crash of its clients. `worker_lives`: its worker has beaten when
+-- it would have moved this lease, 0.6 to 1.1 s after it did so last, so it lost the lease and did
+-- not crash. A beat that came sooner says nothing: so young a lease is not moved.
 create or replace function sluice.expired(known text[], most integer)
 returns table (
   run_id uuid,

@@ -16,8 +16,8 @@ const TRANSACTION_PORT: u16 = 6543;
 #[command(next_help_heading = "Postgres")]
 pub struct DatabaseOptions {
     /// The address of Postgres: postgres://user:password@host:5432/database. With TLS and the
-    /// server's identity checked: append ?sslmode=verify-full (the CA certificates of the system, of
-    /// SSL_CERT_FILE, or &sslrootcert=/path)
+    /// server's identity checked: append ?sslmode=verify-full (the CA certificates of the system,
+    /// of SSL_CERT_FILE, or &sslrootcert=/path)
     #[arg(long, env = "DATABASE_URL", value_name = "URL")]
     database_url: Option<String>,
 

@@ -18,8 +18,8 @@ use crate::ledger::{Key, Lease};
 /// deletes, and for a slow answer.
 const RENEWED_AT: Duration = Duration::from_millis(600);
 
-/// The same of the heartbeat, where no lease is held. Who has lost a lease and lives beats once more
-/// between the moment at which it would have moved that lease (1.1 s) and its end (4 s).
+/// The same of the heartbeat, where no lease is held. Who has lost a lease and lives beats once
+/// more between the moment at which it would have moved that lease (1.1 s) and its end (4 s).
 const IDLE_BEAT: Duration = Duration::from_millis(2_500);
 
 /// How often a process looks for leases to renew.

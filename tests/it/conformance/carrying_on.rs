@@ -16,9 +16,10 @@ use workflows::{
 
 use super::{
     bench::{
-        Bench, CONFIGURE, CREATE, HOST, LEASE, LONG, PROVISION, STEPS, VERIFY, by, due_after, name, run_after,
-        send_back, success, success_that_keeps, success_with, user, worker,
+        Bench, CONFIGURE, CREATE, LEASE, LONG, PROVISION, STEPS, VERIFY, by, due_after, name, run_after, send_back,
+        success, success_that_keeps, success_with, user, worker,
     },
+    settling::behind_each_closed_gate,
     world::{Gate, Scope, World},
 };
 
@@ -91,24 +92,25 @@ pub async fn a_step_that_was_carried_on_comes_back_when_its_lease_is_over(bench:
 }
 
 pub async fn nobody_goes_on_while_a_gate_counts(bench: &Bench<impl World>) {
-    for gate in [
-        Gate::Pause(Scope::Step, CONFIGURE),
-        Gate::Pause(Scope::Workflow, PROVISION),
-        Gate::Hold(Scope::Host, HOST, LONG),
-    ] {
-        let run = bench.start(PROVISION, user()).await;
-        let claim = bench.take(run, CREATE).await;
-        bench.world.set(gate).await;
-
+    behind_each_closed_gate(bench, async |claim, gate| {
         let settled = bench.write(going_on(bench, &claim, success(), Quiet::Yes)).await;
 
         assert_eq!(carried_on_by(&settled), None, "{gate:?}");
-        assert_eq!(bench.step(run, 1).await.state, StepState::Due);
-        let (Gate::Pause(scope, name) | Gate::Hold(scope, name, _)) = gate else { unreachable!() };
-        bench.world.set(Gate::Resume(scope, name)).await;
-        bench.world.advance(LONG).await;
-        bench.take(run, CONFIGURE).await;
-    }
+        assert_eq!(bench.step(claim.key.run, 1).await.state, StepState::Due);
+    })
+    .await;
+}
+
+/// A limit is charged by claims alone.
+pub async fn nobody_goes_on_while_a_limit_counts(bench: &Bench<impl World>) {
+    bench.world.set(Gate::Rate(Scope::Step, CONFIGURE, 100.0)).await;
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+
+    let settled = bench.write(going_on(bench, &claim, success(), Quiet::Yes)).await;
+
+    assert_eq!(carried_on_by(&settled), None);
+    assert_eq!(bench.step(run, 1).await.state, StepState::Due);
 }
 
 /// It is the host's word that counts, not the outcome: a claim waits until the call can have no

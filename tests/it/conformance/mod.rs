@@ -136,6 +136,7 @@ conformance! {
         a_step_that_was_carried_on_is_settled_and_renewed_like_a_claimed_one,
         a_step_that_was_carried_on_comes_back_when_its_lease_is_over,
         nobody_goes_on_while_a_gate_counts,
+        nobody_goes_on_while_a_limit_counts,
         nobody_goes_on_while_a_call_may_be_under_way,
         nobody_goes_on_with_a_step_that_was_there_already,
         nobody_goes_on_with_a_run_whose_end_was_asked_for,

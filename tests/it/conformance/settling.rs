@@ -1,7 +1,7 @@
 //! From `running` to wherever the attempt led: written once, as a whole, by whoever holds the token.
 
 use serde_json::json;
-use sluice::ledger::{Claimed, Settled, settlement::Quiet};
+use sluice::ledger::{Claim, Claimed, Settled, settlement::Quiet};
 use workflows::{
     outcome::{Memory, Outcome},
     state::{DeathReason, RunState, StepState},
@@ -78,6 +78,15 @@ pub async fn a_step_that_is_due_later_is_named_by_no_settle(bench: &Bench<impl W
 }
 
 pub async fn a_step_behind_a_closed_gate_is_named_by_no_settle(bench: &Bench<impl World>) {
+    behind_each_closed_gate(bench, async |claim, gate| {
+        assert_eq!(due_after(&bench.settle(&claim, success()).await), None, "{gate:?}");
+    })
+    .await;
+}
+
+/// `settles` the first step of a run whose next one is behind a gate that has just closed. Once the
+/// gate passes the run goes on.
+pub async fn behind_each_closed_gate<W: World>(bench: &Bench<W>, settles: impl AsyncFn(Claim, Gate<'_>)) {
     for gate in [
         Gate::Pause(Scope::Step, CONFIGURE),
         Gate::Pause(Scope::Workflow, PROVISION),
@@ -87,9 +96,8 @@ pub async fn a_step_behind_a_closed_gate_is_named_by_no_settle(bench: &Bench<imp
         let claim = bench.take(run, CREATE).await;
         bench.world.set(gate).await;
 
-        let settled = bench.settle(&claim, success()).await;
+        settles(claim, gate).await;
 
-        assert_eq!(due_after(&settled), None, "{gate:?}");
         let (Gate::Pause(scope, name) | Gate::Hold(scope, name, _)) = gate else { unreachable!() };
         bench.world.set(Gate::Resume(scope, name)).await;
         bench.world.advance(LONG).await;

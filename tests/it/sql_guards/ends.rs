@@ -143,7 +143,7 @@ pub const GUARDS: &[Guard] = &[
         within: "settle",
         clause: "plain and given.quiet",
         instead: "given.quiet",
-        missed_by: &["nobody_goes_on_while_a_gate_counts"],
+        missed_by: &["nobody_goes_on_while_a_gate_counts", "nobody_goes_on_while_a_limit_counts"],
         ..NONE
     },
     Guard {
@@ -204,6 +204,15 @@ pub const GUARDS: &[Guard] = &[
         within: "expired",
         clause: "and now() > pg_postmaster_start_time() + interval '4 seconds'",
         missed_by: &["an_outage_of_postgres_is_no_crash_of_its_clients"],
+        ..NONE
+    },
+    Guard {
+        name: "rescue: a beat that moved no lease",
+        keeps: BUDGETS,
+        within: "expired",
+        clause: "interval '1.2 seconds'",
+        instead: "interval '1 millisecond'",
+        missed_by: &["a_beat_right_after_a_claim_does_not_say_that_its_worker_lives"],
         ..NONE
     },
     Guard {

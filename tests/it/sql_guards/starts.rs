@@ -264,6 +264,15 @@ pub const GUARDS: &[Guard] = &[
         ..NONE
     },
     Guard {
+        name: "intake: a joined run does not end before that is written",
+        keeps: "a row says how its run ended",
+        within: "take_sign_up",
+        clause: "for no key update skip locked;",
+        instead: ";",
+        missed_by: &["a_row_that_is_set_to_pending_while_its_run_ends_says_how_it_ended"],
+        ..NONE
+    },
+    Guard {
         name: "cancel: the steps are locked first",
         keeps: "a cancellation ends its run",
         within: "cancel",

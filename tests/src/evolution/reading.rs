@@ -39,7 +39,7 @@ impl World {
         if known { Ok(()) } else { Err(answers::unauthorized()) }
     }
 
-    /// What `find` answers of something that an instance has: null where the instance is not loaded.
+    /// What `find` answers of something that an instance has: null where it is not loaded.
     pub(super) fn found(&mut self, name: &str, read: impl FnOnce(&Row, Clock) -> Option<Value>) -> Response {
         if !self.store.memory.contains_key(name) {
             if self.store.rows.contains_key(name) {

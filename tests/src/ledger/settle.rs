@@ -217,7 +217,7 @@ impl Tx<'_> {
         self.setup.registry.find(&run.workflow, run.version)?;
         let lease = self.definition(key.run)?.step(key.position)?.lease;
         let worker = step.worker.clone().unwrap_or_default();
-        // One that was killed moved all that it held with its last beat, but for what was too young.
+        // One that was killed moved all with its last beat, but for what was too young.
         let moved_at = until.saturating_sub(lease) + Duration::from_millis(1200);
         let worker_lives = self.tables.heartbeats.get(&worker).is_some_and(|beat_at| *beat_at > moved_at);
         Some(Expired {
