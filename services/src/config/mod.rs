@@ -140,7 +140,8 @@ pub struct RelayOptions {
 
 #[derive(Args)]
 pub struct WorkerOptions {
-    /// The steps to serve, by their names in their workflows
+    /// The steps to serve, by their names in their workflows. A worker of several steps takes a run
+    /// from one to the next without a queue between them, which costs less than a worker for each
     #[arg(value_name = "STEP", required = true)]
     steps: Vec<String>,
     #[command(flatten)]
