@@ -58,6 +58,23 @@ create table if not exists sluice.definition (
   primary key (workflow, version, position)
 );
 
+-- What a column may say, as types: Postgres reads a check from its text again in every statement
+-- that writes, and keeps a type's. So the checks of the tables that each step writes are short.
+do $$
+begin
+  if to_regtype('sluice.run_state') is null then
+    create domain sluice.run_state as text
+      check (value in ('active', 'succeeded', 'dead', 'cancelled'));
+    create domain sluice.step_state as text
+      check (value in ('due', 'running', 'succeeded', 'dead', 'cancelled'));
+    create domain sluice.outcome as text
+      check (value in ('succeeded', 'failed', 'deferred', 'crashed', 'sent_back', 'refused', 'cancelled'));
+    create domain sluice.bounded_text as text
+      check (octet_length(value) <= 4096);
+  end if;
+end
+$$;
+
 -- One execution of a workflow for one subject. Ids are uuid v7: later runs have greater ones.
 create table if not exists sluice.run (
   id uuid primary key,
@@ -66,8 +83,7 @@ create table if not exists sluice.run (
   subject text not null,
   resource text not null,
   input jsonb not null default '{}',
-  -- active, succeeded, dead, cancelled
-  state text not null default 'active',
+  state sluice.run_state not null default 'active',
   priority smallint not null default 0,
   -- The span of the run's intake; at first the context that its request gave.
   traceparent text,
@@ -94,16 +110,7 @@ create table if not exists sluice.run (
   ended_at timestamptz,
   -- It was cancelled by SQL alone, and no relay has exported its span yet.
   span_waits boolean not null default false,
-  -- One check and not several: Postgres reads each from its text again in every statement that writes.
-  constraint run_state check (
-    case state
-      when 'active' then ended_at is null
-      when 'succeeded' then ended_at is not null
-      when 'dead' then ended_at is not null
-      when 'cancelled' then ended_at is not null and cancel_by is not null
-      else false
-    end
-  )
+  constraint run_state check ((state = 'active') = (ended_at is null))
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- At most one unfinished run per subject and workflow: starting again joins it.
@@ -124,8 +131,7 @@ create table if not exists sluice.step (
   run_id uuid not null,
   position smallint not null,
   name text not null,
-  -- due, running, succeeded, dead, cancelled
-  state text not null default 'due',
+  state sluice.step_state not null default 'due',
   priority smallint not null default 0,
   -- Which time it is due: a hint of an earlier one claims nothing.
   generation integer not null default 1,
@@ -150,13 +156,7 @@ create table if not exists sluice.step (
   -- Why it waits, where the breaker of its host is open.
   held_by text,
   primary key (run_id, position),
-  constraint step_state check (
-    case
-      when state = 'running' then token is not null and lease_until is not null and worker is not null
-      when state in ('due', 'succeeded', 'dead', 'cancelled') then token is null and lease_until is null
-      else false
-    end
-  )
+  constraint step_state check ((state = 'running') = (token is not null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
 
 -- One index per question that is asked all the time, each of live rows only. A renewal changes no indexed column.
@@ -174,11 +174,10 @@ create table if not exists sluice.attempt (
   worker text not null,
   started_at timestamptz not null,
   ended_at timestamptz not null default now(),
-  outcome text not null
-    check (outcome in ('succeeded', 'failed', 'deferred', 'crashed', 'sent_back', 'refused', 'cancelled')),
+  outcome sluice.outcome not null,
   class text,
   http_status smallint,
-  error text check (octet_length(error) <= 4096),
+  error sluice.bounded_text,
   note text,
   trace_id text,
   span_id text,

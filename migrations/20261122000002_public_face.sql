@@ -18,6 +18,18 @@ stable
 set search_path = ''
 as $$
 begin
+  if exists (
+    select
+    from pg_catalog.pg_attribute as held
+    join pg_catalog.pg_class as class
+      on class.oid = held.attrelid
+    where held.attrelid = to_regclass('public.profiles')
+      and held.attname = 'id'
+      and held.atttypid = 'uuid'::regtype
+      and class.relkind in ('r', 'p')
+  ) then
+    return 'id';
+  end if;
   return (
     select held.attname
     from pg_catalog.pg_class as class
@@ -29,7 +41,7 @@ begin
       and held.attnum > 0
       and not held.attisdropped
       and (
-        held.attname in ('id', 'user_id')
+        held.attname = 'user_id'
         or exists (
           select
           from pg_catalog.pg_constraint as key
@@ -44,7 +56,7 @@ begin
             and key.conkey = array[held.attnum]
         )
       )
-    order by held.attname = 'id' desc, held.attname = 'user_id'
+    order by held.attname = 'user_id'
     limit 1
   );
 end
@@ -59,15 +71,7 @@ stable
 set search_path = ''
 as $$
 begin
-  return (
-    select class.oid::regclass
-    from pg_catalog.pg_class as class
-    join pg_catalog.pg_namespace as auth
-      on auth.oid = class.relnamespace
-    where auth.nspname = 'auth'
-      and class.relname = 'users'
-      and has_schema_privilege(auth.oid, 'usage')
-  );
+  return case when has_schema_privilege(to_regnamespace('auth'), 'usage') then to_regclass('auth.users') end;
 end
 $$;
 

@@ -150,6 +150,8 @@ declare
   projecting_before constant text := coalesce(current_setting('sluice.projecting', true), '');
   subject uuid;
   given text;
+  -- Of a setting that is set: an assignment costs less than a `perform`.
+  value text;
 begin
   begin
     if tg_nargs = 0 then
@@ -163,11 +165,11 @@ begin
       return null;
     end if;
     given := sluice.sign_up_traceparent(subject);
-    perform set_config('sluice.projecting', 'on', true);
+    value := set_config('sluice.projecting', 'on', true);
     insert into public.evolution_instance_creation_queue (user_id, traceparent)
     values (subject, given)
     on conflict do nothing;
-    perform set_config('sluice.projecting', projecting_before, true);
+    value := set_config('sluice.projecting', projecting_before, true);
     perform sluice.wake_intake();
     return null;
   exception
@@ -547,13 +549,11 @@ set lock_timeout = '50ms'
 as $$
 declare
   key name;
-  people regclass;
   asked uuid[];
   there uuid[];
 begin
   key := sluice.profiles_key();
-  people := case when key is null then sluice.auth_users() else to_regclass('public.profiles') end;
-  if people is null or row_security_active(people) then
+  if row_security_active(case when key is null then sluice.auth_users() else 'public.profiles'::regclass end) is not false then
     return '{}';
   end if;
   asked := array(
@@ -561,9 +561,16 @@ begin
     from unnest(subjects) as subject
     where subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
   );
-  execute format('select array(select %1$I from %2$s where %1$I = any ($1))', coalesce(key, 'id'), people)
-  into there
-  using asked;
+  -- Asked at each first claim. The statements of the usual projects keep their plans.
+  if key = 'id' then
+    there := array(select id from public.profiles where id = any (asked));
+  elsif key is null then
+    there := array(select id from auth.users where id = any (asked));
+  else
+    execute format('select array(select %1$I from public.profiles where %1$I = any ($1))', key)
+    into there
+    using asked;
+  end if;
   return array(select subject::text from unnest(asked) as subject where subject <> all (there));
 exception
   when others then

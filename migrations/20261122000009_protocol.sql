@@ -205,7 +205,8 @@ $$;
 -- Lets a workflow write the app's own rows for these runs, in the caller's transaction. What the
 -- app's schema refuses or has locked undoes nothing: it is kept as pending and written again
 -- (`again`: it was kept before). Whoever in the app waits for a row that is written here waits as
--- long as this waits for others: a twentieth of a second, and once only.
+-- long as this waits for others: a twentieth of a second, and once only. Where all together fail,
+-- each is tried on its own, and the projection finds sluice.singly = on.
 create or replace function sluice.project(workflow text, runs uuid[], taken boolean default false, again boolean default false)
 returns void
 language plpgsql
@@ -219,6 +220,8 @@ declare
   target text;
   one uuid;
   refusal text;
+  -- Of settings that are set: an assignment costs less than a `perform`.
+  value text;
 begin
   select known.projection
   into target
@@ -228,12 +231,12 @@ begin
     return;
   end if;
 
-  perform set_config('sluice.taking', case when taken then 'on' else '' end, true);
-  perform set_config('sluice.projecting', 'on', true);
+  value := set_config('sluice.taking', case when taken then 'on' else '' end, true);
+  value := set_config('sluice.projecting', 'on', true);
   if not again then
     begin
       execute format('select %s($1)', target) using runs;
-      perform set_config('sluice.projecting', projecting_before, true);
+      value := set_config('sluice.projecting', projecting_before, true);
       return;
     exception
       when others then
@@ -243,8 +246,9 @@ begin
 
   -- Who met a lock has waited for it once: the neighbours do not wait again.
   if again or refusal = '55P03' then
-    perform set_config('lock_timeout', '1ms', true);
+    value := set_config('lock_timeout', '1ms', true);
   end if;
+  value := set_config('sluice.singly', 'on', true);
   foreach one in array runs loop
     begin
       execute format('select %s($1)', target) using array[one];
@@ -259,7 +263,8 @@ begin
           taken = pending.taken or excluded.taken;
     end;
   end loop;
-  perform set_config('sluice.projecting', projecting_before, true);
+  value := set_config('sluice.singly', '', true);
+  value := set_config('sluice.projecting', projecting_before, true);
 end
 $$;
 
@@ -566,7 +571,8 @@ begin
           and own.state = to_state
       )::integer end
     where id = any (runs)
-    returning *
+    returning id, workflow, version, subject, resource, internal, events, requested_at, ended_at, cancel_by, cancel_reason,
+      traceparent
   ),
   announced as (
     insert into sluice.event (run_id, sequence, type, routing_key, payload, traceparent)
@@ -1453,6 +1459,51 @@ as $$
   where held.memory ? key
 $$;
 
+-- How an attempt ended, as its worker or a rescue sends it.
+do $$
+begin
+  if to_regtype('sluice.settlement') is null then
+    create type sluice.settlement as (
+      -- Its place in the caller's list.
+      at integer,
+      run uuid,
+      "position" smallint,
+      token bigint,
+      -- Only where the lease has ended.
+      expiry boolean,
+      to_state text,
+      due double precision,
+      failures integer,
+      crashes integer,
+      defers integer,
+      output jsonb,
+      outcome text,
+      class text,
+      http_status smallint,
+      error text,
+      note text,
+      trace_id text,
+      span_id text,
+      memory jsonb,
+      quiet boolean,
+      exclusive boolean,
+      -- advance, rerun, succeed, cancel, die; else the step itself is due again, or waits.
+      "then" text,
+      next text,
+      target smallint,
+      target_step text,
+      send_backs integer,
+      reason text,
+      -- The token under which the worker goes on with the next step, and that step's lease and spans.
+      carry_on bigint,
+      lease double precision,
+      context text,
+      parent text
+    );
+  end if;
+end
+$$;
+
 -- Writes how attempts ended: step, attempt, next step or end of the run, memory, event, the app's
 -- rows. One answer per settlement that was written; the others are stale. In key order. Whoever
 -- ends a run by it exports the run's span.
@@ -1495,6 +1546,7 @@ declare
     select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
   );
   moved record;
+  settlement sluice.settlement;
   due_moment timestamptz;
   succeeded uuid[] := '{}';
   cancelled uuid[] := '{}';
@@ -1505,17 +1557,9 @@ declare
   runs uuid[];
 begin
   for moved in
-    with given as materialized (
-      select *
-      from jsonb_to_recordset(settlements) as given (
-        at integer, run uuid, "position" smallint, token bigint, expiry boolean, to_state text, due double precision,
-        failures integer, crashes integer, defers integer, output jsonb, outcome text, class text, http_status smallint,
-        error text, note text, trace_id text, span_id text, memory jsonb, quiet boolean, exclusive boolean, "then" text,
-        next text, target smallint, target_step text, send_backs integer, reason text, carry_on bigint,
-        lease double precision, context text, parent text
-      )
-    ),
-    moved as (
+    -- The settlement goes through the parts of this statement as one column: each column of each part
+    -- costs, however few rows there are.
+    with moved as (
       update sluice.step as running
       set state = case when running.cancel_asked and given."then" <> 'succeed' then 'cancelled' else given.to_state end,
         generation = running.generation + 1, token = null, lease_until = null, cancel_asked = false,
@@ -1525,13 +1569,13 @@ begin
         end,
         failures = given.failures, crashes = given.crashes, defers = given.defers,
         output = coalesce(given.output, running.output), error = given.error, held_by = null
-      from given
+      from jsonb_populate_recordset(null::sluice.settlement, settlements) as given
       join sluice.run on run.id = given.run
       where running.run_id = given.run
         and running.position = given.position
         and running.token = given.token
         and (not given.expiry or running.lease_until < now())
-      returning given.*, case when running.state = 'cancelled' then 'cancel' else given."then" end as way,
+      returning given as settlement, case when running.state = 'cancelled' then 'cancel' else given."then" end as way,
         plain and given.quiet and given.carry_on is not null as carries, running.name,
         running.worker, running.started_at, running.state, running.generation, running.due_at, running.priority, run.workflow, run.resource,
         run.subject, run.traceparent, run.linked_traceparent as linked, run.asked_traceparent,
@@ -1553,7 +1597,9 @@ begin
     attempted as (
       insert into sluice.attempt
         (run_id, position, step, token, worker, started_at, outcome, class, http_status, error, note, trace_id, span_id)
-      select run, position, name, token, worker, started_at, outcome, class, http_status, error, note, trace_id, span_id
+      select (settlement).run, (settlement).position, name, (settlement).token, worker, started_at, (settlement).outcome,
+        (settlement).class, (settlement).http_status, (settlement).error, (settlement).note, (settlement).trace_id,
+        (settlement).span_id
       from moved
     ),
     -- Where the API has answered, the resource is free. Where it may still be at work, it stays busy for the time of one call
@@ -1561,31 +1607,35 @@ begin
     kept as (
       update sluice.resource as held
       set memory = case
-          when moved.memory is null then held.memory
-          when held.heard_at > moved.started_at then held.memory || moved.memory || sluice.heard_of(held)
-          else held.memory || moved.memory
+          when (moved.settlement).memory is null then held.memory
+          when held.heard_at > moved.started_at then held.memory || (moved.settlement).memory || sluice.heard_of(held)
+          else held.memory || (moved.settlement).memory
         end,
         busy_until = case
-          when held.busy_token is distinct from moved.token then held.busy_until
-          when moved.quiet then null
-          when moved.expiry then held.busy_until
+          when held.busy_token is distinct from (moved.settlement).token then held.busy_until
+          when (moved.settlement).quiet then null
+          when (moved.settlement).expiry then held.busy_until
           else greatest(held.busy_until, now() + quiet_time)
         end,
-        busy_token = case when held.busy_token = moved.token and moved.quiet then null else held.busy_token end
+        busy_token = case
+          when held.busy_token = (moved.settlement).token and (moved.settlement).quiet then null
+          else held.busy_token
+        end
       from moved
-      where (moved.exclusive or moved.memory is not null)
+      where ((moved.settlement).exclusive or (moved.settlement).memory is not null)
         and held.name = moved.resource
-        and (moved.memory is not null or held.busy_token = moved.token)
-      returning moved.at, held.busy_until, held.memory
+        and ((moved.settlement).memory is not null or held.busy_token = (moved.settlement).token)
+      returning (moved.settlement).at, held.busy_until, held.memory
     ),
     next as (
       insert into sluice.step as next
         (run_id, position, name, priority, due_at, state, token, worker, started_at, lease_until, attempts, traceparent,
           parent_span)
-      select run, position + 1, next, priority, now(), case when carries then 'running' else 'due' end,
-        case when carries then carry_on end, case when carries then worker end, case when carries then now() end,
-        case when carries then now() + make_interval(secs => lease) end, carries::integer,
-        case when carries then context end, case when carries then parent end
+      select (settlement).run, (settlement).position + 1, (settlement).next, priority, now(),
+        case when carries then 'running' else 'due' end, case when carries then (settlement).carry_on end,
+        case when carries then worker end, case when carries then now() end,
+        case when carries then now() + make_interval(secs => (settlement).lease) end, carries::integer,
+        case when carries then (settlement).context end, case when carries then (settlement).parent end
       from moved
       where way = 'advance'
         and not is_there
@@ -1603,18 +1653,19 @@ begin
           )
         )
       end as known,
-      whole.attempts
+      case
+        when moved.way in ('succeed', 'cancel', 'die') then (
+          select sum(own.attempts)
+          from sluice.step as own
+          where own.run_id = (moved.settlement).run
+        )
+      end as attempts
     from moved
-    left join kept on kept.at = moved.at
-    left join next on next.run_id = moved.run
-    left join lateral (
-      select sum(own.attempts)::integer as attempts
-      from sluice.step as own
-      where own.run_id = moved.run
-        and moved.way in ('succeed', 'cancel', 'die')
-    ) as whole on true
+    left join kept on kept.at = (moved.settlement).at
+    left join next on next.run_id = (moved.settlement).run
   loop
-    at := moved.at;
+    settlement := moved.settlement;
+    at := settlement.at;
     run_state := 'active';
     carried_on := coalesce(moved.carried_on, false);
     known := moved.known;
@@ -1625,13 +1676,13 @@ begin
         if moved.is_there then
           update sluice.step as next
           set due_at = now(), generation = next.generation + 1
-          where next.run_id = moved.run
-            and next.position = moved.position + 1
+          where next.run_id = settlement.run
+            and next.position = settlement.position + 1
             and next.state = 'due'
           returning next.name, next.position, next.generation
           into due_step, due_position, due_generation;
           if not found then
-            raise exception 'step % of run % has ended already', moved.position + 1, moved.run
+            raise exception 'step % of run % has ended already', settlement.position + 1, settlement.run
               using errcode = 'unique_violation';
           end if;
         elsif not carried_on then
@@ -1642,58 +1693,62 @@ begin
       when 'rerun' then
         update sluice.step as again
         set state = 'due', generation = again.generation + 1,
-          due_at = case when again.position = moved.target then now() end,
-          send_backs = case when again.position = moved.target then moved.send_backs else again.send_backs end
-        where again.run_id = moved.run
-          and again.position >= moved.target
+          due_at = case when again.position = settlement.target then now() end,
+          send_backs = case when again.position = settlement.target then settlement.send_backs else again.send_backs end
+        where again.run_id = settlement.run
+          and again.position >= settlement.target
           and again.state = 'succeeded';
         select again.name, again.position, again.generation, again.due_at
         into due_step, due_position, due_generation, due_moment
         from sluice.step as again
-        where again.run_id = moved.run
-          and again.position = moved.target
+        where again.run_id = settlement.run
+          and again.position = settlement.target
           and again.state = 'due';
       when 'succeed' then
         run_state := 'succeeded';
-        succeeded := succeeded || moved.run;
+        succeeded := succeeded || settlement.run;
       when 'cancel' then
         run_state := 'cancelled';
-        cancelled := cancelled || moved.run;
+        cancelled := cancelled || settlement.run;
       when 'die' then
         run_state := 'dead';
-        died := died || moved.run;
+        died := died || settlement.run;
         -- Where an earlier step dies than the one that settled, those after it wait for it, so that a revived run comes past
         -- them again.
         update sluice.step as after
         set state = 'due', due_at = null, generation = after.generation + 1
-        where after.run_id = moved.run
-          and after.position > moved.target
+        where after.run_id = settlement.run
+          and after.position > settlement.target
           and after.state = 'succeeded';
         update sluice.step as dying
         set state = 'dead', due_at = null
-        where dying.run_id = moved.run
-          and dying.position = moved.target
+        where dying.run_id = settlement.run
+          and dying.position = settlement.target
           and dying.state in ('due', 'succeeded');
         insert into sluice.dead_letter (run_id, position, step, reason, class, error)
-        values (moved.run, moved.target, moved.target_step, moved.reason, moved.class, moved.error);
+        values (
+          settlement.run, settlement.target, settlement.target_step, settlement.reason, settlement.class, settlement.error
+        );
       else
         if moved.state = 'due' and moved.due_at is not null then
           -- Not before whatever may be under way there has come to its end.
           if moved.free_at > moved.due_at then
             update sluice.step as later
             set due_at = moved.free_at
-            where later.run_id = moved.run
-              and later.position = moved.position;
+            where later.run_id = settlement.run
+              and later.position = settlement.position;
           end if;
           due_step := moved.name;
-          due_position := moved.position;
+          due_position := settlement.position;
           due_generation := moved.generation;
           due_moment := greatest(moved.due_at, moved.free_at);
         end if;
     end case;
 
-    if moved.way <> 'advance' or moved.memory is not null or moved.failures > 0 or moved.error is not null or moved.had_error then
-      changed := changed || moved.run;
+    if moved.way <> 'advance' or settlement.memory is not null or settlement.failures > 0 or settlement.error is not null
+      or moved.had_error
+    then
+      changed := changed || settlement.run;
       changed_of := changed_of || moved.workflow;
     end if;
 

@@ -123,9 +123,11 @@ declare
   way text := 'with projection';
   at_projection boolean;
   lock_timeout_before constant text := current_setting('lock_timeout');
+  -- Of settings that are set: an assignment costs less than a `perform`.
+  value text;
 begin
   -- What intake writes to the app's rows is nobody's command.
-  perform set_config('sluice.projecting', 'on', true);
+  value := set_config('sluice.projecting', 'on', true);
   if exists (select from sluice.budget_reset) then
     perform sluice.reset_budgets();
   end if;
@@ -220,11 +222,11 @@ begin
       end loop;
       if way = 'with projection' then
         at_projection := true;
-        perform set_config('sluice.taking', 'on', true);
-        perform set_config('lock_timeout', '50ms', true);
-        perform sluice.project_instances(runs);
-        perform set_config('sluice.taking', '', true);
-        perform set_config('lock_timeout', lock_timeout_before, true);
+        value := set_config('sluice.taking', 'on', true);
+        value := set_config('lock_timeout', '50ms', true);
+        perform sluice.write_instances(runs, true);
+        value := set_config('sluice.taking', '', true);
+        value := set_config('lock_timeout', lock_timeout_before, true);
       end if;
       exit;
     exception
@@ -240,7 +242,7 @@ begin
   if way <> 'with projection' then
     perform sluice.project('provision-instance', runs, true);
   end if;
-  perform set_config('sluice.projecting', projecting_before, true);
+  value := set_config('sluice.projecting', projecting_before, true);
   return query select * from unnest(all_taken);
 end
 $$;
@@ -302,10 +304,11 @@ create or replace view sluice.shown_run as
   ) as step on true
   where run.subject ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
 
--- Makes the app's rows what the ledger says about these runs. Rows are written only where something changed, so that Realtime
--- sends no empty news; the queue's rows first, in key order, then the instances'. A pending row is somebody's command: only intake, which takes
--- it, writes over it.
-create or replace function sluice.project_instances(runs uuid[])
+-- Makes the app's rows what the ledger says about these runs. Rows are written only where something
+-- changed, so that Realtime sends no empty news; the queue's rows first, in key order, then the
+-- instances'. A pending row is somebody's command: only intake, which takes it, writes over it.
+-- `first_too`: who has no row of an instance gets one.
+create or replace function sluice.write_instances(runs uuid[], first_too boolean)
 returns void
 language plpgsql
 set search_path = ''
@@ -313,22 +316,7 @@ as $$
 #variable_conflict use_column
 declare
   taking constant boolean := coalesce(current_setting('sluice.taking', true), '') = 'on';
-  alone constant boolean := cardinality(runs) = 1;
-  without_row uuid[];
 begin
-  -- A name that is ours stands in another user's row, who forged it: that row gets the name that is its own.
-  if alone then
-    update public.evolution_instances as forged
-    set instance_name = coalesce(
-      (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
-      'user_' || forged.user_id
-    )
-    from sluice.shown_run as shown
-    where shown.run_id = runs[1]
-      and forged.instance_name = shown.name
-      and forged.user_id <> shown.user_id;
-  end if;
-
   with shown as materialized (
     select shown.*
     from sluice.shown_run as shown
@@ -378,45 +366,53 @@ begin
           )
         )
       )
+    returning instance.user_id
   )
-  select array_agg(shown.run_id)
-  into without_row
+  insert into public.evolution_instances
+    (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
+  select shown.user_id, shown.name, shown.instance_status, shown.qr_code, shown.phone_number, shown.webhook_url, shown.token,
+    case when shown.qr_code is not null then now() end
   from shown
-  where not exists (
-    select from public.evolution_instances as there
-    where there.user_id = shown.user_id
-  );
-
-  if without_row is null then
-    return;
-  elsif not alone then
-    perform sluice.show_instances(without_row);
-    return;
-  end if;
-  -- Where the user is gone there is nobody to show it to; of several, each is tried alone.
-  begin
-    perform sluice.show_instances(without_row);
-  exception
-    when foreign_key_violation then
-      null;
-  end;
+  where first_too
+    and (select count(*) from written) >= 0
+    and not exists (
+      select from public.evolution_instances as there
+      where there.user_id = shown.user_id
+    )
+  order by shown.user_id;
 end
 $$;
 
--- The first rows of users' instances.
-create or replace function sluice.show_instances(runs uuid[])
+-- The projection of provision-instance: all at once; where that has failed, one by one and with
+-- more care.
+create or replace function sluice.project_instances(runs uuid[])
 returns void
 language plpgsql
 set search_path = ''
 as $$
 begin
-  insert into public.evolution_instances
-    (user_id, instance_name, instance_status, qr_code, phone_number, webhook_url, instance_token, last_qr_update)
-  select shown.user_id, shown.name, shown.instance_status, shown.qr_code, shown.phone_number, shown.webhook_url, shown.token,
-    case when shown.qr_code is not null then now() end
+  if coalesce(current_setting('sluice.singly', true), '') <> 'on' then
+    perform sluice.write_instances(runs, true);
+    return;
+  end if;
+
+  -- A name that is ours stands in another user's row, who forged it: that row gets the name that is its own.
+  update public.evolution_instances as forged
+  set instance_name = coalesce(
+    (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
+    'user_' || forged.user_id
+  )
   from sluice.shown_run as shown
   where shown.run_id = any (runs)
-  order by shown.user_id;
+    and forged.instance_name = shown.name
+    and forged.user_id <> shown.user_id;
+  begin
+    perform sluice.write_instances(runs, true);
+  exception
+    -- The user is gone: there is nobody to show an instance to.
+    when foreign_key_violation then
+      perform sluice.write_instances(runs, false);
+  end;
 end
 $$;
 
@@ -459,22 +455,29 @@ begin
 end
 $$;
 
--- Announces what the memory of an instance says anew. The trigger's argument is what that is.
+-- Announces what the memory of an instance says anew: that it is gone from the API; that it is linked
+-- to a phone, or no longer is, where a run or an event of the API's says so; how its webhook there
+-- was found changed. The first and the last once each, until a run has verified the instance again.
 create or replace function sluice.announce_change()
 returns trigger
 language plpgsql
 set search_path = ''
 as $$
 begin
-  perform sluice.announce_found(
-    new,
-    case
-      when tg_argv[0] <> 'connection' then tg_argv[0]
-      when new.memory ->> 'status' = 'connected' then 'instance.connected'
-      else 'instance.disconnected'
-    end,
-    case tg_argv[0] when 'webhook.drift' then new.memory -> 'webhook_drift' else '{}' end
-  );
+  if new.memory ->> 'gone' = 'true' and old.memory ->> 'gone' is distinct from 'true' then
+    perform sluice.announce_found(new, 'instance.gone', '{}');
+  end if;
+  if (coalesce(new.memory ->> 'status', '') = 'connected') <> (coalesce(old.memory ->> 'status', '') = 'connected') then
+    perform sluice.announce_found(
+      new, case new.memory ->> 'status' when 'connected' then 'instance.connected' else 'instance.disconnected' end, '{}'
+    );
+  end if;
+  if new.run_id is not null
+    and jsonb_typeof(new.memory -> 'webhook_drift') = 'object'
+    and new.memory -> 'webhook_drift' is distinct from old.memory -> 'webhook_drift'
+  then
+    perform sluice.announce_found(new, 'webhook.drift', new.memory -> 'webhook_drift');
+  end if;
   return null;
 end
 $$;
@@ -482,39 +485,13 @@ revoke all
   on function sluice.announce_change()
   from public;
 
--- That it is linked to a phone, or no longer is, where a run or an event of the API's says so.
-create or replace trigger announce_connection
+-- Its condition is short: Postgres reads it from its text again in every statement that writes.
+create or replace trigger announce_change
   after update of memory
   on sluice.resource
   for each row
-  when (
-    (coalesce(old.memory ->> 'status', '') = 'connected') <> (coalesce(new.memory ->> 'status', '') = 'connected')
-  )
-  execute function sluice.announce_change('connection');
-
--- That it is gone from the API, and how its webhook there was found changed: once each, until a run
--- has verified the instance again.
--- Postgres fires triggers by name: an instance is gone before it is disconnected.
-create or replace trigger announce_absence
-  after update of memory
-  on sluice.resource
-  for each row
-  when (
-    coalesce(new.memory ->> 'gone', '') = 'true'
-    and coalesce(old.memory ->> 'gone', '') <> 'true'
-  )
-  execute function sluice.announce_change('instance.gone');
-
-create or replace trigger announce_drift
-  after update of memory
-  on sluice.resource
-  for each row
-  when (
-    jsonb_typeof(new.memory -> 'webhook_drift') = 'object'
-    and new.memory -> 'webhook_drift' is distinct from old.memory -> 'webhook_drift'
-    and new.run_id is not null
-  )
-  execute function sluice.announce_change('webhook.drift');
+  when (new.memory <> old.memory)
+  execute function sluice.announce_change();
 
 -- What the API itself reports ---------------------------------------------------------------------
 
@@ -715,7 +692,7 @@ $$;
 
 do $$
 begin
-  perform sluice.plan_once('{project_instances,show_instances,hear}');
+  perform sluice.plan_once('{write_instances,project_instances,hear}');
 end
 $$;
 

@@ -22,7 +22,7 @@ const PARTS: [&str; 14] = [
     "with begun as",
     "with shown as materialized",
     "with given as (",
-    "with given as materialized (",
+    "with moved as (",
     "with ended as (",
     "sluice.renew(",
     "step.lease_until < now()",

@@ -129,7 +129,7 @@ async fn through_loop(stage: &Stage, bare: &Bare, users: usize) -> Result<Round>
     let taken = bare.burst(stage, users).await?;
     let calls = (stage.api.calls().await? - before) as f64 / users as f64;
     let rate = users as f64 / taken.seconds;
-    let cpu = taken.cpu.per_thousand(users);
+    let cpu = taken.cpu.per_thousand(taken.users);
     Ok(Round { per_second: rate, per_second_with_insert: rate, cpu, calls, sluice: None })
 }
 

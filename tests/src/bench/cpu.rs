@@ -26,6 +26,11 @@ impl Cpu {
         Some(self.sluice + self.postgres? + self.redis?)
     }
 
+    /// Over the engine-free loop, whose own time is this program's, and Postgres.
+    pub fn of_the_loop(&self) -> Option<f64> {
+        Some(self.bench + self.postgres?)
+    }
+
     /// CPU-seconds per 1,000 of so many.
     pub fn per_thousand(self, number: usize) -> Self {
         let share = |seconds: f64| seconds * 1000.0 / number as f64;

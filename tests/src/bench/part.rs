@@ -191,10 +191,13 @@ async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<s
     let setup = setup(stage, roles).await?;
     // Elsewhere: who signs up without the trigger is a lost sign-up, which a relay would find and serve.
     let elsewhere = stage.new_database().await?;
+    let bare = Bare::prepare(stage, &elsewhere).await?;
     let mut all = Vec::new();
     for rate in &scale.rates {
         let mut one = steady::stream(stage, &setup, *rate, scale.seconds).await?;
         one.app = Some(steady::alone(stage, &elsewhere, *rate, scale.seconds / 4.0).await?);
+        let through_loop = bare.stream(stage, *rate, scale.seconds / 2.0).await?;
+        one.engine_free = through_loop.cpu.per_thousand(through_loop.users).of_the_loop();
         let (median, p99) = (one.latency.median, one.latency.p99);
         let cpu = one.cpu.total().map_or(String::new(), |total| format!(", {total:.2} CPU-s per 1,000"));
         (stage.say)(&format!("   {}, {rate:.0}/s: {median:.0} ms, p99 {p99:.0} ms{cpu}", roles.name()));

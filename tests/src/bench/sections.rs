@@ -110,8 +110,7 @@ fn range(burst: &Burst) -> String {
 
 /// The loop's own time is the bench's.
 fn cpu(cpu: &Cpu, is_sluice: bool) -> [String; 4] {
-    let (own, redis) = if is_sluice { (cpu.sluice, cpu.redis) } else { (cpu.bench, Some(0.0)) };
-    let total = cpu.postgres.zip(redis).map(|(postgres, redis)| own + postgres + redis);
+    let (total, own) = if is_sluice { (cpu.total(), cpu.sluice) } else { (cpu.of_the_loop(), cpu.bench) };
     [maybe(total), two(own), maybe(cpu.postgres), if is_sluice { maybe(cpu.redis) } else { none() }]
 }
 
@@ -133,6 +132,8 @@ fn streams(title: impl Into<String>, streams: &[Steady]) -> Section {
         "Postgres",
         "Redis",
         "of it the app's",
+        "engine-free loop",
+        "times the loop",
         "statements",
         "transactions",
         "WAL records",
@@ -149,6 +150,8 @@ fn streams(title: impl Into<String>, streams: &[Steady]) -> Section {
         ];
         cells.extend(cpu(&stream.cpu, true));
         cells.push(maybe(stream.app.and_then(|app| app.postgres)));
+        cells.push(maybe(stream.engine_free));
+        cells.push(maybe(stream.times_the_loop()));
         cells.extend(counted(Some(&stream.inside)));
         cells.push(stream.app.and_then(|app| app.wal_records).map_or(none(), whole));
         section.row(cells)

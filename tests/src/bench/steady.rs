@@ -17,7 +17,7 @@ use super::{
 
 /// Connections of the app: more than wait for their commits at 400 a second.
 const CLIENTS: u32 = 24;
-const LEAD_IN: f64 = 3.0;
+pub const LEAD_IN: f64 = 3.0;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Steady {
@@ -38,6 +38,15 @@ pub struct Steady {
     pub inside: Inside,
     /// The same stream with Sluice's trigger off and no role: the app's own part of the above.
     pub app: Option<Alone>,
+    /// The same stream through the engine-free loop: its CPU-seconds per 1,000, and Postgres' for it.
+    pub engine_free: Option<f64>,
+}
+
+impl Steady {
+    /// The CPU, as a multiple of the engine-free loop's.
+    pub fn times_the_loop(&self) -> Option<f64> {
+        Some(self.cpu.total()? / self.engine_free?)
+    }
 }
 
 /// The app without Sluice.
@@ -85,6 +94,7 @@ pub async fn stream(stage: &mut Stage, setup: &Setup, rate: f64, seconds: f64) -
         behind: (last_ready - last_sign_up) * 1000.0,
         inside: Inside::new(&counted, stream.users.len() + lead_in.users.len(), memory),
         app: None,
+        engine_free: None,
     })
 }
 
