@@ -33,13 +33,17 @@ enum Role {
     /// Every role in one process
     All(Box<All>),
     /// What stood in the database before Sluice: status, start, leave, allow
-    Adopt(cli::adopt::Options),
+    #[command(subcommand)]
+    Adopt(cli::adopt::Command),
     /// What needs a person: list, show, retry, discard
-    DeadLetters(cli::dead_letters::Options),
+    #[command(subcommand)]
+    DeadLetters(cli::dead_letters::Command),
     /// Executions of workflows: list, show, cancel, export
-    Runs(cli::runs::Options),
+    #[command(subcommand)]
+    Runs(cli::runs::Command),
     /// What waits, and the gates before it: stats, pause, resume, rate, concurrency
-    Queue(cli::queue::Options),
+    #[command(subcommand)]
+    Queue(cli::queue::Command),
 }
 
 #[derive(clap::Args)]
@@ -98,10 +102,10 @@ fn main() -> ExitCode {
             let mode = product.amqp_mode();
             running(product).following(move |faults| reports.read_if_given(mode, faults)).all(&engine)
         }
-        Role::Adopt(options) => cli::adopt::run(options),
-        Role::DeadLetters(options) => cli::dead_letters::run(options),
-        Role::Runs(options) => cli::runs::run(options),
-        Role::Queue(options) => cli::queue::run(options),
+        Role::Adopt(command) => command.run(),
+        Role::DeadLetters(command) => command.run(),
+        Role::Runs(command) => command.run(),
+        Role::Queue(command) => command.run(),
     }
 }
 

@@ -1,44 +1,40 @@
 //! `sluice adopt`: what stood in the database before Sluice came, and a person's word on each class of it. Nothing old is started
 //! without that word.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Serialize;
 use sqlx::{ConnectOptions, PgConnection};
 
 use super::{
     by::ByOptions,
-    output::{EXIT_CODES, FAILED, Form, clean, line, nothing_matched, or_dash, remark, table},
+    output::{Column, EXIT_CODES, FAILED, Form, NOTHING_MATCHED, clean, done, line, or_dash, refuse, table},
 };
 use crate::{
     config::{self, OperatorOptions},
-    ledger::migrations::adoption::{self, Allowed, Class, Started},
+    ledger::{
+        By,
+        migrations::adoption::{self, Allowed, Class, Started},
+    },
     process,
 };
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-pub struct Options {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Subcommand)]
-enum Verb {
+#[command(after_help = EXIT_CODES)]
+pub enum Command {
     /// What the first migration found: imported, skipped and why, stuck, failed, waiting, older users
     Status(Status),
     /// Start everybody of a class who waits for it: each gets a pending queue row for the relays
-    Start(Word),
+    Start(OfClass),
     /// Leave everybody of a class alone who waits for it; who is set to pending by SQL still starts
-    Leave(Word),
+    Leave(OfClass),
     /// Take over an instance whose name is not its user's own, with the token that its row has
-    Allow(Allow),
+    Allow(OfInstance),
 }
 
 #[derive(Args)]
-struct Status {
+pub struct Status {
     #[command(flatten)]
     config: OperatorOptions,
     #[command(flatten)]
@@ -46,19 +42,24 @@ struct Status {
 }
 
 #[derive(Args)]
-struct Word {
+pub struct OfClass {
     /// As `adopt status` shows it
     class: ClassName,
     #[command(flatten)]
-    config: OperatorOptions,
-    #[command(flatten)]
-    by: ByOptions,
+    word: Word,
 }
 
 #[derive(Args)]
-struct Allow {
+pub struct OfInstance {
     /// The instance's name, as `adopt status` shows it
     name: String,
+    #[command(flatten)]
+    word: Word,
+}
+
+/// A person's word.
+#[derive(Args)]
+struct Word {
     #[command(flatten)]
     config: OperatorOptions,
     #[command(flatten)]
@@ -94,20 +95,22 @@ impl ClassName {
     }
 }
 
-pub fn run(options: Options) -> ExitCode {
-    match options.verb {
-        Verb::Status(status) => {
-            process::run(status.config.parse(), async |config, _| show(&mut open(&config).await?, status.form).await)
+impl Command {
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Status(Status { config, form }) => {
+                process::run(config.parse(), async |config, _| show(&mut open(&config).await?, form).await)
+            }
+            Self::Start(OfClass { class, word }) => word.run(async |config, by| start(&config, class, &by).await),
+            Self::Leave(OfClass { class, word }) => word.run(async |config, by| leave(&config, class, &by).await),
+            Self::Allow(OfInstance { name, word }) => word.run(async |config, by| allow(&config, &name, &by).await),
         }
-        Verb::Start(word) => {
-            process::run(word.config.parse(), async |config, _| start(&config, word.class, &word.by).await)
-        }
-        Verb::Leave(word) => {
-            process::run(word.config.parse(), async |config, _| leave(&config, word.class, &word.by).await)
-        }
-        Verb::Allow(allow) => {
-            process::run(allow.config.parse(), async |config, _| take(&config, &allow.name, &allow.by).await)
-        }
+    }
+}
+
+impl Word {
+    fn run(&self, obey: impl AsyncFnOnce(config::Operator, By) -> anyhow::Result<ExitCode>) -> ExitCode {
+        process::run(self.config.parse(), async |config, _| obey(config, self.by.by()).await)
     }
 }
 
@@ -119,32 +122,25 @@ async fn open(config: &config::Operator) -> anyhow::Result<PgConnection> {
 
 async fn show(connection: &mut PgConnection, form: Form) -> anyhow::Result<ExitCode> {
     let classes = adoption::report(connection).await.context("read the adoption report")?;
-    form.print(&Report { classes: &classes }, |report| people(report.classes))?;
-    Ok(ExitCode::SUCCESS)
+    form.print(&BTreeMap::from([("classes", &classes)]), |_| people(&classes))
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    classes: &'a [Class],
-}
+const CLASSES: &[Column<Class>] = &[
+    ("CLASS", |class| class.class.clone()),
+    ("USERS", |class| class.users.to_string()),
+    ("OPEN", |class| class.open.to_string()),
+    ("OLDEST", |class| or_dash(class.oldest.as_ref())),
+    ("RETRIES", |class| or_dash(class.most_retries)),
+    ("WHAT", |class| class.meaning.clone()),
+    ("COMMAND", |class| or_dash(class.command.as_ref().filter(|_| class.open > 0))),
+];
 
 /// The report for people: a row for each class, and the names that need a word each.
 pub fn people(classes: &[Class]) -> String {
     if classes.is_empty() {
         return "nothing was there before Sluice".to_owned();
     }
-    let rows = classes.iter().map(|class| {
-        [
-            class.class.clone(),
-            class.users.to_string(),
-            class.open.to_string(),
-            or_dash(class.oldest.as_ref()),
-            or_dash(class.most_retries),
-            class.meaning.clone(),
-            or_dash(class.command.as_ref().filter(|_| class.open > 0)),
-        ]
-    });
-    let mut text = table(["CLASS", "USERS", "OPEN", "OLDEST", "RETRIES", "WHAT", "COMMAND"], rows);
+    let mut text = table(classes, CLASSES);
     for name in classes.iter().flat_map(|class| &class.names) {
         text.push_str(&format!("\nsluice adopt allow {}", quoted(name)));
     }
@@ -156,12 +152,10 @@ fn quoted(name: &str) -> String {
     format!("'{}'", clean(name).replace('\'', r"'\''"))
 }
 
-async fn start(config: &config::Operator, class: ClassName, by: &ByOptions) -> anyhow::Result<ExitCode> {
+async fn start(config: &config::Operator, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
     if let Some(why) = class.never_starts() {
-        remark(format!("{} cannot be started: {why}", class.text()));
-        return Ok(ExitCode::from(FAILED));
+        return refuse(FAILED, format!("{} cannot be started: {why}", class.text()));
     }
-    let by = by.by();
     let mut connection = open(config).await?;
     let started = adoption::start(&mut connection, &class.text(), &by.actor, by.note.as_deref()).await;
     let Started { users, locked } = started.context("start the class")?;
@@ -169,12 +163,10 @@ async fn start(config: &config::Operator, class: ClassName, by: &ByOptions) -> a
         return decided(users, "started");
     }
     line(format!("{users} started"))?;
-    remark(format!("{locked} passed over, whose rows somebody has locked: run it again"));
-    Ok(ExitCode::from(FAILED))
+    refuse(FAILED, format!("{locked} passed over, whose rows somebody has locked: run it again"))
 }
 
-async fn leave(config: &config::Operator, class: ClassName, by: &ByOptions) -> anyhow::Result<ExitCode> {
-    let by = by.by();
+async fn leave(config: &config::Operator, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
     let mut connection = open(config).await?;
     let left = adoption::leave(&mut connection, &class.text(), &by.actor, by.note.as_deref()).await;
     decided(left.context("leave the class alone")?, "left alone")
@@ -182,35 +174,22 @@ async fn leave(config: &config::Operator, class: ClassName, by: &ByOptions) -> a
 
 fn decided(users: i64, verb: &str) -> anyhow::Result<ExitCode> {
     line(format!("{users} {verb}"))?;
-    if users > 0 {
-        return Ok(ExitCode::SUCCESS);
+    match users > 0 {
+        true => Ok(ExitCode::SUCCESS),
+        false => refuse(NOTHING_MATCHED, "nobody of this class waits for it: `sluice adopt status` shows who does"),
     }
-    remark("nobody of this class waits for it: `sluice adopt status` shows who does");
-    Ok(nothing_matched())
 }
 
-async fn take(config: &config::Operator, name: &str, by: &ByOptions) -> anyhow::Result<ExitCode> {
-    let by = by.by();
+async fn allow(config: &config::Operator, name: &str, by: &By) -> anyhow::Result<ExitCode> {
     let mut connection = open(config).await?;
-    let allowed =
-        adoption::allow(&mut connection, name, &by.actor, by.note.as_deref()).await.context("allow the instance")?;
-    match allowed {
-        Allowed::Allowed => {
-            line(format!("{name} is its user's own from now on"))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Allowed::Unknown => {
-            remark(format!("no instance called {name:?} waits to be allowed: see `sluice adopt status`"));
-            Ok(nothing_matched())
-        }
-        Allowed::Changed => {
-            remark(format!("the row that was called {name} has another name by now"));
-            Ok(ExitCode::from(FAILED))
-        }
-        Allowed::Taken => {
-            remark(format!("another user has an instance called {name}, or no instance can be called that"));
-            Ok(ExitCode::from(FAILED))
-        }
+    let allowed = adoption::allow(&mut connection, name, &by.actor, by.note.as_deref()).await;
+    let unknown = format!("no instance called {name:?} waits to be allowed: see `sluice adopt status`");
+    let taken = format!("another user has an instance called {name}, or no instance can be called that");
+    match allowed.context("allow the instance")? {
+        Allowed::Allowed => done(format!("{name} is its user's own from now on")),
+        Allowed::Unknown => refuse(NOTHING_MATCHED, unknown),
+        Allowed::Changed => refuse(FAILED, format!("the row that was called {name} has another name by now")),
+        Allowed::Taken => refuse(FAILED, taken),
     }
 }
 

@@ -1,10 +1,31 @@
 //! Who changes something by hand, and why: kept in the audit.
 
-use std::env;
+use std::{env, process::ExitCode};
 
 use clap::Args;
 
-use crate::ledger::By;
+use super::{on_ledger, output::Form};
+use crate::{
+    config::OperatorOptions,
+    ledger::{By, postgres::Postgres},
+};
+
+/// What a command that changes something is told beside what it changes.
+#[derive(Args)]
+pub struct ChangeOptions {
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    by: ByOptions,
+    #[command(flatten)]
+    config: OperatorOptions,
+}
+
+impl ChangeOptions {
+    pub fn run(&self, change: impl AsyncFnOnce(Postgres, By) -> anyhow::Result<ExitCode>) -> ExitCode {
+        on_ledger(&self.config, async |ledger| change(ledger, self.by.by()).await)
+    }
+}
 
 #[derive(Args)]
 #[command(next_help_heading = "Audit")]
@@ -42,24 +63,16 @@ fn fits(text: &str, most: usize) -> Result<String, String> {
 
 /// A container often has no variable for it: then whoever owns this process.
 fn session_user() -> String {
-    let named = ["USER", "LOGNAME"].into_iter().find_map(|name| fits(&env::var(name).ok()?, 100).ok());
-    named.or_else(owner).unwrap_or_else(|| "unknown".to_owned())
+    ["USER", "LOGNAME"].into_iter().find_map(|name| fits(&env::var(name).ok()?, 100).ok()).unwrap_or_else(owner)
 }
 
-#[cfg(unix)]
-fn owner() -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-    let id = std::fs::metadata("/proc/self").ok()?.uid().to_string();
+fn owner() -> String {
+    let id = rustix::process::geteuid().to_string();
     let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = known.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
         (fields.nth(1)? == id).then(|| name.to_owned())
     });
-    Some(name.unwrap_or_else(|| format!("user {id}")))
-}
-
-#[cfg(not(unix))]
-fn owner() -> Option<String> {
-    None
+    name.unwrap_or_else(|| format!("user {id}"))
 }

@@ -72,13 +72,13 @@ pub struct Choices {
 }
 
 impl Choices {
-    fn made(self) -> Vec<Choice> {
+    fn made(&self) -> Vec<Choice> {
         let given = [
-            ("sign_up_trigger", self.sign_up_trigger),
-            ("provision_when", self.provision_when),
-            ("provision_anonymous", self.provision_anonymous),
+            ("sign_up_trigger", &self.sign_up_trigger),
+            ("provision_when", &self.provision_when),
+            ("provision_anonymous", &self.provision_anonymous),
         ];
-        given.into_iter().filter_map(|(name, value)| Some(Choice { name, value: value? })).collect()
+        given.into_iter().filter_map(|(name, value)| Some(Choice { name, value: value.clone()? })).collect()
     }
 }
 
@@ -105,29 +105,25 @@ struct AppliedNow {
 }
 
 pub fn run(options: Options) -> ExitCode {
-    let Options { config, check, wait, json, choices } = options;
-    let choices = choices.made();
-    process::run(config.parse(), |config, shutdown| migrate(config, shutdown, Wish { check, json, wait, choices }))
+    process::run(options.config.parse(), |database, shutdown| migrate(database, shutdown, &options))
 }
 
-struct Wish {
-    check: bool,
-    json: bool,
-    wait: Option<Duration>,
-    choices: Vec<Choice>,
-}
-
-async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wish) -> anyhow::Result<ExitCode> {
-    let deadline = wish.wait.map(|wait| Instant::now() + wait);
-    let opening = process::open_session(&config.database, "migrate", deadline);
+async fn migrate(
+    database: config::Database,
+    shutdown: CancellationToken,
+    options: &Options,
+) -> anyhow::Result<ExitCode> {
+    let deadline = options.wait.map(|wait| Instant::now() + wait);
+    let opening = process::open_session(&database, "migrate", deadline);
     let mut connection = shutdown.run_until_cancelled(opening).await.context("interrupted")??;
     let mut report = Report::default();
-    let standing = if wish.check {
-        let standing = check(&mut connection, &config.database, deadline);
+    let standing = if options.check {
+        let standing = check(&mut connection, &database, deadline);
         shutdown.run_until_cancelled(standing).await.context("interrupted")??
     } else {
+        let choices = options.choices.made();
         let applied =
-            migrations::apply(&mut connection, &wish.choices, |progress| tell(progress, wish.json, &mut report));
+            migrations::apply(&mut connection, &choices, |progress| tell(progress, options.json, &mut report));
         // Dropping it closes the connection, which undoes what has not been committed.
         shutdown.run_until_cancelled(applied).await.context("interrupted: migrate again")??
     };
@@ -137,8 +133,8 @@ async fn migrate(config: config::Migrate, shutdown: CancellationToken, wish: Wis
     // The server notices a connection that is gone by itself.
     let _ = connection.close().await;
 
-    let lacking = !standing.pending.is_empty() || (wish.check && !standing.missing.is_empty());
-    print(&standing, report, wish.json).context("write the result")?;
+    let lacking = !standing.pending.is_empty() || (options.check && !standing.missing.is_empty());
+    print(&standing, report, options.json).context("write the result")?;
     Ok(if lacking { ExitCode::from(PENDING) } else { ExitCode::SUCCESS })
 }
 

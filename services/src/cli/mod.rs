@@ -10,12 +10,19 @@ mod output;
 pub mod queue;
 pub mod runs;
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use clap::{Command, Parser, builder::Resettable};
 
-use crate::ledger::{self, postgres::read};
+use crate::{
+    config::OperatorOptions,
+    ledger::{
+        self,
+        postgres::{Postgres, read},
+    },
+    process,
+};
 
 /// For `--help`.
 pub const EXAMPLES: &str = "\
@@ -65,6 +72,11 @@ pub fn prepared(command: Command) -> Command {
         }
     });
     command.mut_subcommands(prepared)
+}
+
+/// Runs a person's command on the ledger that it was given.
+fn on_ledger(config: &OperatorOptions, command: impl AsyncFnOnce(Postgres) -> anyhow::Result<ExitCode>) -> ExitCode {
+    process::run(config.parse(), async |config, _| command(process::open(&config.ledger).await?).await)
 }
 
 /// How many rows a list may have.

@@ -7,6 +7,11 @@ pub fn relative(moment: DateTime<Utc>) -> String {
     from(moment, Utc::now())
 }
 
+/// When an event was published, if it was.
+pub fn published(at: Option<DateTime<Utc>>) -> String {
+    at.map_or_else(|| "not yet".to_owned(), relative)
+}
+
 fn from(moment: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let since = now - moment;
     match since < TimeDelta::zero() {

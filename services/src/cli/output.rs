@@ -20,7 +20,10 @@ Exit codes:
   4  nothing matched";
 
 pub const FAILED: u8 = 1;
-const NOTHING_MATCHED: u8 = 4;
+pub const NOTHING_MATCHED: u8 = 4;
+
+/// A column of a table: its header, and what stands there of a row.
+pub type Column<T> = (&'static str, fn(&T) -> String);
 
 /// The form of what is printed.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -30,19 +33,14 @@ pub struct Form {
     pub json: bool,
 }
 
-/// The code that says that nothing matched.
-pub fn nothing_matched() -> ExitCode {
-    ExitCode::from(NOTHING_MATCHED)
-}
-
 impl Form {
     /// The document as JSON, or the text that `people` makes of it.
-    pub fn print<T: Serialize>(self, document: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+    pub fn print<T: Serialize>(self, document: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<ExitCode> {
         let text = match self.json {
             true => serde_json::to_string(document).context("write JSON")?,
             false => people(document),
         };
-        line(text.trim_end())
+        done(text.trim_end())
     }
 
     /// The first `limit` of these rows, of which one more was asked for: as a table, or under this
@@ -53,7 +51,7 @@ impl Form {
         (name, nothing): (&str, &str),
         mut rows: Vec<T>,
         limit: usize,
-        people: impl FnOnce(&[T]) -> String,
+        columns: &[Column<T>],
     ) -> anyhow::Result<ExitCode> {
         let more = rows.len() > limit;
         rows.truncate(limit);
@@ -63,12 +61,12 @@ impl Form {
         match self.json {
             true => line(json!({ name: rows, "more": more }))?,
             false if rows.is_empty() => {}
-            false => line(people(&rows).trim_end())?,
+            false => line(table(&rows, columns))?,
         }
         if more {
             remark(format!("there are more than {limit}: --limit shows more of them"));
         }
-        Ok(if rows.is_empty() { nothing_matched() } else { ExitCode::SUCCESS })
+        Ok(ExitCode::from(if rows.is_empty() { NOTHING_MATCHED } else { 0 }))
     }
 }
 
@@ -80,17 +78,30 @@ pub fn line(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
+/// A result that is all that was asked for.
+pub fn done(text: impl Display) -> anyhow::Result<ExitCode> {
+    line(text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A remark that says why there is no such result.
+pub fn refuse(code: u8, text: impl Display) -> anyhow::Result<ExitCode> {
+    remark(text);
+    Ok(ExitCode::from(code))
+}
+
 /// A remark beside the result.
 pub fn remark(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Rows under a header, without lines: what scripts cut by columns too. Nothing in a cell can move the terminal's cursor.
-pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub fn table<T>(rows: &[T], columns: &[Column<T>]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(columns.iter().map(|(header, _)| header));
     for row in rows {
-        table.add_row(row.map(|cell| clean(&cell)));
+        table.add_row(columns.iter().map(|(_, cell)| clean(&cell(row))));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -132,9 +143,11 @@ mod tests {
 
     #[test]
     fn a_table_is_columns_and_nothing_else() {
-        let rows = [["1".to_owned(), "a b".to_owned()], ["22".to_owned(), "\u{1b}[31mred\n".to_owned()]];
+        let rows = [("1", "a b"), ("22", "\u{1b}[31mred\n")];
 
-        assert_eq!(table(["ID", "NAME"], rows), "ID  NAME\n1   a b\n22   [31mred");
+        let table = table(&rows, &[("ID", |row| row.0.to_owned()), ("NAME", |row| row.1.to_owned())]);
+
+        assert_eq!(table, "ID  NAME\n1   a b\n22   [31mred");
     }
 
     #[test]

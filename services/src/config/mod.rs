@@ -46,12 +46,6 @@ pub struct Config<R> {
     pub role: R,
 }
 
-/// What `migrate` is told.
-#[derive(Debug, Clone)]
-pub struct Migrate {
-    pub database: Database,
-}
-
 /// What a role is told of the ledger.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -196,11 +190,11 @@ const RELAY: &str = "sluice-relay";
 type Read<T> = Option<T>;
 
 impl MigrateOptions {
-    pub fn parse(&self) -> Result<Config<Migrate>, Faults> {
+    pub fn parse(&self) -> Result<Config<Database>, Faults> {
         let mut faults = Faults::default();
         let database = self.database.read_session(&mut faults);
         let log = self.log.read(&mut faults);
-        finish(log, database.map(|database| Migrate { database }), faults)
+        finish(log, database, faults)
     }
 }
 

@@ -36,36 +36,10 @@ use crate::{
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
-#[command(override_usage = "sluice dead-letters retry [OPTIONS] <ID|RUN>...
-       sluice dead-letters retry [OPTIONS] with one filter or several, or --all")]
-pub(super) struct Retry {
+pub struct Bulk {
     #[command(flatten)]
     form: Form,
-    #[command(flatten)]
-    selection: Selection,
-    #[command(flatten)]
-    by: ByOptions,
-    #[command(flatten)]
-    config: OperatorOptions,
-}
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-#[command(override_usage = "sluice dead-letters discard [OPTIONS] <ID|RUN>...
-       sluice dead-letters discard [OPTIONS] with one filter or several, or --all")]
-pub(super) struct Discard {
-    #[command(flatten)]
-    form: Form,
-    #[command(flatten)]
-    selection: Selection,
-    #[command(flatten)]
-    by: ByOptions,
-    #[command(flatten)]
-    config: OperatorOptions,
-}
-
-#[derive(Args)]
-struct Selection {
     /// Numbers of dead letters, or ids of their runs; or choose by a filter, or --all
     #[arg(value_name = "ID|RUN", value_parser = letter_id, conflicts_with = "filter")]
     #[arg(required_unless_present_any = ["filter", "all"], num_args = 1..=1000)]
@@ -89,34 +63,19 @@ struct Selection {
 
     #[command(flatten)]
     filter: FilterOptions,
+    #[command(flatten)]
+    by: ByOptions,
+    #[command(flatten)]
+    config: OperatorOptions,
 }
 
-impl Retry {
-    pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, shutdown| {
-            let change = Change { action: Action::Revive, by: self.by.by() };
-            self.selection.apply(&change, self.form, config, shutdown).await
-        })
+impl Bulk {
+    pub(super) fn run(self, action: Action) -> ExitCode {
+        let change = Change { action, by: self.by.by() };
+        process::run(self.config.parse(), async |config, shutdown| self.apply(&change, config, shutdown).await)
     }
-}
 
-impl Discard {
-    pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, shutdown| {
-            let change = Change { action: Action::Discard, by: self.by.by() };
-            self.selection.apply(&change, self.form, config, shutdown).await
-        })
-    }
-}
-
-impl Selection {
-    async fn apply(
-        &self,
-        change: &Change,
-        form: Form,
-        config: Operator,
-        shutdown: CancellationToken,
-    ) -> anyhow::Result<ExitCode> {
+    async fn apply(&self, change: &Change, config: Operator, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
         let ledger = process::open(&config.ledger).await?;
         let letters = self.letters(&ledger).await?;
         let mut report = Report::new(change.action, self.dry_run, letters.len(), self.ids.len());
@@ -130,7 +89,7 @@ impl Selection {
         } else {
             report.untried = letters.len();
         }
-        form.print(&report, Report::describe)?;
+        self.form.print(&report, Report::describe)?;
         Ok(report.exit_code())
     }
 

@@ -14,38 +14,37 @@ use workflows::{
     state::DeathReason,
 };
 
+use self::report::Action;
 use super::{
     moment::relative,
-    output::{EXIT_CODES, Form, or_dash, shortened, table},
+    on_ledger,
+    output::{Column, EXIT_CODES, Form, or_dash, shortened},
 };
 use crate::{
-    config::{Operator, OperatorOptions},
+    config::OperatorOptions,
     ledger::postgres::read::{self, Letter, LetterFilter, LetterId, Which},
-    process,
 };
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-pub struct Options {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+#[command(after_help = EXIT_CODES)]
+pub enum Command {
     /// The dead letters that wait for a person, the youngest first
     List(Box<List>),
     /// One dead letter with its run, its steps and every attempt
     Show(Box<show::Show>),
     /// Give dead runs a fresh budget: each resumes at the step that failed and keeps what the steps before it made
-    Retry(Box<bulk::Retry>),
+    #[command(override_usage = "sluice dead-letters retry [OPTIONS] <ID|RUN>...
+       sluice dead-letters retry [OPTIONS] with one filter or several, or --all")]
+    Retry(Box<bulk::Bulk>),
     /// End dead runs for good
-    Discard(Box<bulk::Discard>),
+    #[command(override_usage = "sluice dead-letters discard [OPTIONS] <ID|RUN>...
+       sluice dead-letters discard [OPTIONS] with one filter or several, or --all")]
+    Discard(Box<bulk::Bulk>),
 }
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
-struct List {
+pub struct List {
     /// Those that were revived or discarded too
     #[arg(long)]
     resolved: bool,
@@ -95,42 +94,38 @@ impl FilterOptions {
     }
 }
 
-pub fn run(options: Options) -> ExitCode {
-    match options.command {
-        Command::List(list) => process::run(list.config.parse(), async |config, _| list.run(config).await),
-        Command::Show(show) => show.run(),
-        Command::Retry(retry) => retry.run(),
-        Command::Discard(discard) => discard.run(),
+impl Command {
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::List(list) => list.run(),
+            Self::Show(show) => show.run(),
+            Self::Retry(bulk) => bulk.run(Action::Revive),
+            Self::Discard(bulk) => bulk.run(Action::Discard),
+        }
     }
 }
 
 impl List {
-    async fn run(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
-        let filter = self.filter.filter(if self.resolved { Which::All } else { Which::Open });
-        let dead_letters = read::letters(&ledger, &filter, self.limit + 1).await?;
-        self.form.list(("dead_letters", "no dead letter matches"), dead_letters, self.limit, letters_table)
+    fn run(&self) -> ExitCode {
+        on_ledger(&self.config, async |ledger| {
+            let filter = self.filter.filter(if self.resolved { Which::All } else { Which::Open });
+            let dead_letters = read::letters(&ledger, &filter, self.limit + 1).await?;
+            self.form.list(("dead_letters", "no dead letter matches"), dead_letters, self.limit, LETTERS)
+        })
     }
 }
 
-fn letters_table(letters: &[Letter]) -> String {
-    table(
-        ["ID", "RUN", "STEP", "REASON", "CLASS", "DIED", "RESOLVED", "SUBJECT", "ERROR"],
-        letters.iter().map(|letter| {
-            [
-                letter.id.to_string(),
-                letter.run.to_string(),
-                letter.step.clone(),
-                letter.reason.clone(),
-                or_dash(letter.class.as_deref()),
-                relative(letter.died_at),
-                or_dash(resolved(letter)),
-                letter.subject.clone(),
-                shortened(letter.error.as_deref()),
-            ]
-        }),
-    )
-}
+const LETTERS: &[Column<Letter>] = &[
+    ("ID", |letter| letter.id.to_string()),
+    ("RUN", |letter| letter.run.to_string()),
+    ("STEP", |letter| letter.step.clone()),
+    ("REASON", |letter| letter.reason.clone()),
+    ("CLASS", |letter| or_dash(letter.class.as_deref())),
+    ("DIED", |letter| relative(letter.died_at)),
+    ("RESOLVED", |letter| or_dash(resolved(letter))),
+    ("SUBJECT", |letter| letter.subject.clone()),
+    ("ERROR", |letter| shortened(letter.error.as_deref())),
+];
 
 /// What became of it: `revived by ana 3m ago`.
 fn resolved(letter: &Letter) -> Option<String> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::bulk::Done;
 use crate::{
-    cli::output::{self, FAILED, or_dash, table},
+    cli::output::{Column, FAILED, NOTHING_MATCHED, or_dash, table},
     ledger::postgres::read::{Letter, LetterId},
 };
 
@@ -94,7 +94,7 @@ impl Report {
     pub(super) fn exit_code(&self) -> ExitCode {
         let unmet = self.named > 0 && !self.skipped.is_empty();
         match self.matched {
-            0 => output::nothing_matched(),
+            0 => ExitCode::from(NOTHING_MATCHED),
             _ if unmet || !self.failed.is_empty() || self.untried > 0 => ExitCode::from(FAILED),
             _ => ExitCode::SUCCESS,
         }
@@ -105,17 +105,10 @@ impl Report {
             true => format!("would be {}", self.action.past()),
             false => self.action.past().to_owned(),
         };
-        let with = |items: &[Item], result: &str| -> Vec<[String; 5]> {
-            let row = |item: &Item| {
-                let why = or_dash(item.why.as_deref());
-                [or_dash(item.id), or_dash(item.run), or_dash(item.step.as_deref()), result.to_owned(), why]
-            };
-            items.iter().map(row).collect()
-        };
-        let mut rows = with(&self.done, &did);
-        rows.extend(with(&self.skipped, "skipped"));
-        rows.extend(with(&self.failed, "failed"));
-        let (done, skipped, failed) = (self.done.len(), self.skipped.len(), self.failed.len());
+        let results = [(did.as_str(), &self.done), ("skipped", &self.skipped), ("failed", &self.failed)];
+        let rows: Vec<_> =
+            results.iter().flat_map(|(result, items)| items.iter().map(move |item| (item, *result))).collect();
+        let [done, skipped, failed] = results.map(|(_, items)| items.len());
         let mut sum = format!("{done} {did}, {skipped} skipped, {failed} failed");
         if self.untried > 0 {
             sum.push_str(&format!(", {} not tried", self.untried));
@@ -123,7 +116,16 @@ impl Report {
         match rows.is_empty() {
             true if self.untried == 0 => "no dead letter matches".to_owned(),
             true => sum,
-            false => format!("{}\n{sum}", table(["ID", "RUN", "STEP", "RESULT", "WHY"], rows)),
+            false => {
+                let columns: &[Column<(&Item, &str)>] = &[
+                    ("ID", |(item, _)| or_dash(item.id)),
+                    ("RUN", |(item, _)| or_dash(item.run)),
+                    ("STEP", |(item, _)| or_dash(item.step.as_deref())),
+                    ("RESULT", |(_, result)| (*result).to_owned()),
+                    ("WHY", |(item, _)| or_dash(item.why.as_deref())),
+                ];
+                format!("{}\n{sum}", table(&rows, columns))
+            }
         }
     }
 }

@@ -10,17 +10,17 @@ use super::{letter_id, resolved};
 use crate::{
     cli::{
         moment::relative,
-        output::{self, EXIT_CODES, Form, properties},
+        on_ledger,
+        output::{EXIT_CODES, Form, NOTHING_MATCHED, properties, refuse},
         runs,
     },
-    config::{Operator, OperatorOptions},
+    config::OperatorOptions,
     ledger::postgres::read::{self, Letter, LetterId, RunDetail},
-    process,
 };
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, override_usage = "sluice dead-letters show [OPTIONS] <ID|RUN>")]
-pub(super) struct Show {
+pub struct Show {
     /// The number of the dead letter, or the id of its run
     #[arg(value_name = "ID|RUN", value_parser = letter_id)]
     id: LetterId,
@@ -33,26 +33,22 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| self.show(config).await)
-    }
-
-    async fn show(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
-        let Some(letter) = read::letters_by_id(&ledger, &[self.id]).await?.pop() else {
-            output::remark("there is no such dead letter: `sluice dead-letters list` shows those that are there");
-            return Ok(output::nothing_matched());
-        };
-        let detail =
-            read::run(&ledger, RunId::new(letter.run)).await?.context("the run was removed this very moment")?;
-        // The one that was asked for, where the run has died more than once.
-        let detail = RunDetail { dead_letter: Some(letter), ..detail };
-        self.form.print(&detail, |detail| {
-            let letter = detail.dead_letter.as_ref().map(describe).unwrap_or_default();
-            // Its run would name this very command as the mend.
-            let run = RunDetail { dead_letter: None, ..detail.clone() };
-            format!("{letter}\n\n{}", runs::describe(&run))
-        })?;
-        Ok(ExitCode::SUCCESS)
+        on_ledger(&self.config, async |ledger| {
+            let Some(letter) = read::letters_by_id(&ledger, &[self.id]).await?.pop() else {
+                let text = "there is no such dead letter: `sluice dead-letters list` shows those that are there";
+                return refuse(NOTHING_MATCHED, text);
+            };
+            let run = read::run(&ledger, RunId::new(letter.run)).await?;
+            let detail = run.context("the run was removed this very moment")?;
+            // The one that was asked for, where the run has died more than once.
+            let detail = RunDetail { dead_letter: Some(letter), ..detail };
+            self.form.print(&detail, |detail| {
+                let letter = detail.dead_letter.as_ref().map(describe).unwrap_or_default();
+                // Its run would name this very command as the mend.
+                let run = RunDetail { dead_letter: None, ..detail.clone() };
+                format!("{letter}\n\n{}", runs::describe(&run))
+            })
+        })
     }
 }
 

@@ -7,14 +7,13 @@ use clap::Args;
 use super::FilterOptions;
 use crate::{
     cli::{
-        moment::relative,
-        narrower,
-        output::{EXIT_CODES, Form, or_dash, table},
+        moment::{published, relative},
+        narrower, on_ledger,
+        output::{Column, EXIT_CODES, Form, or_dash},
         row_limit,
     },
-    config::{Operator, OperatorOptions},
+    config::OperatorOptions,
     ledger::postgres::read::{self, ListedEvent, Published},
-    process,
 };
 
 #[derive(Args)]
@@ -39,31 +38,20 @@ pub struct List {
 
 impl List {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| self.list(config).await)
-    }
-
-    async fn list(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
-        let which = if self.unpublished { Published::No } else { Published::OrNot };
-        let found = read::events(&ledger, &self.filter.filter(which), self.limit + 1).await;
-        let events = found.map_err(|error| narrower(error, "--run or --since"))?;
-        self.form.list(("events", "no event matches"), events, self.limit, events_table)
+        on_ledger(&self.config, async |ledger| {
+            let which = if self.unpublished { Published::No } else { Published::OrNot };
+            let found = read::events(&ledger, &self.filter.filter(which), self.limit + 1).await;
+            let events = found.map_err(|error| narrower(error, "--run or --since"))?;
+            self.form.list(("events", "no event matches"), events, self.limit, EVENTS)
+        })
     }
 }
 
-pub(super) fn events_table(events: &[ListedEvent]) -> String {
-    table(
-        ["EVENT", "TYPE", "SUBJECT", "SEQUENCE", "WRITTEN", "PUBLISHED"],
-        events.iter().map(|event| {
-            let published = event.published_at.map_or_else(|| "not yet".to_owned(), relative);
-            [
-                event.id.to_string(),
-                event.r#type.clone(),
-                or_dash(event.subject.as_ref()),
-                event.sequence.to_string(),
-                relative(event.created_at),
-                published,
-            ]
-        }),
-    )
-}
+pub(super) const EVENTS: &[Column<ListedEvent>] = &[
+    ("EVENT", |event| event.id.to_string()),
+    ("TYPE", |event| event.r#type.clone()),
+    ("SUBJECT", |event| or_dash(event.subject.as_ref())),
+    ("SEQUENCE", |event| event.sequence.to_string()),
+    ("WRITTEN", |event| relative(event.created_at)),
+    ("PUBLISHED", |event| published(event.published_at)),
+];

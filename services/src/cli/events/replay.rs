@@ -6,16 +6,20 @@ use clap::Args;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{FilterOptions, id, list::events_table};
+use super::{FilterOptions, id, list::EVENTS};
 use crate::{
     cli::{
-        by::ByOptions,
+        by::ChangeOptions,
         narrower,
-        output::{self, EXIT_CODES, Form},
+        output::{self, EXIT_CODES, table},
     },
-    config::{Operator, OperatorOptions},
-    ledger::postgres::read::{self, EventFilter, ListedEvent, MOST, Published},
-    process,
+    ledger::{
+        By,
+        postgres::{
+            Postgres,
+            read::{self, EventFilter, ListedEvent, MOST, Published},
+        },
+    },
 };
 
 #[derive(Args)]
@@ -35,11 +39,7 @@ pub struct Replay {
     #[command(flatten)]
     filter: FilterOptions,
     #[command(flatten)]
-    form: Form,
-    #[command(flatten)]
-    by: ByOptions,
-    #[command(flatten)]
-    config: OperatorOptions,
+    change: ChangeOptions,
 }
 
 /// What `replay --json` prints.
@@ -53,13 +53,12 @@ struct Replayed {
 
 impl Replay {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| self.replay(config).await)
+        self.change.run(async |ledger, by| self.replay(&ledger, &by).await)
     }
 
-    async fn replay(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
+    async fn replay(&self, ledger: &Postgres, by: &By) -> anyhow::Result<ExitCode> {
         let filter = EventFilter { ids: self.ids.clone(), ..self.filter.filter(Published::Yes) };
-        let found = read::events(&ledger, &filter, MOST).await;
+        let found = read::events(ledger, &filter, MOST).await;
         let events = found.map_err(|error| narrower(error, "--run or --since"))?;
         if events.len() == MOST {
             output::remark(format!("these are the youngest {MOST}: name older ones by --run, --type or --subject"));
@@ -68,22 +67,22 @@ impl Replay {
             true => events.len() as u64,
             false => {
                 let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-                ledger.replay(&ids, &self.by.by()).await?
+                ledger.replay(&ids, by).await?
             }
         };
         let (none, asked) = (events.is_empty(), self.ids.len());
         let missing = asked.saturating_sub(events.len());
-        self.form.print(&Replayed { dry_run: self.dry_run, replayed, events }, Replayed::describe)?;
+        self.change.form.print(&Replayed { dry_run: self.dry_run, replayed, events }, Replayed::describe)?;
         if missing > 0 {
             output::remark(format!(
                 "of {asked} ids, {missing} left out: no event has them, or it waits to be published anyway"
             ));
         }
-        Ok(match none {
-            true => output::nothing_matched(),
-            false if missing > 0 => ExitCode::from(output::FAILED),
-            false => ExitCode::SUCCESS,
-        })
+        Ok(ExitCode::from(match none {
+            true => output::NOTHING_MATCHED,
+            false if missing > 0 => output::FAILED,
+            false => 0,
+        }))
     }
 }
 
@@ -92,7 +91,7 @@ impl Replayed {
         let Self { dry_run, replayed, events } = self;
         match (dry_run, events.is_empty()) {
             (_, true) => "no published event matches".to_owned(),
-            (true, _) => format!("{}\n\nwould be published once more: {replayed}", events_table(events)),
+            (true, _) => format!("{}\n\nwould be published once more: {replayed}", table(events, EVENTS)),
             (false, _) => format!("will be published once more, under the same ids: {replayed}"),
         }
     }

@@ -1,6 +1,6 @@
 //! `sluice queue pause`, `resume`, `rate` and `concurrency`: what a person sets on a gate.
 
-use std::process::ExitCode;
+use std::{fmt::Display, ops::RangeInclusive, process::ExitCode, str::FromStr};
 
 use anyhow::anyhow;
 use clap::Args;
@@ -9,41 +9,29 @@ use workflows::ids::{StepName, WorkflowName};
 
 use crate::{
     cli::{
-        by::ByOptions,
-        output::{self, EXIT_CODES, Form},
+        by::ChangeOptions,
+        output::{EXIT_CODES, NOTHING_MATCHED, refuse},
     },
-    config::{Config, Faults, Operator, OperatorOptions},
     ledger::{
-        By, OperatorLedger, Scope,
+        self, By, OperatorLedger, Scope,
         postgres::{Postgres, read},
     },
-    process,
 };
 
+/// For `pause` and `resume`.
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
-#[command(override_usage = "sluice queue pause [OPTIONS] <STEP|--host <HOST>|--workflow <WORKFLOW>>")]
-pub(super) struct Pause {
+pub struct Passage {
     #[command(flatten)]
     gate: AnyGate,
     #[command(flatten)]
-    rest: Rest,
-}
-
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-#[command(override_usage = "sluice queue resume [OPTIONS] <STEP|--host <HOST>|--workflow <WORKFLOW>>")]
-pub(super) struct Resume {
-    #[command(flatten)]
-    gate: AnyGate,
-    #[command(flatten)]
-    rest: Rest,
+    change: ChangeOptions,
 }
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, allow_missing_positional = true)]
 #[command(override_usage = "sluice queue rate [OPTIONS] <STEP|--host <HOST>> <N>")]
-pub(super) struct Rate {
+pub struct Rate {
     #[command(flatten)]
     gate: LimitedGate,
 
@@ -52,13 +40,13 @@ pub(super) struct Rate {
     rate: Limit<f64>,
 
     #[command(flatten)]
-    rest: Rest,
+    change: ChangeOptions,
 }
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, allow_missing_positional = true)]
 #[command(override_usage = "sluice queue concurrency [OPTIONS] <STEP|--host <HOST>> <N>")]
-pub(super) struct Concurrency {
+pub struct Concurrency {
     #[command(flatten)]
     gate: LimitedGate,
 
@@ -67,7 +55,7 @@ pub(super) struct Concurrency {
     limit: Limit<u32>,
 
     #[command(flatten)]
-    rest: Rest,
+    change: ChangeOptions,
 }
 
 #[derive(Args)]
@@ -99,16 +87,6 @@ struct LimitedGate {
     host: Option<String>,
 }
 
-#[derive(Args)]
-struct Rest {
-    #[command(flatten)]
-    form: Form,
-    #[command(flatten)]
-    by: ByOptions,
-    #[command(flatten)]
-    config: OperatorOptions,
-}
-
 /// A limit, or none.
 #[derive(Debug, Clone, Copy)]
 struct Limit<T>(Option<T>);
@@ -121,24 +99,18 @@ struct Changed {
     name: String,
     /// `false`: it was so already.
     changed: bool,
-    #[serde(skip)]
-    text: String,
 }
 
-impl Pause {
-    pub(super) fn run(self) -> ExitCode {
-        let gate = Gate::any(self.gate);
-        self.rest.run("pause", gate, async |ledger, Gate { scope, name }, by| {
+impl Passage {
+    pub(super) fn pause(self) -> ExitCode {
+        run("pause", &self.change, Gate::any(self.gate), async |ledger, Gate { scope, name }, by| {
             let changed = ledger.pause(*scope, name, by).await?;
             Ok((changed, if changed { "is paused" } else { "was paused already" }.to_owned()))
         })
     }
-}
 
-impl Resume {
-    pub(super) fn run(self) -> ExitCode {
-        let gate = Gate::any(self.gate);
-        self.rest.run("resume", gate, async |ledger, Gate { scope, name }, by| {
+    pub(super) fn resume(self) -> ExitCode {
+        run("resume", &self.change, Gate::any(self.gate), async |ledger, Gate { scope, name }, by| {
             let changed = ledger.resume(*scope, name, by).await?;
             Ok((changed, if changed { "is resumed" } else { "was neither paused nor held" }.to_owned()))
         })
@@ -147,8 +119,8 @@ impl Resume {
 
 impl Rate {
     pub(super) fn run(self) -> ExitCode {
-        let (gate, Limit(rate)) = (Gate::limited(self.gate), self.rate);
-        self.rest.run("rate", gate, async move |ledger, Gate { scope, name }, by| {
+        let Limit(rate) = self.rate;
+        run("rate", &self.change, Gate::limited(self.gate), async |ledger, Gate { scope, name }, by| {
             let changed = ledger.set_rate(*scope, name, rate, by).await?;
             let text =
                 rate.map_or("starts without a limit".to_owned(), |rate| format!("starts at most {rate} a second"));
@@ -159,8 +131,8 @@ impl Rate {
 
 impl Concurrency {
     pub(super) fn run(self) -> ExitCode {
-        let (gate, Limit(limit)) = (Gate::limited(self.gate), self.limit);
-        self.rest.run("concurrency", gate, async move |ledger, Gate { scope, name }, by| {
+        let Limit(limit) = self.limit;
+        run("concurrency", &self.change, Gate::limited(self.gate), async |ledger, Gate { scope, name }, by| {
             let changed = ledger.set_concurrency(*scope, name, limit, by).await?;
             let text = limit.map_or("runs without a limit".to_owned(), |limit| format!("runs at most {limit} at once"));
             Ok((changed, text))
@@ -168,30 +140,23 @@ impl Concurrency {
     }
 }
 
-impl Rest {
-    /// Changes one gate, if it is one.
-    fn run(
-        self,
-        action: &'static str,
-        gate: Option<Gate>,
-        change: impl AsyncFnOnce(&Postgres, &Gate, &By) -> crate::ledger::Result<(bool, String)>,
-    ) -> ExitCode {
-        let parsed: Result<Config<Operator>, Faults> = self.config.parse();
-        process::run(parsed, async |config, _| {
-            let gate = gate.ok_or_else(|| anyhow!("no gate was named"))?;
-            let ledger = process::open(&config.ledger).await?;
-            if let Some(refusal) = gate.refusal(&ledger).await? {
-                output::remark(refusal);
-                return Ok(output::nothing_matched());
-            }
-            let (changed, text) = change(&ledger, &gate, &self.by.by()).await?;
-            let Gate { scope, name } = gate;
-            let text = format!("{} {name} {text}", scope.as_str());
-            let document = Changed { action, scope: scope.as_str(), name, changed, text };
-            self.form.print(&document, |document| document.text.clone())?;
-            Ok(ExitCode::SUCCESS)
-        })
-    }
+/// Changes one gate, if it is one.
+fn run(
+    action: &'static str,
+    options: &ChangeOptions,
+    gate: Option<Gate>,
+    change: impl AsyncFnOnce(&Postgres, &Gate, &By) -> ledger::Result<(bool, String)>,
+) -> ExitCode {
+    options.run(async |ledger, by| {
+        let gate = gate.ok_or_else(|| anyhow!("no gate was named"))?;
+        if let Some(refusal) = gate.refusal(&ledger).await? {
+            return refuse(NOTHING_MATCHED, refusal);
+        }
+        let (changed, text) = change(&ledger, &gate, &by).await?;
+        let (scope, name) = (gate.scope.as_str(), gate.name);
+        let text = format!("{scope} {name} {text}");
+        options.form.print(&Changed { action, scope, name, changed }, |_| text)
+    })
 }
 
 /// The gate that was named.
@@ -212,7 +177,7 @@ impl Gate {
     }
 
     /// A mistyped name would be a gate before nothing.
-    async fn refusal(&self, ledger: &Postgres) -> crate::ledger::Result<Option<String>> {
+    async fn refusal(&self, ledger: &Postgres) -> ledger::Result<Option<String>> {
         let known = read::known(ledger, self.scope).await?;
         if known.contains(&self.name) {
             return Ok(None);
@@ -227,18 +192,17 @@ impl Gate {
 }
 
 fn rate(text: &str) -> Result<Limit<f64>, String> {
-    let fits = |rate: &f64| (0.001..=100_000.0).contains(rate);
-    limit(text).filter(|Limit(rate)| rate.as_ref().is_none_or(fits)).ok_or("expected 0.001 to 100000, or off".into())
+    limit(text, 0.001..=100_000.0)
 }
 
 fn concurrency(text: &str) -> Result<Limit<u32>, String> {
-    let fits = |limit: &u32| (1..=1_000_000).contains(limit);
-    limit(text).filter(|Limit(limit)| limit.as_ref().is_none_or(fits)).ok_or("expected 1 to 1000000, or off".into())
+    limit(text, 1..=1_000_000)
 }
 
-fn limit<T: std::str::FromStr>(text: &str) -> Option<Limit<T>> {
-    match text {
-        "off" => Some(Limit(None)),
-        number => number.parse().ok().map(|number| Limit(Some(number))),
+fn limit<T: FromStr + PartialOrd + Display>(text: &str, range: RangeInclusive<T>) -> Result<Limit<T>, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    match number {
+        None if text != "off" => Err(format!("expected {} to {}, or off", range.start(), range.end())),
+        number => Ok(Limit(number)),
     }
 }

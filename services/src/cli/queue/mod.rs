@@ -5,37 +5,35 @@ mod stats;
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::output::EXIT_CODES;
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-pub struct Options {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+#[command(after_help = EXIT_CODES)]
+pub enum Command {
     /// What waits before each step and each gate, and the dead letters
     Stats(Box<stats::Stats>),
     /// Nothing behind the gate starts until it is resumed; what is running goes on
-    Pause(Box<gate::Pause>),
+    #[command(override_usage = "sluice queue pause [OPTIONS] <STEP|--host <HOST>|--workflow <WORKFLOW>>")]
+    Pause(Box<gate::Passage>),
     /// End a pause, or a hold that the API asked for (Retry-After); a breaker closes by itself
-    Resume(Box<gate::Resume>),
+    #[command(override_usage = "sluice queue resume [OPTIONS] <STEP|--host <HOST>|--workflow <WORKFLOW>>")]
+    Resume(Box<gate::Passage>),
     /// How many steps may start per second
     Rate(Box<gate::Rate>),
     /// How many steps may be running at once
     Concurrency(Box<gate::Concurrency>),
 }
 
-pub fn run(options: Options) -> ExitCode {
-    match options.command {
-        Command::Stats(stats) => stats.run(),
-        Command::Pause(pause) => pause.run(),
-        Command::Resume(resume) => resume.run(),
-        Command::Rate(rate) => rate.run(),
-        Command::Concurrency(concurrency) => concurrency.run(),
+impl Command {
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Stats(stats) => stats.run(),
+            Self::Pause(passage) => passage.pause(),
+            Self::Resume(passage) => passage.resume(),
+            Self::Rate(rate) => rate.run(),
+            Self::Concurrency(concurrency) => concurrency.run(),
+        }
     }
 }

@@ -9,7 +9,7 @@ use workflows::ids::StepName;
 use crate::{
     cli::{
         moment::relative,
-        output::{self, EXIT_CODES, Form, or_dash, shortened, table},
+        output::{self, Column, EXIT_CODES, Form, or_dash, shortened, table},
     },
     config::{Operator, StatsOptions},
     ledger::postgres::{
@@ -33,7 +33,7 @@ Columns of the steps:
 
 #[derive(Args)]
 #[command(after_help = format!("{COLUMNS}\n\n{EXIT_CODES}"))]
-pub(super) struct Stats {
+pub struct Stats {
     #[command(flatten)]
     form: Form,
     #[command(flatten)]
@@ -73,8 +73,7 @@ impl Stats {
             dead_letters: read::open_letters(&ledger).await?,
             projections_pending: read::pending_projections(&ledger).await?,
         };
-        self.form.print(&report, describe)?;
-        Ok(ExitCode::SUCCESS)
+        self.form.print(&report, describe)
     }
 }
 
@@ -109,18 +108,18 @@ fn describe(report: &Report) -> String {
     let mut parts: Vec<String> = report.read_only.map(remark_of).into_iter().collect();
     parts.push(match report.steps.is_empty() {
         true => "no workflow is registered yet: a relay or worker does it when it starts".to_owned(),
-        false => steps_table(&report.steps),
+        false => table(&report.steps, STEPS),
     });
     if report.steps.iter().any(|line| line.steps.capped) {
         parts.push(format!("of a queue no more than {} steps were counted", COUNTED - 1));
     }
     if !report.gates.is_empty() {
-        parts.push(gates_table(&report.gates));
+        parts.push(table(&report.gates, GATES));
         parts.extend(breakers(&report.gates));
     }
     parts.push(match report.dead_letters.is_empty() {
         true => "no dead letter waits for a person".to_owned(),
-        false => letters_table(&report.dead_letters),
+        false => table(&report.dead_letters, LETTERS),
     });
     let Pending { count, oldest_since } = &report.projections_pending;
     if let Some(since) = oldest_since {
@@ -145,24 +144,17 @@ fn remark_of(read_only: ReadOnly) -> String {
     .to_owned()
 }
 
-fn steps_table(lines: &[QueueLine]) -> String {
-    table(
-        ["STEP", "GATES", "DUE", "HELD", "SCHEDULED", "WAITING", "RUNNING", "OLDEST UNFINISHED", "IN REDIS"],
-        lines.iter().map(|QueueLine { steps, redis_depth }| {
-            [
-                steps.step.clone(),
-                gates_of(steps),
-                steps.due.to_string(),
-                steps.held.to_string(),
-                steps.scheduled.to_string(),
-                steps.waiting.to_string(),
-                steps.running.to_string(),
-                or_dash(steps.oldest_unfinished_at.map(relative)),
-                or_dash(*redis_depth),
-            ]
-        }),
-    )
-}
+const STEPS: &[Column<QueueLine>] = &[
+    ("STEP", |line| line.steps.step.clone()),
+    ("GATES", |line| gates_of(&line.steps)),
+    ("DUE", |line| line.steps.due.to_string()),
+    ("HELD", |line| line.steps.held.to_string()),
+    ("SCHEDULED", |line| line.steps.scheduled.to_string()),
+    ("WAITING", |line| line.steps.waiting.to_string()),
+    ("RUNNING", |line| line.steps.running.to_string()),
+    ("OLDEST UNFINISHED", |line| or_dash(line.steps.oldest_unfinished_at.map(relative))),
+    ("IN REDIS", |line| or_dash(line.redis_depth)),
+];
 
 /// How the gates of the step and its host stand together.
 fn gates_of(steps: &Steps) -> String {
@@ -173,15 +165,13 @@ fn gates_of(steps: &Steps) -> String {
     }
 }
 
-fn gates_table(gates: &[Gate]) -> String {
-    table(
-        ["GATE", "NAME", "STATE", "RATE", "CONCURRENCY"],
-        gates.iter().map(|gate| {
-            let rate = gate.rate.map(|rate| format!("{rate}/s"));
-            [gate.scope.clone(), gate.name.clone(), state(gate), or_dash(rate), or_dash(gate.concurrency)]
-        }),
-    )
-}
+const GATES: &[Column<Gate>] = &[
+    ("GATE", |gate| gate.scope.clone()),
+    ("NAME", |gate| gate.name.clone()),
+    ("STATE", state),
+    ("RATE", |gate| or_dash(gate.rate.map(|rate| format!("{rate}/s")))),
+    ("CONCURRENCY", |gate| or_dash(gate.concurrency)),
+];
 
 /// Why breakers are open, in full: a line each, for which a column has no room.
 fn breakers(gates: &[Gate]) -> Option<String> {
@@ -214,11 +204,9 @@ fn state(gate: &Gate) -> String {
     }
 }
 
-fn letters_table(letters: &[OpenLetters]) -> String {
-    table(
-        ["DEAD LETTERS", "STEP", "COUNT", "OLDEST"],
-        letters.iter().map(|group| {
-            [group.reason.clone(), group.step.clone(), group.count.to_string(), relative(group.oldest_died_at)]
-        }),
-    )
-}
+const LETTERS: &[Column<OpenLetters>] = &[
+    ("DEAD LETTERS", |group| group.reason.clone()),
+    ("STEP", |group| group.step.clone()),
+    ("COUNT", |group| group.count.to_string()),
+    ("OLDEST", |group| relative(group.oldest_died_at)),
+];

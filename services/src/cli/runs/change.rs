@@ -9,27 +9,21 @@ use workflows::ids::RunId;
 use super::show::missing;
 use crate::{
     cli::{
-        by::ByOptions,
-        output::{EXIT_CODES, FAILED, Form},
+        by::ChangeOptions,
+        output::{EXIT_CODES, FAILED},
     },
-    config::{Operator, OperatorOptions},
     ledger::{Changed, OperatorLedger},
-    process,
 };
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, override_usage = "sluice runs cancel [OPTIONS] <RUN>")]
-pub(super) struct Cancel {
+pub struct Cancel {
     /// The id of the run
     #[arg(value_name = "RUN")]
     run: RunId,
 
     #[command(flatten)]
-    form: Form,
-    #[command(flatten)]
-    by: ByOptions,
-    #[command(flatten)]
-    config: OperatorOptions,
+    change: ChangeOptions,
 }
 
 /// What `--json` prints.
@@ -43,21 +37,18 @@ struct Cancelled {
 
 impl Cancel {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| self.cancel(config).await)
-    }
-
-    async fn cancel(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
         let run = self.run;
-        let (result, text) = match ledger.cancel(run, &self.by.by()).await? {
-            Changed::Yes => ("cancelled", format!("run {run} is cancelled")),
-            Changed::AtSettle => ("at_settle", format!("run {run} ends when the step that is running settles")),
-            Changed::No(state) => {
-                ("skipped", format!("run {run} has ended already ({}): nothing to cancel", state.as_str()))
-            }
-            Changed::Missing => return Ok(missing(run)),
-        };
-        self.form.print(&Cancelled { run, result, text }, |cancelled| cancelled.text.clone())?;
-        Ok(if result == "skipped" { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+        self.change.run(async |ledger, by| {
+            let (result, text) = match ledger.cancel(run, &by).await? {
+                Changed::Yes => ("cancelled", format!("run {run} is cancelled")),
+                Changed::AtSettle => ("at_settle", format!("run {run} ends when the step that is running settles")),
+                Changed::No(state) => {
+                    ("skipped", format!("run {run} has ended already ({}): nothing to cancel", state.as_str()))
+                }
+                Changed::Missing => return missing(run),
+            };
+            self.change.form.print(&Cancelled { run, result, text }, |cancelled| cancelled.text.clone())?;
+            Ok(ExitCode::from(if result == "skipped" { FAILED } else { 0 }))
+        })
     }
 }

@@ -17,28 +17,21 @@ use workflows::{
 pub(super) use self::show::describe;
 use super::{
     moment::relative,
-    narrower,
-    output::{self, EXIT_CODES, Form, or_dash, shortened, table},
+    narrower, on_ledger,
+    output::{self, Column, EXIT_CODES, Form, or_dash, shortened},
 };
 use crate::{
-    config::{Operator, OperatorOptions},
+    config::OperatorOptions,
     ledger::postgres::{
         Postgres,
         read::{self, Run, RunFilter},
     },
-    process,
     supabase::users,
 };
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-pub struct Options {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+#[command(after_help = EXIT_CODES)]
+pub enum Command {
     /// Runs, the youngest first
     List(Box<List>),
     /// One run with its steps, attempts and announcements
@@ -51,7 +44,7 @@ enum Command {
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES)]
-struct List {
+pub struct List {
     /// active, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE", help_heading = "Filter", value_parser = state)]
     state: Option<RunState>,
@@ -82,26 +75,29 @@ struct List {
     config: OperatorOptions,
 }
 
-pub fn run(options: Options) -> ExitCode {
-    match options.command {
-        Command::List(list) => process::run(list.config.parse(), async |config, _| list.run(config).await),
-        Command::Show(show) => show.run(),
-        Command::Cancel(cancel) => cancel.run(),
-        Command::Export(export) => export.run(),
+impl Command {
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::List(list) => list.run(),
+            Self::Show(show) => show.run(),
+            Self::Cancel(cancel) => cancel.run(),
+            Self::Export(export) => export.run(),
+        }
     }
 }
 
 impl List {
-    async fn run(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
-        let runs = match self.filter(&ledger).await? {
-            Some(filter) => {
-                let found = read::runs(&ledger, &filter, self.limit + 1).await;
-                found.map_err(|error| narrower(error, "--state active, --since or --subject"))?
-            }
-            None => Vec::new(),
-        };
-        self.form.list(("runs", "no run matches"), runs, self.limit, runs_table)
+    fn run(&self) -> ExitCode {
+        on_ledger(&self.config, async |ledger| {
+            let runs = match self.filter(&ledger).await? {
+                Some(filter) => {
+                    let found = read::runs(&ledger, &filter, self.limit + 1).await;
+                    found.map_err(|error| narrower(error, "--state active, --since or --subject"))?
+                }
+                None => Vec::new(),
+            };
+            self.form.list(("runs", "no run matches"), runs, self.limit, RUNS)
+        })
     }
 
     /// None where nobody has the e-mail address.
@@ -123,38 +119,19 @@ impl List {
     }
 }
 
-fn runs_table(runs: &[Run]) -> String {
-    table(
-        [
-            "RUN",
-            "STATE",
-            "WORKFLOW",
-            "STEP",
-            "STEP STATE",
-            "WAITS FOR",
-            "FAILURES",
-            "STARTED",
-            "ENDED",
-            "SUBJECT",
-            "ERROR",
-        ],
-        runs.iter().map(|run| {
-            [
-                run.id.to_string(),
-                run.state.clone(),
-                run.workflow.clone(),
-                or_dash(run.step.as_deref()),
-                or_dash(run.step_state.as_deref()),
-                shortened(waits::describe(&run.waits_for).as_deref()),
-                run.failures.to_string(),
-                relative(run.created_at),
-                or_dash(run.ended_at.map(relative)),
-                run.subject.clone(),
-                shortened(run.error.as_deref()),
-            ]
-        }),
-    )
-}
+const RUNS: &[Column<Run>] = &[
+    ("RUN", |run| run.id.to_string()),
+    ("STATE", |run| run.state.clone()),
+    ("WORKFLOW", |run| run.workflow.clone()),
+    ("STEP", |run| or_dash(run.step.as_deref())),
+    ("STEP STATE", |run| or_dash(run.step_state.as_deref())),
+    ("WAITS FOR", |run| shortened(waits::describe(&run.waits_for).as_deref())),
+    ("FAILURES", |run| run.failures.to_string()),
+    ("STARTED", |run| relative(run.created_at)),
+    ("ENDED", |run| or_dash(run.ended_at.map(relative))),
+    ("SUBJECT", |run| run.subject.clone()),
+    ("ERROR", |run| shortened(run.error.as_deref())),
+];
 
 fn state(text: &str) -> Result<RunState, String> {
     text.parse().map_err(|_| "expected active, succeeded, dead or cancelled".to_owned())

@@ -9,17 +9,17 @@ use workflows::ids::RunId;
 use super::waits;
 use crate::{
     cli::{
-        moment::{relative, span},
-        output::{self, EXIT_CODES, Form, or_dash, properties, table},
+        moment::{published, relative, span},
+        on_ledger,
+        output::{Column, EXIT_CODES, Form, NOTHING_MATCHED, done, or_dash, properties, refuse, table},
     },
-    config::{Operator, OperatorOptions},
+    config::OperatorOptions,
     ledger::postgres::read::{self, Attempt, Event, RunDetail, Step},
-    process,
 };
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, override_usage = "sluice runs show [OPTIONS] <RUN>")]
-pub(super) struct Show {
+pub struct Show {
     /// The id of the run
     #[arg(value_name = "RUN")]
     run: RunId,
@@ -32,7 +32,7 @@ pub(super) struct Show {
 
 #[derive(Args)]
 #[command(after_help = EXIT_CODES, override_usage = "sluice runs export [OPTIONS] <RUN>")]
-pub(super) struct Export {
+pub struct Export {
     /// The id of the run
     #[arg(value_name = "RUN")]
     run: RunId,
@@ -47,44 +47,39 @@ pub(super) struct Export {
 
 impl Show {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| self.show(config).await)
-    }
-
-    async fn show(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
-        let Some(detail) = read::run(&ledger, self.run).await? else { return Ok(missing(self.run)) };
-        self.form.print(&detail, describe)?;
-        Ok(ExitCode::SUCCESS)
+        on_ledger(&self.config, async |ledger| match read::run(&ledger, self.run).await? {
+            Some(detail) => self.form.print(&detail, describe),
+            None => missing(self.run),
+        })
     }
 }
 
 impl Export {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| self.export(config).await)
-    }
-
-    async fn export(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
-        let Some(scenario) = read::export(&ledger, self.run).await? else { return Ok(missing(self.run)) };
-        let text = match self.json {
-            true => serde_json::to_string(&scenario),
-            false => serde_json::to_string_pretty(&scenario),
-        };
-        output::line(text.context("write JSON")?)?;
-        Ok(ExitCode::SUCCESS)
+        on_ledger(&self.config, async |ledger| {
+            let Some(scenario) = read::export(&ledger, self.run).await? else { return missing(self.run) };
+            let text = match self.json {
+                true => serde_json::to_string(&scenario),
+                false => serde_json::to_string_pretty(&scenario),
+            };
+            done(text.context("write JSON")?)
+        })
     }
 }
 
-pub(super) fn missing(run: RunId) -> ExitCode {
-    output::remark(format!("there is no run {run}: `sluice runs list` shows those that are there"));
-    output::nothing_matched()
+pub(super) fn missing(run: RunId) -> anyhow::Result<ExitCode> {
+    refuse(NOTHING_MATCHED, format!("there is no run {run}: `sluice runs list` shows those that are there"))
 }
 
 /// A run for people.
 pub(in crate::cli) fn describe(detail: &RunDetail) -> String {
-    let mut parts = vec![head(detail), steps_table(&detail.steps), attempts_table(&detail.attempts)];
+    let attempts = match detail.attempts.is_empty() {
+        true => "no attempt has ended".to_owned(),
+        false => table(&detail.attempts, ATTEMPTS),
+    };
+    let mut parts = vec![head(detail), table(&detail.steps, STEPS), attempts];
     if !detail.events.is_empty() {
-        parts.push(events_table(&detail.events));
+        parts.push(table(&detail.events, EVENTS));
     }
     parts.join("\n\n")
 }
@@ -115,67 +110,34 @@ fn head(detail: &RunDetail) -> String {
     ])
 }
 
-fn steps_table(steps: &[Step]) -> String {
-    table(
-        [
-            "STEP",
-            "STATE",
-            "DUE",
-            "WAITS FOR",
-            "FAILURES",
-            "CRASHES",
-            "SENT BACK",
-            "DEFERS",
-            "ATTEMPTS",
-            "WORKER",
-            "ERROR",
-        ],
-        steps.iter().map(|step| {
-            [
-                step.name.clone(),
-                step.state.clone(),
-                or_dash(step.due_at.map(relative)),
-                or_dash(waits::describe(&step.waits_for)),
-                step.failures.to_string(),
-                step.crashes.to_string(),
-                step.send_backs.to_string(),
-                step.defers.to_string(),
-                step.attempts.to_string(),
-                or_dash(step.worker.as_deref()),
-                or_dash(step.error.as_deref()),
-            ]
-        }),
-    )
-}
+const STEPS: &[Column<Step>] = &[
+    ("STEP", |step| step.name.clone()),
+    ("STATE", |step| step.state.clone()),
+    ("DUE", |step| or_dash(step.due_at.map(relative))),
+    ("WAITS FOR", |step| or_dash(waits::describe(&step.waits_for))),
+    ("FAILURES", |step| step.failures.to_string()),
+    ("CRASHES", |step| step.crashes.to_string()),
+    ("SENT BACK", |step| step.send_backs.to_string()),
+    ("DEFERS", |step| step.defers.to_string()),
+    ("ATTEMPTS", |step| step.attempts.to_string()),
+    ("WORKER", |step| or_dash(step.worker.as_deref())),
+    ("ERROR", |step| or_dash(step.error.as_deref())),
+];
 
-fn attempts_table(attempts: &[Attempt]) -> String {
-    if attempts.is_empty() {
-        return "no attempt has ended".to_owned();
-    }
-    table(
-        ["ATTEMPT OF", "OUTCOME", "CLASS", "HTTP", "STARTED", "TOOK", "WORKER", "ERROR", "NOTE"],
-        attempts.iter().map(|attempt| {
-            [
-                attempt.step.clone(),
-                attempt.outcome.clone(),
-                or_dash(attempt.class.as_deref()),
-                or_dash(attempt.http_status),
-                relative(attempt.started_at),
-                span(attempt.ended_at - attempt.started_at),
-                attempt.worker.clone(),
-                or_dash(attempt.error.as_deref()),
-                or_dash(attempt.note.as_deref()),
-            ]
-        }),
-    )
-}
+const ATTEMPTS: &[Column<Attempt>] = &[
+    ("ATTEMPT OF", |attempt| attempt.step.clone()),
+    ("OUTCOME", |attempt| attempt.outcome.clone()),
+    ("CLASS", |attempt| or_dash(attempt.class.as_deref())),
+    ("HTTP", |attempt| or_dash(attempt.http_status)),
+    ("STARTED", |attempt| relative(attempt.started_at)),
+    ("TOOK", |attempt| span(attempt.ended_at - attempt.started_at)),
+    ("WORKER", |attempt| attempt.worker.clone()),
+    ("ERROR", |attempt| or_dash(attempt.error.as_deref())),
+    ("NOTE", |attempt| or_dash(attempt.note.as_deref())),
+];
 
-fn events_table(events: &[Event]) -> String {
-    table(
-        ["EVENT", "WRITTEN", "PUBLISHED"],
-        events.iter().map(|event| {
-            let published = event.published_at.map_or_else(|| "not yet".to_owned(), relative);
-            [event.routing_key.clone(), relative(event.created_at), published]
-        }),
-    )
-}
+const EVENTS: &[Column<Event>] = &[
+    ("EVENT", |event| event.routing_key.clone()),
+    ("WRITTEN", |event| relative(event.created_at)),
+    ("PUBLISHED", |event| published(event.published_at)),
+];
