@@ -109,15 +109,15 @@ impl Command {
 }
 
 impl Word {
-    fn run(&self, obey: impl AsyncFnOnce(config::Operator, By) -> anyhow::Result<ExitCode>) -> ExitCode {
+    fn run(&self, obey: impl AsyncFnOnce(config::Ledger, By) -> anyhow::Result<ExitCode>) -> ExitCode {
         process::run(self.config.parse(), async |config, _| obey(config, self.by.by()).await)
     }
 }
 
-async fn open(config: &config::Operator) -> anyhow::Result<PgConnection> {
+async fn open(config: &config::Ledger) -> anyhow::Result<PgConnection> {
     // The checks of every other command: is there a ledger, and are we let in?
-    process::open(&config.ledger).await?;
-    config.ledger.database.connect("sluice-cli").connect().await.context("connect to Postgres: check DATABASE_URL")
+    process::open(config).await?;
+    config.database.connect("sluice-cli").connect().await.context("connect to Postgres: check DATABASE_URL")
 }
 
 async fn show(connection: &mut PgConnection, form: Form) -> anyhow::Result<ExitCode> {
@@ -152,7 +152,7 @@ fn quoted(name: &str) -> String {
     format!("'{}'", clean(name).replace('\'', r"'\''"))
 }
 
-async fn start(config: &config::Operator, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
+async fn start(config: &config::Ledger, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
     if let Some(why) = class.never_starts() {
         return refuse(FAILED, format!("{} cannot be started: {why}", class.text()));
     }
@@ -166,7 +166,7 @@ async fn start(config: &config::Operator, class: ClassName, by: &By) -> anyhow::
     refuse(FAILED, format!("{locked} passed over, whose rows somebody has locked: run it again"))
 }
 
-async fn leave(config: &config::Operator, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
+async fn leave(config: &config::Ledger, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
     let mut connection = open(config).await?;
     let left = adoption::leave(&mut connection, &class.text(), &by.actor, by.note.as_deref()).await;
     decided(left.context("leave the class alone")?, "left alone")
@@ -180,7 +180,7 @@ fn decided(users: i64, verb: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn allow(config: &config::Operator, name: &str, by: &By) -> anyhow::Result<ExitCode> {
+async fn allow(config: &config::Ledger, name: &str, by: &By) -> anyhow::Result<ExitCode> {
     let mut connection = open(config).await?;
     let allowed = adoption::allow(&mut connection, name, &by.actor, by.note.as_deref()).await;
     let unknown = format!("no instance called {name:?} waits to be allowed: see `sluice adopt status`");

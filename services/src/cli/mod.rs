@@ -76,7 +76,7 @@ pub fn prepared(command: Command) -> Command {
 
 /// Runs a person's command on the ledger that it was given.
 fn on_ledger(config: &OperatorOptions, command: impl AsyncFnOnce(Postgres) -> anyhow::Result<ExitCode>) -> ExitCode {
-    process::run(config.parse(), async |config, _| command(process::open(&config.ledger).await?).await)
+    process::run(config.parse(), async |config, _| command(process::open(&config).await?).await)
 }
 
 /// How many rows a list may have.

@@ -120,15 +120,9 @@ impl DatabaseOptions {
 
     /// None within: find out.
     fn pooling(&self, faults: &mut Faults) -> Option<Option<Pooling>> {
-        match self.database_pooling.trim() {
-            "auto" => Some(None),
-            "session" => Some(Some(Pooling::Session)),
-            "transaction" => Some(Some(Pooling::Transaction)),
-            other => {
-                faults.add("DATABASE_POOLING", other, "expected auto, session or transaction");
-                None
-            }
-        }
+        let (session, transaction) = (Some(Pooling::Session), Some(Pooling::Transaction));
+        let choices = [("auto", None), ("session", session), ("transaction", transaction)];
+        faults.choice("DATABASE_POOLING", self.database_pooling.trim(), &choices)
     }
 }
 
@@ -165,13 +159,7 @@ impl ListenOptions {
 
 fn address(setting: &str, text: &str, faults: &mut Faults) -> Option<(PgConnectOptions, Url)> {
     let text = text.trim();
-    match readable(text) {
-        Ok(read) => Some(read),
-        Err(problem) => {
-            faults.add_url(setting, text, problem);
-            None
-        }
-    }
+    readable(text).map_err(|problem| faults.add_url(setting, text, problem)).ok()
 }
 
 /// Or what is wrong with it, without any part of it that may be secret.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Config, Events, Faults, Follow, Ledger, LedgerOptions, finish, finish_serving, http, log, traces};
+use super::{Config, Events, Faults, Follow, LedgerOptions, ServingOptions, fault::ENCODE, finish, http, log};
 use crate::{
     events::{Address, Settings, feed::Feed},
     telemetry::Role,
@@ -40,11 +40,7 @@ pub struct EventsOptions {
     #[command(flatten)]
     amqp: AmqpOptions,
     #[command(flatten)]
-    http: http::HttpOptions,
-    #[command(flatten)]
-    traces: traces::TraceOptions,
-    #[command(flatten)]
-    log: log::LogOptions,
+    serving: ServingOptions,
 }
 
 /// What the role `follow` is told, beside its feed.
@@ -70,10 +66,7 @@ pub struct TailOptions {
 impl AmqpOptions {
     /// None within: no broker was named.
     pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<Option<Settings>> {
-        match self.amqp_url {
-            Some(_) => self.read(faults).map(Some),
-            None => Some(None),
-        }
+        if self.amqp_url.is_some() { self.read(faults).map(Some) } else { Some(None) }
     }
 
     fn read(&self, faults: &mut Faults) -> Option<Settings> {
@@ -84,8 +77,8 @@ impl AmqpOptions {
         let dead_letters = name("EVENTS_DEAD_LETTER_EXCHANGE", &self.events_dead_letter_exchange, faults);
         let (exchange, dead_letters) = (exchange?, dead_letters?);
         if exchange == dead_letters {
-            faults.add("EVENTS_DEAD_LETTER_EXCHANGE", &dead_letters, "is EVENTS_EXCHANGE too: expected another name");
-            return None;
+            let problem = "is EVENTS_EXCHANGE too: expected another name";
+            return faults.refuse("EVENTS_DEAD_LETTER_EXCHANGE", &dead_letters, problem);
         }
         Some(Settings { address: address?, exchange, dead_letters })
     }
@@ -96,10 +89,8 @@ impl EventsOptions {
         let mut faults = Faults::default();
         let ledger = self.ledger.read(CONNECTIONS, &Default::default(), &mut faults);
         let settings = self.amqp.read(&mut faults);
-        let http = self.http.read(&mut faults);
-        let traces = self.traces.read(vec![(Role::Events, SERVICE.to_owned())], &mut faults);
-        let log = self.log.read(&mut faults);
-        finish_serving(log, http, traces, build(ledger, settings), faults.and(theirs))
+        let events = ledger.zip(settings).map(|(ledger, settings)| Events { ledger, settings });
+        self.serving.finish(events, vec![(Role::Events, SERVICE.to_owned())], faults, theirs)
     }
 }
 
@@ -110,7 +101,8 @@ impl FollowOptions {
         let ledger = self.ledger.read(CONNECTIONS, &Default::default(), &mut faults);
         let http = self.http.read(&mut faults);
         let log = self.log.read(&mut faults);
-        finish_serving(log, http, Some(None), follow(ledger, feed), faults.and(theirs))
+        let follow = ledger.zip(feed).map(|(ledger, feed)| Follow { ledger, feed });
+        finish(log, http, Some(None), follow, faults.and(theirs))
     }
 }
 
@@ -119,31 +111,17 @@ impl TailOptions {
         let mut faults = Faults::default();
         let settings = self.amqp.read(&mut faults);
         let log = self.log.read(&mut faults);
-        finish(log, settings, faults)
+        finish(log, Some(None), Some(None), settings, faults)
     }
-}
-
-pub(super) fn build(ledger: Option<Ledger>, settings: Option<Settings>) -> Option<Events> {
-    Some(Events { ledger: ledger?, settings: settings? })
-}
-
-pub(super) fn follow(ledger: Option<Ledger>, feed: Option<Feed>) -> Option<Follow> {
-    Some(Follow { ledger: ledger?, feed: feed? })
 }
 
 /// No part of an address that cannot be read is shown: it may hold a password.
 pub(crate) fn address(setting: &'static str, text: &str, faults: &mut Faults) -> Option<Address> {
-    match text.trim().parse::<Address>() {
-        Ok(address) => Some(address.of(setting)),
-        Err(error) => {
-            let problem = format!(
-                "is no address of RabbitMQ ({error}): expected amqp://[user:password@]host:5672/vhost; in a password write \
-                 %2F for a /, %3F for a ?, %23 for a #, %40 for an @"
-            );
-            faults.add_secret(setting, problem);
-            None
-        }
-    }
+    let problem = |error| {
+        format!("is no address of RabbitMQ ({error}): expected amqp://[user:password@]host:5672/vhost; {ENCODE}")
+    };
+    let address = text.trim().parse::<Address>();
+    address.map_err(|error| faults.add_secret(setting, problem(error))).ok().map(|address| address.of(setting))
 }
 
 /// What RabbitMQ takes and people can read.
@@ -153,8 +131,7 @@ pub(crate) fn name(setting: &str, text: &str, faults: &mut Faults) -> Option<Str
     let is_reserved = name.starts_with("amq.");
     if name.is_empty() || name.len() > 100 || !name.chars().all(fits) || is_reserved {
         let problem = "expected 1 to 100 letters, digits, hyphens, underscores, dots or colons, and not amq. first";
-        faults.add(setting, text, problem);
-        return None;
+        return faults.refuse(setting, text, problem);
     }
     Some(name.to_owned())
 }

@@ -6,6 +6,9 @@ use url::{Host, Url};
 
 use crate::telemetry::log::Format;
 
+/// For passwords in addresses.
+pub(super) const ENCODE: &str = "in a password write %2F for a /, %3F for a ?, %23 for a #, %40 for an @";
+
 /// One setting that cannot work: which, what it is set to, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -50,6 +53,12 @@ impl Faults {
     /// A setting that may be seen.
     pub fn add(&mut self, setting: &str, value: &str, problem: impl Into<String>) {
         self.push(setting, Some(shortened(value)), problem);
+    }
+
+    /// As `add`, of what has no value then.
+    pub fn refuse<T>(&mut self, setting: &str, value: &str, problem: impl Into<String>) -> Option<T> {
+        self.add(setting, value, problem);
+        None
     }
 
     /// A setting that may not.

@@ -20,13 +20,7 @@ impl HttpOptions {
     /// None within: nowhere.
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Option<SocketAddr>> {
         let Some(text) = &self.http_listen else { return Some(None) };
-        match text.trim().parse() {
-            Ok(address) => Some(Some(address)),
-            Err(_) => {
-                let problem = "expected an IP address and a port, e.g. 0.0.0.0:9464, 127.0.0.1:9464 or [::]:9464";
-                faults.add("HTTP_LISTEN", text, problem);
-                None
-            }
-        }
+        let problem = "expected an IP address and a port, e.g. 0.0.0.0:9464, 127.0.0.1:9464 or [::]:9464";
+        text.trim().parse().map_or_else(|_| faults.refuse("HTTP_LISTEN", text, problem), |address| Some(Some(address)))
     }
 }

@@ -24,32 +24,14 @@ pub struct LogOptions {
 
 impl LogOptions {
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Log> {
-        let format = match self.log_format.trim() {
-            "pretty" => Some(Format::Pretty),
-            "json" => Some(Format::Json),
-            other => {
-                faults.add("LOG_FORMAT", other, "expected pretty or json");
-                None
-            }
-        };
+        let formats = [("pretty", Format::Pretty), ("json", Format::Json)];
+        let format = faults.choice("LOG_FORMAT", self.log_format.trim(), &formats);
         faults.format = format;
         let filter = match &self.rust_log {
-            Some(filter) => self.filter(filter, faults),
+            Some(filter) => self::filter(filter, faults),
             None => self.level(faults),
         };
         Some(Log { format: format?, filter: filter? })
-    }
-
-    fn filter(&self, filter: &str, faults: &mut Faults) -> Option<String> {
-        let filter = format!("{NOISE},{filter}");
-        match EnvFilter::builder().parse(&filter) {
-            Ok(_) => Some(filter),
-            Err(error) => {
-                let problem = format!("is no filter ({error}): expected e.g. info or warn,sluice::relay=debug");
-                faults.add("RUST_LOG", self.rust_log.as_deref().unwrap_or_default(), problem);
-                None
-            }
-        }
     }
 
     fn level(&self, faults: &mut Faults) -> Option<String> {
@@ -58,10 +40,14 @@ impl LogOptions {
                 let libraries = if level == "error" { "error" } else { "warn" };
                 Some(format!("{libraries},{NOISE},sluice={level},workflows={level}"))
             }
-            _ => {
-                faults.add("LOG_LEVEL", &self.log_level, "expected error, warn, info, debug or trace");
-                None
-            }
+            _ => faults.refuse("LOG_LEVEL", &self.log_level, "expected error, warn, info, debug or trace"),
         }
     }
+}
+
+fn filter(text: &str, faults: &mut Faults) -> Option<String> {
+    let filter = format!("{NOISE},{text}");
+    let problem = |error| format!("is no filter ({error}): expected e.g. info or warn,sluice::relay=debug");
+    let read = EnvFilter::builder().parse(&filter);
+    read.map_or_else(|error| faults.refuse("RUST_LOG", text, problem(error)), |_| Some(filter))
 }

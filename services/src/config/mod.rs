@@ -20,7 +20,7 @@ mod worker;
 use std::{net::SocketAddr, sync::Arc};
 
 use clap::Args;
-use workflows::{breaker::Rules, definition::Registry, ids::StepName, workflow::Catalog};
+use workflows::{definition::Registry, workflow::Catalog};
 
 pub use self::{
     database::Database,
@@ -52,14 +52,6 @@ pub struct Ledger {
     pub database: Database,
     pub max_connections: u32,
     pub registry: Arc<Registry>,
-}
-
-/// What a person's command is told.
-#[derive(Debug, Clone)]
-pub struct Operator {
-    pub ledger: Ledger,
-    /// None where no Redis was named.
-    pub queue: Option<queue::Config>,
 }
 
 /// What a relay is told.
@@ -125,11 +117,7 @@ pub struct RelayOptions {
     #[command(flatten)]
     relay: relay::RelayTuning,
     #[command(flatten)]
-    http: http::HttpOptions,
-    #[command(flatten)]
-    traces: traces::TraceOptions,
-    #[command(flatten)]
-    log: log::LogOptions,
+    serving: ServingOptions,
 }
 
 #[derive(Args)]
@@ -145,11 +133,7 @@ pub struct WorkerOptions {
     #[command(flatten)]
     worker: worker::WorkerTuning,
     #[command(flatten)]
-    http: http::HttpOptions,
-    #[command(flatten)]
-    traces: traces::TraceOptions,
-    #[command(flatten)]
-    log: log::LogOptions,
+    serving: ServingOptions,
 }
 
 /// Every option of the engine.
@@ -167,6 +151,13 @@ pub struct AllOptions {
     relay: relay::RelayTuning,
     #[command(flatten)]
     worker: worker::WorkerTuning,
+    #[command(flatten)]
+    serving: ServingOptions,
+}
+
+/// What a role that runs for long is told beside its own.
+#[derive(Args)]
+struct ServingOptions {
     #[command(flatten)]
     http: http::HttpOptions,
     #[command(flatten)]
@@ -194,7 +185,7 @@ impl MigrateOptions {
         let mut faults = Faults::default();
         let database = self.database.read_session(&mut faults);
         let log = self.log.read(&mut faults);
-        finish(log, database, faults)
+        finish(log, Some(None), Some(None), database, faults)
     }
 }
 
@@ -205,11 +196,9 @@ impl RelayOptions {
         let ledger = self.ledger.read(database::OF_A_RELAY, &catalog.registry(), &mut faults);
         let listen = self.listen.read(ledger.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
-        let tuned = self.relay.read(&mut faults);
-        let http = self.http.read(&mut faults);
-        let traces = self.traces.read(vec![(Role::Relay, RELAY.to_owned())], &mut faults);
-        let log = self.log.read(&mut faults);
-        finish_serving(log, http, traces, build_relay(ledger, listen, queue, tuned), faults.and(theirs))
+        let settings = self.relay.read(&mut faults);
+        let relay = build_relay(ledger, listen, queue, settings);
+        self.serving.finish(relay, vec![(Role::Relay, RELAY.to_owned())], faults, theirs)
     }
 }
 
@@ -220,12 +209,9 @@ impl WorkerOptions {
         let steps = worker::steps(&self.steps, &worker::known(&registry), &mut faults);
         let ledger = self.ledger.read(database::OF_A_WORKER, &registry, &mut faults);
         let queue = self.redis.read(&mut faults);
-        let tuned = self.worker.read(&mut faults);
-        let http = self.http.read(&mut faults);
         let services = vec![(Role::Worker, worker::service(steps.as_deref()))];
-        let traces = self.traces.read(services, &mut faults);
-        let log = self.log.read(&mut faults);
-        finish_serving(log, http, traces, build_worker(ledger, queue, catalog, steps.zip(tuned)), faults.and(theirs))
+        let worker = build_worker(ledger, queue, catalog, self.worker.read(steps, &mut faults));
+        self.serving.finish(worker, services, faults, theirs)
     }
 }
 
@@ -236,27 +222,21 @@ impl AllOptions {
         let of_relay = self.ledger.read(database::OF_A_RELAY, &registry, &mut faults);
         let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, database::OF_A_WORKER));
         let of_events = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, events::CONNECTIONS));
-        let follow = events::follow(of_events.clone(), feed);
+        let follow = of_events.clone().zip(feed).map(|(ledger, feed)| Follow { ledger, feed });
         let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
         let broker = self.amqp.read_if_given(&mut faults);
-        let relay = self.relay.read(&mut faults);
-        let worker = self.worker.read(&mut faults);
-        let http = self.http.read(&mut faults);
+        let relay = build_relay(of_relay, listen, queue.clone(), self.relay.read(&mut faults));
+        let steps = Some(registry.queues());
+        let worker = build_worker(of_worker, queue, catalog, self.worker.read(steps, &mut faults));
+        let events = broker.map(|broker| of_events.zip(broker).map(|(ledger, settings)| Events { ledger, settings }));
+        let all = relay.zip(worker).zip(events).map(|((relay, worker), events)| All { relay, worker, events, follow });
         let services = vec![
             (Role::Relay, RELAY.to_owned()),
             (Role::Worker, worker::service(None)),
             (Role::Events, events::SERVICE.to_owned()),
         ];
-        let traces = self.traces.read(services, &mut faults);
-        let log = self.log.read(&mut faults);
-
-        let steps = worker.map(|worker| (registry.queues(), worker));
-        let relay = build_relay(of_relay, listen, queue.clone(), relay);
-        let worker = build_worker(of_worker, queue, catalog, steps);
-        let events = broker.map(|broker| broker.and_then(|broker| events::build(of_events, Some(broker))));
-        let all = relay.zip(worker).zip(events).map(|((relay, worker), events)| All { relay, worker, events, follow });
-        finish_serving(log, http, traces, all, faults.and(theirs))
+        self.serving.finish(all, services, faults, theirs)
     }
 }
 
@@ -280,41 +260,43 @@ fn build_relay(
     ledger: Read<Ledger>,
     listen: Read<Option<Database>>,
     queue: Read<queue::Config>,
-    tuned: Read<relay::Tuned>,
+    settings: Read<relay_role::Settings>,
 ) -> Read<Relay> {
-    let relay::Tuned { batch, intake_poll, retention } = tuned?;
-    let settings = relay_role::Settings { batch, intake_poll, retention };
-    Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings })
+    Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings: settings? })
 }
 
 fn build_worker(
     ledger: Read<Ledger>,
     queue: Read<queue::Config>,
     catalog: &Catalog,
-    tuned: Read<(Vec<StepName>, worker::Tuned)>,
+    settings: Read<worker_role::Settings>,
 ) -> Read<Worker> {
-    let (steps, worker::Tuned { concurrency, grace }) = tuned?;
-    let settings = worker_role::Settings { steps, concurrency, grace, rules: Rules::default() };
-    Some(Worker { ledger: ledger?, queue: queue?, catalog: catalog.clone(), settings })
+    Some(Worker { ledger: ledger?, queue: queue?, catalog: catalog.clone(), settings: settings? })
 }
 
-/// Of a command.
-fn finish<R>(log: Read<Log>, role: Read<R>, faults: Faults) -> Result<Config<R>, Faults> {
-    finish_serving(log, Some(None), Some(None), role, faults)
+impl ServingOptions {
+    /// Reads these after the role's own; `theirs` is what was wrong with the settings of workflows.
+    fn finish<R>(
+        &self,
+        role: Read<R>,
+        services: traces::Services,
+        mut faults: Faults,
+        theirs: Faults,
+    ) -> Result<Config<R>, Faults> {
+        let http = self.http.read(&mut faults);
+        let traces = self.traces.read(services, &mut faults);
+        let log = self.log.read(&mut faults);
+        finish(log, http, traces, role, faults.and(theirs))
+    }
 }
 
-/// Of a role that runs for long.
-fn finish_serving<R>(
+fn finish<R>(
     log: Read<Log>,
     http: Read<Option<SocketAddr>>,
     traces: Read<Option<Traces>>,
     role: Read<R>,
     faults: Faults,
 ) -> Result<Config<R>, Faults> {
-    match (log, http, traces, role) {
-        (Some(log), Some(http), Some(traces), Some(role)) if faults.is_empty() => {
-            Ok(Config { log, http, traces, role })
-        }
-        _ => Err(faults),
-    }
+    let config = || Some(Config { log: log?, http: http?, traces: traces?, role: role? });
+    config().filter(|_| faults.is_empty()).ok_or(faults)
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Config, Database, Faults, Ledger, Operator, database, finish, log, redis};
+use super::{Config, Database, Faults, Ledger, database, finish, log, redis};
+use crate::queue;
 
 /// One command has little to do at once.
 const CONNECTIONS: u32 = 2;
@@ -30,22 +31,21 @@ pub struct StatsOptions {
 }
 
 impl OperatorOptions {
-    pub fn parse(&self) -> Result<Config<Operator>, Faults> {
+    pub fn parse(&self) -> Result<Config<Ledger>, Faults> {
         let mut faults = Faults::default();
         let database = self.database.read(&mut faults);
         let log = self.log.read(&mut faults);
-        finish(log, database.map(|database| Operator { ledger: ledger(database), queue: None }), faults)
+        finish(log, Some(None), Some(None), database.map(ledger), faults)
     }
 }
 
 impl StatsOptions {
-    pub fn parse(&self) -> Result<Config<Operator>, Faults> {
+    pub fn parse(&self) -> Result<Config<(Ledger, Option<queue::Config>)>, Faults> {
         let mut faults = Faults::default();
         let database = self.database.read(&mut faults);
         let queue = self.redis.read_if_given(&mut faults);
         let log = self.log.read(&mut faults);
-        let operator = database.zip(queue).map(|(database, queue)| Operator { ledger: ledger(database), queue });
-        finish(log, operator, faults)
+        finish(log, Some(None), Some(None), database.map(ledger).zip(queue), faults)
     }
 }
 

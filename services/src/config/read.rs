@@ -14,43 +14,41 @@ impl Faults {
         given
     }
 
+    /// What one of these names stands for.
+    pub fn choice<T: Copy>(&mut self, setting: &str, text: &str, choices: &[(&str, T)]) -> Option<T> {
+        if let Some((_, chosen)) = choices.iter().find(|(name, _)| *name == text.trim()) {
+            return Some(*chosen);
+        }
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let (last, others) = names.split_last().unwrap_or((&"nothing", &[]));
+        self.refuse(setting, text, format!("expected {} or {last}", others.join(", ")))
+    }
+
     pub fn number<T>(&mut self, setting: &str, text: &str, range: RangeInclusive<T>) -> Option<T>
     where
         T: FromStr + PartialOrd + Display,
     {
-        match text.trim().parse() {
-            Ok(number) if range.contains(&number) => Some(number),
-            _ => {
-                self.add(setting, text, format!("expected a number from {} to {}", range.start(), range.end()));
-                None
-            }
-        }
+        let number = text.trim().parse().ok().filter(|number| range.contains(number));
+        let expected = format!("expected a number from {} to {}", range.start(), range.end());
+        number.or_else(|| self.refuse(setting, text, expected))
     }
 
     pub fn duration(&mut self, setting: &str, text: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
         let show = humantime::format_duration;
-        match humantime::parse_duration(text.trim()) {
-            Ok(duration) if range.contains(&duration) => Some(duration),
-            Ok(_) => {
-                let (from, to) = (show(*range.start()), show(*range.end()));
-                self.add(setting, text, format!("expected a duration from {from} to {to}"));
-                None
-            }
-            Err(_) => {
-                self.add(setting, text, "is no duration: write a number and its unit, e.g. 500ms, 25s or 24h");
-                None
-            }
-        }
+        let problem = match humantime::parse_duration(text.trim()) {
+            Ok(duration) if range.contains(&duration) => return Some(duration),
+            Ok(_) => format!("expected a duration from {} to {}", show(*range.start()), show(*range.end())),
+            Err(_) => "is no duration: write a number and its unit, e.g. 500ms, 25s or 24h".to_owned(),
+        };
+        self.refuse(setting, text, problem)
     }
 
     pub fn switch(&mut self, setting: &str, text: &str) -> Option<bool> {
-        match text.trim().to_ascii_lowercase().as_str() {
+        let switch = match text.trim().to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "1" => Some(true),
             "false" | "no" | "off" | "0" => Some(false),
-            _ => {
-                self.add(setting, text, "expected true or false");
-                None
-            }
-        }
+            _ => None,
+        };
+        switch.or_else(|| self.refuse(setting, text, "expected true or false"))
     }
 }

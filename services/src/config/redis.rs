@@ -4,7 +4,7 @@ use clap::Args;
 use url::Url;
 use workflows::secret::Secret;
 
-use super::Faults;
+use super::{Faults, fault::ENCODE};
 use crate::queue::{self, Transport};
 
 #[derive(Args)]
@@ -33,46 +33,28 @@ pub struct RedisOptions {
 impl RedisOptions {
     /// None within: no Redis was named, which only what can do without one may be content with.
     pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<Option<queue::Config>> {
-        match self.redis_url {
-            Some(_) => self.read(faults).map(Some),
-            None => Some(None),
-        }
+        if self.redis_url.is_some() { self.read(faults).map(Some) } else { Some(None) }
     }
 
     pub(super) fn read(&self, faults: &mut Faults) -> Option<queue::Config> {
         let what = "give the address of Redis, redis://[user:password@]host:6379";
         let url = faults.required("REDIS_URL", self.redis_url.as_deref(), what);
         let url = url.map(str::trim).filter(|url| is_redis(url, faults));
-        let prefix = match self.redis_prefix.trim().parse() {
-            Ok(prefix) => Some(prefix),
-            Err(_) => {
-                let problem = "expected 1 to 40 letters, digits, hyphens or underscores";
-                faults.add("REDIS_PREFIX", &self.redis_prefix, problem);
-                None
-            }
-        };
-        let transport = self.transport(faults);
+        let prefix = self.redis_prefix.trim().parse().ok().or_else(|| {
+            let problem = "expected 1 to 40 letters, digits, hyphens or underscores";
+            faults.refuse("REDIS_PREFIX", &self.redis_prefix, problem)
+        });
+        let transports = [("lists", Transport::Lists), ("apalis-redis", Transport::ApalisRedis)];
+        let transport = faults.choice("QUEUE_TRANSPORT", &self.queue_transport, &transports);
         let high_water = faults.number("QUEUE_HIGH_WATER", &self.queue_high_water, 1..=100_000);
         let (transport, high_water) = (transport?, high_water?);
         Some(queue::Config { transport, high_water, ..queue::Config::new(Secret::new(url?), prefix?) })
-    }
-
-    fn transport(&self, faults: &mut Faults) -> Option<Transport> {
-        match self.queue_transport.trim() {
-            "lists" => Some(Transport::Lists),
-            "apalis-redis" => Some(Transport::ApalisRedis),
-            _ => {
-                faults.add("QUEUE_TRANSPORT", &self.queue_transport, "expected lists or apalis-redis");
-                None
-            }
-        }
     }
 }
 
 /// No part of an address that cannot be read is shown: a password with a `/`, `?`, `#` or `@` that is not encoded may be taken
 /// for any of them.
 fn is_redis(text: &str, faults: &mut Faults) -> bool {
-    const ENCODE: &str = "in a password write %2F for a /, %3F for a ?, %23 for a #, %40 for an @";
     let problem = match Url::parse(text) {
         Err(error) => format!("is no URL ({error}): expected redis://[user:password@]host:6379; {ENCODE}"),
         Ok(url) if !matches!(url.scheme(), "redis" | "rediss") || url.host_str().is_none_or(str::is_empty) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Faults;
+use crate::relay::Settings;
 
 #[derive(Args)]
 #[command(next_help_heading = "Relay")]
@@ -25,21 +26,13 @@ pub struct RelayTuning {
     retention: String,
 }
 
-/// A relay's tuning, valid.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tuned {
-    pub batch: usize,
-    pub intake_poll: Duration,
-    pub retention: Duration,
-}
-
 impl RelayTuning {
-    pub(super) fn read(&self, faults: &mut Faults) -> Option<Tuned> {
+    pub(super) fn read(&self, faults: &mut Faults) -> Option<Settings> {
         let batch = faults.number("RELAY_BATCH", &self.relay_batch, 1..=1000);
         let poll = Duration::from_millis(100)..=Duration::from_secs(60);
         let intake_poll = faults.duration("INTAKE_POLL", &self.intake_poll, poll);
         let days = |days: u64| Duration::from_secs(days * 86_400);
         let retention = faults.duration("RETENTION", &self.retention, days(1)..=days(3650));
-        Some(Tuned { batch: batch?, intake_poll: intake_poll?, retention: retention? })
+        Some(Settings { batch: batch?, intake_poll: intake_poll?, retention: retention? })
     }
 }

@@ -3,9 +3,10 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
-use workflows::{definition::Registry, ids::StepName};
+use workflows::{breaker::Rules, definition::Registry, ids::StepName};
 
 use super::Faults;
+use crate::worker::Settings;
 
 #[derive(Args)]
 #[command(next_help_heading = "Worker")]
@@ -20,20 +21,14 @@ pub struct WorkerTuning {
     drain_grace: String,
 }
 
-/// A worker's tuning, valid.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tuned {
-    pub concurrency: NonZeroUsize,
-    pub grace: Duration,
-}
-
 impl WorkerTuning {
-    pub(super) fn read(&self, faults: &mut Faults) -> Option<Tuned> {
+    /// Of a worker that serves these steps.
+    pub(super) fn read(&self, steps: Option<Vec<StepName>>, faults: &mut Faults) -> Option<Settings> {
         let range = NonZeroUsize::MIN..=NonZeroUsize::MIN.saturating_add(999);
         let concurrency = faults.number("WORKER_CONCURRENCY", &self.worker_concurrency, range);
         let grace = Duration::ZERO..=Duration::from_secs(600);
         let grace = faults.duration("DRAIN_GRACE", &self.drain_grace, grace);
-        Some(Tuned { concurrency: concurrency?, grace: grace? })
+        Some(Settings { steps: steps?, concurrency: concurrency?, grace: grace?, rules: Rules::default() })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         by::ByOptions,
         output::{self, EXIT_CODES, Form},
     },
-    config::{Operator, OperatorOptions},
+    config::{self, OperatorOptions},
     ledger::{
         By, Changed, OperatorLedger,
         postgres::{
@@ -75,8 +75,13 @@ impl Bulk {
         process::run(self.config.parse(), async |config, shutdown| self.apply(&change, config, shutdown).await)
     }
 
-    async fn apply(&self, change: &Change, config: Operator, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
+    async fn apply(
+        &self,
+        change: &Change,
+        config: config::Ledger,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<ExitCode> {
+        let ledger = process::open(&config).await?;
         let letters = self.letters(&ledger).await?;
         let mut report = Report::new(change.action, self.dry_run, letters.len(), self.ids.len());
         for id in self.missing(&letters) {

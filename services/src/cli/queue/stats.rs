@@ -11,7 +11,7 @@ use crate::{
         moment::relative,
         output::{self, Column, EXIT_CODES, Form, or_dash, shortened, table},
     },
-    config::{Operator, StatsOptions},
+    config::{self, StatsOptions},
     ledger::postgres::{
         Postgres,
         read::{self, COUNTED, Gate, OpenLetters, Pending, ReadOnly, Steps},
@@ -61,14 +61,14 @@ struct QueueLine {
 
 impl Stats {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| self.stats(config).await)
+        process::run(self.config.parse(), async |(ledger, queue), _| self.stats(&ledger, queue).await)
     }
 
-    async fn stats(&self, config: Operator) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config.ledger).await?;
+    async fn stats(&self, config: &config::Ledger, queue: Option<queue::Config>) -> anyhow::Result<ExitCode> {
+        let ledger = process::open(config).await?;
         let report = Report {
             read_only: read::read_only(&ledger).await?,
-            steps: queues(&ledger, config.queue.as_ref()).await?,
+            steps: queues(&ledger, queue.as_ref()).await?,
             gates: read::gates(&ledger).await?,
             dead_letters: read::open_letters(&ledger).await?,
             projections_pending: read::pending_projections(&ledger).await?,

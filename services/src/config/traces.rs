@@ -1,14 +1,15 @@
 //! Whether and where traces are exported: OpenTelemetry's own variables. Without an endpoint nothing is, and nothing of the
 //! rest is read: these variables may be meant for others.
 
-mod parse;
-
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use clap::Args;
-use reqwest::header::HeaderMap;
+use percent_encoding::percent_decode_str;
+use reqwest::{
+    Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
 
-use self::parse::{endpoint, header, pairs, with_route};
 use super::Faults;
 use crate::telemetry::{
     Role, chain,
@@ -105,7 +106,8 @@ impl TraceOptions {
         let Some((setting, address)) = self.address() else { return Some(None) };
         // As the standard has it: "true" in any case, and nothing else.
         let disabled = self.otel_sdk_disabled.trim().eq_ignore_ascii_case("true");
-        let exporter = self.exporter(faults);
+        let exporters = [("otlp", true), ("none", false)];
+        let exporter = faults.choice("OTEL_TRACES_EXPORTER", self.otel_traces_exporter.trim(), &exporters);
         if disabled || exporter == Some(false) {
             return Some(None);
         }
@@ -117,35 +119,20 @@ impl TraceOptions {
         let batches = self.batches(faults);
         let attributes = self.attributes(faults);
         let endpoint = if setting == TRACES_ENDPOINT { endpoint } else { endpoint.map(with_route) };
-        let collector = match Collector::new(endpoint?, headers?, timeout?) {
-            Ok(collector) => Some(collector),
-            Err(error) => {
-                let cause = chain(&error.without_url());
-                let mend = "install CA certificates, or name a file of them in SSL_CERT_FILE";
-                faults.add_url(setting, address, format!("no TLS client can be made ({cause}): {mend}"));
-                None
-            }
-        };
+        let collector = Collector::new(endpoint?, headers?, timeout?).map_err(|error| {
+            let cause = chain(&error.without_url());
+            let mend = "install CA certificates, or name a file of them in SSL_CERT_FILE";
+            faults.add_url(setting, address, format!("no TLS client can be made ({cause}): {mend}"));
+        });
         let (service, others, attributes) = self.names(services, attributes?);
         let (root, batches, exported) = (root?, batches?, Arc::default());
         exporter?;
-        Some(Some(Traces { service, others, attributes, collector: collector?, root, batches, exported }))
+        Some(Some(Traces { service, others, attributes, collector: collector.ok()?, root, batches, exported }))
     }
 
     fn address(&self) -> Option<(&'static str, &str)> {
         let own = self.otel_exporter_otlp_traces_endpoint.as_deref().map(|url| (TRACES_ENDPOINT, url));
         own.or(self.otel_exporter_otlp_endpoint.as_deref().map(|url| (ENDPOINT, url)))
-    }
-
-    fn exporter(&self, faults: &mut Faults) -> Option<bool> {
-        match self.otel_traces_exporter.trim() {
-            "otlp" => Some(true),
-            "none" => Some(false),
-            other => {
-                faults.add("OTEL_TRACES_EXPORTER", other, "expected otlp or none");
-                None
-            }
-        }
     }
 
     fn check_protocol(&self, faults: &mut Faults) {
@@ -193,8 +180,7 @@ impl TraceOptions {
             }
             _ => {
                 let known = "expected always_on, always_off, traceidratio, or parentbased_ and one of these";
-                faults.add("OTEL_TRACES_SAMPLER", name, known);
-                None
+                faults.refuse("OTEL_TRACES_SAMPLER", name, known)
             }
         }
     }
@@ -211,12 +197,8 @@ impl TraceOptions {
 
     fn attributes(&self, faults: &mut Faults) -> Option<Vec<(String, String)>> {
         let list = self.otel_resource_attributes.as_deref().unwrap_or_default();
-        let attributes = pairs(list);
-        if attributes.is_none() {
-            let problem = "is no list of attributes: expected key=value,key=value, values percent-encoded";
-            faults.add("OTEL_RESOURCE_ATTRIBUTES", list, problem);
-        }
-        attributes
+        let problem = "is no list of attributes: expected key=value,key=value, values percent-encoded";
+        pairs(list).or_else(|| faults.refuse("OTEL_RESOURCE_ATTRIBUTES", list, problem))
     }
 
     /// One name that was given stands for all roles of the process.
@@ -235,3 +217,37 @@ impl TraceOptions {
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+
+fn endpoint(setting: &str, text: &str, faults: &mut Faults) -> Option<Url> {
+    let url = Url::parse(text.trim()).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
+    if url.is_none() {
+        faults.add_url(setting, text, "is no address of a collector: expected http(s)://host:4318");
+    }
+    url
+}
+
+fn with_route(mut base: Url) -> Url {
+    let path = format!("{}/v1/traces", base.path().trim_end_matches('/'));
+    base.set_path(&path);
+    base
+}
+
+/// `key=value,key=value`, the values percent-encoded.
+fn pairs(list: &str) -> Option<Vec<(String, String)>> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+            (!key.trim().is_empty()).then(|| (key.trim().to_owned(), value.into_owned()))
+        })
+        .collect()
+}
+
+fn header((key, value): (String, String)) -> Option<(HeaderName, HeaderValue)> {
+    let mut value = HeaderValue::from_str(&value).ok()?;
+    value.set_sensitive(true);
+    Some((HeaderName::from_str(&key).ok()?, value))
+}
