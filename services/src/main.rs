@@ -23,15 +23,40 @@ enum Role {
     /// Bring the database's schema up to date; safe to run again, and beside `supabase db push`
     Migrate(cli::migrate::Options),
     /// Move sign-ups into runs, due steps into Redis, and what a dead worker held back; any number side by side
-    Relay(Box<Relay>),
+    Relay {
+        #[command(flatten)]
+        engine: Box<RelayOptions>,
+        #[command(flatten)]
+        product: Box<whatsapp::DefinitionOptions>,
+    },
     /// Run steps against the Evolution API; any number side by side
-    Worker(Box<Worker>),
+    #[command(override_usage = "sluice worker [OPTIONS] <STEP>...")]
+    Worker {
+        #[command(flatten)]
+        engine: Box<WorkerOptions>,
+        #[command(flatten)]
+        product: Box<whatsapp::WorkflowOptions>,
+    },
     /// Publish events to RabbitMQ; any number side by side. Or, for a person: tail, list, replay
     Events(Box<cli::events::Options>),
     /// Keep users' rows true by the events that the Evolution API itself publishes to RabbitMQ
-    Follow(Box<Follow>),
+    Follow {
+        #[command(flatten)]
+        engine: Box<FollowOptions>,
+        #[command(flatten)]
+        mode: whatsapp::AmqpModeOptions,
+        #[command(flatten)]
+        product: whatsapp::ReportOptions,
+    },
     /// Every role in one process
-    All(Box<All>),
+    All {
+        #[command(flatten)]
+        engine: Box<AllOptions>,
+        #[command(flatten)]
+        product: Box<whatsapp::WorkflowOptions>,
+        #[command(flatten)]
+        reports: whatsapp::ReportOptions,
+    },
     /// What stood in the database before Sluice: status, start, leave, allow
     #[command(subcommand)]
     Adopt(cli::adopt::Command),
@@ -46,71 +71,31 @@ enum Role {
     Queue(cli::queue::Command),
 }
 
-#[derive(clap::Args)]
-struct Relay {
-    #[command(flatten)]
-    engine: RelayOptions,
-    #[command(flatten)]
-    product: whatsapp::DefinitionOptions,
-}
-
-#[derive(clap::Args)]
-#[command(override_usage = "sluice worker [OPTIONS] <STEP>...")]
-struct Worker {
-    #[command(flatten)]
-    engine: WorkerOptions,
-    #[command(flatten)]
-    product: whatsapp::WorkflowOptions,
-}
-
-#[derive(clap::Args)]
-struct Follow {
-    #[command(flatten)]
-    engine: FollowOptions,
-    #[command(flatten)]
-    mode: whatsapp::AmqpModeOptions,
-    #[command(flatten)]
-    product: whatsapp::ReportOptions,
-}
-
-#[derive(clap::Args)]
-struct All {
-    #[command(flatten)]
-    engine: AllOptions,
-    #[command(flatten)]
-    product: whatsapp::WorkflowOptions,
-    #[command(flatten)]
-    reports: whatsapp::ReportOptions,
-}
-
 fn main() -> ExitCode {
     match cli::parse::<Cli>().role {
         Role::Migrate(options) => cli::migrate::run(options),
-        Role::Relay(options) => defining(options.product).relay(&options.engine),
-        Role::Worker(options) => running(options.product).worker(&options.engine),
+        Role::Relay { engine, product } => {
+            let program = Program::default().adding(move |catalog, _, faults| product.add_to(catalog, faults));
+            program.relay(&engine)
+        }
+        Role::Worker { engine, product } => running(*product).worker(&engine),
         Role::Events(options) => match options.command {
             None => Program::default().events(&options.role),
             Some(command) => command.run(),
         },
-        Role::Follow(options) => {
-            let Follow { engine, mode, product } = *options;
+        Role::Follow { engine, mode, product } => {
             let read = move |faults: &mut _| product.read(mode.read(faults), faults);
             Program::default().following(read).follow(&engine)
         }
-        Role::All(options) => {
-            let All { engine, product, reports } = *options;
+        Role::All { engine, product, reports } => {
             let mode = product.amqp_mode();
-            running(product).following(move |faults| reports.read_if_given(mode, faults)).all(&engine)
+            running(*product).following(move |faults| reports.read_if_given(mode, faults)).all(&engine)
         }
         Role::Adopt(command) => command.run(),
         Role::DeadLetters(command) => command.run(),
         Role::Runs(command) => command.run(),
         Role::Queue(command) => command.run(),
     }
-}
-
-fn defining(product: whatsapp::DefinitionOptions) -> Program {
-    Program::default().adding(move |catalog, _, faults| product.add_to(catalog, faults))
 }
 
 fn running(product: whatsapp::WorkflowOptions) -> Program {

@@ -66,15 +66,12 @@ impl Program {
         self.serve_with_feed("all", |catalog, feed, faults| options.parse(catalog, feed, faults), process::all)
     }
 
-    fn serve_with_feed<R, F>(
+    fn serve_with_feed<R>(
         mut self,
         name: &str,
         parse: impl FnOnce(&Catalog, Option<Feed>, Faults) -> Result<Config<R>, Faults>,
-        role: impl FnOnce(R, Life) -> F,
-    ) -> ExitCode
-    where
-        F: Future<Output = anyhow::Result<ExitCode>>,
-    {
+        role: impl AsyncFnOnce(R, Life) -> anyhow::Result<()>,
+    ) -> ExitCode {
         let read = self.feed.take();
         let parse = |catalog: &Catalog, mut faults: Faults| {
             let feed = read.and_then(|read| read(&mut faults));
@@ -83,15 +80,12 @@ impl Program {
         self.serve(name, parse, role)
     }
 
-    fn serve<R, F>(
+    fn serve<R>(
         self,
         name: &str,
         parse: impl FnOnce(&Catalog, Faults) -> Result<Config<R>, Faults>,
-        role: impl FnOnce(R, Life) -> F,
-    ) -> ExitCode
-    where
-        F: Future<Output = anyhow::Result<ExitCode>>,
-    {
+        role: impl AsyncFnOnce(R, Life) -> anyhow::Result<()>,
+    ) -> ExitCode {
         let (vitals, mut faults) = (Vitals::new(name), Faults::default());
         let additions = self.additions.into_iter();
         let catalog = additions.fold(self.catalog, |catalog, add| add(catalog, &vitals, &mut faults));

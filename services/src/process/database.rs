@@ -38,10 +38,10 @@ pub(super) fn ledger(config: &config::Ledger, name: &str, connections: u32) -> P
 
 /// Tells the database which workflows this program runs. `false`: shutdown came first.
 pub(super) async fn register(ledger: &Postgres, life: &Life) -> anyhow::Result<bool> {
-    let mut waiting = Waiting::default();
+    let mut said = Said::default();
     loop {
         let Err(error) = ledger.register().await else { return Ok(true) };
-        waiting.say(life, &unregistered(&error));
+        said.say_of(life, &unregistered(&error));
         if life.shutdown.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return Ok(false);
         }
@@ -61,11 +61,12 @@ fn unregistered(error: &ledger::Error) -> Away {
 
 /// The ledger for one command of a person, who is told at once what a role would wait for.
 pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
-    let looked = timeout(LOOK, look(&config.database, "cli")).await.unwrap_or_else(|_| Look::Away(silent()));
-    match looked {
-        Look::Ready | Look::Away(Away { what: STANDBY, .. }) => Ok(ledger(config, "cli", config.max_connections)),
-        Look::Refused(reason) | Look::Away(Away { what: SCHEMA | RIGHTS, reason }) => Err(Refused(vec![reason]).into()),
-        Look::Away(Away { reason, .. }) => {
+    match look(&config.database, "cli").await {
+        Ok(()) | Err(Trouble::Away(Away { what: STANDBY, .. })) => Ok(ledger(config, "cli", config.max_connections)),
+        Err(Trouble::Refused(reason) | Trouble::Away(Away { what: SCHEMA | RIGHTS, reason })) => {
+            Err(Refused(vec![reason]).into())
+        }
+        Err(Trouble::Away(Away { reason, .. })) => {
             anyhow::bail!("cannot connect to Postgres ({reason}): check DATABASE_URL, then try again")
         }
     }
@@ -75,16 +76,13 @@ pub async fn open(config: &config::Ledger) -> anyhow::Result<Postgres> {
 /// Refuses what no waiting mends: a wrong password, a pooler that the settings take for a session.
 /// `false`: shutdown came first.
 pub(super) async fn wait_for(database: &Database, name: &str, life: &Life) -> anyhow::Result<bool> {
-    let mut waiting = Waiting::default();
+    let mut said = Said::default();
     loop {
-        let looked = match life.shutdown.run_until_cancelled(timeout(LOOK, look(database, name))).await {
+        match life.shutdown.run_until_cancelled(look(database, name)).await {
             None => return Ok(false),
-            Some(looked) => looked.unwrap_or_else(|_| Look::Away(silent())),
-        };
-        match looked {
-            Look::Ready => return Ok(true),
-            Look::Refused(reason) => return Err(Refused(vec![reason]).into()),
-            Look::Away(away) => waiting.say(life, &away),
+            Some(Ok(())) => return Ok(true),
+            Some(Err(Trouble::Refused(reason))) => return Err(Refused(vec![reason]).into()),
+            Some(Err(Trouble::Away(away))) => said.say_of(life, &away),
         }
         if life.shutdown.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return Ok(false);
@@ -99,11 +97,10 @@ pub async fn open_session(database: &Database, name: &str, deadline: Option<Inst
     let options = database.connect(&application(name));
     let mut said = Said::default();
     loop {
-        let away = match timeout(CONNECTS_WITHIN, session(&options)).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(Trouble::Refused(problem))) => return Err(Refused(vec![problem]).into()),
-            Ok(Err(Trouble::Away(away))) => away,
-            Err(_) => Away { what: POSTGRES, reason: format!("no answer within {CONNECTS_WITHIN:?}") },
+        let away = match within(CONNECTS_WITHIN, session(&options)).await {
+            Ok(connection) => return Ok(connection),
+            Err(Trouble::Refused(problem)) => return Err(Refused(vec![problem]).into()),
+            Err(Trouble::Away(away)) => away,
         };
         if deadline.is_none_or(|deadline| Instant::now() + PAUSE > deadline) {
             let wait = if deadline.is_none() { ", or wait for it with --wait" } else { "" };
@@ -115,15 +112,15 @@ pub async fn open_session(database: &Database, name: &str, deadline: Option<Inst
 }
 
 async fn session(options: &PgConnectOptions) -> Result<PgConnection, Trouble> {
-    let mut connection = options.connect().await.map_err(|error| judge(&error))?;
-    if is_by_transaction(&mut connection, options).await.map_err(|error| judge(&error))? {
+    let mut connection = options.connect().await?;
+    if is_by_transaction(&mut connection, options).await? {
         return Err(Trouble::Refused(format!(
             "a transaction pooler answers at {}, and migrations need a session of their own: give DATABASE_URL the address \
              of Postgres itself or of a pooler in session mode",
             place(options)
         )));
     }
-    settings::pin_migration(&mut connection).await.map_err(|error| judge(&error))?;
+    settings::pin_migration(&mut connection).await?;
     Ok(connection)
 }
 
@@ -139,10 +136,6 @@ const RIGHTS: &str = "rights in the database";
 const SCHEMA: &str = "the schema";
 const STANDBY: &str = "a Postgres that takes writes";
 
-fn silent() -> Away {
-    Away { what: POSTGRES, reason: format!("no answer within {LOOK:?}") }
-}
-
 /// Says what is waited for: once, and again each minute.
 #[derive(Default)]
 struct Said(Option<(String, Instant)>);
@@ -155,36 +148,11 @@ impl Said {
             self.0 = Some((reason.clone(), Instant::now()));
         }
     }
-}
 
-/// The same of a role, whose readiness tells it too.
-#[derive(Default)]
-struct Waiting(Said);
-
-impl Waiting {
-    fn say(&mut self, life: &Life, away: &Away) {
+    /// The same of a role, whose readiness tells it too.
+    fn say_of(&mut self, life: &Life, away: &Away) {
         life.readiness.wait_for(away.what);
-        self.0.say(away);
-    }
-}
-
-enum Look {
-    Ready,
-    Away(Away),
-    Refused(String),
-}
-
-/// Over a connection of its own: a pool would keep the reason to itself.
-async fn look(database: &Database, name: &str) -> Look {
-    let options = database.connect(&application(name));
-    match ask(&options, database.pooling).await {
-        Ok(None) => Look::Ready,
-        Ok(Some(Trouble::Away(away))) => Look::Away(away),
-        Ok(Some(Trouble::Refused(reason))) => Look::Refused(reason),
-        Err(error) => match judge(&error) {
-            Trouble::Away(away) => Look::Away(away),
-            Trouble::Refused(reason) => Look::Refused(reason),
-        },
+        self.say(away);
     }
 }
 
@@ -194,42 +162,48 @@ enum Trouble {
     Refused(String),
 }
 
-async fn ask(options: &PgConnectOptions, pooling: Pooling) -> sqlx::Result<Option<Trouble>> {
+async fn within<T>(limit: Duration, asked: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    let silent = |_| Err(Trouble::Away(Away { what: POSTGRES, reason: format!("no answer within {limit:?}") }));
+    timeout(limit, asked).await.unwrap_or_else(silent)
+}
+
+/// Over a connection of its own: a pool would keep the reason to itself.
+async fn look(database: &Database, name: &str) -> Result<(), Trouble> {
+    let options = database.connect(&application(name));
+    within(LOOK, ask(&options, database.pooling)).await
+}
+
+async fn ask(options: &PgConnectOptions, pooling: Pooling) -> Result<(), Trouble> {
     let mut connection = options.connect().await?;
     if pooling == Pooling::Session && is_by_transaction(&mut connection, options).await? {
-        return Ok(Some(Trouble::Refused(format!(
+        return Err(Trouble::Refused(format!(
             "a transaction pooler answers at {}, and DATABASE_POOLING takes it for a session (auto does so on every port \
              but 6543): set DATABASE_POOLING=transaction, or give the address of Postgres itself or of a pooler in session \
              mode",
             place(options)
-        ))));
+        )));
     }
     let schema = migrations::schema(&mut connection).await?;
     let takes_writes = database::takes_writes(&mut connection).await?;
     connection.close().await?;
-    Ok(unready(schema, takes_writes).map(Trouble::Away))
+    unready(schema, takes_writes).map_or(Ok(()), |away| Err(Trouble::Away(away)))
 }
 
 fn unready(schema: Schema, takes_writes: bool) -> Option<Away> {
-    let reason = match schema {
+    let standby = "this one is a standby: give DATABASE_URL the address of the primary, or promote it";
+    let missing = "the database has no schema sluice: run `sluice migrate`";
+    Some(match schema {
         Schema::Ready if takes_writes => return None,
-        Schema::Ready => {
-            let reason = "this one is a standby: give DATABASE_URL the address of the primary, or promote it";
-            return Some(Away { what: STANDBY, reason: reason.to_owned() });
-        }
-        Schema::Closed { login } => {
-            return Some(rights(&format!("the login {login} may not use the schema sluice"), &login));
-        }
-        Schema::Missing => "the database has no schema sluice: run `sluice migrate`".to_owned(),
+        Schema::Ready => Away { what: STANDBY, reason: standby.to_owned() },
+        Schema::Closed { login } => rights(&format!("the login {login} may not use the schema sluice"), &login),
+        Schema::Missing => Away { what: SCHEMA, reason: missing.to_owned() },
         Schema::Behind { newest } => {
             let newest = newest.map_or_else(|| "is incomplete".to_owned(), |newest| format!("is at {newest}"));
-            format!(
-                "it {newest}, and this program needs {}: run `sluice migrate` of this version",
-                migrations::needed()
-            )
+            let needed = migrations::needed();
+            let reason = format!("it {newest}, and this program needs {needed}: run `sluice migrate` of this version");
+            Away { what: SCHEMA, reason }
         }
-    };
-    Some(Away { what: SCHEMA, reason })
+    })
 }
 
 fn rights(problem: &str, login: &str) -> Away {
@@ -238,22 +212,24 @@ fn rights(problem: &str, login: &str) -> Away {
 
 /// Whether waiting mends it. What Postgres says of a login that is not there yet depends on how it
 /// asks for passwords: with them, it says that the password is wrong.
-fn judge(error: &sqlx::Error) -> Trouble {
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
-    let said = said(error);
-    let is_unknown = said.contains("does not exist");
-    if said.to_lowercase().contains("tenant or user not found") || said.contains("tenant/user") {
-        return Trouble::Refused(format!(
-            "the pooler knows no such project ({said}): check the user (postgres.PROJECT_REF) and the host (its region) of \
-             DATABASE_URL"
-        ));
-    }
-    match &*code {
-        INSUFFICIENT_PRIVILEGE => Trouble::Away(rights(&said, "the login")),
-        code if code.starts_with("28") && !is_unknown => {
-            Trouble::Refused(format!("Postgres does not let us in ({said}): check DATABASE_URL"))
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+        let said = said(&error);
+        let is_unknown = said.contains("does not exist");
+        if said.to_lowercase().contains("tenant or user not found") || said.contains("tenant/user") {
+            return Self::Refused(format!(
+                "the pooler knows no such project ({said}): check the user (postgres.PROJECT_REF) and the host (its region) \
+                 of DATABASE_URL"
+            ));
         }
-        _ => Trouble::Away(Away { what: POSTGRES, reason: said }),
+        match &*code {
+            INSUFFICIENT_PRIVILEGE => Self::Away(rights(&said, "the login")),
+            code if code.starts_with("28") && !is_unknown => {
+                Self::Refused(format!("Postgres does not let us in ({said}): check DATABASE_URL"))
+            }
+            _ => Self::Away(Away { what: POSTGRES, reason: said }),
+        }
     }
 }
 

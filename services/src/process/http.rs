@@ -15,21 +15,12 @@ use axum::{
 };
 use tokio::{
     net::TcpListener,
-    task::JoinHandle,
     time::{Instant, sleep},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Refused, readiness::Readiness};
 use crate::telemetry::{Vitals, metrics::Format};
-
-/// The server; it ends when this is dropped.
-pub(super) struct Server(JoinHandle<()>);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 
 #[derive(Clone)]
 struct Served {
@@ -41,8 +32,12 @@ struct Served {
 const TAKEN: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Begins to answer. A port that cannot be had is a reason not to start.
-pub(super) async fn listen(address: SocketAddr, vitals: Vitals, readiness: Arc<Readiness>) -> anyhow::Result<Server> {
+/// Begins to answer; the server ends when its handle is dropped. A port that cannot be had is a reason not to start.
+pub(super) async fn listen(
+    address: SocketAddr,
+    vitals: Vitals,
+    readiness: Arc<Readiness>,
+) -> anyhow::Result<AbortOnDropHandle<()>> {
     let refused = |error| {
         let mend = "choose another port, or stop the program that has it";
         Refused(vec![format!("HTTP_LISTEN={address} cannot be listened on ({error}): {mend}")])
@@ -60,7 +55,7 @@ pub(super) async fn listen(address: SocketAddr, vitals: Vitals, readiness: Arc<R
         }
     });
     tracing::info!(%address, "health and metrics");
-    Ok(Server(serving))
+    Ok(AbortOnDropHandle::new(serving))
 }
 
 async fn bind(address: SocketAddr) -> io::Result<TcpListener> {

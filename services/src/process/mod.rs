@@ -13,7 +13,7 @@ mod roles;
 mod signals;
 mod supervise;
 
-use std::{future::Future, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -52,10 +52,10 @@ const REFUSED: u8 = 2;
 pub(crate) struct Refused(pub(crate) Vec<String>);
 
 /// Runs a role to its end as this process' only purpose.
-pub(crate) fn run<R, F>(parsed: Result<Config<R>, Faults>, role: impl FnOnce(R, CancellationToken) -> F) -> ExitCode
-where
-    F: Future<Output = anyhow::Result<ExitCode>>,
-{
+pub(crate) fn run<R>(
+    parsed: Result<Config<R>, Faults>,
+    role: impl AsyncFnOnce(R, CancellationToken) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
     let Config { log, traces, role: config, .. } = match parsed {
         Ok(config) => config,
         Err(faults) => {
@@ -105,14 +105,11 @@ pub(crate) struct Life {
 
 /// Runs a role that serves until it is told to stop, and answers for its health from before it looks for Postgres until it
 /// has drained.
-pub(crate) fn serve<R, F>(
+pub(crate) fn serve<R>(
     vitals: Vitals,
     parsed: Result<Config<R>, Faults>,
-    role: impl FnOnce(R, Life) -> F,
-) -> ExitCode
-where
-    F: Future<Output = anyhow::Result<ExitCode>>,
-{
+    role: impl AsyncFnOnce(R, Life) -> anyhow::Result<()>,
+) -> ExitCode {
     let address = parsed.as_ref().ok().and_then(|config| config.http);
     let traces = parsed.as_ref().ok().and_then(|config| config.traces.as_ref());
     let exported = traces.map(|traces| traces.exported.clone()).unwrap_or_default();
@@ -123,28 +120,25 @@ where
             Some(address) => Some(http::listen(address, vitals.clone(), readiness.clone()).await?),
             None => None,
         };
-        role(config, Life { vitals, readiness, shutdown }).await
+        role(config, Life { vitals, readiness, shutdown }).await?;
+        Ok(ExitCode::SUCCESS)
     })
 }
 
-fn start<R, F>(
+fn start<R>(
     config: R,
     exporters: Option<Exporters>,
-    role: impl FnOnce(R, CancellationToken) -> F,
-) -> anyhow::Result<ExitCode>
-where
-    F: Future<Output = anyhow::Result<ExitCode>>,
-{
+    role: impl AsyncFnOnce(R, CancellationToken) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let code = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         signals::listen(shutdown.clone()).context("listen for signals")?;
-        let exporting = exporters.map(Exporters::run);
-        let ended = role(config, shutdown).await;
-        if let Some(exporting) = exporting {
-            exporting.finish().await;
+        let role = role(config, shutdown);
+        match exporters {
+            Some(exporters) => exporters.beside(role).await,
+            None => role.await,
         }
-        ended
     });
     // A task that is still blocked somewhere must not keep the process.
     runtime.shutdown_background();

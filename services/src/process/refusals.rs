@@ -10,12 +10,6 @@ use crate::database::Database;
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const WAITS: Duration = Duration::from_secs(5);
 
-#[derive(PartialEq)]
-struct Refusal {
-    reason: String,
-    mend: Option<&'static str>,
-}
-
 /// Asks the server for a connection whenever a statement got none in time. Each reason is said once
 /// until it is over. Never returns.
 pub(super) async fn say_refusals(database: &Database) {
@@ -23,7 +17,7 @@ pub(super) async fn say_refusals(database: &Database) {
     loop {
         database.starved().await;
         let refusal = refusal(database.pool()).await;
-        if let Some(Refusal { reason, mend }) = refusal.as_ref().filter(|_| refusal != said) {
+        if let Some((reason, mend)) = refusal.as_ref().filter(|_| refusal != said) {
             tracing::warn!(reason, mend, "Postgres refuses connections");
         }
         said = refusal;
@@ -31,8 +25,8 @@ pub(super) async fn say_refusals(database: &Database) {
     }
 }
 
-/// What the server says. A server that is not there says nothing.
-async fn refusal(pool: &PgPool) -> Option<Refusal> {
+/// What the server says, and what mends it. A server that is not there says nothing.
+async fn refusal(pool: &PgPool) -> Option<(String, Option<&'static str>)> {
     match timeout(WAITS, pool.connect_options().connect()).await {
         Ok(Ok(connection)) => {
             let _ = timeout(WAITS, connection.close()).await;
@@ -43,7 +37,7 @@ async fn refusal(pool: &PgPool) -> Option<Refusal> {
             let has_too_few = said.code().is_none_or(|code| code != "57P03");
             let mend =
                 has_too_few.then_some("where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS");
-            Some(Refusal { reason: said.message().to_owned(), mend })
+            Some((said.message().to_owned(), mend))
         }
         Ok(Err(_)) | Err(_) => None,
     }

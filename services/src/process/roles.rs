@@ -1,20 +1,16 @@
 //! Each role with what it works with. What is wrong with Redis or Postgres is found here, before a role starts.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::{
-    Life, Refused, database,
-    refusals::say_refusals,
-    supervise::{Named, supervise},
-};
+use super::{Life, Refused, database, refusals::say_refusals, supervise::supervise};
 use crate::{
     config,
     database::{Database, give_back},
     events as events_role,
     ledger::postgres::Postgres,
-    queue::{Finding, Queue, Severity},
+    queue::{self, Finding, Queue, Severity},
     relay as relay_role,
     telemetry::{
         metrics::{Sample, names},
@@ -24,73 +20,62 @@ use crate::{
 };
 
 /// Runs a relay until `shutdown`.
-pub(crate) async fn relay(config: config::Relay, life: Life) -> anyhow::Result<ExitCode> {
-    let (queue, known) = connect(&config.queue).await?;
-    let role = async {
+pub(crate) async fn relay(config: config::Relay, life: Life) -> anyhow::Result<()> {
+    on_redis(&config.queue.clone(), async |queue| {
         let ledger = life.relay_ledger(&config, &queue);
         match database::wait_for(&config.ledger.database, "relay", &life).await? {
-            true => run_relay(config, ledger, queue.clone(), &life).await,
+            true => run_relay(config, ledger, queue, &life).await,
             false => Ok(()),
         }
-    };
-    run_on(&queue, known, role).await?;
-    Ok(ExitCode::SUCCESS)
+    })
+    .await
 }
 
 /// Runs a worker until `shutdown`.
-pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result<ExitCode> {
-    let (queue, known) = connect(&config.queue).await?;
-    let role = async {
+pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result<()> {
+    on_redis(&config.queue.clone(), async |queue| {
         let ledgers = life.worker_ledgers(&config, &queue);
         match database::wait_for(&config.ledger.database, "worker", &life).await? {
-            true => run_worker(config, ledgers, queue.clone(), &life).await,
+            true => run_worker(config, ledgers, queue, &life).await,
             false => Ok(()),
         }
-    };
-    run_on(&queue, known, role).await?;
-    Ok(ExitCode::SUCCESS)
+    })
+    .await
 }
 
 /// Publishes events until `shutdown`.
-pub(crate) async fn events(config: config::Events, life: Life) -> anyhow::Result<ExitCode> {
+pub(crate) async fn events(config: config::Events, life: Life) -> anyhow::Result<()> {
     let metrics = life.vitals.metrics.clone();
     life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_broker_connected()));
-    run_events(config, &life).await?;
-    Ok(ExitCode::SUCCESS)
+    run_events(config, &life).await
 }
 
 /// Follows another program's events until `shutdown`.
-pub(crate) async fn follow(config: config::Follow, life: Life) -> anyhow::Result<ExitCode> {
+pub(crate) async fn follow(config: config::Follow, life: Life) -> anyhow::Result<()> {
     let metrics = life.vitals.metrics.clone();
     life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_feed_connected()));
-    run_follow(config, &life).await?;
-    Ok(ExitCode::SUCCESS)
+    run_follow(config, &life).await
 }
 
 /// Runs every role until `shutdown`.
-pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<ExitCode> {
+pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<()> {
     let config::All { relay, worker, events, follow } = config;
     life.readiness.await_roles(2 + usize::from(events.is_some()) + usize::from(follow.is_some()));
-    let (queue, known) = connect(&relay.queue).await?;
-    let roles = async {
+    on_redis(&relay.queue.clone(), async |queue| {
         let of_relay = life.relay_ledger(&relay, &queue);
         let of_worker = life.worker_ledgers(&worker, &queue);
         if !database::wait_for(&relay.ledger.database, "all", &life).await? {
             return Ok(());
         }
-        let relay = run_relay(relay, of_relay, queue.clone(), &life).boxed_local();
-        let worker = run_worker(worker, of_worker, queue.clone(), &life).boxed_local();
-        let mut roles = vec![Named { name: "relay", run: relay }, Named { name: "worker", run: worker }];
-        if let Some(events) = events {
-            roles.push(Named { name: "events", run: run_events(events, &life).boxed_local() });
-        }
-        if let Some(follow) = follow {
-            roles.push(Named { name: "follow", run: run_follow(follow, &life).boxed_local() });
-        }
+        let mut roles = vec![
+            ("relay", run_relay(relay, of_relay, queue.clone(), &life).boxed_local()),
+            ("worker", run_worker(worker, of_worker, queue, &life).boxed_local()),
+        ];
+        roles.extend(events.map(|events| ("events", run_events(events, &life).boxed_local())));
+        roles.extend(follow.map(|follow| ("follow", run_follow(follow, &life).boxed_local())));
         supervise(roles, life.shutdown.clone()).await
-    };
-    run_on(&queue, known, roles).await?;
-    Ok(ExitCode::SUCCESS)
+    })
+    .await
 }
 
 async fn run_relay(config: config::Relay, ledger: Postgres, queue: Queue, life: &Life) -> anyhow::Result<()> {
@@ -101,14 +86,7 @@ async fn run_relay(config: config::Relay, ledger: Postgres, queue: Queue, life: 
     let database = ledger.database().clone();
     let ledger = if spans::enabled() { ledger.traced() } else { ledger };
     let deps = relay_role::Deps { ledger, queue, listen, vitals: life.vitals.clone() };
-    tracing::info!("relay starts");
-    life.readiness.begin();
-    tokio::select! {
-        ended = relay_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
-        () = keep(&database) => {}
-    }
-    tracing::info!("relay has stopped");
-    Ok(())
+    life.work("relay", &database, relay_role::run(config.settings, deps, life.shutdown.clone())).await
 }
 
 /// What a worker works with: leases have a connection of their own.
@@ -124,14 +102,7 @@ async fn run_worker(config: config::Worker, of: OfWorker, queue: Queue, life: &L
     }
     let (catalog, vitals, database) = (config.catalog, life.vitals.clone(), ledger.database().clone());
     let deps = worker_role::Deps { ledger, leases, queue, catalog, vitals };
-    tracing::info!("worker starts");
-    life.readiness.begin();
-    tokio::select! {
-        ended = worker_role::run(config.settings, deps, life.shutdown.clone()) => ended?,
-        () = keep(&database) => {}
-    }
-    tracing::info!("worker has stopped");
-    Ok(())
+    life.work("worker", &database, worker_role::run(config.settings, deps, life.shutdown.clone())).await
 }
 
 async fn run_events(config: config::Events, life: &Life) -> anyhow::Result<()> {
@@ -151,22 +122,13 @@ async fn run_at_a_broker(
     run: impl AsyncFnOnce(events_role::Deps) -> anyhow::Result<()>,
     life: &Life,
 ) -> anyhow::Result<()> {
-    let ledger = database::ledger(config, name, config.max_connections);
-    life.show_pool(name, &ledger);
+    let ledger = life.ledger(config, name, config.max_connections);
     life.need_postgres(&ledger);
     if !database::wait_for(&config.database, name, life).await? {
         return Ok(());
     }
     let database = ledger.database().clone();
-    let deps = events_role::Deps { ledger, vitals: life.vitals.clone() };
-    tracing::info!("{name} starts");
-    life.readiness.begin();
-    tokio::select! {
-        ended = run(deps) => ended?,
-        () = keep(&database) => {}
-    }
-    tracing::info!("{name} has stopped");
-    Ok(())
+    life.work(name, &database, run(events_role::Deps { ledger, vitals: life.vitals.clone() })).await
 }
 
 /// In which a connection that nobody needed goes back to the server.
@@ -178,18 +140,32 @@ async fn keep(database: &Database) {
 }
 
 impl Life {
+    /// Runs a role that has all that it needs.
+    async fn work(
+        &self,
+        name: &str,
+        database: &Database,
+        role: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        tracing::info!("{name} starts");
+        self.readiness.begin();
+        tokio::select! {
+            ended = role => ended?,
+            () = keep(database) => {}
+        }
+        tracing::info!("{name} has stopped");
+        Ok(())
+    }
+
     fn relay_ledger(&self, config: &config::Relay, queue: &Queue) -> Postgres {
-        let ledger = database::ledger(&config.ledger, "relay", config.ledger.max_connections);
-        self.show_pool("relay", &ledger);
+        let ledger = self.ledger(&config.ledger, "relay", config.ledger.max_connections);
         self.need(&ledger, queue);
         ledger
     }
 
     fn worker_ledgers(&self, config: &config::Worker, queue: &Queue) -> OfWorker {
-        let ledger = database::ledger(&config.ledger, "worker", config.ledger.max_connections);
-        let leases = database::ledger(&config.ledger, "worker-leases", 1);
-        self.show_pool("worker", &ledger);
-        self.show_pool("worker-leases", &leases);
+        let ledger = self.ledger(&config.ledger, "worker", config.ledger.max_connections);
+        let leases = self.ledger(&config.ledger, "worker-leases", 1);
         self.need(&ledger, queue);
         OfWorker { ledger, leases }
     }
@@ -213,8 +189,9 @@ impl Life {
         });
     }
 
-    /// Shows a pool's connections among the metrics.
-    fn show_pool(&self, name: &'static str, ledger: &Postgres) {
+    /// A ledger whose pool's connections are shown among the metrics.
+    fn ledger(&self, config: &config::Ledger, name: &'static str, connections: u32) -> Postgres {
+        let ledger = database::ledger(config, name, connections);
         let pool = ledger.pool().clone();
         self.vitals.metrics.read_from(move || {
             let (open, idle) = (f64::from(pool.size()), pool.num_idle() as f64);
@@ -225,40 +202,36 @@ impl Life {
                 Sample::of(&names::POOL_CONNECTIONS_MAX, [name], most),
             ]
         });
+        ledger
     }
 }
 
-/// A handle on Redis, refused where Redis is not as it must be. One that is away is waited for by the roles themselves.
-async fn connect(config: &crate::queue::Config) -> anyhow::Result<(Queue, Known)> {
+/// Runs roles on Redis; refused where Redis is not as it must be. One that is away is waited for by the roles themselves, and
+/// ends them when it comes and must not be used.
+async fn on_redis(config: &queue::Config, roles: impl AsyncFnOnce(Queue) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let queue = Queue::connect(config).map_err(|error| Refused(vec![format!("REDIS_URL: {error}")]))?;
-    let known = judge(queue.check().await)?;
-    Ok((queue, known))
+    let findings = queue.check().await;
+    let is_unknown = is_unknown(&findings);
+    judge(findings)?;
+    tokio::select! {
+        ended = roles(queue.clone()) => ended,
+        refused = refusal(&queue), if is_unknown => Err(refused.into()),
+    }
 }
 
-/// Whether Redis has said how it is set.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    Yes,
-    NotYet,
+/// Whether Redis has not said yet how it is set.
+fn is_unknown(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Unknown)
 }
 
-fn judge(findings: Vec<Finding>) -> Result<Known, Refused> {
+fn judge(findings: Vec<Finding>) -> Result<(), Refused> {
     let (refusals, rest): (Vec<_>, Vec<_>) =
         findings.into_iter().partition(|finding| finding.severity == Severity::Refuse);
     if !refusals.is_empty() {
         return Err(Refused(refusals.into_iter().map(|finding| finding.text).collect()));
     }
     rest.iter().for_each(|finding| tracing::warn!("{}", finding.text));
-    let unknown = rest.iter().any(|finding| finding.severity == Severity::Unknown);
-    Ok(if unknown { Known::NotYet } else { Known::Yes })
-}
-
-/// Runs a role; one that began without Redis ends when Redis comes and is not as it must be.
-async fn run_on(queue: &Queue, known: Known, role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::select! {
-        ended = role => ended,
-        refused = refusal(queue), if known == Known::NotYet => Err(refused.into()),
-    }
+    Ok(())
 }
 
 /// Returns when Redis has answered and must not be used.
@@ -266,11 +239,11 @@ async fn refusal(queue: &Queue) -> Refused {
     loop {
         tokio::time::sleep(ASK_AGAIN).await;
         let findings = queue.check().await;
-        if findings.iter().any(|finding| finding.severity == Severity::Unknown) {
+        if is_unknown(&findings) {
             continue;
         }
         match judge(findings) {
-            Ok(_) => std::future::pending().await,
+            Ok(()) => std::future::pending().await,
             Err(refused) => return refused,
         }
     }

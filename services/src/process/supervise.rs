@@ -6,16 +6,13 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::chain;
 
 /// A role by its name.
-pub(super) struct Named<'a> {
-    pub(super) name: &'static str,
-    pub(super) run: LocalBoxFuture<'a, anyhow::Result<()>>,
-}
+pub(super) type Named<'a> = (&'static str, LocalBoxFuture<'a, anyhow::Result<()>>);
 
 /// Runs all until `shutdown`. When one ends before, the others are asked to stop in good order, and its error (or that it
 /// ended at all) is the answer. A panic in any of them is a panic here.
 pub(super) async fn supervise(roles: Vec<Named<'_>>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut running: FuturesUnordered<_> =
-        roles.into_iter().map(|Named { name, run }| async move { (name, run.await) }).collect();
+        roles.into_iter().map(|(name, run)| async move { (name, run.await) }).collect();
     let mut outcome = Ok(());
     while let Some((name, ended)) = running.next().await {
         let ended = match ended {
@@ -43,13 +40,13 @@ mod tests {
 
     fn until_shutdown(shutdown: &CancellationToken) -> Named<'static> {
         let cancelled = shutdown.clone().cancelled_owned();
-        Named { name: "patient", run: cancelled.map(Ok).boxed_local() }
+        ("patient", cancelled.map(Ok).boxed_local())
     }
 
     #[tokio::test]
     async fn a_role_that_fails_stops_the_others_and_is_the_answer() {
         let shutdown = CancellationToken::new();
-        let failing = Named { name: "failing", run: async { anyhow::bail!("no disk") }.boxed_local() };
+        let failing = ("failing", async { anyhow::bail!("no disk") }.boxed_local());
 
         let error = supervise(vec![until_shutdown(&shutdown), failing], shutdown.clone()).await.unwrap_err();
 
@@ -60,7 +57,7 @@ mod tests {
     #[tokio::test]
     async fn a_role_that_ends_unasked_is_a_failure() {
         let shutdown = CancellationToken::new();
-        let ending = Named { name: "ending", run: async { Ok(()) }.boxed_local() };
+        let ending = ("ending", async { Ok(()) }.boxed_local());
 
         let error = supervise(vec![ending, until_shutdown(&shutdown)], shutdown.clone()).await.unwrap_err();
 

@@ -54,13 +54,6 @@ pub(crate) struct Exporters {
     exported: Arc<Exported>,
 }
 
-/// The exporters at work.
-pub(crate) struct Exporting {
-    tasks: JoinSet<()>,
-    closing: CancellationToken,
-    exported: Arc<Exported>,
-}
-
 /// How long the last spans may take at the end of the process.
 const FLUSH: Duration = Duration::from_secs(3);
 /// The pause before a batch that was not taken is tried again.
@@ -139,21 +132,15 @@ fn host_name() -> Option<String> {
 }
 
 impl Exporters {
-    /// Within the runtime that they are to run on.
-    pub(crate) fn run(self) -> Exporting {
+    /// Exports beside this work. Then sends what is left, but holds nobody up for long, and says what became of it all.
+    pub(crate) async fn beside<T>(self, work: impl Future<Output = T>) -> T {
         let (mut tasks, closing) = (JoinSet::new(), CancellationToken::new());
         for exporter in self.exporters {
             tasks.spawn(exporter.run(closing.clone()));
         }
-        Exporting { tasks, closing, exported: self.exported }
-    }
-}
-
-impl Exporting {
-    /// Sends what is left, but holds nobody up for long, and says what became of it all.
-    pub(crate) async fn finish(mut self) {
-        self.closing.cancel();
-        let done = async { while self.tasks.join_next().await.is_some() {} };
+        let worked = work.await;
+        closing.cancel();
+        let done = async { while tasks.join_next().await.is_some() {} };
         let sent = tokio::time::timeout(FLUSH, done).await.is_ok();
         let (exported, dropped, failed) = self.exported.counts();
         match sent && dropped + failed == 0 {
@@ -161,6 +148,7 @@ impl Exporting {
             false if sent => tracing::warn!(exported, dropped, failed, "not all spans were exported"),
             false => tracing::warn!(exported, dropped, failed, "the collector did not take the last spans in time"),
         }
+        worked
     }
 }
 
