@@ -24,30 +24,19 @@ use super::names;
 /// What became of the spans of this process.
 #[derive(Debug, Default)]
 pub struct Exported {
+    /// Spans that a collector has taken.
     pub(super) exported: AtomicU64,
+    /// Spans that found the queue full.
     pub(super) dropped: AtomicU64,
+    /// Spans that were sent and not taken.
     pub(super) failed: AtomicU64,
 }
 
 impl Exported {
-    /// Spans that a collector has taken.
-    pub fn exported(&self) -> u64 {
-        self.exported.load(Ordering::Relaxed)
-    }
-
-    /// Spans that found the queue full.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Spans that were sent and not taken.
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
     /// Exported, dropped, failed.
     pub(super) fn counts(&self) -> (u64, u64, u64) {
-        (self.exported(), self.dropped(), self.failed())
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.exported), count(&self.dropped), count(&self.failed))
     }
 }
 
@@ -83,25 +72,38 @@ impl SpanProcessor for Outbox {
 
 /// A span as it is exported. Some tell of what others did, or of what may not have happened.
 fn as_it_was(mut span: SpanData) -> Option<SpanData> {
-    let told = Told::of(&span);
+    // What its attributes say of its export; the last word counts.
+    let told = |name| span.attributes.iter().rfind(|told| told.key.as_str() == name).map(|told| told.value.clone());
+    let is = |name| matches!(told(name), Some(Value::Bool(true)));
+    let id = |name| match told(name) {
+        Some(Value::String(id)) => Some(SpanId::from_hex(id.as_str()).ok()),
+        _ => None,
+    };
+    let lasting = |name| match told(name) {
+        Some(Value::I64(nanos)) => Some(Duration::from_nanos(nanos.unsigned_abs())),
+        _ => None,
+    };
+    let (is_kept, is_tentative, is_held) = (is(names::KEPT), is(names::TENTATIVE), is(names::HELD));
+    let (own, above) = (id(names::ID).flatten(), id(names::ABOVE));
+    let (lasted, ended_ago) = (lasting(names::LASTED), lasting(names::ENDED_AGO).unwrap_or_default());
     // It is of a transaction that was rolled back, or of something that was there already.
-    if told.tentative && !told.kept {
+    if is_tentative && !is_kept {
         return None;
     }
     // Its attempt was rescued, and the rescue exports the attempt's span: this is how its worker
     // saw it.
-    if told.held && !told.kept {
+    if is_held && !is_kept {
         span.parent_span_id = span.span_context.span_id();
         span.span_context = with_id(&span.span_context, SpanId::from(rand::random::<u64>()));
     }
-    if let Some(id) = told.id {
-        span.span_context = with_id(&span.span_context, id);
+    if let Some(own) = own {
+        span.span_context = with_id(&span.span_context, own);
     }
-    if let Some(above) = told.above {
-        span.parent_span_id = above;
+    if let Some(above) = above {
+        span.parent_span_id = above.unwrap_or(SpanId::INVALID);
     }
-    span.end_time = span.end_time.checked_sub(told.ended_ago).unwrap_or(span.end_time);
-    if let Some(lasted) = told.lasted {
+    span.end_time = span.end_time.checked_sub(ended_ago).unwrap_or(span.end_time);
+    if let Some(lasted) = lasted {
         span.start_time = span.end_time.checked_sub(lasted).unwrap_or(span.start_time);
     }
     span.attributes.retain(|attribute| !names::NOT_SENT.contains(&attribute.key.as_str()));
@@ -111,41 +113,4 @@ fn as_it_was(mut span: SpanData) -> Option<SpanData> {
 fn with_id(context: &SpanContext, id: SpanId) -> SpanContext {
     let state = context.trace_state().clone();
     SpanContext::new(context.trace_id(), id, context.trace_flags(), context.is_remote(), state)
-}
-
-/// What a span's attributes say of its export.
-#[derive(Default)]
-struct Told {
-    tentative: bool,
-    kept: bool,
-    held: bool,
-    id: Option<SpanId>,
-    above: Option<SpanId>,
-    lasted: Option<Duration>,
-    ended_ago: Duration,
-}
-
-impl Told {
-    fn of(span: &SpanData) -> Self {
-        let mut told = Self::default();
-        for attribute in &span.attributes {
-            match (attribute.key.as_str(), &attribute.value) {
-                (names::TENTATIVE, Value::Bool(tentative)) => told.tentative = *tentative,
-                (names::KEPT, Value::Bool(kept)) => told.kept = *kept,
-                (names::HELD, Value::Bool(held)) => told.held = *held,
-                (names::ID, Value::String(id)) => told.id = SpanId::from_hex(id.as_str()).ok(),
-                (names::ABOVE, Value::String(id)) => {
-                    told.above = Some(SpanId::from_hex(id.as_str()).unwrap_or(SpanId::INVALID));
-                }
-                (names::LASTED, Value::I64(nanos)) => told.lasted = Some(duration(*nanos)),
-                (names::ENDED_AGO, Value::I64(nanos)) => told.ended_ago = duration(*nanos),
-                _ => {}
-            }
-        }
-        told
-    }
-}
-
-fn duration(nanos: i64) -> Duration {
-    Duration::from_nanos(nanos.unsigned_abs())
 }

@@ -127,6 +127,10 @@ pub fn process(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
         { names::CLASS } = Empty,
         { names::ERROR } = Empty,
         { names::HELD } = Empty,
+        { names::WORKER } = Empty,
+        { names::ID } = Empty,
+        { names::ABOVE } = Empty,
+        { names::LASTED } = Empty,
     );
     trace::adopt(&span, above);
     span
@@ -195,33 +199,17 @@ pub fn rescue(expired: &Expired) -> Span {
 
 /// The span of an attempt whose worker cannot export it: from its claim, so long ago, until now.
 pub fn lost(expired: &Expired, own: &AttemptSpan, age: Duration) -> Span {
-    let key = expired.key;
-    let due = DueKey { run: key.run, position: key.position, generation: expired.generation };
-    let span = info_span!(
-        parent: None,
-        names::PROCESS,
-        otel.name = format!("{} {}", names::PROCESS, expired.step),
-        otel.kind = "consumer",
-        otel.status_code = "ERROR",
-        { names::QUEUE_SYSTEM } = "redis",
-        { names::QUEUE } = %expired.step,
-        { names::OPERATION } = names::PROCESS,
-        { names::OPERATION_TYPE } = "process",
-        { names::MESSAGE } = %due,
-        { names::RUN } = %key.run,
-        { names::STEP } = %expired.step,
-        { names::TOKEN } = %key.token,
-        { names::WORKFLOW } = %expired.workflow,
-        { names::ATTEMPT } = i64::from(expired.attempt),
-        { names::WORKER } = %expired.worker,
-        { names::OUTCOME } = Empty,
-        { names::CLASS } = Empty,
-        { names::ERROR } = Empty,
-        { names::ID } = %own.ids.span,
-        { names::ABOVE } = own.parent.as_deref().unwrap_or_default(),
-        { names::LASTED } = nanos(age),
-    );
-    trace::adopt(&span, Some(&own.ids.traceparent()));
+    let Expired { key, generation, .. } = *expired;
+    let due = DueKey { run: key.run, position: key.position, generation };
+    let span = process(&expired.step, due, Some(&own.ids.traceparent()));
+    span.record(names::TOKEN, tracing::field::display(key.token));
+    span.record(names::WORKFLOW, expired.workflow.as_str());
+    span.record(names::ATTEMPT, i64::from(expired.attempt));
+    span.record(names::WORKER, tracing::field::display(&expired.worker));
+    span.record(names::ID, tracing::field::display(&own.ids.span));
+    span.record(names::ABOVE, own.parent.as_deref().unwrap_or_default());
+    span.record(names::LASTED, nanos(age));
+    failed(&span);
     span
 }
 

@@ -49,15 +49,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_for_openmetrics_gets_it_and_the_others_the_older_format() {
-        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-
-        assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
-        assert_eq!(Format::accepted("*/*"), Format::Prometheus);
-        assert_eq!(Format::accepted(""), Format::Prometheus);
-    }
-
-    #[test]
     fn the_older_format_describes_a_counter_under_its_samples_name() {
         let text =
             "# HELP sluice_spans Spans.\n# TYPE sluice_spans counter\nsluice_spans_total{result=\"a b\"} 1.0\n# EOF\n";

@@ -9,25 +9,22 @@ mod record;
 mod source;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::BoxFuture;
 use prometheus_client::{
-    encoding::text::encode,
-    metrics::{
-        counter::Counter,
-        family::{Family, MetricConstructor},
-        histogram::Histogram,
-    },
+    encoding::{EncodeMetric, text::encode},
+    metrics::{TypedMetric, counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
 };
 
 pub use self::{format::Format, record::Ended, source::Sample};
 use self::{
-    names::Labels,
-    source::{Source, Sources},
+    names::{Labels, Metric},
+    source::Sources,
 };
 use super::Exported;
 
@@ -41,38 +38,46 @@ const RUN_BUCKETS: [f64; 20] = [
 
 /// Everything that this process counts.
 pub struct Metrics {
-    registry: Mutex<Registry>,
+    registry: Registry,
     sources: Sources,
     /// What is done before each scrape.
     refreshing: Mutex<Vec<Refresh>>,
-    attempts: Counters,
-    step_duration: Histograms,
-    run_duration: Histograms,
-    runs: Counters,
-    leases_lost: Counters,
-    stale_settles: Counters,
-    claims_refused: Counters,
-    http_client: Histograms,
-    rescued: Counters,
-    lost_sign_ups_found: Counters,
-    events_dropped: Counters,
-    events_published: Counters,
-    events_unconfirmed: Counters,
+    attempts: Series<4, Counter>,
+    runs: Series<2, Counter>,
+    leases_lost: Series<0, Counter>,
+    stale_settles: Series<0, Counter>,
+    claims_refused: Series<2, Counter>,
+    rescued: Series<1, Counter>,
+    lost_sign_ups_found: Series<0, Counter>,
+    events_dropped: Series<0, Counter>,
+    events_published: Series<1, Counter>,
+    events_unconfirmed: Series<0, Counter>,
+    feed_messages: Series<1, Counter>,
+    step_duration: Series<1, Histogram>,
+    run_duration: Series<2, Histogram>,
+    http_client: Series<4, Histogram>,
     broker_connected: Arc<AtomicBool>,
-    feed_messages: Counters,
     feed_connected: Arc<AtomicBool>,
 }
 
 type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
-type Counters = Family<Labels, Counter>;
-type Histograms = Family<Labels, Histogram, Buckets>;
 
-#[derive(Clone, Copy)]
-struct Buckets(&'static [f64]);
+/// A metric that this process counts or measures itself.
+struct Series<const N: usize, M> {
+    metric: &'static Metric<N>,
+    family: Family<Labels, M>,
+}
 
-impl MetricConstructor<Histogram> for Buckets {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(self.0.iter().copied())
+impl<const N: usize, M: EncodeMetric + TypedMetric + Clone + Send + Sync + Debug + 'static> Series<N, M> {
+    fn new(registry: &mut Registry, metric: &'static Metric<N>, empty: fn() -> M) -> Self {
+        let family = Family::new_with_constructor(empty);
+        registry.register(metric.described().family(), metric.help, family.clone());
+        Self { metric, family }
+    }
+
+    /// The series of these labels, which is shown from now on.
+    fn of(&self, labels: [&str; N]) -> M {
+        self.family.get_or_create_owned(&self.metric.labels(labels))
     }
 }
 
@@ -85,28 +90,31 @@ impl Default for Metrics {
 impl Metrics {
     /// Those of a process that plays this role.
     pub fn new(role: &str) -> Self {
-        let metrics = Self {
-            registry: Mutex::default(),
-            sources: Sources::default(),
+        let (mut registry, sources) = (Registry::default(), Sources::default());
+        let all = &mut registry;
+        // They are shown in this order.
+        let mut metrics = Self {
+            attempts: Series::new(all, &names::ATTEMPTS, Counter::default),
+            runs: Series::new(all, &names::RUNS, Counter::default),
+            leases_lost: Series::new(all, &names::LEASES_LOST, Counter::default),
+            stale_settles: Series::new(all, &names::STALE_SETTLES, Counter::default),
+            claims_refused: Series::new(all, &names::CLAIMS_REFUSED, Counter::default),
+            rescued: Series::new(all, &names::RESCUED, Counter::default),
+            lost_sign_ups_found: Series::new(all, &names::LOST_SIGN_UPS_FOUND, Counter::default),
+            events_dropped: Series::new(all, &names::EVENTS_DROPPED, Counter::default),
+            events_published: Series::new(all, &names::EVENTS_PUBLISHED, Counter::default),
+            events_unconfirmed: Series::new(all, &names::EVENTS_UNCONFIRMED, Counter::default),
+            feed_messages: Series::new(all, &names::FEED_MESSAGES, Counter::default),
+            step_duration: Series::new(all, &names::STEP_DURATION, || Histogram::new(ATTEMPT_BUCKETS)),
+            run_duration: Series::new(all, &names::RUN_DURATION, || Histogram::new(RUN_BUCKETS)),
+            http_client: Series::new(all, &names::HTTP_CLIENT, || Histogram::new(ATTEMPT_BUCKETS)),
+            sources: sources.clone(),
             refreshing: Mutex::default(),
-            attempts: Counters::default(),
-            step_duration: Histograms::new_with_constructor(Buckets(&ATTEMPT_BUCKETS)),
-            run_duration: Histograms::new_with_constructor(Buckets(&RUN_BUCKETS)),
-            runs: Counters::default(),
-            leases_lost: Counters::default(),
-            stale_settles: Counters::default(),
-            claims_refused: Counters::default(),
-            http_client: Histograms::new_with_constructor(Buckets(&ATTEMPT_BUCKETS)),
-            rescued: Counters::default(),
-            lost_sign_ups_found: Counters::default(),
-            events_dropped: Counters::default(),
-            events_published: Counters::default(),
-            events_unconfirmed: Counters::default(),
             broker_connected: Arc::default(),
-            feed_messages: Counters::default(),
             feed_connected: Arc::default(),
+            registry,
         };
-        metrics.register();
+        metrics.registry.register_collector(Box::new(sources));
         let (version, role) = (env!("CARGO_PKG_VERSION").to_owned(), role.to_owned());
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         metrics.read_from(move || {
@@ -115,41 +123,16 @@ impl Metrics {
         metrics
     }
 
-    fn register(&self) {
-        let mut registry = self.lock();
-        let mut counters = |metric: names::Described, family: &Counters| {
-            registry.register(metric.family(), metric.help, family.clone());
-        };
-        counters(names::ATTEMPTS.described(), &self.attempts);
-        counters(names::RUNS.described(), &self.runs);
-        counters(names::LEASES_LOST.described(), &self.leases_lost);
-        counters(names::STALE_SETTLES.described(), &self.stale_settles);
-        counters(names::CLAIMS_REFUSED.described(), &self.claims_refused);
-        counters(names::RESCUED.described(), &self.rescued);
-        counters(names::LOST_SIGN_UPS_FOUND.described(), &self.lost_sign_ups_found);
-        counters(names::EVENTS_DROPPED.described(), &self.events_dropped);
-        counters(names::EVENTS_PUBLISHED.described(), &self.events_published);
-        counters(names::EVENTS_UNCONFIRMED.described(), &self.events_unconfirmed);
-        counters(names::FEED_MESSAGES.described(), &self.feed_messages);
-        let mut histograms = |metric: names::Described, family: &Histograms| {
-            registry.register(metric.family(), metric.help, family.clone());
-        };
-        histograms(names::STEP_DURATION.described(), &self.step_duration);
-        histograms(names::RUN_DURATION.described(), &self.run_duration);
-        histograms(names::HTTP_CLIENT.described(), &self.http_client);
-        registry.register_collector(Box::new(self.sources.clone()));
-    }
-
     /// What is only read when somebody asks for the metrics.
     pub fn read_from(&self, source: impl Fn() -> Vec<Sample> + Send + Sync + 'static) {
-        self.sources.add(Source::new(source));
+        self.sources.add(Box::new(source));
     }
 
     /// Shows what became of the spans of this process.
     pub fn spans_from(&self, exported: Arc<Exported>) {
         self.read_from(move || {
-            let counts =
-                [("exported", exported.exported()), ("dropped", exported.dropped()), ("failed", exported.failed())];
+            let (sent, dropped, failed) = exported.counts();
+            let counts = [("exported", sent), ("dropped", dropped), ("failed", failed)];
             counts.map(|(result, count)| Sample::of(&names::SPANS, [result], count as f64)).into()
         });
     }
@@ -169,19 +152,10 @@ impl Metrics {
         for refresh in refreshing {
             refresh().await;
         }
-        format.of(self.text())
-    }
-
-    /// In OpenMetrics' text.
-    fn text(&self) -> String {
-        let mut text = String::new();
+        let mut open_metrics = String::new();
         // Writing into a text does not fail.
-        let _ = encode(&mut text, &self.lock());
-        text
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        let _ = encode(&mut open_metrics, &self.registry);
+        format.of(open_metrics)
     }
 }
 

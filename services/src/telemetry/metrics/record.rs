@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::counter::Counter;
 use workflows::{
     definition::{self, Definition},
     ids::{StepName, WorkflowName},
@@ -16,7 +17,7 @@ use workflows::{
 };
 
 use super::{
-    Counters, Metrics, Sample,
+    Metrics, Sample, Series,
     names::{self, Metric},
 };
 use crate::ledger::{Refusal, Settlement};
@@ -51,88 +52,83 @@ impl Metrics {
         for workflow in workflows {
             let served = |step: &&definition::Step| steps.contains(&step.name);
             for step in workflow.steps.iter().filter(served) {
-                let labels = [workflow.name.as_str(), step.name.as_str(), "succeeded", NO_CLASS];
-                drop(self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)));
-                drop(self.step_duration.get_or_create(&names::STEP_DURATION.labels([step.name.as_str()])));
+                let step = step.name.as_str();
+                self.attempts.of([workflow.name.as_str(), step, "succeeded", NO_CLASS]);
+                self.step_duration.of([step]);
                 for reason in REFUSALS.map(Refusal::as_str) {
-                    let labels = names::CLAIMS_REFUSED.labels([step.name.as_str(), reason]);
-                    drop(self.claims_refused.get_or_create(&labels));
+                    self.claims_refused.of([step, reason]);
                 }
             }
             for outcome in [RunState::Succeeded, RunState::Dead, RunState::Cancelled].map(RunState::as_str) {
-                let labels = [workflow.name.as_str(), outcome];
-                drop(self.runs.get_or_create(&names::RUNS.labels(labels)));
-                drop(self.run_duration.get_or_create(&names::RUN_DURATION.labels(labels)));
+                self.runs.of([workflow.name.as_str(), outcome]);
+                self.run_duration.of([workflow.name.as_str(), outcome]);
             }
         }
-        drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
-        drop(self.stale_settles.get_or_create(&names::STALE_SETTLES.labels([])));
+        self.leases_lost.of([]);
+        self.stale_settles.of([]);
     }
 
     /// The same for a relay.
     pub fn expect_rescues(&self) {
         for kind in ["crashed", "exceeded", "doubted"] {
-            drop(self.rescued.get_or_create(&names::RESCUED.labels([kind])));
+            self.rescued.of([kind]);
         }
-        drop(self.lost_sign_ups_found.get_or_create(&names::LOST_SIGN_UPS_FOUND.labels([])));
-        drop(self.events_dropped.get_or_create(&names::EVENTS_DROPPED.labels([])));
-        drop(self.leases_lost.get_or_create(&names::LEASES_LOST.labels([])));
+        for counter in [&self.lost_sign_ups_found, &self.events_dropped, &self.leases_lost] {
+            counter.of([]);
+        }
     }
 
     /// An attempt ended, and the ledger says so.
     pub fn attempt_ended(&self, ended: &Ended<'_>) {
         let class = ended.class.map_or(NO_CLASS, Class::as_str);
-        let labels = [ended.workflow, ended.step, ended.outcome, class];
-        self.attempts.get_or_create(&names::ATTEMPTS.labels(labels)).inc();
+        self.attempts.add([ended.workflow, ended.step, ended.outcome, class], 1);
         if ended.run != RunState::Active {
-            self.runs.get_or_create(&names::RUNS.labels([ended.workflow, ended.run.as_str()])).inc();
+            self.runs.add([ended.workflow, ended.run.as_str()], 1);
         }
     }
 
     pub fn step_took(&self, step: &StepName, duration: Duration) {
-        let labels = names::STEP_DURATION.labels([step.as_str()]);
-        self.step_duration.get_or_create(&labels).observe(duration.as_secs_f64());
+        self.step_duration.of([step.as_str()]).observe(duration.as_secs_f64());
     }
 
     /// A run has ended, so long after it was asked for.
     pub fn run_ended(&self, workflow: &WorkflowName, outcome: RunState, duration: Duration) {
-        let labels = names::RUN_DURATION.labels([workflow.as_str(), outcome.as_str()]);
-        self.run_duration.get_or_create(&labels).observe(duration.as_secs_f64());
+        self.run_duration.of([workflow.as_str(), outcome.as_str()]).observe(duration.as_secs_f64());
     }
 
     pub fn leases_lost(&self, count: usize) {
-        add(&self.leases_lost, &names::LEASES_LOST, [], count);
+        self.leases_lost.add([], count as u64);
     }
 
     pub fn stale_settle(&self) {
-        add(&self.stale_settles, &names::STALE_SETTLES, [], 1);
+        self.stale_settles.add([], 1);
     }
 
     pub fn claim_refused(&self, step: &StepName, reason: &'static str) {
-        add(&self.claims_refused, &names::CLAIMS_REFUSED, [step.as_str(), reason], 1);
+        self.claims_refused.add([step.as_str(), reason], 1);
     }
 
     pub fn rescued(&self, kind: &'static str, count: usize) {
-        add(&self.rescued, &names::RESCUED, [kind], count);
+        self.rescued.add([kind], count as u64);
     }
 
     pub fn lost_sign_ups_found(&self, count: u64) {
-        add(&self.lost_sign_ups_found, &names::LOST_SIGN_UPS_FOUND, [], usize::try_from(count).unwrap_or_default());
+        self.lost_sign_ups_found.add([], count);
     }
 
     /// What a publisher of events can count, and that it is one.
     pub fn expect_events(&self) {
         for result in ["routed", "unroutable"] {
-            drop(self.events_published.get_or_create(&names::EVENTS_PUBLISHED.labels([result])));
+            self.events_published.of([result]);
         }
-        drop(self.events_unconfirmed.get_or_create(&names::EVENTS_UNCONFIRMED.labels([])));
+        self.events_unconfirmed.of([]);
         self.show_connected(&names::BROKER_CONNECTED, &self.broker_connected);
     }
 
     /// What who follows a feed can count, and that it is one.
     pub fn expect_feed(&self) {
         for result in ["taken", "put_off", "unreadable"] {
-            drop(self.feed_messages.get_or_create(&names::FEED_MESSAGES.labels([result])));
+            self.feed_messages.of([result]);
         }
         self.show_connected(&names::FEED_CONNECTED, &self.feed_connected);
     }
@@ -152,9 +148,9 @@ impl Metrics {
     }
 
     pub fn feed_messages(&self, taken: usize, put_off: usize, unreadable: usize) {
-        add(&self.feed_messages, &names::FEED_MESSAGES, ["taken"], taken);
-        add(&self.feed_messages, &names::FEED_MESSAGES, ["put_off"], put_off);
-        add(&self.feed_messages, &names::FEED_MESSAGES, ["unreadable"], unreadable);
+        for (result, count) in [("taken", taken), ("put_off", put_off), ("unreadable", unreadable)] {
+            self.feed_messages.add([result], count as u64);
+        }
     }
 
     pub fn broker_connected(&self, connected: bool) {
@@ -166,26 +162,27 @@ impl Metrics {
     }
 
     pub fn events_published(&self, routed: usize, unroutable: usize, unconfirmed: usize) {
-        add(&self.events_published, &names::EVENTS_PUBLISHED, ["routed"], routed);
-        add(&self.events_published, &names::EVENTS_PUBLISHED, ["unroutable"], unroutable);
-        add(&self.events_unconfirmed, &names::EVENTS_UNCONFIRMED, [], unconfirmed);
+        self.events_published.add(["routed"], routed as u64);
+        self.events_published.add(["unroutable"], unroutable as u64);
+        self.events_unconfirmed.add([], unconfirmed as u64);
     }
 
     pub fn events_dropped(&self, count: u64) {
-        add(&self.events_dropped, &names::EVENTS_DROPPED, [], usize::try_from(count).unwrap_or_default());
+        self.events_dropped.add([], count);
     }
 
     /// A call to an API: its route (`POST /greetings`), its status if an answer came, its error if any.
     pub fn called(&self, route: &'static str, status: Option<u16>, error: &str, duration: Duration) {
         let (method, template) = route.split_once(' ').unwrap_or(("", route));
         let status = status.map(|status| status.to_string()).unwrap_or_default();
-        let labels = names::HTTP_CLIENT.labels([method, template, &status, error]);
-        self.http_client.get_or_create(&labels).observe(duration.as_secs_f64());
+        self.http_client.of([method, template, &status, error]).observe(duration.as_secs_f64());
     }
 }
 
-fn add<const N: usize>(family: &Counters, metric: &'static Metric<N>, labels: [&str; N], count: usize) {
-    if count > 0 {
-        family.get_or_create(&metric.labels(labels)).inc_by(count as u64);
+impl<const N: usize> Series<N, Counter> {
+    fn add(&self, labels: [&str; N], count: u64) {
+        if count > 0 {
+            self.of(labels).inc_by(count);
+        }
     }
 }

@@ -30,15 +30,7 @@ impl Sample {
 }
 
 /// Where samples come from.
-pub(super) struct Source {
-    read: Box<dyn Fn() -> Vec<Sample> + Send + Sync>,
-}
-
-impl Source {
-    pub(super) fn new(read: impl Fn() -> Vec<Sample> + Send + Sync + 'static) -> Self {
-        Self { read: Box::new(read) }
-    }
-}
+type Source = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 
 /// All sources of a process. They are written together: a family may stand in an exposition once, whoever has samples of it.
 #[derive(Clone, Default)]
@@ -56,7 +48,7 @@ impl Sources {
     /// By family, each series once: the last that was read.
     fn families(&self) -> BTreeMap<&'static str, BTreeMap<Labels, Sample>> {
         let mut families: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-        for sample in self.lock().iter().flat_map(|source| (source.read)()) {
+        for sample in self.lock().iter().flat_map(|source| source()) {
             families.entry(sample.metric.family()).or_default().insert(sample.labels.clone(), sample);
         }
         families
