@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{adopt, duration};
 use crate::{
-    config::{self, MigrateOptions},
+    config::{self, OperatorOptions},
     ledger::migrations::{
         self, Choice, Migration, Missing, Progress, Standing,
         adoption::{self, Class},
@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    config: MigrateOptions,
+    config: OperatorOptions,
 
     /// Only say what is pending; exit code 3 if anything is
     #[arg(long)]
@@ -105,7 +105,7 @@ struct AppliedNow {
 }
 
 pub fn run(options: Options) -> ExitCode {
-    process::run(options.config.parse(), |database, shutdown| migrate(database, shutdown, &options))
+    process::run(options.config.parse_session(), |database, shutdown| migrate(database, shutdown, &options))
 }
 
 async fn migrate(

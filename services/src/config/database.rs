@@ -173,15 +173,11 @@ fn readable(text: &str) -> Result<(PgConnectOptions, Url), String> {
     if names_several_hosts(text) {
         return Err("names several hosts: give one, a name or a proxy that leads to the primary".to_owned());
     }
-    let url = match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => url,
-        Ok(_) => {
-            return Err("is no address of Postgres: expected postgres://user:password@host:5432/database".to_owned());
-        }
-        Err(error) => {
-            return Err(format!("is no URL ({error}): expected postgres://user:password@host:5432/database, {ENCODE}"));
-        }
-    };
+    let expected = "expected postgres://user:password@host:5432/database";
+    let url = Url::parse(text).map_err(|error| format!("is no URL ({error}): {expected}, {ENCODE}"))?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") {
+        return Err(format!("is no address of Postgres: {expected}"));
+    }
     for (name, value) in url.query_pairs() {
         readable_parameter(&name, &value, text)?;
     }

@@ -108,10 +108,7 @@ impl FollowOptions {
 
 impl TailOptions {
     pub fn parse(&self) -> Result<Config<Settings>, Faults> {
-        let mut faults = Faults::default();
-        let settings = self.amqp.read(&mut faults);
-        let log = self.log.read(&mut faults);
-        finish(log, Some(None), Some(None), settings, faults)
+        self.log.after(|faults| self.amqp.read(faults))
     }
 }
 

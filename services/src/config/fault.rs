@@ -52,7 +52,7 @@ impl Faults {
 
     /// A setting that may be seen.
     pub fn add(&mut self, setting: &str, value: &str, problem: impl Into<String>) {
-        self.push(setting, Some(shortened(value)), problem);
+        self.push(setting, Some(value.chars().take(80).flat_map(char::escape_debug).collect()), problem);
     }
 
     /// As `add`, of what has no value then.
@@ -83,19 +83,12 @@ impl Faults {
 /// A line each.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, fault) in self.found.iter().enumerate() {
-            let end = if number + 1 < self.found.len() { "\n" } else { "" };
-            write!(f, "{fault}{end}")?;
-        }
-        Ok(())
+        let lines: Vec<String> = self.found.iter().map(Fault::to_string).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
 impl std::error::Error for Faults {}
-
-fn shortened(value: &str) -> String {
-    value.chars().take(80).flat_map(char::escape_debug).collect()
-}
 
 /// Scheme, host and port of an address that can be read, and nothing else: passwords stand before
 /// an `@`, keys in paths and queries. What stands where the host does may be a part of a password

@@ -3,7 +3,7 @@
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::Faults;
+use super::{Config, Faults, finish};
 use crate::telemetry::log::{Format, Log, NOISE};
 
 #[derive(Args)]
@@ -23,6 +23,13 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
+    /// Reads what a command is told, and then these.
+    pub(super) fn after<R>(&self, read: impl FnOnce(&mut Faults) -> Option<R>) -> Result<Config<R>, Faults> {
+        let mut faults = Faults::default();
+        let command = read(&mut faults);
+        finish(self.read(&mut faults), Some(None), Some(None), command, faults)
+    }
+
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Log> {
         let formats = [("pretty", Format::Pretty), ("json", Format::Json)];
         let format = faults.choice("LOG_FORMAT", self.log_format.trim(), &formats);

@@ -13,9 +13,8 @@ mod log;
 mod operator;
 mod read;
 mod redis;
-mod relay;
 mod traces;
-mod worker;
+mod tuning;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -30,9 +29,9 @@ pub use self::{
 };
 use crate::{
     events::{self as events_role, feed::Feed},
-    queue, relay as relay_role,
+    queue, relay,
     telemetry::{Role, export::Traces, log::Log},
-    worker as worker_role,
+    worker,
 };
 
 /// What a role is told, how the process logs and traces, and where it answers for its health.
@@ -61,7 +60,7 @@ pub struct Relay {
     /// Where LISTEN works, if anywhere.
     pub listen: Option<Database>,
     pub queue: queue::Config,
-    pub settings: relay_role::Settings,
+    pub settings: relay::Settings,
 }
 
 /// What a worker is told.
@@ -70,7 +69,7 @@ pub struct Worker {
     pub ledger: Ledger,
     pub queue: queue::Config,
     pub catalog: Catalog,
-    pub settings: worker_role::Settings,
+    pub settings: worker::Settings,
 }
 
 /// What a publisher of events is told.
@@ -99,14 +98,6 @@ pub struct All {
 }
 
 #[derive(Args)]
-pub struct MigrateOptions {
-    #[command(flatten)]
-    database: database::DatabaseOptions,
-    #[command(flatten)]
-    log: log::LogOptions,
-}
-
-#[derive(Args)]
 pub struct RelayOptions {
     #[command(flatten)]
     ledger: LedgerOptions,
@@ -115,7 +106,7 @@ pub struct RelayOptions {
     #[command(flatten)]
     redis: redis::RedisOptions,
     #[command(flatten)]
-    relay: relay::RelayTuning,
+    relay: tuning::RelayTuning,
     #[command(flatten)]
     serving: ServingOptions,
 }
@@ -131,7 +122,7 @@ pub struct WorkerOptions {
     #[command(flatten)]
     redis: redis::RedisOptions,
     #[command(flatten)]
-    worker: worker::WorkerTuning,
+    worker: tuning::WorkerTuning,
     #[command(flatten)]
     serving: ServingOptions,
 }
@@ -148,9 +139,9 @@ pub struct AllOptions {
     #[command(flatten)]
     amqp: events::AmqpOptions,
     #[command(flatten)]
-    relay: relay::RelayTuning,
+    relay: tuning::RelayTuning,
     #[command(flatten)]
-    worker: worker::WorkerTuning,
+    worker: tuning::WorkerTuning,
     #[command(flatten)]
     serving: ServingOptions,
 }
@@ -177,18 +168,6 @@ struct LedgerOptions {
 /// What a relay is called in traces.
 const RELAY: &str = "sluice-relay";
 
-/// What was read, none where a part of it left a fault.
-type Read<T> = Option<T>;
-
-impl MigrateOptions {
-    pub fn parse(&self) -> Result<Config<Database>, Faults> {
-        let mut faults = Faults::default();
-        let database = self.database.read_session(&mut faults);
-        let log = self.log.read(&mut faults);
-        finish(log, Some(None), Some(None), database, faults)
-    }
-}
-
 impl RelayOptions {
     /// `catalog` holds the workflows that the program runs, `theirs` what was wrong with their settings.
     pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Relay>, Faults> {
@@ -197,8 +176,8 @@ impl RelayOptions {
         let listen = self.listen.read(ledger.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
         let settings = self.relay.read(&mut faults);
-        let relay = build_relay(ledger, listen, queue, settings);
-        self.serving.finish(relay, vec![(Role::Relay, RELAY.to_owned())], faults, theirs)
+        let relay = || Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings: settings? });
+        self.serving.finish(relay(), vec![(Role::Relay, RELAY.to_owned())], faults, theirs)
     }
 }
 
@@ -206,12 +185,14 @@ impl WorkerOptions {
     /// As `RelayOptions::parse`.
     pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Worker>, Faults> {
         let (registry, mut faults) = (catalog.registry(), Faults::default());
-        let steps = worker::steps(&self.steps, &worker::known(&registry), &mut faults);
+        let steps = tuning::steps(&self.steps, &registry, &mut faults);
         let ledger = self.ledger.read(database::OF_A_WORKER, &registry, &mut faults);
         let queue = self.redis.read(&mut faults);
-        let services = vec![(Role::Worker, worker::service(steps.as_deref()))];
-        let worker = build_worker(ledger, queue, catalog, self.worker.read(steps, &mut faults));
-        self.serving.finish(worker, services, faults, theirs)
+        let services = vec![(Role::Worker, tuning::service(steps.as_deref()))];
+        let settings = self.worker.read(steps, &mut faults);
+        let catalog = catalog.clone();
+        let worker = || Some(Worker { ledger: ledger?, queue: queue?, catalog, settings: settings? });
+        self.serving.finish(worker(), services, faults, theirs)
     }
 }
 
@@ -226,23 +207,27 @@ impl AllOptions {
         let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
         let broker = self.amqp.read_if_given(&mut faults);
-        let relay = build_relay(of_relay, listen, queue.clone(), self.relay.read(&mut faults));
-        let steps = Some(registry.queues());
-        let worker = build_worker(of_worker, queue, catalog, self.worker.read(steps, &mut faults));
-        let events = broker.map(|broker| of_events.zip(broker).map(|(ledger, settings)| Events { ledger, settings }));
-        let all = relay.zip(worker).zip(events).map(|((relay, worker), events)| All { relay, worker, events, follow });
+        let relay = self.relay.read(&mut faults);
+        let worker = self.worker.read(Some(registry.queues()), &mut faults);
+        let all = || {
+            let (queue, catalog) = (queue?, catalog.clone());
+            let relay = Relay { ledger: of_relay?, listen: listen?, queue: queue.clone(), settings: relay? };
+            let worker = Worker { ledger: of_worker?, queue, catalog, settings: worker? };
+            let events = broker?.zip(of_events).map(|(settings, ledger)| Events { ledger, settings });
+            Some(All { relay, worker, events, follow })
+        };
         let services = vec![
             (Role::Relay, RELAY.to_owned()),
-            (Role::Worker, worker::service(None)),
+            (Role::Worker, tuning::service(None)),
             (Role::Events, events::SERVICE.to_owned()),
         ];
-        self.serving.finish(all, services, faults, theirs)
+        self.serving.finish(all(), services, faults, theirs)
     }
 }
 
 impl LedgerOptions {
     /// `connections` is how many the role has where nobody says otherwise.
-    fn read(&self, connections: u32, registry: &Registry, faults: &mut Faults) -> Read<Ledger> {
+    fn read(&self, connections: u32, registry: &Registry, faults: &mut Faults) -> Option<Ledger> {
         let database = self.database.read(faults);
         let max_connections = self.pool.read(connections, faults);
         let registry = Arc::new(registry.clone());
@@ -250,35 +235,17 @@ impl LedgerOptions {
     }
 
     /// The same ledger for another role of the process.
-    fn same(&self, ledger: &Ledger, connections: u32) -> Read<Ledger> {
+    fn same(&self, ledger: &Ledger, connections: u32) -> Option<Ledger> {
         let max_connections = self.pool.read(connections, &mut Faults::default());
         Some(Ledger { max_connections: max_connections?, ..ledger.clone() })
     }
-}
-
-fn build_relay(
-    ledger: Read<Ledger>,
-    listen: Read<Option<Database>>,
-    queue: Read<queue::Config>,
-    settings: Read<relay_role::Settings>,
-) -> Read<Relay> {
-    Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings: settings? })
-}
-
-fn build_worker(
-    ledger: Read<Ledger>,
-    queue: Read<queue::Config>,
-    catalog: &Catalog,
-    settings: Read<worker_role::Settings>,
-) -> Read<Worker> {
-    Some(Worker { ledger: ledger?, queue: queue?, catalog: catalog.clone(), settings: settings? })
 }
 
 impl ServingOptions {
     /// Reads these after the role's own; `theirs` is what was wrong with the settings of workflows.
     fn finish<R>(
         &self,
-        role: Read<R>,
+        role: Option<R>,
         services: traces::Services,
         mut faults: Faults,
         theirs: Faults,
@@ -290,11 +257,12 @@ impl ServingOptions {
     }
 }
 
+/// What was read of each is none where a part of it left a fault.
 fn finish<R>(
-    log: Read<Log>,
-    http: Read<Option<SocketAddr>>,
-    traces: Read<Option<Traces>>,
-    role: Read<R>,
+    log: Option<Log>,
+    http: Option<Option<SocketAddr>>,
+    traces: Option<Option<Traces>>,
+    role: Option<R>,
     faults: Faults,
 ) -> Result<Config<R>, Faults> {
     let config = || Some(Config { log: log?, http: http?, traces: traces?, role: role? });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Config, Database, Faults, Ledger, database, finish, log, redis};
+use super::{Config, Database, Faults, Ledger, database, log, redis};
 use crate::queue;
 
 /// One command has little to do at once.
@@ -32,20 +32,23 @@ pub struct StatsOptions {
 
 impl OperatorOptions {
     pub fn parse(&self) -> Result<Config<Ledger>, Faults> {
-        let mut faults = Faults::default();
-        let database = self.database.read(&mut faults);
-        let log = self.log.read(&mut faults);
-        finish(log, Some(None), Some(None), database.map(ledger), faults)
+        self.log.after(|faults| self.database.read(faults).map(ledger))
+    }
+
+    /// For `migrate`, which needs a session of its own.
+    pub fn parse_session(&self) -> Result<Config<Database>, Faults> {
+        self.log.after(|faults| self.database.read_session(faults))
     }
 }
 
 impl StatsOptions {
+    /// No queue where no Redis was named.
     pub fn parse(&self) -> Result<Config<(Ledger, Option<queue::Config>)>, Faults> {
-        let mut faults = Faults::default();
-        let database = self.database.read(&mut faults);
-        let queue = self.redis.read_if_given(&mut faults);
-        let log = self.log.read(&mut faults);
-        finish(log, Some(None), Some(None), database.map(ledger).zip(queue), faults)
+        self.log.after(|faults| {
+            let database = self.database.read(faults);
+            let queue = self.redis.read_if_given(faults);
+            database.map(ledger).zip(queue)
+        })
     }
 }
 

@@ -118,7 +118,6 @@ impl TraceOptions {
         let root = self.root(faults);
         let batches = self.batches(faults);
         let attributes = self.attributes(faults);
-        let endpoint = if setting == TRACES_ENDPOINT { endpoint } else { endpoint.map(with_route) };
         let collector = Collector::new(endpoint?, headers?, timeout?).map_err(|error| {
             let cause = chain(&error.without_url());
             let mend = "install CA certificates, or name a file of them in SSL_CERT_FILE";
@@ -220,17 +219,14 @@ const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 
 fn endpoint(setting: &str, text: &str, faults: &mut Faults) -> Option<Url> {
     let url = Url::parse(text.trim()).ok();
-    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
-    if url.is_none() {
+    let Some(mut url) = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some()) else {
         faults.add_url(setting, text, "is no address of a collector: expected http(s)://host:4318");
+        return None;
+    };
+    if setting == ENDPOINT {
+        url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
     }
-    url
-}
-
-fn with_route(mut base: Url) -> Url {
-    let path = format!("{}/v1/traces", base.path().trim_end_matches('/'));
-    base.set_path(&path);
-    base
+    Some(url)
 }
 
 /// `key=value,key=value`, the values percent-encoded.
