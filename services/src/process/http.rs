@@ -22,11 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Refused, readiness::Readiness};
 use crate::telemetry::{Vitals, metrics::Format};
 
-#[derive(Clone)]
-struct Served {
-    vitals: Vitals,
-    readiness: Arc<Readiness>,
-}
+type Served = (Vitals, Arc<Readiness>);
 
 /// How long a port that is taken is tried for: the process before this one may be about to end.
 const TAKEN: Duration = Duration::from_secs(5);
@@ -48,7 +44,7 @@ pub(super) async fn listen(
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
-        .with_state(Served { vitals, readiness });
+        .with_state((vitals, readiness));
     let serving = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "health and metrics are no longer served");
@@ -74,21 +70,21 @@ async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-async fn livez(State(served): State<Served>) -> Response {
-    let hung = served.vitals.health.hung();
-    let lines = hung.iter().map(|hung| format!("{} hangs since {} s", hung.name, hung.since.as_secs()));
+async fn livez(State((vitals, _)): State<Served>) -> Response {
+    let hung = vitals.health.hung();
+    let lines = hung.iter().map(|(name, since)| format!("{name} hangs since {} s", since.as_secs()));
     answer(lines.collect())
 }
 
-async fn readyz(State(served): State<Served>) -> Response {
-    let missing = served.readiness.missing().await;
+async fn readyz(State((_, readiness)): State<Served>) -> Response {
+    let missing = readiness.missing().await;
     answer(missing.iter().map(|what| format!("not ready: {what}")).collect())
 }
 
-async fn show_metrics(State(served): State<Served>, headers: HeaderMap) -> Response {
+async fn show_metrics(State((vitals, _)): State<Served>, headers: HeaderMap) -> Response {
     let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
     let format = Format::accepted(accepted.unwrap_or_default());
-    ([(CONTENT_TYPE, format.content_type())], served.vitals.metrics.scrape(format).await).into_response()
+    ([(CONTENT_TYPE, format.content_type())], vitals.metrics.scrape(format).await).into_response()
 }
 
 /// `ok`, or what is wrong, a line each.
@@ -112,7 +108,7 @@ mod tests {
         let vitals = Vitals::default();
         let pulse = vitals.health.pulse("relay: dispatch");
         let readiness = Arc::new(Readiness::new(CancellationToken::new()));
-        let served = Served { vitals, readiness };
+        let served = (vitals, readiness);
 
         let turning = livez(State(served.clone())).await.status();
         tokio::time::advance(LIMIT + Duration::from_secs(2)).await;

@@ -103,8 +103,10 @@ impl Traces {
             ("telemetry.sdk.language", "rust".to_owned()),
         ];
         let given = self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+        // The kernel knows the host's name; an image need not have the program that the detector asks.
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Resource::builder_empty()
-            .with_attributes(host_name().map(|name| KeyValue::new(names::HOST_NAME, name)))
+            .with_attribute(KeyValue::new(names::HOST_NAME, host))
             .with_detectors(&where_it_runs())
             .with_attributes(ours.map(|(key, value)| KeyValue::new(key, value)))
             .with_attributes(given)
@@ -123,12 +125,6 @@ fn where_it_runs() -> Vec<Box<dyn ResourceDetector>> {
         detectors.push(Box::new(K8sResourceDetector));
     }
     detectors
-}
-
-/// Of the kernel: an image need not have the program that the detector asks.
-fn host_name() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 impl Exporters {
@@ -206,12 +202,10 @@ impl Exporter {
                 }
                 Err(error) => error,
             };
-            let over = closing.is_cancelled() || began.elapsed() >= self.batches.patience;
-            if over || !error.may_pass() {
-                add(&self.exported.failed, count);
-            }
+            let over = closing.is_cancelled() || began.elapsed() >= self.batches.patience || !error.may_pass();
+            add(&self.exported.failed, if over { count } else { 0 });
             self.say(&error.to_string());
-            if over || !error.may_pass() {
+            if over {
                 return;
             }
             closing.run_until_cancelled(tokio::time::sleep(AGAIN)).await;

@@ -2,10 +2,9 @@
 //! that has not beaten for `LIMIT` hangs. Postgres and Redis being away is no reason: loops turn without them.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -16,59 +15,41 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// How often a loop beats while it waits.
 const WAITING: Duration = Duration::from_secs(5);
 
-/// The pulses of this process.
+/// The loops of this process. Those that have ended took their beats with them.
 #[derive(Default)]
 pub struct Health {
-    beats: Mutex<Beats>,
-}
-
-#[derive(Default)]
-struct Beats {
-    next: u64,
-    last: BTreeMap<u64, (String, Instant)>,
-}
-
-/// A loop that has not beaten for too long.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hung {
-    pub name: String,
-    pub since: Duration,
+    loops: Mutex<Vec<(String, Weak<Mutex<Instant>>)>>,
 }
 
 impl Health {
     /// A pulse for a loop of this name, which beats now. It goes with the loop: dropping it says that the loop has ended.
-    pub fn pulse(self: &Arc<Self>, name: impl Into<String>) -> Pulse {
-        let mut beats = self.lock();
-        let number = beats.next;
-        beats.next += 1;
-        beats.last.insert(number, (name.into(), Instant::now()));
-        Pulse { health: Some(self.clone()), number }
+    pub fn pulse(&self, name: impl Into<String>) -> Pulse {
+        let last = Arc::new(Mutex::new(Instant::now()));
+        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        loops.retain(|(_, last)| last.strong_count() > 0);
+        loops.push((name.into(), Arc::downgrade(&last)));
+        Pulse(Some(last))
     }
 
-    /// The loops that hang.
-    pub fn hung(&self) -> Vec<Hung> {
-        let beats = self.lock();
-        let silent = beats.last.values().map(|(name, last)| Hung { name: name.clone(), since: last.elapsed() });
-        silent.filter(|hung| hung.since > LIMIT).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Beats> {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The loops that hang, and for how long each has not beaten.
+    pub fn hung(&self) -> Vec<(String, Duration)> {
+        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = loops.iter().filter_map(|(name, last)| {
+            let since = last.upgrade()?.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            Some((name.clone(), since))
+        });
+        silent.filter(|(_, since)| *since > LIMIT).collect()
     }
 }
 
 /// One loop's sign of life. The default one tells nobody.
 #[derive(Default)]
-pub struct Pulse {
-    health: Option<Arc<Health>>,
-    number: u64,
-}
+pub struct Pulse(Option<Arc<Mutex<Instant>>>);
 
 impl Pulse {
     pub fn beat(&self) {
-        let Some(health) = &self.health else { return };
-        if let Some((_, last)) = health.lock().last.get_mut(&self.number) {
-            *last = Instant::now();
+        if let Some(last) = &self.0 {
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
 
@@ -89,14 +70,6 @@ impl Pulse {
     }
 }
 
-impl Drop for Pulse {
-    fn drop(&mut self) {
-        if let Some(health) = &self.health {
-            health.lock().last.remove(&self.number);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,7 +84,7 @@ mod tests {
         turns.beat();
         sleep(Duration::from_secs(1)).await;
 
-        let hung = [Hung { name: "dispatch".to_owned(), since: LIMIT + Duration::from_secs(1) }];
+        let hung = [("dispatch".to_owned(), LIMIT + Duration::from_secs(1))];
         assert_eq!(health.hung(), hung);
         hangs.beat();
         assert_eq!(health.hung(), []);

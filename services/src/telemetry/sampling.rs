@@ -24,23 +24,24 @@ pub enum Root {
 }
 
 impl Root {
+    /// The share that is recorded.
+    fn share(self) -> f64 {
+        match self {
+            Self::On => 1.0,
+            Self::Off { .. } => 0.0,
+            Self::Ratio(share) => share,
+        }
+    }
+
     fn samples(self, trace: TraceId) -> bool {
-        let sampler = match self {
-            Self::On => Sampler::AlwaysOn,
-            Self::Off { .. } => Sampler::AlwaysOff,
-            Self::Ratio(share) => Sampler::TraceIdRatioBased(share),
-        };
+        let sampler = Sampler::TraceIdRatioBased(self.share());
         let result = sampler.should_sample(None, trace, "", &SpanKind::Internal, &[], &[]);
         result.decision == SamplingDecision::RecordAndSample
     }
 
     /// A trace id that was given from outside must not choose its own fate: it is drawn for.
     fn draws(self) -> bool {
-        match self {
-            Self::On => true,
-            Self::Off { .. } => false,
-            Self::Ratio(share) => rand::random::<f64>() < share,
-        }
+        rand::random::<f64>() < self.share()
     }
 }
 

@@ -68,25 +68,19 @@ pub fn id(span: &Span) -> Option<String> {
 
 /// The attempt that this span describes may not come to be: it is not exported before `begin`.
 pub fn hold_back(span: &Span) {
-    if !span.is_disabled() {
-        span.set_attribute(names::TENTATIVE, true);
-    }
+    span.set_attribute(names::TENTATIVE, true);
 }
 
 /// The attempt that was held back has its step in hand.
 pub fn begin(span: &Span) {
-    if !span.is_disabled() {
-        span.set_attribute(names::TENTATIVE, false);
-        span.set_attribute(names::HELD, true);
-    }
+    span.set_attribute(names::TENTATIVE, false);
+    span.set_attribute(names::HELD, true);
 }
 
 /// What a tentative span is about has happened; the attempt whose span this is was settled by who
 /// made it.
 pub fn keep(span: &Span) {
-    if !span.is_disabled() {
-        span.set_attribute(names::KEPT, true);
-    }
+    span.set_attribute(names::KEPT, true);
 }
 
 fn context(span: &Span) -> Option<SpanContext> {

@@ -35,11 +35,8 @@ impl Format {
 
 /// The older format describes a counter under its samples' name, with `_total`.
 fn described(line: &str) -> String {
-    let mut words = line.splitn(4, ' ');
-    let (Some("#"), Some(what), Some(family), Some(rest)) = (words.next(), words.next(), words.next(), words.next())
-    else {
-        return line.to_owned();
-    };
+    let words: Vec<&str> = line.splitn(4, ' ').collect();
+    let ["#", what, family, rest] = words[..] else { return line.to_owned() };
     let known = names::all().into_iter().find(|metric| metric.family() == family);
     format!("# {what} {} {rest}", known.map_or(family, |metric| metric.name))
 }

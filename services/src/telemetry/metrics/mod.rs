@@ -71,7 +71,7 @@ struct Series<const N: usize, M> {
 impl<const N: usize, M: EncodeMetric + TypedMetric + Clone + Send + Sync + Debug + 'static> Series<N, M> {
     fn new(registry: &mut Registry, metric: &'static Metric<N>, empty: fn() -> M) -> Self {
         let family = Family::new_with_constructor(empty);
-        registry.register(metric.described().family(), metric.help, family.clone());
+        registry.register(metric.described().family(), metric.described().help, family.clone());
         Self { metric, family }
     }
 

@@ -1,33 +1,12 @@
 use std::time::Duration;
 
 use workflows::{
-    definition::{Definition, LEASE, Reach, Step},
     ids::{StepName, WorkflowName},
     state::RunState,
+    whatsapp::provision,
 };
 
 use super::*;
-
-fn definition() -> Definition {
-    let step = |name: &str| Step {
-        name: name.parse().unwrap(),
-        timeout: Duration::from_secs(30),
-        lease: LEASE,
-        retry: Default::default(),
-        reach: Reach::Shared,
-        host: None,
-    };
-    Definition {
-        name: "welcome".parse().unwrap(),
-        version: 1,
-        steps: vec![step("write"), step("send")],
-        deadline: Duration::from_secs(3600),
-        priority: 0,
-        projection: None,
-        source: None,
-        gone: None,
-    }
-}
 
 fn assert_has(text: &str, lines: &[&str]) {
     for line in lines {
@@ -77,19 +56,21 @@ async fn what_is_counted_is_shown_under_its_name_with_its_labels() {
 async fn what_a_worker_may_count_is_there_from_zero_on() {
     let metrics = Metrics::new("worker");
 
-    metrics.expect_attempts(std::iter::once(&definition()), &["send".parse().unwrap()]);
+    let (timeout, deadline) = (Duration::from_secs(30), Duration::from_secs(3600));
+    let workflow = provision::definition(Default::default(), timeout, deadline, "api");
+    metrics.expect_attempts(std::iter::once(&workflow), &["verify".parse().unwrap()]);
 
     let text = metrics.scrape(Format::OpenMetrics).await;
     assert_has(
         &text,
         &[
-            r#"sluice_runs_total{workflow="welcome",outcome="dead"} 0"#,
-            r#"sluice_run_duration_seconds_count{workflow="welcome",outcome="succeeded"} 0"#,
-            r#"sluice_claims_refused_total{step="send",reason="unknown_definition"} 0"#,
+            r#"sluice_runs_total{workflow="provision-instance",outcome="dead"} 0"#,
+            r#"sluice_run_duration_seconds_count{workflow="provision-instance",outcome="succeeded"} 0"#,
+            r#"sluice_claims_refused_total{step="verify",reason="unknown_definition"} 0"#,
             "sluice_leases_lost_total{} 0",
         ],
     );
-    assert!(!text.contains("write"), "{text}");
+    assert!(!text.contains("create-instance"), "{text}");
 }
 
 /// Issue 11: the pools of two roles in one process had the family written twice.
