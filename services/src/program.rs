@@ -57,27 +57,17 @@ impl Program {
     }
 
     /// Takes in the events of the feed. It needs no workflow.
-    pub fn follow(self, options: &FollowOptions) -> ExitCode {
-        self.serve_with_feed("follow", |_, feed, faults| options.parse(feed, faults), process::follow)
+    pub fn follow(mut self, options: &FollowOptions) -> ExitCode {
+        let read = self.feed.take();
+        let parse = |_: &_, mut faults| options.parse(read.and_then(|read| read(&mut faults)), faults);
+        self.serve("follow", parse, process::follow)
     }
 
     /// All, in one process.
-    pub fn all(self, options: &AllOptions) -> ExitCode {
-        self.serve_with_feed("all", |catalog, feed, faults| options.parse(catalog, feed, faults), process::all)
-    }
-
-    fn serve_with_feed<R>(
-        mut self,
-        name: &str,
-        parse: impl FnOnce(&Catalog, Option<Feed>, Faults) -> Result<Config<R>, Faults>,
-        role: impl AsyncFnOnce(R, Life) -> anyhow::Result<()>,
-    ) -> ExitCode {
+    pub fn all(mut self, options: &AllOptions) -> ExitCode {
         let read = self.feed.take();
-        let parse = |catalog: &Catalog, mut faults: Faults| {
-            let feed = read.and_then(|read| read(&mut faults));
-            parse(catalog, feed, faults)
-        };
-        self.serve(name, parse, role)
+        let parse = |catalog: &_, mut faults| options.parse(catalog, read.and_then(|read| read(&mut faults)), faults);
+        self.serve("all", parse, process::all)
     }
 
     fn serve<R>(
@@ -90,81 +80,5 @@ impl Program {
         let additions = self.additions.into_iter();
         let catalog = additions.fold(self.catalog, |catalog, add| add(catalog, &vitals, &mut faults));
         process::serve(vitals, parse(&catalog, faults), role)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use workflows::{
-        calls::ExclusiveCalls,
-        definition::{Definition, LEASE, Reach, Step},
-        ids::StepName,
-        outcome::{Outcome, StepInput},
-        policy::Retry,
-        workflow::{Boxed, Workflow},
-    };
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Own {
-        #[command(flatten)]
-        options: WorkerOptions,
-    }
-
-    struct Greeting;
-
-    impl Workflow for Greeting {
-        fn definitions(&self) -> Vec<Definition> {
-            let (timeout, deadline) = (std::time::Duration::from_secs(30), std::time::Duration::from_secs(3600));
-            let (name, retry, reach) = ("greet".parse().unwrap(), Retry::default(), Reach::Shared);
-            let steps = vec![Step { name, timeout, lease: LEASE, retry, reach, host: None }];
-            let name = "greeting".parse().unwrap();
-            vec![Definition {
-                name,
-                version: 1,
-                steps,
-                deadline,
-                priority: 0,
-                projection: None,
-                source: None,
-                gone: None,
-            }]
-        }
-
-        fn run<'a>(
-            &'a self,
-            _: &'a StepName,
-            _: &'a StepInput,
-            _: &'a ExclusiveCalls<'a>,
-        ) -> Boxed<'a, Option<Outcome>> {
-            Box::pin(async { None })
-        }
-    }
-
-    fn parse(step: &str, faults: Faults) -> Result<crate::config::Worker, Faults> {
-        let arguments =
-            ["own", step, "--database-url", "postgres://ada@db/app", "--redis-url", "redis://cache"].map(str::to_owned);
-        let catalog = Catalog::default().with(Greeting);
-        Own::parse_from(arguments).options.parse(&catalog, faults).map(|config| config.role)
-    }
-
-    #[test]
-    fn a_program_without_the_product_is_asked_for_nothing_of_its() {
-        let worker = parse("greet", Faults::default()).map_err(|faults| faults.to_string()).unwrap();
-
-        assert_eq!(worker.settings.steps, ["greet".parse().unwrap()]);
-        assert_eq!(worker.ledger.registry.queues(), worker.settings.steps);
-    }
-
-    #[test]
-    fn what_is_wrong_with_workflows_is_said_with_what_is_wrong_with_the_role() {
-        let mut faults = Faults::default();
-        faults.add("GREETING", "", "is empty");
-
-        let faults = parse("great", faults).err().unwrap();
-
-        assert_eq!(faults.to_string(), "STEP=great: is no step of this build: expected greet\nGREETING=: is empty");
     }
 }

@@ -219,8 +219,8 @@ impl From<sqlx::Error> for Trouble {
         let is_unknown = said.contains("does not exist");
         if said.to_lowercase().contains("tenant or user not found") || said.contains("tenant/user") {
             return Self::Refused(format!(
-                "the pooler knows no such project ({said}): check the user (postgres.PROJECT_REF) and the host (its region) \
-                 of DATABASE_URL"
+                "the pooler knows no such project ({said}): check the user (postgres.PROJECT_REF) and the host (its \
+                 region) of DATABASE_URL"
             ));
         }
         match &*code {

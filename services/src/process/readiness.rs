@@ -5,7 +5,7 @@
 use std::{
     future::Future,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -32,11 +32,8 @@ pub(super) struct Readiness {
     last: tokio::sync::Mutex<Option<(Instant, Vec<&'static str>)>>,
 }
 
-#[derive(Clone)]
-struct Need {
-    name: &'static str,
-    answers: std::sync::Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>,
-}
+/// What the process cannot do without, and whether that answers.
+type Need = (&'static str, Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>);
 
 impl Readiness {
     /// Of a process that plays one role.
@@ -56,8 +53,8 @@ impl Readiness {
         Fut: Future<Output = bool> + Send + 'static,
     {
         let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
-        if needs.iter().all(|need| need.name != name) {
-            needs.push(Need { name, answers: std::sync::Arc::new(move || Box::pin(answers())) });
+        if needs.iter().all(|(known, _)| *known != name) {
+            needs.push((name, Arc::new(move || Box::pin(answers()))));
         }
     }
 
@@ -98,7 +95,7 @@ impl Readiness {
 
     async fn ask(&self) -> Vec<&'static str> {
         let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let asked = needs.into_iter().map(async |Need { name, answers }| {
+        let asked = needs.into_iter().map(async |(name, answers)| {
             let answered = timeout(LIMIT, answers()).await;
             (!answered.unwrap_or(false)).then_some(name)
         });
@@ -108,8 +105,6 @@ impl Readiness {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

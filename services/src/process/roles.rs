@@ -89,14 +89,12 @@ async fn run_relay(config: config::Relay, ledger: Postgres, queue: Queue, life: 
     life.work("relay", &database, relay_role::run(config.settings, deps, life.shutdown.clone())).await
 }
 
-/// What a worker works with: leases have a connection of their own.
-struct OfWorker {
-    ledger: Postgres,
-    leases: Postgres,
-}
-
-async fn run_worker(config: config::Worker, of: OfWorker, queue: Queue, life: &Life) -> anyhow::Result<()> {
-    let OfWorker { ledger, leases } = of;
+async fn run_worker(
+    config: config::Worker,
+    (ledger, leases): (Postgres, Postgres),
+    queue: Queue,
+    life: &Life,
+) -> anyhow::Result<()> {
     if !database::register(&ledger, life).await? {
         return Ok(());
     }
@@ -163,11 +161,12 @@ impl Life {
         ledger
     }
 
-    fn worker_ledgers(&self, config: &config::Worker, queue: &Queue) -> OfWorker {
+    /// A worker's ledger, and the same over a connection of its own, for leases.
+    fn worker_ledgers(&self, config: &config::Worker, queue: &Queue) -> (Postgres, Postgres) {
         let ledger = self.ledger(&config.ledger, "worker", config.ledger.max_connections);
         let leases = self.ledger(&config.ledger, "worker-leases", 1);
         self.need(&ledger, queue);
-        OfWorker { ledger, leases }
+        (ledger, leases)
     }
 
     /// What no role can do without.
@@ -206,8 +205,8 @@ impl Life {
     }
 }
 
-/// Runs roles on Redis; refused where Redis is not as it must be. One that is away is waited for by the roles themselves, and
-/// ends them when it comes and must not be used.
+/// Runs roles on Redis; refused where Redis is not as it must be. One that is away is waited for by the roles themselves,
+/// and ends them when it comes and must not be used.
 async fn on_redis(config: &queue::Config, roles: impl AsyncFnOnce(Queue) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let queue = Queue::connect(config).map_err(|error| Refused(vec![format!("REDIS_URL: {error}")]))?;
     let findings = queue.check().await;
