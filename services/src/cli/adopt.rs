@@ -24,21 +24,23 @@ use crate::{
 #[command(after_help = EXIT_CODES)]
 pub enum Command {
     /// What the first migration found: imported, skipped and why, stuck, failed, waiting, older users
-    Status(Status),
+    Status {
+        #[command(flatten)]
+        config: OperatorOptions,
+        #[command(flatten)]
+        form: Form,
+    },
     /// Start everybody of a class who waits for it: each gets a pending queue row for the relays
     Start(OfClass),
     /// Leave everybody of a class alone who waits for it; who is set to pending by SQL still starts
     Leave(OfClass),
     /// Take over an instance whose name is not its user's own, with the token that its row has
-    Allow(OfInstance),
-}
-
-#[derive(Args)]
-pub struct Status {
-    #[command(flatten)]
-    config: OperatorOptions,
-    #[command(flatten)]
-    form: Form,
+    Allow {
+        /// The instance's name, as `adopt status` shows it
+        name: String,
+        #[command(flatten)]
+        word: Word,
+    },
 }
 
 #[derive(Args)]
@@ -49,17 +51,9 @@ pub struct OfClass {
     word: Word,
 }
 
-#[derive(Args)]
-pub struct OfInstance {
-    /// The instance's name, as `adopt status` shows it
-    name: String,
-    #[command(flatten)]
-    word: Word,
-}
-
 /// A person's word.
 #[derive(Args)]
-struct Word {
+pub struct Word {
     #[command(flatten)]
     config: OperatorOptions,
     #[command(flatten)]
@@ -98,12 +92,12 @@ impl ClassName {
 impl Command {
     pub fn run(self) -> ExitCode {
         match self {
-            Self::Status(Status { config, form }) => {
+            Self::Status { config, form } => {
                 process::run(config.parse(), async |config, _| show(&mut open(&config).await?, form).await)
             }
             Self::Start(OfClass { class, word }) => word.run(async |config, by| start(&config, class, &by).await),
             Self::Leave(OfClass { class, word }) => word.run(async |config, by| leave(&config, class, &by).await),
-            Self::Allow(OfInstance { name, word }) => word.run(async |config, by| allow(&config, &name, &by).await),
+            Self::Allow { name, word } => word.run(async |config, by| allow(&config, &name, &by).await),
         }
     }
 }

@@ -31,11 +31,11 @@ impl ChangeOptions {
 #[command(next_help_heading = "Audit")]
 pub struct ByOptions {
     /// Who does it [default: the user of this session]
-    #[arg(long, value_name = "NAME", value_parser = name)]
+    #[arg(long, value_name = "NAME", value_parser = |text: &str| fits(text, 100))]
     by: Option<String>,
 
     /// Why
-    #[arg(long, value_name = "TEXT", value_parser = note)]
+    #[arg(long, value_name = "TEXT", value_parser = |text: &str| fits(text, 1000))]
     note: Option<String>,
 }
 
@@ -43,14 +43,6 @@ impl ByOptions {
     pub fn by(&self) -> By {
         By { actor: self.by.clone().unwrap_or_else(session_user), note: self.note.clone() }
     }
-}
-
-fn name(text: &str) -> Result<String, String> {
-    fits(text, 100)
-}
-
-fn note(text: &str) -> Result<String, String> {
-    fits(text, 1000)
 }
 
 fn fits(text: &str, most: usize) -> Result<String, String> {

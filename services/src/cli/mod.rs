@@ -88,10 +88,11 @@ fn row_limit(text: &str) -> Result<usize, String> {
 
 /// What a search that came to nothing within its time means to the person who searched.
 fn narrower(error: ledger::Error, by: &str) -> anyhow::Error {
-    let ledger::Error::Database(sqlx::Error::Database(database)) = &error else { return error.into() };
-    match database.code().as_deref() {
+    match &error {
         // Cancelled: by the statement's own timeout.
-        Some("57014") => anyhow!("the search was given up after two seconds: narrow it by {by}"),
+        ledger::Error::Database(sqlx::Error::Database(said)) if said.code().as_deref() == Some("57014") => {
+            anyhow!("the search was given up after two seconds: narrow it by {by}")
+        }
         _ => error.into(),
     }
 }

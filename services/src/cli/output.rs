@@ -11,6 +11,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
+use super::row_limit;
+
 /// For `--help` of the commands that look something up or change something.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -33,6 +35,17 @@ pub struct Form {
     pub json: bool,
 }
 
+/// How much of a list is shown, and in which form.
+#[derive(clap::Args)]
+pub struct Page {
+    /// The most to show
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = row_limit)]
+    limit: usize,
+
+    #[command(flatten)]
+    form: Form,
+}
+
 impl Form {
     /// The document as JSON, or the text that `people` makes of it.
     pub fn print<T: Serialize>(self, document: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<ExitCode> {
@@ -42,23 +55,29 @@ impl Form {
         };
         done(text.trim_end())
     }
+}
 
-    /// The first `limit` of these rows, of which one more was asked for: as a table, or under this
-    /// name in a document that says whether there are more. `nothing` is the remark where there are
-    /// none.
+impl Page {
+    /// How many rows to ask for: the last one only tells that there are more.
+    pub fn asks(&self) -> usize {
+        self.limit + 1
+    }
+
+    /// The rows that are to be shown of these: as a table, or under this name in a document that says whether there are
+    /// more. `nothing` is the remark where there are none.
     pub fn list<T: Serialize>(
-        self,
+        &self,
         (name, nothing): (&str, &str),
         mut rows: Vec<T>,
-        limit: usize,
         columns: &[Column<T>],
     ) -> anyhow::Result<ExitCode> {
+        let limit = self.limit;
         let more = rows.len() > limit;
         rows.truncate(limit);
         if rows.is_empty() {
             remark(nothing);
         }
-        match self.json {
+        match self.form.json {
             true => line(json!({ name: rows, "more": more }))?,
             false if rows.is_empty() => {}
             false => line(table(&rows, columns))?,

@@ -23,7 +23,7 @@ use crate::{
         by::ByOptions,
         output::{self, EXIT_CODES, Form},
     },
-    config::{self, OperatorOptions},
+    config::OperatorOptions,
     ledger::{
         By, Changed, OperatorLedger,
         postgres::{
@@ -72,30 +72,21 @@ pub struct Bulk {
 impl Bulk {
     pub(super) fn run(self, action: Action) -> ExitCode {
         let change = Change { action, by: self.by.by() };
-        process::run(self.config.parse(), async |config, shutdown| self.apply(&change, config, shutdown).await)
-    }
-
-    async fn apply(
-        &self,
-        change: &Change,
-        config: config::Ledger,
-        shutdown: CancellationToken,
-    ) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(&config).await?;
-        let letters = self.letters(&ledger).await?;
-        let mut report = Report::new(change.action, self.dry_run, letters.len(), self.ids.len());
-        for id in self.missing(&letters) {
-            report.skipped.push(Item::missing(id));
-        }
-        if self.dry_run {
-            letters.iter().for_each(|letter| report.take(letter, change.foresee(letter)));
-        } else if self.agreed(change.action, letters.len(), &shutdown).await? {
-            change.all(&ledger, &letters, self.rate, &shutdown, &mut report).await?;
-        } else {
-            report.untried = letters.len();
-        }
-        self.form.print(&report, Report::describe)?;
-        Ok(report.exit_code())
+        process::run(self.config.parse(), async |config, shutdown| {
+            let ledger = process::open(&config).await?;
+            let letters = self.letters(&ledger).await?;
+            let mut report = Report::new(action, self.dry_run, letters.len(), self.ids.len());
+            report.skipped.extend(self.missing(&letters).map(Item::missing));
+            if self.dry_run {
+                letters.iter().for_each(|letter| report.take(letter, change.foresee(letter)));
+            } else if self.agreed(action, letters.len(), &shutdown).await? {
+                change.all(&ledger, &letters, self.rate, &shutdown, &mut report).await;
+            } else {
+                report.untried = letters.len();
+            }
+            self.form.print(&report, Report::describe)?;
+            Ok(report.exit_code())
+        })
     }
 
     /// The oldest first: they have waited longest.
@@ -148,24 +139,20 @@ impl Change {
         rate: f64,
         shutdown: &CancellationToken,
         report: &mut Report,
-    ) -> anyhow::Result<()> {
+    ) {
         let mut pace = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for (number, letter) in letters.iter().enumerate() {
+            report.untried = letters.len() - number;
             if shutdown.run_until_cancelled(pace.tick()).await.is_none() {
-                report.untried = letters.len() - number;
-                return Ok(());
+                return;
             }
+            report.untried -= 1;
             match self.one(ledger, letter).await {
                 Ok(done) => report.take(letter, done),
-                Err(error) => {
-                    report.failed.push(Item::of(letter, Some(error.to_string())));
-                    report.untried = letters.len() - number - 1;
-                    return Ok(());
-                }
+                Err(error) => return report.failed.push(Item::of(letter, Some(error.to_string()))),
             }
         }
-        Ok(())
     }
 
     async fn one(&self, ledger: &Postgres, letter: &Letter) -> anyhow::Result<Done> {
@@ -204,9 +191,6 @@ pub(super) type Done = Result<(), String>;
 
 /// `10/s`, or `10`.
 fn rate(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix("/s").unwrap_or(text).parse();
-    number
-        .ok()
-        .filter(|rate| (0.01..=1000.0).contains(rate))
-        .ok_or_else(|| "expected a number from 0.01 to 1000".into())
+    let rate = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    rate.filter(|rate| (0.01..=1000.0).contains(rate)).ok_or_else(|| "expected a number from 0.01 to 1000".to_owned())
 }

@@ -2,14 +2,14 @@
 
 mod bulk;
 mod report;
-mod show;
 
 use std::{process::ExitCode, time::Duration};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 use workflows::{
-    ids::{StepName, WorkflowName},
+    ids::{RunId, StepName, WorkflowName},
     outcome::Class,
     state::DeathReason,
 };
@@ -18,11 +18,12 @@ use self::report::Action;
 use super::{
     moment::relative,
     on_ledger,
-    output::{Column, EXIT_CODES, Form, or_dash, shortened},
+    output::{Column, EXIT_CODES, Form, NOTHING_MATCHED, Page, or_dash, properties, refuse, shortened},
+    runs,
 };
 use crate::{
     config::OperatorOptions,
-    ledger::postgres::read::{self, Letter, LetterFilter, LetterId, Which},
+    ledger::postgres::read::{self, Letter, LetterFilter, LetterId, RunDetail, Which},
 };
 
 #[derive(Subcommand)]
@@ -31,7 +32,7 @@ pub enum Command {
     /// The dead letters that wait for a person, the youngest first
     List(Box<List>),
     /// One dead letter with its run, its steps and every attempt
-    Show(Box<show::Show>),
+    Show(Box<Show>),
     /// Give dead runs a fresh budget: each resumes at the step that failed and keeps what the steps before it made
     #[command(override_usage = "sluice dead-letters retry [OPTIONS] <ID|RUN>...
        sluice dead-letters retry [OPTIONS] with one filter or several, or --all")]
@@ -49,12 +50,8 @@ pub struct List {
     #[arg(long)]
     resolved: bool,
 
-    /// The most to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = super::row_limit)]
-    limit: usize,
-
     #[command(flatten)]
-    form: Form,
+    page: Page,
     #[command(flatten)]
     filter: FilterOptions,
     #[command(flatten)]
@@ -109,8 +106,8 @@ impl List {
     fn run(&self) -> ExitCode {
         on_ledger(&self.config, async |ledger| {
             let filter = self.filter.filter(if self.resolved { Which::All } else { Which::Open });
-            let dead_letters = read::letters(&ledger, &filter, self.limit + 1).await?;
-            self.form.list(("dead_letters", "no dead letter matches"), dead_letters, self.limit, LETTERS)
+            let dead_letters = read::letters(&ledger, &filter, self.page.asks()).await?;
+            self.page.list(("dead_letters", "no dead letter matches"), dead_letters, LETTERS)
         })
     }
 }
@@ -126,6 +123,56 @@ const LETTERS: &[Column<Letter>] = &[
     ("SUBJECT", |letter| letter.subject.clone()),
     ("ERROR", |letter| shortened(letter.error.as_deref())),
 ];
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES, override_usage = "sluice dead-letters show [OPTIONS] <ID|RUN>")]
+pub struct Show {
+    /// The number of the dead letter, or the id of its run
+    #[arg(value_name = "ID|RUN", value_parser = letter_id)]
+    id: LetterId,
+
+    #[command(flatten)]
+    form: Form,
+    #[command(flatten)]
+    config: OperatorOptions,
+}
+
+impl Show {
+    fn run(self) -> ExitCode {
+        on_ledger(&self.config, async |ledger| {
+            let Some(letter) = read::letters_by_id(&ledger, &[self.id]).await?.pop() else {
+                let text = "there is no such dead letter: `sluice dead-letters list` shows those that are there";
+                return refuse(NOTHING_MATCHED, text);
+            };
+            let run = read::run(&ledger, RunId::new(letter.run)).await?;
+            let detail = run.context("the run was removed this very moment")?;
+            // The one that was asked for, where the run has died more than once.
+            let detail = RunDetail { dead_letter: Some(letter), ..detail };
+            self.form.print(&detail, |detail| {
+                let letter = detail.dead_letter.as_ref().map(describe).unwrap_or_default();
+                // Its run would name this very command as the mend.
+                let run = RunDetail { dead_letter: None, ..detail.clone() };
+                format!("{letter}\n\n{}", runs::describe(&run))
+            })
+        })
+    }
+}
+
+fn describe(letter: &Letter) -> String {
+    let open = letter.resolved_at.is_none();
+    properties([
+        ("dead letter", Some(letter.id.to_string())),
+        ("reason", Some(letter.reason.clone())),
+        ("step", Some(letter.step.clone())),
+        ("class", letter.class.clone()),
+        ("error", letter.error.clone()),
+        ("died", Some(relative(letter.died_at))),
+        ("resolved", resolved(letter)),
+        ("note", letter.note.clone()),
+        ("mend", open.then(|| format!("sluice dead-letters retry {}", letter.id))),
+        ("or end it", open.then(|| format!("sluice dead-letters discard {}", letter.id))),
+    ])
+}
 
 /// What became of it: `revived by ana 3m ago`.
 fn resolved(letter: &Letter) -> Option<String> {

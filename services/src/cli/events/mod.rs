@@ -1,6 +1,5 @@
 //! `sluice events`: the role that publishes, and what a person does with events.
 
-mod list;
 mod replay;
 mod tail;
 
@@ -10,10 +9,14 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 use workflows::ids::RunId;
 
-use super::output::EXIT_CODES;
+use super::{
+    moment::{published, relative},
+    narrower, on_ledger,
+    output::{Column, EXIT_CODES, Page, or_dash},
+};
 use crate::{
-    config::EventsOptions,
-    ledger::postgres::read::{EventFilter, Published},
+    config::{EventsOptions, OperatorOptions},
+    ledger::postgres::read::{self, EventFilter, ListedEvent, Published},
 };
 
 #[derive(Args)]
@@ -31,7 +34,7 @@ pub enum Command {
     /// Show events as they pass the exchange, until ctrl-c
     Tail(Box<tail::Tail>),
     /// Events in the database, published or not, the youngest first
-    List(Box<list::List>),
+    List(Box<List>),
     /// Publish events once more, by id or filter, under the same ids
     Replay(Box<replay::Replay>),
 }
@@ -59,7 +62,7 @@ struct FilterOptions {
     subject: Option<String>,
 
     /// The run whose events they are
-    #[arg(long, value_name = "RUN", help_heading = "Filter", value_parser = run)]
+    #[arg(long, value_name = "RUN", help_heading = "Filter", value_parser = |text: &str| id(text).map(RunId::new))]
     run: Option<RunId>,
 
     /// Written within so long, e.g. 30m, 24h, 7d
@@ -80,9 +83,41 @@ impl FilterOptions {
     }
 }
 
-fn run(text: &str) -> Result<RunId, String> {
-    id(text).map(RunId::new)
+#[derive(Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct List {
+    #[command(flatten)]
+    filter: FilterOptions,
+
+    /// Only those that wait to be published
+    #[arg(long, help_heading = "Filter")]
+    unpublished: bool,
+
+    #[command(flatten)]
+    page: Page,
+    #[command(flatten)]
+    config: OperatorOptions,
 }
+
+impl List {
+    fn run(self) -> ExitCode {
+        on_ledger(&self.config, async |ledger| {
+            let which = if self.unpublished { Published::No } else { Published::OrNot };
+            let found = read::events(&ledger, &self.filter.filter(which), self.page.asks()).await;
+            let events = found.map_err(|error| narrower(error, "--run or --since"))?;
+            self.page.list(("events", "no event matches"), events, EVENTS)
+        })
+    }
+}
+
+const EVENTS: &[Column<ListedEvent>] = &[
+    ("EVENT", |event| event.id.to_string()),
+    ("TYPE", |event| event.r#type.clone()),
+    ("SUBJECT", |event| or_dash(event.subject.as_ref())),
+    ("SEQUENCE", |event| event.sequence.to_string()),
+    ("WRITTEN", |event| relative(event.created_at)),
+    ("PUBLISHED", |event| published(event.published_at)),
+];
 
 fn id(text: &str) -> Result<Uuid, String> {
     text.parse().map_err(|_| "expected an id, e.g. 0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b".to_owned())

@@ -6,20 +6,14 @@ use clap::Args;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{FilterOptions, id, list::EVENTS};
+use super::{EVENTS, FilterOptions, id};
 use crate::{
     cli::{
         by::ChangeOptions,
         narrower,
         output::{self, EXIT_CODES, table},
     },
-    ledger::{
-        By,
-        postgres::{
-            Postgres,
-            read::{self, EventFilter, ListedEvent, MOST, Published},
-        },
-    },
+    ledger::postgres::read::{self, EventFilter, ListedEvent, MOST, Published},
 };
 
 #[derive(Args)]
@@ -53,36 +47,32 @@ struct Replayed {
 
 impl Replay {
     pub(super) fn run(self) -> ExitCode {
-        self.change.run(async |ledger, by| self.replay(&ledger, &by).await)
-    }
-
-    async fn replay(&self, ledger: &Postgres, by: &By) -> anyhow::Result<ExitCode> {
-        let filter = EventFilter { ids: self.ids.clone(), ..self.filter.filter(Published::Yes) };
-        let found = read::events(ledger, &filter, MOST).await;
-        let events = found.map_err(|error| narrower(error, "--run or --since"))?;
-        if events.len() == MOST {
-            output::remark(format!("these are the youngest {MOST}: name older ones by --run, --type or --subject"));
-        }
-        let replayed = match self.dry_run {
-            true => events.len() as u64,
-            false => {
-                let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-                ledger.replay(&ids, by).await?
+        self.change.run(async |ledger, by| {
+            let filter = EventFilter { ids: self.ids.clone(), ..self.filter.filter(Published::Yes) };
+            let found = read::events(&ledger, &filter, MOST).await;
+            let events = found.map_err(|error| narrower(error, "--run or --since"))?;
+            if events.len() == MOST {
+                output::remark(format!("these are the youngest {MOST}: name older ones by --run, --type or --subject"));
             }
-        };
-        let (none, asked) = (events.is_empty(), self.ids.len());
-        let missing = asked.saturating_sub(events.len());
-        self.change.form.print(&Replayed { dry_run: self.dry_run, replayed, events }, Replayed::describe)?;
-        if missing > 0 {
-            output::remark(format!(
-                "of {asked} ids, {missing} left out: no event has them, or it waits to be published anyway"
-            ));
-        }
-        Ok(ExitCode::from(match none {
-            true => output::NOTHING_MATCHED,
-            false if missing > 0 => output::FAILED,
-            false => 0,
-        }))
+            let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+            let replayed = match self.dry_run {
+                true => ids.len() as u64,
+                false => ledger.replay(&ids, &by).await?,
+            };
+            self.change.form.print(&Replayed { dry_run: self.dry_run, replayed, events }, Replayed::describe)?;
+            let asked = self.ids.len();
+            let missing = asked.saturating_sub(ids.len());
+            if missing > 0 {
+                output::remark(format!(
+                    "of {asked} ids, {missing} left out: no event has them, or it waits to be published anyway"
+                ));
+            }
+            Ok(ExitCode::from(match ids.is_empty() {
+                true => output::NOTHING_MATCHED,
+                false if missing > 0 => output::FAILED,
+                false => 0,
+            }))
+        })
     }
 }
 

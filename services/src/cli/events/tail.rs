@@ -5,12 +5,11 @@ use std::{num::NonZeroUsize, process::ExitCode};
 use anyhow::{anyhow, bail};
 use clap::Args;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::output::{self, EXIT_CODES, shortened},
     config::TailOptions,
-    events::{self, Announcement, Settings},
+    events::{self, Announcement},
     process,
 };
 
@@ -26,7 +25,8 @@ pub struct Tail {
     subject: Option<String>,
 
     /// End after so many
-    #[arg(long, value_name = "NUMBER", value_parser = at_least_one)]
+    #[arg(long, value_name = "NUMBER")]
+    #[arg(value_parser = |text: &str| text.parse::<NonZeroUsize>().map_err(|_| "expected a number from 1"))]
     limit: Option<NonZeroUsize>,
 
     /// Each as it was published, a JSON document a line
@@ -37,30 +37,23 @@ pub struct Tail {
     config: TailOptions,
 }
 
-fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "expected a number from 1".to_owned())
-}
-
 impl Tail {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |settings, shutdown| self.tail(settings, shutdown).await)
-    }
-
-    async fn tail(&self, settings: Settings, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-        let mut tail = events::Tail::open(&settings)
-            .await
-            .map_err(|trouble| anyhow!("RabbitMQ at {}: {trouble}", settings.address))?;
-        output::remark(format!("listening at {} of {}", settings.exchange, settings.address));
-        let mut shown = 0;
-        while self.limit.is_none_or(|limit| shown < limit.get()) {
-            let Some(passed) = shutdown.run_until_cancelled(tail.next()).await else { break };
-            let Some(announcement) = passed else { bail!("the broker has closed the connection") };
-            if self.fits(&announcement.event) {
-                shown += 1;
-                output::line(self.told(&announcement))?;
+        process::run(self.config.parse(), async |settings, shutdown| {
+            let tail = events::Tail::open(&settings).await;
+            let mut tail = tail.map_err(|trouble| anyhow!("RabbitMQ at {}: {trouble}", settings.address))?;
+            output::remark(format!("listening at {} of {}", settings.exchange, settings.address));
+            let mut shown = 0;
+            while self.limit.is_none_or(|limit| shown < limit.get()) {
+                let Some(passed) = shutdown.run_until_cancelled(tail.next()).await else { break };
+                let Some(announcement) = passed else { bail!("the broker has closed the connection") };
+                if self.fits(&announcement.event) {
+                    shown += 1;
+                    output::line(self.told(&announcement))?;
+                }
             }
-        }
-        Ok(ExitCode::SUCCESS)
+            Ok(ExitCode::SUCCESS)
+        })
     }
 
     fn fits(&self, event: &Value) -> bool {

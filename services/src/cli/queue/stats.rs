@@ -11,7 +11,7 @@ use crate::{
         moment::relative,
         output::{self, Column, EXIT_CODES, Form, or_dash, shortened, table},
     },
-    config::{self, StatsOptions},
+    config::StatsOptions,
     ledger::postgres::{
         Postgres,
         read::{self, COUNTED, Gate, OpenLetters, Pending, ReadOnly, Steps},
@@ -61,19 +61,17 @@ struct QueueLine {
 
 impl Stats {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |(ledger, queue), _| self.stats(&ledger, queue).await)
-    }
-
-    async fn stats(&self, config: &config::Ledger, queue: Option<queue::Config>) -> anyhow::Result<ExitCode> {
-        let ledger = process::open(config).await?;
-        let report = Report {
-            read_only: read::read_only(&ledger).await?,
-            steps: queues(&ledger, queue.as_ref()).await?,
-            gates: read::gates(&ledger).await?,
-            dead_letters: read::open_letters(&ledger).await?,
-            projections_pending: read::pending_projections(&ledger).await?,
-        };
-        self.form.print(&report, describe)
+        process::run(self.config.parse(), async |(ledger, queue), _| {
+            let ledger = process::open(&ledger).await?;
+            let report = Report {
+                read_only: read::read_only(&ledger).await?,
+                steps: queues(&ledger, queue.as_ref()).await?,
+                gates: read::gates(&ledger).await?,
+                dead_letters: read::open_letters(&ledger).await?,
+                projections_pending: read::pending_projections(&ledger).await?,
+            };
+            self.form.print(&report, describe)
+        })
     }
 }
 

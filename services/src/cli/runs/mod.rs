@@ -1,6 +1,5 @@
 //! `sluice runs`: every execution of a workflow, whatever became of it.
 
-mod change;
 mod show;
 mod waits;
 
@@ -8,25 +7,31 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use workflows::{
-    ids::{StepName, Subject, WorkflowName},
+    ids::{RunId, StepName, Subject, WorkflowName},
     state::RunState,
     whatsapp::names::UserId,
 };
 
 pub(super) use self::show::describe;
+use self::show::missing;
 use super::{
+    by::ChangeOptions,
     moment::relative,
     narrower, on_ledger,
-    output::{self, Column, EXIT_CODES, Form, or_dash, shortened},
+    output::{self, Column, EXIT_CODES, FAILED, Page, or_dash, shortened},
 };
 use crate::{
     config::OperatorOptions,
-    ledger::postgres::{
-        Postgres,
-        read::{self, Run, RunFilter},
+    ledger::{
+        Changed, OperatorLedger,
+        postgres::{
+            Postgres,
+            read::{self, Run, RunFilter},
+        },
     },
-    supabase::users,
+    supabase,
 };
 
 #[derive(Subcommand)]
@@ -37,7 +42,7 @@ pub enum Command {
     /// One run with its steps, attempts and announcements
     Show(Box<show::Show>),
     /// End a run: at once, or when the step that is running settles; a dead one is discarded
-    Cancel(Box<change::Cancel>),
+    Cancel(Box<Cancel>),
     /// One run as a JSON document that names nobody: to replay it in the simulator, or for a bug report
     Export(Box<show::Export>),
 }
@@ -65,12 +70,8 @@ pub struct List {
     #[arg(long, value_name = "DURATION", help_heading = "Filter", value_parser = super::duration)]
     since: Option<Duration>,
 
-    /// The most to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = super::row_limit)]
-    limit: usize,
-
     #[command(flatten)]
-    form: Form,
+    page: Page,
     #[command(flatten)]
     config: OperatorOptions,
 }
@@ -91,12 +92,12 @@ impl List {
         on_ledger(&self.config, async |ledger| {
             let runs = match self.filter(&ledger).await? {
                 Some(filter) => {
-                    let found = read::runs(&ledger, &filter, self.limit + 1).await;
+                    let found = read::runs(&ledger, &filter, self.page.asks()).await;
                     found.map_err(|error| narrower(error, "--state active, --since or --subject"))?
                 }
                 None => Vec::new(),
             };
-            self.form.list(("runs", "no run matches"), runs, self.limit, RUNS)
+            self.page.list(("runs", "no run matches"), runs, RUNS)
         })
     }
 
@@ -104,7 +105,7 @@ impl List {
     async fn filter(&self, ledger: &Postgres) -> anyhow::Result<Option<RunFilter>> {
         let subject = match &self.subject {
             Some(email) if email.as_str().contains('@') => {
-                let user = users::by_email(ledger, email.as_str()).await;
+                let user = supabase::user_by_email(ledger, email.as_str()).await;
                 let user = user.context("look the address up among the profiles: give the user's id instead")?;
                 if user.is_none() {
                     output::remark(format!("no profile has the address {email}"));
@@ -132,6 +133,44 @@ const RUNS: &[Column<Run>] = &[
     ("SUBJECT", |run| run.subject.clone()),
     ("ERROR", |run| shortened(run.error.as_deref())),
 ];
+
+#[derive(Args)]
+#[command(after_help = EXIT_CODES, override_usage = "sluice runs cancel [OPTIONS] <RUN>")]
+pub struct Cancel {
+    /// The id of the run
+    #[arg(value_name = "RUN")]
+    run: RunId,
+
+    #[command(flatten)]
+    change: ChangeOptions,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Cancelled {
+    run: RunId,
+    /// `cancelled`, `at_settle` or `skipped`.
+    result: &'static str,
+    text: String,
+}
+
+impl Cancel {
+    fn run(self) -> ExitCode {
+        let run = self.run;
+        self.change.run(async |ledger, by| {
+            let (result, text) = match ledger.cancel(run, &by).await? {
+                Changed::Yes => ("cancelled", format!("run {run} is cancelled")),
+                Changed::AtSettle => ("at_settle", format!("run {run} ends when the step that is running settles")),
+                Changed::No(state) => {
+                    ("skipped", format!("run {run} has ended already ({}): nothing to cancel", state.as_str()))
+                }
+                Changed::Missing => return missing(run),
+            };
+            self.change.form.print(&Cancelled { run, result, text }, |cancelled| cancelled.text.clone())?;
+            Ok(ExitCode::from(if result == "skipped" { FAILED } else { 0 }))
+        })
+    }
+}
 
 fn state(text: &str) -> Result<RunState, String> {
     text.parse().map_err(|_| "expected active, succeeded, dead or cancelled".to_owned())
