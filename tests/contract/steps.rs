@@ -13,13 +13,14 @@ use std::{
 use serde_json::{Value, json};
 use tests::evolution::{Answer, Body, Config, Database, Destroyer, Hit, Outage, Planted, Request, Route, Span, World};
 use workflows::{
+    calls::{ExclusiveCalls, Permission},
     ids::{ResourceName, StepName},
     outcome::{HostSignal, Memory, Outcome, StepInput},
     secret::Secret,
     whatsapp::{
         evolution::{
-            AmqpMode, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Rabbitmq, Roster,
-            StoredWebhook, Version, Webhook,
+            AmqpMode, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Guarded, Listed, Own, Rabbitmq,
+            Roster, StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -259,7 +260,9 @@ impl Bench {
         }
         let step: StepName = step.parse().expect("a step's name");
         let given = Given::of(&input);
-        let run = provision::run(&step, &self.api, &given, &self.settings, &self.host);
+        let calls = ExclusiveCalls::new(|| Permission::Granted);
+        let api = Guarded::new(&self.api, &calls);
+        let run = provision::run(&step, &api, &given, &self.settings, &self.host);
         let outcome = play(run).expect("a step of ours");
         let kept = match &outcome {
             Outcome::Success { memory, .. } => memory,

@@ -1,7 +1,7 @@
 //! `configure-webhooks`: the instance delivers to the app what the settings ask for, and, where
 //! they say so, publishes its events to the API's RabbitMQ. Upserts at the API, safe to repeat.
 
-use super::{Configured, Settings, failed, output};
+use super::{Attempt, Configured, Settings, failed, output};
 use crate::{
     outcome::{Class, Failure, Memory, Outcome},
     whatsapp::{
@@ -17,8 +17,7 @@ pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &
         Ok(expanded) => expanded,
         Err(fault) => return Outcome::Permanent(Failure::new(Class::Rejected, fault.to_string())),
     };
-    let mut counts = given.counts;
-    counts.not_loaded = 0;
+    let mut attempt = Attempt::new(api, given, settings);
     let (found, set) = set_webhook(api, given, &webhook).await;
     let set = match set {
         Ok(()) => set_rabbitmq(api, given, settings).await,
@@ -26,16 +25,14 @@ pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &
     };
     let outcome = match set {
         Ok(()) => {
+            attempt.counts.not_loaded = 0;
             let configured = Configured { instance: name.clone(), webhook: asked };
             // The row says so once the API has been read back: `verify` writes it down.
             Outcome::Success { output: output(configured), memory: given.setting(&webhook), note: None }
         }
-        Err(error) => {
-            counts = given.counts;
-            failed(api, given, settings, error, &mut counts).await
-        }
+        Err(error) => failed(&mut attempt, error).await,
     };
-    outcome.remembering(&found).remembering(&counts.since(given.counts))
+    attempt.end(outcome.remembering(&found))
 }
 
 /// Sets it. Where one was verified before, looks first whether it is still there: only this step

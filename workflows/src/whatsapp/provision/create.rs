@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{
-    Host, How, Made, Settings, is_uncounted, loading,
+    Attempt, Exclusive, Host, How, Made, Settings, is_uncounted, loading,
     mend::{not_loaded, phantom},
     output,
     presence::{Look, glance, look},
@@ -14,7 +14,7 @@ use crate::{
     outcome::{Class, Failure, HostSignal, Outcome},
     whatsapp::{
         evolution::{
-            ApiError, Created, Evolution, Kind, Listed,
+            ApiError, Created, Evolution, Guarded, Kind, Listed,
             classify::{self, Pairing, Verdict, classify, instance_status},
         },
         names::{InstanceName, InstanceStatus, UserId},
@@ -29,35 +29,38 @@ const UNCLEAR_LOOKS: u32 = 3;
 const WITHOUT_ROW: u32 = 8;
 
 /// Makes the subject's instance, or finds it made.
-pub async fn create_instance(api: &impl Evolution, given: &Given, settings: &Settings, host: &Host) -> Outcome {
-    if let Some(refused) = host.refuses(api).await {
-        return refused;
-    }
-    let mut counts = given.counts;
-    let outcome = make_or_find(api, given, settings, host, &mut counts).await;
-    if matches!(outcome, Outcome::Success { .. }) {
-        counts = Counts::default();
-    }
-    outcome.remembering(&counts.since(given.counts))
-}
-
-async fn make_or_find(
-    api: &impl Evolution,
+pub async fn create_instance(
+    api: &Guarded<'_, impl Evolution>,
     given: &Given,
     settings: &Settings,
     host: &Host,
-    counts: &mut Counts,
 ) -> Outcome {
-    let seen = if given.created_before { look(api, given).await } else { first_look(api, given, settings, host).await };
+    if let Some(refused) = host.refuses(&**api).await {
+        return refused;
+    }
+    let mut attempt = Attempt::new(api, given, settings);
+    let outcome = make_or_find(&mut attempt, host).await;
+    if matches!(outcome, Outcome::Success { .. }) {
+        attempt.counts = Counts::default();
+    }
+    attempt.end(outcome)
+}
+
+async fn make_or_find(attempt: &mut Exclusive<'_, impl Evolution>, host: &Host) -> Outcome {
+    let Attempt { api, given, settings, .. } = *attempt;
+    let seen = match given.created_before {
+        true => look(&**api, given).await,
+        false => first_look(&**api, given, settings, host).await,
+    };
     if !matches!(seen, Look::NotLoaded) {
-        counts.not_loaded = 0;
+        attempt.counts.not_loaded = 0;
     }
     match seen {
         Look::There(row) => found(given, row),
-        Look::NotLoaded => not_loaded(api, given, settings, counts).await,
-        Look::Phantom => phantom(api, given, settings, counts).await,
+        Look::NotLoaded => not_loaded(attempt).await,
+        Look::Phantom => phantom(attempt).await,
         Look::Unclear(error) => classify::outcome(&error, &given.instance),
-        Look::Absent => create(api, given, settings, counts).await.remembering(&given.finding_it_gone()),
+        Look::Absent => create(attempt).await.remembering(&given.finding_it_gone()),
     }
 }
 
@@ -74,15 +77,16 @@ async fn first_look(api: &impl Evolution, given: &Given, settings: &Settings, ho
     }
 }
 
-pub(super) async fn create(api: &impl Evolution, given: &Given, settings: &Settings, counts: &mut Counts) -> Outcome {
+pub(super) async fn create(attempt: &mut Exclusive<'_, impl Evolution>) -> Outcome {
+    let Attempt { api, given, .. } = *attempt;
     let name = &given.instance;
     match api.create(name, &given.token).await {
         // Not confirmed by another GET: what could undo it is a create of somebody else's, and that would come after the
         // GET as well as before it. `verify` reads back later, and sends the run back here where the instance is gone.
         Ok(created) => made(given, created),
         Err(error) => match classify(&error, name) {
-            Verdict::Exists => taken(api, given, &error).await,
-            Verdict::ReadBack => read_back(api, given, settings, error, counts).await,
+            Verdict::Exists => taken(&**api, given, &error).await,
+            Verdict::ReadBack => read_back(attempt, error).await,
             _ => classify::outcome(&error, name),
         },
     }
@@ -117,22 +121,17 @@ async fn taken(api: &impl Evolution, given: &Given, error: &ApiError) -> Outcome
 
 /// Nobody knows whether the create was done, or is still under way: asks until the instance is there, or is not seen any more
 /// after the time in which the server finishes what it was sent. Nothing is sent on the strength of these looks.
-async fn read_back(
-    api: &impl Evolution,
-    given: &Given,
-    settings: &Settings,
-    sent: ApiError,
-    counts: &mut Counts,
-) -> Outcome {
+async fn read_back(attempt: &mut Exclusive<'_, impl Evolution>, sent: ApiError) -> Outcome {
+    let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
     let timings = &settings.timings;
     let (mut waited, mut pause, mut unclear) = (Duration::ZERO, timings.read_back_pause, 0);
     loop {
         api.pause(pause).await;
         waited += pause;
-        match glance(api, name).await {
+        match glance(&**api, name).await {
             Look::There(row) => return found(given, row),
-            Look::Absent if waited >= timings.quiet => return failed(&sent, name, counts),
+            Look::Absent if waited >= timings.quiet => return failed(&sent, name, &mut attempt.counts),
             Look::Phantom if waited >= timings.quiet => {
                 return loading(format!(
                     "{sent}; it left the name in the API's memory, where the next attempt deletes it"

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    Settings, Timings,
+    Attempt, Exclusive,
     create::{create, found},
     loading,
     presence::{Look, has_loaded, look, phantom_twice},
@@ -18,7 +18,7 @@ use crate::{
             Evolution,
             classify::{self, Pairing, Verdict, classify},
         },
-        provision::{Counts, Given},
+        provision::Given,
     },
 };
 
@@ -30,16 +30,17 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
 const QUICK_LOOKS: u32 = 3;
 
 /// The API's memory has the name and no list has.
-pub(super) async fn phantom(api: &impl Evolution, given: &Given, settings: &Settings, counts: &mut Counts) -> Outcome {
+pub(super) async fn phantom(attempt: &mut Exclusive<'_, impl Evolution>) -> Outcome {
+    let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
     if !given.created_before {
         return loading(format!("\"{name}\" is in the API's memory and not in its database"));
     }
-    match phantom_twice(api, given, &settings.timings).await {
-        Look::Phantom => discard(api, given, settings, counts, "in the API's memory and not in its database").await,
+    match phantom_twice(&**api, given, &settings.timings).await {
+        Look::Phantom => discard(attempt, "in the API's memory and not in its database").await,
         Look::There(row) => found(given, row),
         Look::NotLoaded => loading(format!("instance \"{name}\" is being loaded or deleted")),
-        Look::Absent => create(api, given, settings, counts).await,
+        Look::Absent => create(attempt).await,
         Look::Unclear(error) => classify::outcome(&error, name),
     }
 }
@@ -47,20 +48,14 @@ pub(super) async fn phantom(api: &impl Evolution, given: &Given, settings: &Sett
 /// The API's database has the instance and its memory has not. That is waited for; once a load
 /// would have ended, what is ours and was never paired is made again. No call loads one: 2.3.6 and
 /// 2.3.7 answer a `connect` for a name that is not in memory with `{"error":true}`.
-pub(super) async fn not_loaded(
-    api: &impl Evolution,
-    given: &Given,
-    settings: &Settings,
-    counts: &mut Counts,
-) -> Outcome {
+pub(super) async fn not_loaded(attempt: &mut Exclusive<'_, impl Evolution>) -> Outcome {
+    let (api, given) = (attempt.api, attempt.given);
     let name = &given.instance;
-    let waiting = wait_for_load(given, &settings.timings, counts);
-    let Waiting::ForTooLong(outcome) = waiting else { return waiting.into() };
-    if !given.created_before || given.paired_before {
+    let (waiting, outcome) = wait_for_load(attempt);
+    if waiting == Waiting::ForALoad || !given.created_before || given.paired_before {
         return outcome;
     }
-    let loaded = has_loaded(api, name).await;
-    let roster = match loaded {
+    let roster = match has_loaded(&**api, name).await {
         Ok(true) => api.roster().await,
         Ok(false) => return outcome,
         Err(error) => return classify::outcome(&error, name),
@@ -68,7 +63,7 @@ pub(super) async fn not_loaded(
     match roster {
         Ok(roster) => match roster.get(name) {
             Some(row) if row.pairing == Pairing::NotYet && row.token.as_ref() == Some(&given.token) => {
-                discard(api, given, settings, counts, "in the API's database and was never loaded").await
+                discard(attempt, "in the API's database and was never loaded").await
             }
             _ => outcome,
         },
@@ -77,44 +72,37 @@ pub(super) async fn not_loaded(
 }
 
 /// Whether a load may still be going on.
+#[derive(PartialEq)]
 pub(super) enum Waiting {
-    ForALoad(Outcome),
-    /// Longer than any load takes. The outcome is for where nothing can be done about it.
-    ForTooLong(Outcome),
+    ForALoad,
+    /// Longer than any load takes.
+    ForTooLong,
 }
 
-impl From<Waiting> for Outcome {
-    fn from(waiting: Waiting) -> Self {
-        match waiting {
-            Waiting::ForALoad(outcome) | Waiting::ForTooLong(outcome) => outcome,
-        }
-    }
-}
-
-/// Counts one more look that found the instance not loaded.
-pub(super) fn wait_for_load(given: &Given, timings: &Timings, counts: &mut Counts) -> Waiting {
-    let name = &given.instance;
+/// Counts one more look that found the instance not loaded. The outcome is for where nothing can be done about it.
+pub(super) fn wait_for_load<A>(attempt: &mut Attempt<'_, A>) -> (Waiting, Outcome) {
+    let Attempt { given: Given { instance: name, .. }, settings, counts, .. } = attempt;
+    let loading = settings.timings.loading;
     counts.not_loaded = counts.not_loaded.saturating_add(1);
     let slow = counts.not_loaded.saturating_sub(QUICK_LOOKS);
-    let after = (slow > 0).then_some(BETWEEN_LOOKS);
-    let deferred = |text: String| Outcome::Defer {
-        failure: Failure::new(Class::Loading, text).with_host(HostSignal::Healthy),
-        after,
+    let (waiting, text) = if BETWEEN_LOOKS * slow <= loading {
+        let text =
+            format!("instance \"{name}\" is in the API's database and not loaded yet: it is waited for, uncounted");
+        (Waiting::ForALoad, text)
+    } else {
+        let text = format!(
+            "instance \"{name}\" is in the API's database, and the API has not loaded it for over {loading:?}: a restart of \
+             the API loads it; it is waited for, uncounted"
+        );
+        (Waiting::ForTooLong, text)
     };
-    if BETWEEN_LOOKS * slow <= timings.loading {
-        return Waiting::ForALoad(deferred(format!(
-            "instance \"{name}\" is in the API's database and not loaded yet: it is waited for, uncounted"
-        )));
-    }
-    Waiting::ForTooLong(deferred(format!(
-        "instance \"{name}\" is in the API's database, and the API has not loaded it for over {:?}: a restart of the API \
-         loads it; it is waited for, uncounted",
-        timings.loading
-    )))
+    let failure = Failure::new(Class::Loading, text).with_host(HostSignal::Healthy);
+    (waiting, Outcome::Defer { failure, after: (slow > 0).then_some(BETWEEN_LOOKS) })
 }
 
 /// Deletes what stands there under this name, and makes the instance.
-async fn discard(api: &impl Evolution, given: &Given, settings: &Settings, counts: &mut Counts, what: &str) -> Outcome {
+async fn discard(attempt: &mut Exclusive<'_, impl Evolution>, what: &str) -> Outcome {
+    let Attempt { api, given, settings, ref mut counts } = *attempt;
     let name = &given.instance;
     if counts.discards >= DISCARDS {
         let text = format!(
@@ -136,9 +124,8 @@ async fn discard(api: &impl Evolution, given: &Given, settings: &Settings, count
     }
     // The API answers before it has done it.
     api.pause(settings.timings.quiet.max(settings.timings.gone_after)).await;
-    let seen = look(api, given).await;
-    let outcome = match seen {
-        Look::Absent | Look::NotLoaded => create(api, given, settings, counts).await,
+    let outcome = match look(&**api, given).await {
+        Look::Absent | Look::NotLoaded => create(attempt).await,
         Look::There(row) => return found(given, row),
         Look::Phantom => loading(format!("instance \"{name}\" is {what}, and is being deleted there")),
         Look::Unclear(error) => classify::outcome(&error, name),

@@ -105,6 +105,29 @@ pub enum Qr {
     Missing,
 }
 
+/// What the parts of one attempt share.
+struct Attempt<'a, A> {
+    api: &'a A,
+    given: &'a Given,
+    settings: &'a Settings,
+    /// As far as this attempt has counted on.
+    counts: Counts,
+}
+
+/// One whose step may create and delete.
+type Exclusive<'a, E> = Attempt<'a, Guarded<'a, E>>;
+
+impl<'a, A> Attempt<'a, A> {
+    fn new(api: &'a A, given: &'a Given, settings: &'a Settings) -> Self {
+        Self { api, given, settings, counts: given.counts }
+    }
+
+    /// The same end, with what was counted.
+    fn end(&self, outcome: Outcome) -> Outcome {
+        outcome.remembering(&self.counts.since(self.given.counts))
+    }
+}
+
 fn output(value: impl Serialize) -> Value {
     serde_json::to_value(value).expect("a struct of texts and enums is JSON")
 }
@@ -127,23 +150,25 @@ fn without_row(name: &InstanceName) -> Outcome {
 
 /// The API has the instance in its database and not in its memory. Once a load would have ended, only the step that creates may
 /// clear that away.
-fn not_loaded(given: &Given, settings: &Settings, counts: &mut Counts) -> Outcome {
-    match mend::wait_for_load(given, &settings.timings, counts) {
-        Waiting::ForTooLong(_) if !given.paired_before => {
+fn not_loaded<A>(attempt: &mut Attempt<'_, A>) -> Outcome {
+    let given = attempt.given;
+    match mend::wait_for_load(attempt) {
+        (Waiting::ForTooLong, _) if !given.paired_before => {
             let text = format!("instance \"{}\" is in the API's database and was never loaded", given.instance);
             send_back(CREATE_INSTANCE, Failure::new(Class::EffectGone, text).with_host(HostSignal::Healthy))
         }
-        waiting => waiting.into(),
+        (_, outcome) => outcome,
     }
 }
 
 /// What a later step does where the API does not find the instance.
-async fn missing(api: &impl Evolution, given: &Given, settings: &Settings, counts: &mut Counts) -> Outcome {
+async fn missing(attempt: &mut Attempt<'_, impl Evolution>) -> Outcome {
+    let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
     match look_twice(api, given, &settings.timings).await {
         Look::Absent => gone(name).remembering(&given.finding_it_gone()),
         Look::Phantom => without_row(name),
-        Look::NotLoaded => not_loaded(given, settings, counts),
+        Look::NotLoaded => not_loaded(attempt),
         Look::There(_) => {
             loading(format!("the API did not find instance \"{name}\", and then did: it is being loaded"))
         }
@@ -152,19 +177,14 @@ async fn missing(api: &impl Evolution, given: &Given, settings: &Settings, count
 }
 
 /// What a failed call of a later step means, beyond the table.
-async fn failed(
-    api: &impl Evolution,
-    given: &Given,
-    settings: &Settings,
-    error: ApiError,
-    counts: &mut Counts,
-) -> Outcome {
-    match classify(&error, &given.instance) {
-        Verdict::Absent => missing(api, given, settings, counts).await,
-        Verdict::Loading => not_loaded(given, settings, counts),
+async fn failed(attempt: &mut Attempt<'_, impl Evolution>, error: ApiError) -> Outcome {
+    let name = &attempt.given.instance;
+    match classify(&error, name) {
+        Verdict::Absent => missing(attempt).await,
+        Verdict::Loading => not_loaded(attempt),
         // The row that the instance's own must be written beside is not there.
-        _ if classify::is_without_row(&error, &given.instance) => missing(api, given, settings, counts).await,
-        _ => classify::outcome(&error, &given.instance),
+        _ if classify::is_without_row(&error, name) => missing(attempt).await,
+        _ => classify::outcome(&error, name),
     }
 }
 
@@ -186,15 +206,15 @@ fn is_uncounted(error: &ApiError, name: &InstanceName) -> bool {
 /// Runs the step of this name. `None`: this build has no code for it.
 pub async fn run(
     step: &StepName,
-    api: &impl Evolution,
+    api: &Guarded<'_, impl Evolution>,
     given: &Given,
     settings: &Settings,
     host: &Host,
 ) -> Option<Outcome> {
     let outcome = match step.as_str() {
         CREATE_INSTANCE => create_instance(api, given, settings, host).await,
-        CONFIGURE_WEBHOOKS => configure_webhooks(api, given, settings).await,
-        VERIFY => verify(api, given, settings).await,
+        CONFIGURE_WEBHOOKS => configure_webhooks(&**api, given, settings).await,
+        VERIFY => verify(&**api, given, settings).await,
         _ => return None,
     };
     host.heard(api.elapsed(), &outcome);

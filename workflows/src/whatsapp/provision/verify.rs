@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use super::{
-    Asked, CONFIGURE_WEBHOOKS, Qr, QrAtSignup, Ready, Settings, Timings, failed, missing, not_loaded, output, send_back,
+    Asked, Attempt, CONFIGURE_WEBHOOKS, Qr, QrAtSignup, Ready, Settings, Timings, failed, missing, not_loaded, output,
+    send_back,
 };
 use crate::{
     outcome::{Class, Failure, HostSignal, Outcome},
@@ -17,45 +18,31 @@ use crate::{
             classify::{self, Pairing, Verdict, classify, instance_status},
         },
         names::InstanceStatus,
-        provision::{Counts, Facts, Given},
+        provision::{Facts, Given},
     },
 };
 
 /// Reads back and makes the run's result. The input is not looked at: what is asked comes from the settings, so that a
 /// webhook which the settings changed since is mended too.
 pub async fn verify(api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
-    let mut counts = given.counts;
-    let outcome = match read_back(api, given, settings, &mut counts).await {
-        Ok(ready) => {
-            counts.not_loaded = 0;
-            ready
-        }
-        Err(other) => other,
+    let mut attempt = Attempt::new(api, given, settings);
+    let outcome = match read_back(&mut attempt).await {
+        Ok(outcome) => outcome,
+        Err(error) => failed(&mut attempt, error).await,
     };
-    outcome.remembering(&counts.since(given.counts))
+    attempt.end(outcome)
 }
 
-/// The success, or whatever else it came to.
-async fn read_back(
-    api: &impl Evolution,
-    given: &Given,
-    settings: &Settings,
-    counts: &mut Counts,
-) -> Result<Outcome, Outcome> {
+/// The outcome, or the error of a call whose meaning is still to be found.
+async fn read_back(attempt: &mut Attempt<'_, impl Evolution>) -> Result<Outcome, ApiError> {
+    let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
-    let (webhook, asked) = settings
-        .webhook
-        .expand(given)
-        .map_err(|fault| Outcome::Permanent(Failure::new(Class::Rejected, fault.to_string())))?;
-    let stored = match api.find_webhook(name).await {
-        Ok(stored) => stored,
-        Err(error) => return Err(failed(api, given, settings, error, counts).await),
+    let (webhook, asked) = match settings.webhook.expand(given) {
+        Ok(expanded) => expanded,
+        Err(fault) => return Ok(Outcome::Permanent(Failure::new(Class::Rejected, fault.to_string()))),
     };
-    let state = match api.connection_state(name).await {
-        Ok(Some(state)) => state,
-        Ok(None) => return Err(not_loaded(given, settings, counts)),
-        Err(error) => return Err(failed(api, given, settings, error, counts).await),
-    };
+    let stored = api.find_webhook(name).await?;
+    let Some(state) = api.connection_state(name).await? else { return Ok(not_loaded(attempt)) };
     let wrong = stored.as_ref().map(|stored: &StoredWebhook| webhook.differences(stored));
     let wrong = match wrong.as_deref() {
         Some([]) => None,
@@ -63,22 +50,20 @@ async fn read_back(
         None => Some("the instance has no webhook".to_owned()),
     };
     if let Some(what) = wrong {
-        return Err(reconfigure(what).remembering(&given.finding_drift(stored.as_ref(), &webhook)));
+        return Ok(reconfigure(what).remembering(&given.finding_drift(stored.as_ref(), &webhook)));
     }
-    match unpublished(api, given, settings).await {
-        Ok(None) => {}
-        Ok(Some(what)) => return Err(reconfigure(what)),
-        Err(error) => return Err(failed(api, given, settings, error, counts).await),
+    if let Some(what) = unpublished(api, given, settings).await? {
+        return Ok(reconfigure(what));
     }
-    let mended = match complete_settings(api, given).await {
-        Ok(mended) => mended,
-        Err(error) => return Err(failed(api, given, settings, error, counts).await),
-    };
-    match qr_code(api, given, settings, state).await {
-        Scan::Absent => Err(missing(api, given, settings, counts).await),
-        Scan::Away(error) => Err(classify::outcome(&error, name)),
-        scan => Ok(ready(given, asked, state, scan, mended).remembering(&given.verifying(&webhook))),
-    }
+    let mended = complete_settings(api, given).await?;
+    Ok(match qr_code(api, given, settings, state).await {
+        Scan::Absent => missing(attempt).await,
+        Scan::Away(error) => classify::outcome(&error, name),
+        scan => {
+            attempt.counts.not_loaded = 0;
+            ready(given, asked, state, scan, mended).remembering(&given.verifying(&webhook))
+        }
+    })
 }
 
 /// What the API does not publish of the instance, where it publishes for each.

@@ -1,8 +1,8 @@
 use super::{
     assert_no_secret, end,
     script::{
-        Reply, Script, USER, answer, given, not_in_database, not_in_list, not_there, options, per_instance, published,
-        settings, timed_out,
+        Calls, Reply, Script, USER, absent, answer, found, given, gone_twice, not_loaded, not_there, options,
+        per_instance, phantom, published, settings, timed_out,
     },
     success,
 };
@@ -10,24 +10,40 @@ use crate::{
     outcome::{Class, HostSignal, Memory, Outcome},
     whatsapp::{
         evolution::{
-            ApiState,
-            Call::{ConnectionState, Fetch, FetchOwn, FindRabbitmq, FindWebhook, SetRabbitmq, SetWebhook},
+            Call::{FetchOwn, FindRabbitmq, FindWebhook, SetRabbitmq, SetWebhook},
             Own, Rabbitmq, Shape,
         },
         provision::{Counts, Facts, Given, Settings, configure_webhooks},
     },
 };
 
-fn run(calls: Vec<(crate::whatsapp::evolution::Call, Reply)>) -> (Outcome, Script) {
+fn run_with(given: &Given, settings: &Settings, calls: Calls) -> (Outcome, Script) {
     let script = Script::new(calls);
-    let outcome = script.play(configure_webhooks(&script, &given(), &settings()));
+    let outcome = script.play(configure_webhooks(&script, given, settings));
     assert_no_secret(&outcome);
     (outcome, script)
 }
 
+fn run(calls: Calls) -> (Outcome, Script) {
+    run_with(&given(), &settings(), calls)
+}
+
+fn ends(calls: Calls) -> (&'static str, Class) {
+    end(&run(calls).0)
+}
+
+/// A success of the call that sets the webhook.
+fn set() -> Calls {
+    vec![(SetWebhook, Reply::Webhook(|_| ()))]
+}
+
+fn loading() -> Reply {
+    answer(500, Shape::Plain, "Cannot read properties of undefined (reading 'instanceId')")
+}
+
 #[test]
 fn the_webhook_is_sent_expanded_and_shown_without_secrets() {
-    let (outcome, script) = run(vec![(SetWebhook, Reply::Webhook(|_| ()))]);
+    let (outcome, script) = run(set());
 
     let (output, facts, _) = success(outcome);
 
@@ -44,54 +60,41 @@ fn the_webhook_is_sent_expanded_and_shown_without_secrets() {
 
 #[test]
 fn a_loading_instance_is_waited_for() {
-    let loading = answer(500, Shape::Plain, "Cannot read properties of undefined (reading 'instanceId')");
-
-    let (outcome, _) = run(vec![(SetWebhook, loading)]);
+    let (outcome, _) = run(vec![(SetWebhook, loading())]);
 
     assert_eq!(end(&outcome), ("defer", Class::Loading));
-    let Outcome::Defer { failure, .. } = outcome else { panic!() };
+    let failure = outcome.failure().unwrap();
     assert_eq!(failure.host, HostSignal::Healthy);
     assert_eq!(failure.memory.get("looks_not_loaded"), Some(&1.into()));
 }
 
 #[test]
 fn only_an_instance_that_is_absent_twice_is_gone() {
-    let absent = || [(Fetch, not_in_list()), (ConnectionState, not_there())];
-    let twice: Vec<_> = [(SetWebhook, not_there())].into_iter().chain(absent()).chain(absent()).collect();
-    let (mut once, mut loading) = (twice.clone(), twice.clone());
-    once.truncate(3);
-    once.push((Fetch, Reply::Row("our-token-1")));
-    loading.truncate(4);
-    loading.push((ConnectionState, Reply::State(None)));
-    let in_database = twice.clone().into_iter().chain([(FetchOwn, Reply::Own(Own::NotLoaded))]).collect();
-    let gone = twice.into_iter().chain(not_in_database()).collect();
+    let missed = || vec![(SetWebhook, not_there())];
+    let in_database = [absent(), vec![(FetchOwn, Reply::Own(Own::NotLoaded))]].concat();
 
-    let (gone, script) = run(gone);
+    let (gone, script) = run([missed(), gone_twice()].concat());
 
     assert_eq!(end(&gone), ("back to create", Class::EffectGone));
     assert_eq!(script.waited().as_secs(), 3);
-    assert_eq!(end(&run(once).0), ("defer", Class::Loading));
-    assert_eq!(end(&run(loading).0), ("defer", Class::Loading));
-    assert_eq!(end(&run(in_database).0), ("defer", Class::Loading));
+    for second in [found("our-token-1"), not_loaded(), in_database] {
+        assert_eq!(ends([missed(), absent(), second].concat()), ("defer", Class::Loading));
+    }
 }
 
 #[test]
 fn an_instance_that_lost_its_row_is_made_again_by_the_step_that_may() {
     let no_row = answer(500, Shape::Plain, "constraint: `Webhook_instanceId_fkey`");
-    let phantom = [(Fetch, Reply::NoRow), (ConnectionState, Reply::State(Some(ApiState::Close)))];
-    let calls = [(SetWebhook, no_row)].into_iter().chain(phantom).collect();
 
-    assert_eq!(end(&run(calls).0), ("back to create", Class::EffectGone));
+    assert_eq!(ends([vec![(SetWebhook, no_row)], phantom()].concat()), ("back to create", Class::EffectGone));
 }
 
 #[test]
 fn an_instance_that_no_load_brings_into_memory_is_left_to_the_step_that_may_make_it_again() {
-    let loading = || answer(500, Shape::Plain, "Cannot read properties of undefined (reading 'instanceId')");
     let run = |looks, paired_before| {
-        let script = Script::new([(SetWebhook, loading())]);
         let counts = Counts { not_loaded: looks, ..Counts::default() };
         let given = Given { counts, paired_before, ..given() };
-        end(&script.play(configure_webhooks(&script, &given, &settings())))
+        end(&run_with(&given, &settings(), vec![(SetWebhook, loading())]).0)
     };
 
     assert_eq!(run(14, false), ("defer", Class::Loading));
@@ -104,17 +107,16 @@ fn a_refusal_is_final_and_an_outage_is_not() {
     let refusal = answer(400, Shape::Schema, "webhook.url is not of a type(s) string");
     let boom = answer(500, Shape::Plain, "database \"evolution\" is not currently accepting connections");
 
-    assert_eq!(end(&run(vec![(SetWebhook, refusal)]).0), ("permanent", Class::Rejected));
-    assert_eq!(end(&run(vec![(SetWebhook, boom)]).0), ("defer", Class::ServerError));
-    assert_eq!(end(&run(vec![(SetWebhook, timed_out())]).0), ("retry", Class::NoAnswer));
+    assert_eq!(ends(vec![(SetWebhook, refusal)]), ("permanent", Class::Rejected));
+    assert_eq!(ends(vec![(SetWebhook, boom)]), ("defer", Class::ServerError));
+    assert_eq!(ends(vec![(SetWebhook, timed_out())]), ("retry", Class::NoAnswer));
 }
 
 #[test]
 fn a_subject_that_is_no_user_cannot_fill_a_url_that_asks_for_one() {
-    let script = Script::new([]);
     let given = Given { subject: "shop-7".parse().unwrap(), ..given() };
 
-    let outcome = script.play(configure_webhooks(&script, &given, &settings()));
+    let (outcome, _) = run_with(&given, &settings(), Vec::new());
 
     assert_eq!(end(&outcome), ("permanent", Class::Rejected));
 }
@@ -126,9 +128,8 @@ fn verified(settings: &Settings) -> Given {
 }
 
 /// What a run over these calls keeps.
-fn kept(given: &Given, settings: &Settings, calls: Vec<(crate::whatsapp::evolution::Call, Reply)>) -> Memory {
-    let script = Script::new(calls);
-    match script.play(configure_webhooks(&script, given, settings)) {
+fn kept(given: &Given, calls: Calls) -> Memory {
+    match run_with(given, &settings(), calls).0 {
         Outcome::Success { memory, .. } => memory,
         other => other.failure().unwrap().memory.clone(),
     }
@@ -136,8 +137,7 @@ fn kept(given: &Given, settings: &Settings, calls: Vec<(crate::whatsapp::evoluti
 
 #[test]
 fn a_webhook_that_was_changed_since_it_was_verified_is_told_before_it_is_written_over() {
-    let set = || (SetWebhook, Reply::Webhook(|_| ()));
-    let found = |reply| kept(&verified(&settings()), &settings(), vec![(FindWebhook, reply), set()]);
+    let found = |reply| kept(&verified(&settings()), [vec![(FindWebhook, reply)], set()].concat());
 
     let changed = found(Reply::Webhook(|stored| {
         stored.url = crate::secret::Secret::new("https://elsewhere.test/?t=our-token-1");
@@ -156,7 +156,7 @@ fn a_webhook_that_was_changed_since_it_was_verified_is_told_before_it_is_written
 fn what_was_found_is_told_too_where_the_webhook_cannot_be_set() {
     let calls = vec![(FindWebhook, Reply::NoWebhook), (SetWebhook, timed_out())];
 
-    assert!(kept(&verified(&settings()), &settings(), calls).get("webhook_drift").is_some());
+    assert!(kept(&verified(&settings()), calls).get("webhook_drift").is_some());
 }
 
 #[test]
@@ -164,10 +164,9 @@ fn settings_that_changed_are_no_drift_whether_or_not_an_attempt_has_set_them_alr
     let mut options = options();
     options.webhook.base64 = false;
     let before = verified(&Settings::parse(options).unwrap());
-    let set = || (SetWebhook, Reply::Webhook(|_| ()));
 
     for stored in [Reply::Webhook(|stored| stored.base64 = false), Reply::Webhook(|_| ())] {
-        let kept = kept(&before, &settings(), vec![(FindWebhook, stored), set()]);
+        let kept = kept(&before, [vec![(FindWebhook, stored)], set()].concat());
 
         assert_eq!(kept.get("webhook_drift"), None);
         assert_eq!(kept.get("webhook"), Some(&serde_json::Value::Null), "the other one holds no longer");
@@ -175,10 +174,8 @@ fn settings_that_changed_are_no_drift_whether_or_not_an_attempt_has_set_them_alr
 }
 
 /// The step where the API publishes for each instance: after the webhook these calls, and no other.
-fn run_per_instance(calls: Vec<(crate::whatsapp::evolution::Call, Reply)>) -> (Outcome, Script) {
-    let script = Script::new([(SetWebhook, Reply::Webhook(|_| ()))].into_iter().chain(calls));
-    let outcome = script.play(configure_webhooks(&script, &given(), &per_instance()));
-    (outcome, script)
+fn run_per_instance(calls: Calls) -> (Outcome, Script) {
+    run_with(&given(), &per_instance(), [set(), calls].concat())
 }
 
 #[test]
@@ -202,11 +199,10 @@ fn each_instance_is_told_to_publish_what_a_follower_reads_and_keeps_what_others_
 #[test]
 fn what_is_said_of_an_instances_events_is_judged_as_what_is_said_of_its_webhook() {
     let nothing = || (FindRabbitmq, Reply::Rabbitmq(None));
-    let loading = answer(500, Shape::Plain, "Cannot read properties of undefined (reading 'instanceId')");
     let refusal = answer(400, Shape::Schema, "rabbitmq.events[0] is not one of enum values: CALL");
     let judged = |calls| end(&run_per_instance(calls).0);
 
-    assert_eq!(judged(vec![nothing(), (SetRabbitmq, loading)]), ("defer", Class::Loading));
+    assert_eq!(judged(vec![nothing(), (SetRabbitmq, loading())]), ("defer", Class::Loading));
     assert_eq!(judged(vec![nothing(), (SetRabbitmq, refusal)]), ("permanent", Class::Rejected));
     assert_eq!(judged(vec![nothing(), (SetRabbitmq, timed_out())]), ("retry", Class::NoAnswer));
     assert_eq!(judged(vec![(FindRabbitmq, timed_out())]), ("retry", Class::NoAnswer));

@@ -3,19 +3,14 @@ use std::{future::poll_fn, pin::pin, task::Poll};
 use super::{
     end,
     script::{
-        Reply, Script, answer, given, host, in_use, not_in_database, not_in_list, not_there, refused, settings,
-        timed_out,
+        Reply, Script, answer, given, gone, host, in_use, not_in_database, phantom, refused, settings, timed_out,
     },
 };
 use crate::{
     calls::{ExclusiveCalls, InFlight, Permission},
     outcome::{Class, Outcome},
     whatsapp::{
-        evolution::{
-            ApiState,
-            Call::{ConnectionState, Create, Fetch},
-            Evolution, Guarded, Shape,
-        },
+        evolution::{Call::Create, Guarded, Shape},
         provision::{Given, create_instance},
     },
 };
@@ -85,13 +80,10 @@ fn a_call_that_is_dropped_in_the_middle_is_under_way() {
 
 #[test]
 fn the_permission_is_asked_when_the_call_is_sent_and_not_before() {
-    let [own, roster] = not_in_database();
-    let absent = [(Fetch, not_in_list()), (ConnectionState, not_there()), own, roster];
-    let script = Script::new(absent.into_iter().chain([(Create, Reply::Created("our-token-1"))]));
+    let script = Script::new([gone(), vec![(Create, Reply::Created("our-token-1"))]].concat());
     let calls = ExclusiveCalls::new(|| if script.left() == 1 { Permission::Granted } else { Permission::Withheld });
     let guarded = Guarded::new(&script, &calls);
-    let mut given = given();
-    given.created_before = true;
+    let given = Given { created_before: true, ..given() };
 
     let outcome = script.play(create_instance(&guarded, &given, &settings(), &host()));
 
@@ -100,9 +92,7 @@ fn the_permission_is_asked_when_the_call_is_sent_and_not_before() {
 
 #[test]
 fn what_a_failed_create_left_is_deleted_only_where_the_lease_allows_it() {
-    let phantom = || [(Fetch, Reply::NoRow), (ConnectionState, Reply::State(Some(ApiState::Close)))];
-    let [own, roster] = not_in_database();
-    let script = Script::new(phantom().into_iter().chain(phantom()).chain([own, roster]));
+    let script = Script::new([phantom(), phantom(), not_in_database()].concat());
     let calls = ExclusiveCalls::new(|| Permission::Withheld);
     let guarded = Guarded::new(&script, &calls);
     let given = Given { created_before: true, ..given() };

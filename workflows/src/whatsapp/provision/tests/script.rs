@@ -49,6 +49,9 @@ pub enum Reply {
     Hangs,
 }
 
+/// Calls in order, each with what it gives.
+pub type Calls = Vec<(Call, Reply)>;
+
 pub struct Script {
     replies: Mutex<VecDeque<(Call, Reply)>>,
     pub paused: Mutex<Vec<Duration>>,
@@ -70,13 +73,15 @@ impl Script {
         }
     }
 
-    fn next(&self, call: Call) -> Result<Reply, ApiError> {
+    /// The answer to this call, which must be the next one of the script.
+    async fn ask<T>(&self, call: Call, read: fn(Reply) -> Option<T>) -> Result<T, ApiError> {
         let next = self.replies.lock().unwrap().pop_front();
         let Some((expected, reply)) = next else { panic!("{call} is one call more than the script has") };
         assert_eq!(call, expected, "not the next call of the script");
         match reply {
             Reply::Error(kind) => Err(ApiError { call, kind }),
-            reply => Ok(reply),
+            Reply::Hangs => pending().await,
+            reply => Ok(read(reply.clone()).unwrap_or_else(|| panic!("{reply:?} is no answer to {call}"))),
         }
     }
 
@@ -90,11 +95,8 @@ impl Script {
         outcome
     }
 
-    fn done(&self, call: Call) -> Result<(), ApiError> {
-        match self.next(call)? {
-            Reply::Done => Ok(()),
-            other => panic!("{other:?} is no answer to {call}"),
-        }
+    async fn done(&self, call: Call) -> Result<(), ApiError> {
+        self.ask(call, |reply| matches!(reply, Reply::Done).then_some(())).await
     }
 
     /// How many calls of the script are still to come.
@@ -109,89 +111,70 @@ impl Script {
 
 impl Evolution for Script {
     async fn create(&self, _: &InstanceName, _: &Secret) -> Result<Created, ApiError> {
-        match self.next(Call::Create)? {
-            Reply::Hangs => pending().await,
-            Reply::Created(token) => Ok(Created { token: Some(token.parse().unwrap()), instance_id: None }),
-            other => panic!("{other:?} is no answer to a create"),
-        }
+        let token = self.ask(Call::Create, |reply| if let Reply::Created(token) = reply { Some(token) } else { None });
+        Ok(Created { token: Some(Secret::new(token.await?)), instance_id: None })
     }
 
     async fn fetch(&self, _: &InstanceName) -> Result<Option<Listed>, ApiError> {
-        match self.next(Call::Fetch)? {
-            Reply::Row(token) => Ok(Some(row(token))),
-            Reply::ListedRow(row) => Ok(Some(row)),
-            Reply::NoRow => Ok(None),
-            other => panic!("{other:?} is no answer to a fetch"),
-        }
+        let read = |reply| match reply {
+            Reply::Row(token) => Some(Some(row(token))),
+            Reply::ListedRow(row) => Some(Some(row)),
+            Reply::NoRow => Some(None),
+            _ => None,
+        };
+        self.ask(Call::Fetch, read).await
     }
 
     async fn connection_state(&self, _: &InstanceName) -> Result<Option<ApiState>, ApiError> {
-        match self.next(Call::ConnectionState)? {
-            Reply::State(state) => Ok(state),
-            other => panic!("{other:?} is no state"),
-        }
+        self.ask(Call::ConnectionState, |reply| if let Reply::State(state) = reply { Some(state) } else { None }).await
     }
 
     async fn connect(&self, _: &InstanceName, within: Duration) -> Result<Connect, ApiError> {
         self.connects.lock().unwrap().push(within);
-        match self.next(Call::Connect)? {
-            Reply::Connect(connect) => Ok(connect),
-            other => panic!("{other:?} is no answer to a connect"),
-        }
+        self.ask(Call::Connect, |reply| if let Reply::Connect(connect) = reply { Some(connect) } else { None }).await
     }
 
     async fn set_webhook(&self, _: &InstanceName, webhook: &Webhook) -> Result<StoredWebhook, ApiError> {
         self.sent.lock().unwrap().push(webhook.clone());
-        match self.next(Call::SetWebhook)? {
-            Reply::Webhook(change) => Ok(stored(change)),
-            other => panic!("{other:?} is no webhook"),
-        }
+        let read = |reply| if let Reply::Webhook(change) = reply { Some(stored(change)) } else { None };
+        self.ask(Call::SetWebhook, read).await
     }
 
     async fn find_webhook(&self, _: &InstanceName) -> Result<Option<StoredWebhook>, ApiError> {
-        match self.next(Call::FindWebhook)? {
-            Reply::Webhook(change) => Ok(Some(stored(change))),
-            Reply::NoWebhook => Ok(None),
-            other => panic!("{other:?} is no webhook"),
-        }
+        let read = |reply| match reply {
+            Reply::Webhook(change) => Some(Some(stored(change))),
+            Reply::NoWebhook => Some(None),
+            _ => None,
+        };
+        self.ask(Call::FindWebhook, read).await
     }
 
     async fn set_rabbitmq(&self, _: &InstanceName, rabbitmq: &Rabbitmq) -> Result<Rabbitmq, ApiError> {
         self.published.lock().unwrap().push(rabbitmq.clone());
-        self.done(Call::SetRabbitmq).map(|()| rabbitmq.clone())
+        self.done(Call::SetRabbitmq).await.map(|()| rabbitmq.clone())
     }
 
     async fn find_rabbitmq(&self, _: &InstanceName) -> Result<Option<Rabbitmq>, ApiError> {
-        match self.next(Call::FindRabbitmq)? {
-            Reply::Rabbitmq(stored) => Ok(stored),
-            other => panic!("{other:?} says nothing about RabbitMQ"),
-        }
+        self.ask(Call::FindRabbitmq, |reply| if let Reply::Rabbitmq(stored) = reply { Some(stored) } else { None })
+            .await
     }
 
     async fn fetch_own(&self, _: &InstanceName, token: &Secret) -> Result<Own, ApiError> {
         assert_eq!(token.expose(), TOKEN, "not the instance's own token");
-        match self.next(Call::FetchOwn)? {
-            Reply::Own(own) => Ok(own),
-            other => panic!("{other:?} is no answer to an instance's own token"),
-        }
+        self.ask(Call::FetchOwn, |reply| if let Reply::Own(own) = reply { Some(own) } else { None }).await
     }
 
     async fn roster(&self) -> Result<Arc<Roster>, ApiError> {
-        match self.next(Call::Roster)? {
-            Reply::Roster(rows) => Ok(Arc::new(rows.into_iter().collect())),
-            other => panic!("{other:?} is no list"),
-        }
+        let rows = self.ask(Call::Roster, |reply| if let Reply::Roster(rows) = reply { Some(rows) } else { None });
+        Ok(Arc::new(rows.await?.into_iter().collect()))
     }
 
     async fn has_settings(&self, _: &InstanceName) -> Result<bool, ApiError> {
-        match self.next(Call::FindSettings)? {
-            Reply::Settings(there) => Ok(there),
-            other => panic!("{other:?} says nothing about settings"),
-        }
+        self.ask(Call::FindSettings, |reply| if let Reply::Settings(there) = reply { Some(there) } else { None }).await
     }
 
     async fn set_settings(&self, _: &InstanceName) -> Result<(), ApiError> {
-        self.done(Call::SetSettings)
+        self.done(Call::SetSettings).await
     }
 
     async fn delete(&self, _: &InstanceName, _: &Secret) -> Result<(), ApiError> {
@@ -199,15 +182,12 @@ impl Evolution for Script {
     }
 
     async fn discard(&self, _: &InstanceName) -> Result<(), ApiError> {
-        self.done(Call::Discard)
+        self.done(Call::Discard).await
     }
 
     async fn version(&self) -> Result<Version, ApiError> {
-        match self.next(Call::Version)? {
-            Reply::Hangs => pending().await,
-            Reply::Version(version) => Ok(version.parse().unwrap()),
-            other => panic!("{other:?} is no version"),
-        }
+        let said = self.ask(Call::Version, |reply| if let Reply::Version(text) = reply { Some(text) } else { None });
+        Ok(said.await?.parse().unwrap())
     }
 
     async fn database(&self) -> Result<(), ApiError> {
@@ -267,8 +247,38 @@ pub fn roster_with(own: Listed) -> Reply {
 }
 
 /// What the database says of a name that it does not have.
-pub fn not_in_database() -> [(Call, Reply); 2] {
-    [(Call::FetchOwn, Reply::Own(Own::NoSuchRow)), (Call::Roster, Reply::Roster(vec![]))]
+pub fn not_in_database() -> Calls {
+    vec![(Call::FetchOwn, Reply::Own(Own::NoSuchRow)), (Call::Roster, Reply::Roster(vec![]))]
+}
+
+/// The API's memory does not have the name.
+pub fn absent() -> Calls {
+    vec![(Call::Fetch, not_in_list()), (Call::ConnectionState, not_there())]
+}
+
+/// Absent by the database's word.
+pub fn gone() -> Calls {
+    [absent(), not_in_database()].concat()
+}
+
+/// Absent twice, the second time by the database's word.
+pub fn gone_twice() -> Calls {
+    [absent(), gone()].concat()
+}
+
+/// The API's database has the name, and its memory has not.
+pub fn not_loaded() -> Calls {
+    vec![(Call::Fetch, not_in_list()), (Call::ConnectionState, Reply::State(None))]
+}
+
+/// The API's memory has the name, and its database has not.
+pub fn phantom() -> Calls {
+    vec![(Call::Fetch, Reply::NoRow), (Call::ConnectionState, Reply::State(Some(ApiState::Close)))]
+}
+
+/// The list has the name, with this token.
+pub fn found(token: &'static str) -> Calls {
+    vec![(Call::Fetch, Reply::Row(token))]
 }
 
 pub fn options() -> Options {

@@ -1,10 +1,12 @@
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{
     assert_no_secret, end,
     script::{
-        Reply, Script, answer, database_away, given, not_in_database, not_in_list, not_there, options, per_instance,
-        published, refused, row, settings, timed_out,
+        Calls, Reply, Script, absent, answer, database_away, found, given, gone_twice, not_loaded, not_there, options,
+        per_instance, published, refused, row, settings, timed_out,
     },
     success,
 };
@@ -14,13 +16,11 @@ use crate::{
     whatsapp::{
         evolution::{
             ApiState::{self, Close, Connecting, Open},
-            Call::{
-                self, Connect as AskQr, ConnectionState, Fetch, FindRabbitmq, FindSettings, FindWebhook, SetSettings,
-            },
+            Call::{Connect as AskQr, ConnectionState, Fetch, FindRabbitmq, FindSettings, FindWebhook, SetSettings},
             Connect, Listed, Rabbitmq, Shape, StoredWebhook,
         },
         names::InstanceStatus,
-        provision::{Given, Options, QrAtSignup, Settings, verify},
+        provision::{Given, Options, QrAtSignup, Settings, Timings, verify},
     },
 };
 
@@ -28,11 +28,11 @@ type Change = fn(&mut StoredWebhook);
 
 const AS_ASKED: Reply = Reply::Webhook(|_| ());
 
-fn run(calls: Vec<(Call, Reply)>) -> Outcome {
+fn run(calls: Calls) -> Outcome {
     run_with(&given(), &settings(), calls).0
 }
 
-fn run_with(given: &Given, settings: &Settings, calls: Vec<(Call, Reply)>) -> (Outcome, Script) {
+fn run_with(given: &Given, settings: &Settings, calls: Calls) -> (Outcome, Script) {
     let script = Script::new(calls);
     let outcome = script.play(verify(&script, given, settings));
     assert_no_secret(&outcome);
@@ -43,8 +43,23 @@ fn with_qr() -> Settings {
     Settings::parse(Options { qr_at_signup: QrAtSignup::Fetch, ..options() }).unwrap()
 }
 
-fn loaded(state: ApiState) -> Vec<(Call, Reply)> {
+fn loaded(state: ApiState) -> Calls {
     vec![(FindWebhook, AS_ASKED), (ConnectionState, Reply::State(Some(state))), (FindSettings, Reply::Settings(true))]
+}
+
+/// Loaded, and asked for a code so often.
+fn asked(state: ApiState, replies: Vec<Reply>) -> Calls {
+    [loaded(state), replies.into_iter().map(|reply| (AskQr, reply)).collect()].concat()
+}
+
+fn code() -> Secret {
+    Secret::new("data:image/png;base64,QR")
+}
+
+/// The message of a run that is sent back to `configure-webhooks`.
+fn reconfigured(outcome: &Outcome, about: &str) -> String {
+    assert_eq!(end(outcome), ("back to configure", Class::EffectGone), "{about}");
+    outcome.failure().unwrap().message.clone()
 }
 
 #[test]
@@ -77,18 +92,15 @@ fn a_webhook_that_differs_in_anything_is_set_again() {
         ("base64", |stored| stored.base64 = false),
     ];
     for (field, change) in changes {
-        let calls = vec![(FindWebhook, Reply::Webhook(change)), (ConnectionState, Reply::State(Some(Close)))];
+        let outcome = run(vec![(FindWebhook, Reply::Webhook(change)), (ConnectionState, Reply::State(Some(Close)))]);
 
-        let outcome = run(calls);
-
-        assert_eq!(end(&outcome), ("back to configure", Class::EffectGone), "{field}");
-        let Outcome::SendBack { failure, .. } = outcome else { panic!() };
-        assert!(failure.message.contains(field), "{}", failure.message);
+        let message = reconfigured(&outcome, field);
+        assert!(message.contains(field), "{message}");
     }
 }
 
 /// The calls of `verify` where the API publishes for each instance, and says that it does this.
-fn loaded_and_publishing(stored: Option<Rabbitmq>) -> Vec<(Call, Reply)> {
+fn loaded_and_publishing(stored: Option<Rabbitmq>) -> Calls {
     let mut calls = loaded(Close);
     calls.insert(2, (FindRabbitmq, Reply::Rabbitmq(stored)));
     calls
@@ -105,9 +117,8 @@ fn an_instance_whose_events_the_api_does_not_publish_is_configured_again() {
 
         let (outcome, _) = run_with(&given(), &per_instance(), calls);
 
-        assert_eq!(end(&outcome), ("back to configure", Class::EffectGone));
-        let Outcome::SendBack { failure, .. } = outcome else { panic!() };
-        assert!(failure.message.contains("CONNECTION_UPDATE"), "{}", failure.message);
+        let message = reconfigured(&outcome, "events");
+        assert!(message.contains("CONNECTION_UPDATE"), "{message}");
     }
     success(run_with(&given(), &per_instance(), loaded_and_publishing(Some(published(&["CALL"])))).0);
 }
@@ -121,38 +132,32 @@ fn a_loaded_instance_without_a_webhook_is_configured_again() {
 
 #[test]
 fn an_instance_that_is_not_in_memory_is_waited_for() {
-    let null = run(vec![(FindWebhook, Reply::NoWebhook), (ConnectionState, Reply::State(None))]);
-    let found = run(vec![(FindWebhook, AS_ASKED), (ConnectionState, Reply::State(None))]);
-    let unknown = run(vec![(FindWebhook, not_there()), (Fetch, not_in_list()), (ConnectionState, Reply::State(None))]);
-
-    for outcome in [null, found, unknown] {
-        assert_eq!(end(&outcome), ("defer", Class::Loading));
+    for calls in [
+        vec![(FindWebhook, Reply::NoWebhook), (ConnectionState, Reply::State(None))],
+        vec![(FindWebhook, AS_ASKED), (ConnectionState, Reply::State(None))],
+        [vec![(FindWebhook, not_there())], not_loaded()].concat(),
+    ] {
+        assert_eq!(end(&run(calls)), ("defer", Class::Loading));
     }
 }
 
 #[test]
 fn only_an_instance_that_is_absent_twice_is_made_again() {
-    let absent = || [(Fetch, not_in_list()), (ConnectionState, not_there())];
-    let gone: Vec<_> = [(FindWebhook, not_there())].into_iter().chain(absent()).chain(absent()).collect();
-    let mut back = gone.clone();
-    let gone = gone.into_iter().chain(not_in_database()).collect();
-    back.truncate(3);
-    back.push((Fetch, Reply::Row("our-token-1")));
+    let missed = || vec![(FindWebhook, not_there())];
+    let back = [missed(), absent(), found("our-token-1")].concat();
 
-    assert_eq!(end(&run(gone)), ("back to create", Class::EffectGone));
+    assert_eq!(end(&run([missed(), gone_twice()].concat())), ("back to create", Class::EffectGone));
     assert_eq!(end(&run(back)), ("defer", Class::Loading));
 }
 
 #[test]
 fn the_qr_code_is_fetched_and_kept_as_a_secret() {
-    let mut calls = loaded(Close);
-    calls.push((AskQr, Reply::Connect(Connect::NotYet)));
-    calls.push((AskQr, Reply::Connect(Connect::Qr(Secret::new("data:image/png;base64,QR")))));
+    let calls = asked(Close, vec![Reply::Connect(Connect::NotYet), Reply::Connect(Connect::Qr(code()))]);
 
     let (outcome, script) = run_with(&given(), &with_qr(), calls);
 
     let (output, facts, note) = success(outcome);
-    assert_eq!(facts.qr_code, Some(Secret::new("data:image/png;base64,QR")));
+    assert_eq!(facts.qr_code, Some(code()));
     assert_eq!((facts.status, output["qr"].as_str()), (Some(InstanceStatus::Connecting), Some("fetched")));
     assert_eq!((note, script.waited().as_secs()), (None, 1));
     assert!(!output.to_string().contains("base64,QR"));
@@ -166,10 +171,7 @@ fn a_run_does_not_wait_for_whatsapp() {
         (timed_out(), "none within"),
     ];
     for (reply, why) in errors {
-        let mut calls = loaded(Close);
-        calls.extend((0..3).map(|_| (AskQr, reply.clone())));
-
-        let (output, facts, note) = success(run_with(&given(), &with_qr(), calls).0);
+        let (output, facts, note) = success(run_with(&given(), &with_qr(), asked(Close, vec![reply; 3])).0);
 
         assert_eq!((facts.qr_code, output["qr"].as_str()), (None, Some("missing")));
         assert!(note.unwrap().contains(why));
@@ -179,8 +181,7 @@ fn a_run_does_not_wait_for_whatsapp() {
 #[test]
 fn an_instance_that_connects_by_itself_is_asked_for_no_code() {
     let paired = Given { paired_before: true, ..given() };
-    let mut opens = loaded(Connecting);
-    opens.push((AskQr, Reply::Connect(Connect::Open)));
+    let opens = asked(Connecting, vec![Reply::Connect(Connect::Open)]);
 
     let open = success(run_with(&given(), &with_qr(), loaded(Open)).0);
     let reconnecting = success(run_with(&paired, &with_qr(), loaded(Connecting)).0);
@@ -194,12 +195,7 @@ fn an_instance_that_connects_by_itself_is_asked_for_no_code() {
 
 #[test]
 fn an_instance_that_vanishes_while_the_code_is_asked_for_is_made_again() {
-    let mut calls = loaded(Close);
-    calls.push((AskQr, not_there()));
-    for _ in 0..2 {
-        calls.extend([(Fetch, not_in_list()), (ConnectionState, not_there())]);
-    }
-    calls.extend(not_in_database());
+    let calls = [asked(Close, vec![not_there()]), gone_twice()].concat();
 
     assert_eq!(end(&run_with(&given(), &with_qr(), calls).0), ("back to create", Class::EffectGone));
 }
@@ -215,18 +211,15 @@ fn an_outage_is_judged_by_the_table() {
 #[test]
 fn a_paired_instance_that_is_closed_gets_a_way_on_whatever_the_settings_say() {
     let paired = Given { paired_before: true, ..given() };
-    let code = || Reply::Connect(Connect::Qr(Secret::new("data:image/png;base64,QR")));
-    let asked = |reply: Reply, times| {
-        let calls = loaded(Close).into_iter().chain((0..times).map(|_| (AskQr, reply.clone()))).collect();
-        success(run_with(&paired, &settings(), calls).0)
-    };
+    let asked =
+        |said, times| success(run_with(&paired, &settings(), asked(Close, vec![Reply::Connect(said); times])).0);
 
-    let scanned = asked(code(), 1);
-    let connected = asked(Reply::Connect(Connect::Open), 1);
-    let waiting = asked(Reply::Connect(Connect::NotYet), 3);
+    let scanned = asked(Connect::Qr(code()), 1);
+    let connected = asked(Connect::Open, 1);
+    let waiting = asked(Connect::NotYet, 3);
 
     assert_eq!(scanned.1.status, Some(InstanceStatus::Connecting));
-    assert_eq!(scanned.1.qr_code, Some(Secret::new("data:image/png;base64,QR")));
+    assert_eq!(scanned.1.qr_code, Some(code()));
     assert_eq!(connected.1.status, Some(InstanceStatus::Connected));
     assert_eq!(waiting.1.status, Some(InstanceStatus::Connecting));
     assert!(waiting.2.unwrap().contains("no code yet"));
@@ -236,27 +229,22 @@ fn a_paired_instance_that_is_closed_gets_a_way_on_whatever_the_settings_say() {
 
 #[test]
 fn an_api_that_is_away_when_the_code_is_asked_for_is_an_outage() {
-    let mut calls = loaded(Close);
-    calls.extend([(AskQr, timed_out()), (AskQr, refused())]);
+    let calls = asked(Close, vec![timed_out(), refused()]);
 
     assert_eq!(end(&run_with(&given(), &with_qr(), calls).0), ("defer", Class::Unreachable));
 }
 
 #[test]
 fn the_code_gets_a_few_seconds_and_no_more() {
-    let mut options = options();
-    (options.qr_at_signup, options.timings.qr_tries) = (QrAtSignup::Fetch, 20);
-    let settings = Settings::parse(options).unwrap();
-    let mut calls = loaded(Close);
-    calls.extend((0..6).map(|_| (AskQr, Reply::Connect(Connect::NotYet))));
+    let timings = Timings { qr_tries: 20, ..Timings::default() };
+    let settings = Settings::parse(Options { qr_at_signup: QrAtSignup::Fetch, timings, ..options() }).unwrap();
+    let calls = asked(Close, vec![Reply::Connect(Connect::NotYet); 6]);
 
     let (outcome, script) = run_with(&given(), &settings, calls);
 
     assert_eq!(success(outcome).0["qr"], "missing");
-    assert_eq!(
-        script.connects.lock().unwrap().iter().map(|within| within.as_secs()).collect::<Vec<_>>(),
-        [6, 5, 4, 3, 2, 1]
-    );
+    let connects: Vec<_> = script.connects.lock().unwrap().iter().map(Duration::as_secs).collect();
+    assert_eq!(connects, [6, 5, 4, 3, 2, 1]);
 }
 
 #[test]
