@@ -130,7 +130,9 @@ impl Settlement {
         quiet: Quiet,
         jitter: f64,
     ) -> Result<Self, Illegal> {
-        let mut plan = Plan::new(Held::of(claim), workflow, quiet, jitter);
+        let Claim { key, workflow: name, step, spent, send_backs, .. } = claim;
+        let held = Held { key: *key, workflow: name, step, spent: *spent, send_backs };
+        let mut plan = Plan::new(held, workflow, quiet, jitter);
         match outcome {
             Outcome::Success { output, memory, note } => {
                 plan.settlement.output = Some(output);
@@ -156,7 +158,10 @@ impl Settlement {
 
     /// What the ledger must write for a lease that ran out. A worker that lives on has lost its lease, not crashed.
     pub fn rescue(expired: &Expired, workflow: &Definition, jitter: f64) -> Result<Self, Illegal> {
-        let mut plan = Plan::new(Held::of_expired(expired), workflow, Quiet::Unsure, jitter);
+        let Expired { key, workflow: name, step, spent, .. } = expired;
+        // A rescue never sends back.
+        let held = Held { key: *key, workflow: name, step, spent: *spent, send_backs: &[] };
+        let mut plan = Plan::new(held, workflow, Quiet::Unsure, jitter);
         plan.settlement.guard = Guard::Expiry;
         if expired.worker_lives {
             let failure =
@@ -177,19 +182,6 @@ struct Held<'a> {
     step: &'a StepName,
     spent: Spent,
     send_backs: &'a [u32],
-}
-
-impl<'a> Held<'a> {
-    fn of(claim: &'a Claim) -> Self {
-        let Claim { key, workflow, step, spent, send_backs, .. } = claim;
-        Self { key: *key, workflow, step, spent: *spent, send_backs }
-    }
-
-    /// A rescue never sends back.
-    fn of_expired(expired: &'a Expired) -> Self {
-        let Expired { key, workflow, step, spent, .. } = expired;
-        Self { key: *key, workflow, step, spent: *spent, send_backs: &[] }
-    }
 }
 
 /// A settlement in the making.

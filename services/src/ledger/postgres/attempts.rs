@@ -14,10 +14,10 @@ use workflows::{
 
 use super::{
     Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_row_fault, parse,
-    seconds,
+    seconds, upkeep::EndedRow,
 };
 use crate::ledger::{
-    CarriedOn, Claim, Due, Error, Key, Refusal, WholeRun,
+    CarriedOn, Claim, Due, Error, Key, Refusal,
     settlement::{CarryOn, DueIn, Guard, Quiet, Then},
 };
 
@@ -57,20 +57,11 @@ pub(super) async fn claim(ledger: &Postgres, worker: &Worker, asked: &[Ask]) -> 
     let runs: Vec<Uuid> = sorted.iter().map(|(key, _)| key.run.uuid()).collect();
     let positions: Vec<i16> = sorted.iter().map(|(key, _)| key.position).collect();
     let generations: Vec<i32> = sorted.iter().map(|(key, _)| key.generation).collect();
-    let rows: Vec<ClaimRow> = ledger
-        .database
-        .ask("select * from sluice.claim($1, $2, $3, $4, $5, $6, $7, $8)", |claim| {
-            claim
-                .bind(worker.name.clone())
-                .bind(ledger.known.to_vec())
-                .bind(runs)
-                .bind(positions)
-                .bind(generations)
-                .bind(tokens.clone())
-                .bind(contexts)
-                .bind(parents)
-        })
-        .await?;
+    let claim = ledger.database.ask("select * from sluice.claim($1, $2, $3, $4, $5, $6, $7, $8)", |claim| {
+        let claim = claim.bind(worker.name.clone()).bind(ledger.known.to_vec()).bind(runs).bind(positions);
+        claim.bind(generations).bind(tokens.clone()).bind(contexts).bind(parents)
+    });
+    let rows: Vec<ClaimRow> = claim.await?;
 
     let mut answers: Vec<Claimed> = asked.iter().map(|_| Claimed::Stale).collect();
     for row in rows {
@@ -157,12 +148,10 @@ async fn renew_all(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Resu
     let positions: Vec<i16> = leases.iter().map(|lease| lease.key.position).collect();
     let tokens: Vec<i64> = leases.iter().map(|lease| lease.key.token.bits()).collect();
     let lengths: Vec<f64> = leases.iter().map(|lease| seconds(lease.length)).collect();
-    let (kept,): (Vec<bool>,) = ledger
-        .database
-        .ask_one("select sluice.renew($1, $2, $3, $4, $5)", |renew| {
-            renew.bind(worker.name.clone()).bind(runs).bind(positions).bind(tokens).bind(lengths)
-        })
-        .await?;
+    let renew = ledger.database.ask_one("select sluice.renew($1, $2, $3, $4, $5)", |renew| {
+        renew.bind(worker.name.clone()).bind(runs).bind(positions).bind(tokens).bind(lengths)
+    });
+    let (kept,): (Vec<bool>,) = renew.await?;
     Ok(kept)
 }
 
@@ -191,13 +180,9 @@ struct SettledRow {
     due_step: Option<String>,
     due_position: Option<i16>,
     due_generation: Option<i32>,
-    workflow: String,
-    traceparent: Option<String>,
     linked: Option<String>,
-    subject: String,
-    asked_traceparent: Option<String>,
-    attempts: Option<i32>,
-    lasted: Option<f64>,
+    #[sqlx(flatten)]
+    of: EndedRow,
     carried_on: bool,
     known: Option<Value>,
 }
@@ -222,39 +207,24 @@ async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Resul
 impl SettledRow {
     /// `sent` is when the settlement was, `token` what it gave for the step after its own.
     fn settled(self, settlement: &Settlement, token: Token, sent: Instant) -> Result<Settled> {
-        let run: RunState = self.run_state.parse().map_err(|error| Error::Unreadable(format!("{error}")))?;
-        let whole = (run != RunState::Active).then(|| self.whole(settlement, run, sent)).map(Box::new);
+        let run: RunState = parse(&self.run_state)?;
         let due = match (self.due_step, self.due_position, self.due_generation) {
             (Some(step), Some(position), Some(generation)) => Some(Due {
                 key: DueKey { run: settlement.key.run, position, generation },
                 step: parse(&step)?,
-                workflow: parse(&self.workflow)?,
-                traceparent: self.traceparent,
+                workflow: parse(&self.of.workflow)?,
+                traceparent: self.of.traceparent.clone(),
                 linked: self.linked,
             }),
             _ => None,
         };
-        let carried_on = self.carried_on.then(|| CarriedOn { token, memory: memory(self.known) });
-        Ok(Settled::Done { run, due, carried_on, whole })
-    }
-
-    fn whole(&self, settlement: &Settlement, state: RunState, sent: Instant) -> WholeRun {
         let reason = match settlement.then {
-            Then::Die { reason, .. } if state == RunState::Dead => Some(reason),
+            Then::Die { reason, .. } if run == RunState::Dead => Some(reason),
             _ => None,
         };
-        WholeRun {
-            run: settlement.key.run,
-            workflow: self.workflow.clone(),
-            subject: self.subject.clone(),
-            state,
-            reason,
-            attempts: count(self.attempts.unwrap_or_default()),
-            lasted: duration(self.lasted) + sent.elapsed(),
-            ended_ago: Default::default(),
-            traceparent: self.traceparent.clone(),
-            asked_traceparent: self.asked_traceparent.clone(),
-        }
+        let whole = (run != RunState::Active).then(|| self.of.whole(settlement.key.run, run, reason, sent));
+        let carried_on = self.carried_on.then(|| CarriedOn { token, memory: memory(self.known) });
+        Ok(Settled::Done { run, due, carried_on, whole: whole.map(Box::new) })
     }
 }
 

@@ -10,8 +10,8 @@ use workflows::{
     ids::RunId,
 };
 
-use super::{HostGate, Postgres, Probe, Result, Scope, gate, seconds};
-use crate::{database::Tx, ledger::Error};
+use super::{HostGate, Postgres, Probe, Result, Scope, count, duration, gate, parse, seconds};
+use crate::database::Tx;
 
 pub(super) async fn report(
     ledger: &Postgres,
@@ -35,11 +35,9 @@ pub(super) async fn report(
     });
     if let Some(longest) = asked.max() {
         let reason = "the API asked to be left alone for so long (Retry-After)";
-        gate::hold_in(&mut tx, Scope::Host, host, longest, reason).await?;
+        gate::hold_in(&tx, Scope::Host, host, longest, reason).execute(tx.connection()).await?;
     }
-    let seen = read(&mut tx, host).await?;
-    tx.commit().await?;
-    Ok(seen)
+    finish(tx, host).await
 }
 
 pub(super) async fn host_gate(ledger: &Postgres, host: &str) -> Result<HostGate> {
@@ -49,22 +47,17 @@ pub(super) async fn host_gate(ledger: &Postgres, host: &str) -> Result<HostGate>
 /// Whoever moves `probe_at` on has the right until then; `probes` fences it.
 pub(super) async fn probe(ledger: &Postgres, host: &str, lease: Duration) -> Result<Option<Probe>> {
     let mut tx = ledger.database.begin().await?;
-    let row: Option<(i32,)> = tx
-        .query_as(
-            "update sluice.gate
-             set probes = probes + 1, probe_at = now() + make_interval(secs => $2)
-             where scope = 'host'
-               and name = $1
-               and breaker = 'open'
-               and coalesce(probe_at, now()) <= now()
-             returning probes",
-        )
-        .bind(host.to_owned())
-        .bind(seconds(lease))
-        .fetch_optional(tx.connection())
-        .await?;
+    let sql = "update sluice.gate
+        set probes = probes + 1, probe_at = now() + make_interval(secs => $2)
+        where scope = 'host'
+          and name = $1
+          and breaker = 'open'
+          and coalesce(probe_at, now()) <= now()
+        returning probes";
+    let take = tx.query_as(sql).bind(host.to_owned()).bind(seconds(lease));
+    let row: Option<(i32,)> = take.fetch_optional(tx.connection()).await?;
     tx.commit().await?;
-    Ok(row.map(|(number,)| Probe { number: u32::try_from(number).unwrap_or_default() }))
+    Ok(row.map(|(number,)| Probe { number: count(number) }))
 }
 
 pub(super) async fn probed(
@@ -84,9 +77,7 @@ pub(super) async fn probed(
         let pause = if after.state == State::HalfOpen { Duration::ZERO } else { rules.pause(&after, jitter) };
         write(&mut tx, host, &before, &after, pause, reason).await?;
     }
-    let seen = read(&mut tx, host).await?;
-    tx.commit().await?;
-    Ok(seen)
+    finish(tx, host).await
 }
 
 #[derive(FromRow)]
@@ -103,25 +94,19 @@ struct BreakerRow {
 /// The host's breaker and why it is not closed, its row locked.
 async fn lock(tx: &mut Tx, host: &str) -> Result<(Breaker, Option<String>)> {
     gate::ensure(tx, Scope::Host, host).await?;
-    let row: BreakerRow = tx
-        .query_as(
-            "select breaker, breaker_cause, breaker_reason, failing_runs,
-               coalesce(extract(epoch from now() - failing_since), 0)::float8 as failing_for, probes, probe_run
-             from sluice.gate
-             where scope = 'host'
-               and name = $1
-             for no key update",
-        )
-        .bind(host.to_owned())
-        .fetch_one(tx.connection())
-        .await?;
-    let unreadable = |error: workflows::breaker::Unknown| Error::Unreadable(error.to_string());
+    let sql = "select breaker, breaker_cause, breaker_reason, failing_runs,
+          coalesce(extract(epoch from now() - failing_since), 0)::float8 as failing_for, probes, probe_run
+        from sluice.gate
+        where scope = 'host'
+          and name = $1
+        for no key update";
+    let row: BreakerRow = tx.query_as(sql).bind(host.to_owned()).fetch_one(tx.connection()).await?;
     let breaker = Breaker {
-        state: row.breaker.parse().map_err(unreadable)?,
-        cause: row.breaker_cause.map(|cause| cause.parse::<Cause>()).transpose().map_err(unreadable)?,
+        state: parse(&row.breaker)?,
+        cause: row.breaker_cause.as_deref().map(parse).transpose()?,
         failing: row.failing_runs.into_iter().map(RunId::new).collect(),
-        failing_for: Duration::try_from_secs_f64(row.failing_for).unwrap_or_default(),
-        probes: u32::try_from(row.probes).unwrap_or_default(),
+        failing_for: duration(Some(row.failing_for)),
+        probes: count(row.probes),
         probe_run: row.probe_run.map(RunId::new),
     };
     Ok((breaker, row.breaker_reason))
@@ -138,33 +123,22 @@ async fn write(
 ) -> Result<()> {
     let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
     let failing: Vec<Uuid> = after.failing.iter().map(|run| run.uuid()).collect();
-    tx.query(
-        "update sluice.gate
-         set breaker = $4, breaker_cause = $5, breaker_reason = $6, failing_runs = $7,
-           failing_since = case when cardinality($7) > 0 then now() - make_interval(secs => $8) end,
-           probes = $9, probe_run = $10,
-           probe_at = case when $4 = 'closed' then null else now() + make_interval(secs => $11) end,
-           breaker_at = case when breaker = $4 then breaker_at else now() end,
-           reopened_at = case when $4 = 'closed' and breaker <> 'closed' then now() else reopened_at end,
-           updated_at = now()
-         where scope = 'host'
-           and name = $1
-           and breaker = $2
-           and probes = $3",
-    )
-    .bind(host.to_owned())
-    .bind(before.state.as_str())
-    .bind(number(before.probes))
-    .bind(after.state.as_str())
-    .bind(after.cause.map(Cause::as_str))
-    .bind(reason)
-    .bind(failing)
-    .bind(seconds(after.failing_for))
-    .bind(number(after.probes))
-    .bind(after.probe_run.map(RunId::uuid))
-    .bind(seconds(pause))
-    .execute(tx.connection())
-    .await?;
+    let sql = "update sluice.gate
+        set breaker = $4, breaker_cause = $5, breaker_reason = $6, failing_runs = $7,
+          failing_since = case when cardinality($7) > 0 then now() - make_interval(secs => $8) end,
+          probes = $9, probe_run = $10,
+          probe_at = case when $4 = 'closed' then null else now() + make_interval(secs => $11) end,
+          breaker_at = case when breaker = $4 then breaker_at else now() end,
+          reopened_at = case when $4 = 'closed' and breaker <> 'closed' then now() else reopened_at end,
+          updated_at = now()
+        where scope = 'host'
+          and name = $1
+          and breaker = $2
+          and probes = $3";
+    let guarded = tx.query(sql).bind(host.to_owned()).bind(before.state.as_str()).bind(number(before.probes));
+    let changed = guarded.bind(after.state.as_str()).bind(after.cause.map(Cause::as_str)).bind(reason);
+    let changed = changed.bind(failing).bind(seconds(after.failing_for)).bind(number(after.probes));
+    changed.bind(after.probe_run.map(RunId::uuid)).bind(seconds(pause)).execute(tx.connection()).await?;
     Ok(())
 }
 
@@ -185,19 +159,22 @@ const READ: &str = "
     where scope = 'host'
       and name = $1";
 
-async fn read(tx: &mut Tx, host: &str) -> Result<HostGate> {
-    seen(tx.query_as(READ).bind(host.to_owned()).fetch_all(tx.connection()).await?)
+/// Commits, and says how the gate stands then.
+async fn finish(mut tx: Tx, host: &str) -> Result<HostGate> {
+    let rows = tx.query_as(READ).bind(host.to_owned()).fetch_all(tx.connection()).await?;
+    let seen = seen(rows)?;
+    tx.commit().await?;
+    Ok(seen)
 }
 
 /// A host without a row has a gate that was never closed.
 fn seen(rows: Vec<GateRow>) -> Result<HostGate> {
     let Some(row) = rows.into_iter().next() else { return Ok(HostGate::default()) };
-    let unreadable = |error: workflows::breaker::Unknown| Error::Unreadable(error.to_string());
     Ok(HostGate {
-        breaker: row.breaker.parse().map_err(unreadable)?,
-        cause: row.breaker_cause.map(|cause| cause.parse()).transpose().map_err(unreadable)?,
+        breaker: parse(&row.breaker)?,
+        cause: row.breaker_cause.as_deref().map(parse).transpose()?,
         failing: row.failing,
         probe_due: row.probe_due,
-        closed_for: row.closed_for.map(|ago| Duration::try_from_secs_f64(ago).unwrap_or_default()),
+        closed_for: row.closed_for.map(|ago| duration(Some(ago))),
     })
 }

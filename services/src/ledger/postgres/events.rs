@@ -34,12 +34,9 @@ impl From<EventRow> for Event {
 
 pub(super) async fn claim(ledger: &Postgres, publisher: &str, lease: Duration, most: usize) -> Result<Vec<Event>> {
     let publisher = publisher.to_owned();
-    let rows: Vec<EventRow> = ledger
-        .database
-        .ask("select * from sluice.claim_events($1, $2, $3)", |claim| {
-            claim.bind(publisher).bind(seconds(lease)).bind(limit(most))
-        })
-        .await?;
+    let sql = "select * from sluice.claim_events($1, $2, $3)";
+    let claim = ledger.database.ask(sql, |claim| claim.bind(publisher).bind(seconds(lease)).bind(limit(most)));
+    let rows: Vec<EventRow> = claim.await?;
     Ok(rows.into_iter().map(Event::from).collect())
 }
 
@@ -50,20 +47,16 @@ pub(super) async fn publish(
     unconfirmed: &[Uuid],
 ) -> Result<()> {
     let (publisher, confirmed, unconfirmed) = (publisher.to_owned(), confirmed.to_vec(), unconfirmed.to_vec());
-    ledger
-        .database
-        .ask_one::<(i64,)>("select sluice.publish_events($1, $2, $3)", |publish| {
-            publish.bind(publisher).bind(confirmed).bind(unconfirmed)
-        })
-        .await?;
+    let sql = "select sluice.publish_events($1, $2, $3)";
+    let publish = ledger.database.ask_one(sql, |publish| publish.bind(publisher).bind(confirmed).bind(unconfirmed));
+    let _: (i64,) = publish.await?;
     Ok(())
 }
 
 pub(super) async fn replay(ledger: &Postgres, events: &[Uuid], by: &By) -> Result<u64> {
     let (events, by) = (events.to_vec(), by.clone());
-    let (count,): (i64,) = ledger
-        .database
-        .ask_one("select sluice.replay_events($1, $2, $3)", |replay| replay.bind(events).bind(by.actor).bind(by.note))
-        .await?;
+    let sql = "select sluice.replay_events($1, $2, $3)";
+    let replay = ledger.database.ask_one(sql, |replay| replay.bind(events).bind(by.actor).bind(by.note));
+    let (count,): (i64,) = replay.await?;
     Ok(count.unsigned_abs())
 }

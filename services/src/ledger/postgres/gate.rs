@@ -6,44 +6,31 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{By, Postgres, Result, Scope, seconds};
-use crate::database::Tx;
+use crate::database::{Statement, Tx};
 
 pub(super) async fn pause(ledger: &Postgres, scope: Scope, name: &str, by: &By) -> Result<bool> {
     let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
-    let done = tx
-        .query(
-            "update sluice.gate
-             set paused_at = now(), paused_by = $3, updated_at = now()
-             where scope = $1
-               and name = $2
-               and paused_at is null",
-        )
-        .bind(scope.as_str())
-        .bind(name.to_owned())
-        .bind(by.actor.clone())
-        .execute(tx.connection())
-        .await?;
-    finish(tx, done.rows_affected(), "pause", by, json!({ "scope": scope.as_str(), "name": name })).await
+    let sql = "update sluice.gate
+        set paused_at = now(), paused_by = $3, updated_at = now()
+        where scope = $1
+          and name = $2
+          and paused_at is null";
+    let pause = tx.query(sql).bind(scope.as_str()).bind(name.to_owned()).bind(by.actor.clone());
+    finish(tx, pause, "pause", by, json!({ "scope": scope.as_str(), "name": name })).await
 }
 
 /// What waited is let go slowly at first: `reopened_at`.
 pub(super) async fn resume(ledger: &Postgres, scope: Scope, name: &str, by: &By) -> Result<bool> {
-    let mut tx = ledger.database.begin().await?;
-    let done = tx
-        .query(
-            "update sluice.gate
-             set paused_at = null, paused_by = null, hold_until = null, hold_reason = null, reopened_at = now(),
-               updated_at = now()
-             where scope = $1
-               and name = $2
-               and (paused_at is not null or hold_until > now())",
-        )
-        .bind(scope.as_str())
-        .bind(name.to_owned())
-        .execute(tx.connection())
-        .await?;
-    finish(tx, done.rows_affected(), "resume", by, json!({ "scope": scope.as_str(), "name": name })).await
+    let tx = ledger.database.begin().await?;
+    let sql = "update sluice.gate
+        set paused_at = null, paused_by = null, hold_until = null, hold_reason = null, reopened_at = now(),
+          updated_at = now()
+        where scope = $1
+          and name = $2
+          and (paused_at is not null or hold_until > now())";
+    let resume = tx.query(sql).bind(scope.as_str()).bind(name.to_owned());
+    finish(tx, resume, "resume", by, json!({ "scope": scope.as_str(), "name": name })).await
 }
 
 pub(super) async fn hold(ledger: &Postgres, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
@@ -51,28 +38,19 @@ pub(super) async fn hold(ledger: &Postgres, scope: Scope, name: &str, duration: 
     ensure(&mut tx, scope, name).await?;
     let reason =
         by.note.as_ref().map_or_else(|| format!("held by {}", by.actor), |note| format!("{}: {note}", by.actor));
-    let held = hold_in(&mut tx, scope, name, duration, &reason).await?;
+    let held = hold_in(&tx, scope, name, duration, &reason);
     let detail = json!({ "scope": scope.as_str(), "name": name, "seconds": seconds(duration) });
     finish(tx, held, "hold", by, detail).await
 }
 
-/// Close the gate for so long, unless it is held for longer already. How many rows changed.
-pub(super) async fn hold_in(tx: &mut Tx, scope: Scope, name: &str, duration: Duration, reason: &str) -> Result<u64> {
-    let done = tx
-        .query(
-            "update sluice.gate
-             set hold_until = now() + make_interval(secs => $3), hold_reason = $4, updated_at = now()
-             where scope = $1
-               and name = $2
-               and coalesce(hold_until, '-infinity') < now() + make_interval(secs => $3)",
-        )
-        .bind(scope.as_str())
-        .bind(name.to_owned())
-        .bind(seconds(duration))
-        .bind(reason.to_owned())
-        .execute(tx.connection())
-        .await?;
-    Ok(done.rows_affected())
+/// Closes the gate for so long, unless it is held for longer already.
+pub(super) fn hold_in(tx: &Tx, scope: Scope, name: &str, duration: Duration, reason: &str) -> Statement {
+    let sql = "update sluice.gate
+        set hold_until = now() + make_interval(secs => $3), hold_reason = $4, updated_at = now()
+        where scope = $1
+          and name = $2
+          and coalesce(hold_until, '-infinity') < now() + make_interval(secs => $3)";
+    tx.query(sql).bind(scope.as_str()).bind(name.to_owned()).bind(seconds(duration)).bind(reason.to_owned())
 }
 
 /// The store starts empty: a new rate is kept from its first second on.
@@ -82,20 +60,12 @@ pub(super) async fn set_rate(ledger: &Postgres, scope: Scope, name: &str, rate: 
     }
     let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
-    let done = tx
-        .query(
-            "update sluice.gate
-             set rate = $3, allowance = 0, refilled_at = now(), updated_at = now()
-             where scope = $1
-               and name = $2",
-        )
-        .bind(scope.as_str())
-        .bind(name.to_owned())
-        .bind(rate)
-        .execute(tx.connection())
-        .await?;
-    let detail = json!({ "scope": scope.as_str(), "name": name, "rate": rate });
-    finish(tx, done.rows_affected(), "rate", by, detail).await
+    let sql = "update sluice.gate
+        set rate = $3, allowance = 0, refilled_at = now(), updated_at = now()
+        where scope = $1
+          and name = $2";
+    let set = tx.query(sql).bind(scope.as_str()).bind(name.to_owned()).bind(rate);
+    finish(tx, set, "rate", by, json!({ "scope": scope.as_str(), "name": name, "rate": rate })).await
 }
 
 pub(super) async fn set_concurrency(
@@ -110,44 +80,30 @@ pub(super) async fn set_concurrency(
     }
     let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
-    let done = tx
-        .query(
-            "update sluice.gate
-             set concurrency = $3, updated_at = now()
-             where scope = $1
-               and name = $2",
-        )
-        .bind(scope.as_str())
-        .bind(name.to_owned())
-        .bind(limit.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX)))
-        .execute(tx.connection())
-        .await?;
-    let detail = json!({ "scope": scope.as_str(), "name": name, "concurrency": limit });
-    finish(tx, done.rows_affected(), "concurrency", by, detail).await
+    let sql = "update sluice.gate
+        set concurrency = $3, updated_at = now()
+        where scope = $1
+          and name = $2";
+    let most = limit.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX));
+    let set = tx.query(sql).bind(scope.as_str()).bind(name.to_owned()).bind(most);
+    finish(tx, set, "concurrency", by, json!({ "scope": scope.as_str(), "name": name, "concurrency": limit })).await
 }
 
 /// Make the gate's row where there is none. Safe with any number of callers.
 pub(super) async fn ensure(tx: &mut Tx, scope: Scope, name: &str) -> Result<()> {
-    tx.query("insert into sluice.gate (scope, name) values ($1, $2) on conflict do nothing")
-        .bind(scope.as_str())
-        .bind(name.to_owned())
-        .execute(tx.connection())
-        .await?;
+    let make = tx.query("insert into sluice.gate (scope, name) values ($1, $2) on conflict do nothing");
+    make.bind(scope.as_str()).bind(name.to_owned()).execute(tx.connection()).await?;
     Ok(())
 }
 
-/// Where something changed, keep who did it, and commit.
-async fn finish(mut tx: Tx, changed: u64, action: &'static str, by: &By, mut detail: Value) -> Result<bool> {
-    if changed == 0 {
+/// Makes the change. Where something changed, keeps who did it, and commits.
+async fn finish(mut tx: Tx, change: Statement, action: &'static str, by: &By, mut detail: Value) -> Result<bool> {
+    if change.execute(tx.connection()).await?.rows_affected() == 0 {
         return Ok(false);
     }
     detail["note"] = json!(by.note);
-    tx.query("insert into sluice.audit (actor, action, detail) values ($1, 'gate.' || $2, $3)")
-        .bind(by.actor.clone())
-        .bind(action)
-        .bind(detail)
-        .execute(tx.connection())
-        .await?;
+    let keep = tx.query("insert into sluice.audit (actor, action, detail) values ($1, 'gate.' || $2, $3)");
+    keep.bind(by.actor.clone()).bind(action).bind(detail).execute(tx.connection()).await?;
     tx.commit().await?;
     Ok(true)
 }

@@ -10,7 +10,7 @@ mod register;
 mod runs;
 mod upkeep;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -144,11 +144,11 @@ impl RelayLedger for Postgres {
     }
 
     async fn project_pending(&self, limit: usize) -> Result<usize> {
-        self.within(upkeep::project_pending(self, limit)).await
+        self.within(upkeep::counted(self, "select sluice.project_pending($1)", limit)).await
     }
 
     async fn explain(&self, limit: usize) -> Result<usize> {
-        self.within(upkeep::explain(self, limit)).await
+        self.within(upkeep::counted(self, "select sluice.explain($1)", limit)).await
     }
 
     async fn look_again(&self, limit: usize) -> Result<usize> {
@@ -244,8 +244,8 @@ fn is_row_fault(error: &Error) -> bool {
     error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
-fn parse<T: std::str::FromStr<Err = workflows::ids::Invalid>>(text: &str) -> Result<T> {
-    text.parse().map_err(|error: workflows::ids::Invalid| Error::Unreadable(error.to_string()))
+fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T> {
+    text.parse().map_err(|error: T::Err| Error::Unreadable(error.to_string()))
 }
 
 fn count(number: i32) -> u32 {

@@ -9,65 +9,45 @@ pub(super) async fn register(ledger: &Postgres) -> Result<()> {
     let mut tx = ledger.database.begin().await?;
     for definition in ledger.registry.all() {
         for (position, step) in (0_i16..).zip(&definition.steps) {
-            tx.query(
-                "insert into sluice.definition as known
-                   (workflow, version, position, step, host, lease, exclusive, deadline)
-                 values ($1, $2, $3, $4, $5, make_interval(secs => $6), $7, make_interval(secs => $8))
-                 on conflict (workflow, version, position) do update
-                 set step = excluded.step, host = excluded.host, lease = excluded.lease, exclusive = excluded.exclusive,
-                   deadline = excluded.deadline
-                 where (known.step, known.host, known.lease, known.exclusive, known.deadline)
-                   is distinct from (excluded.step, excluded.host, excluded.lease, excluded.exclusive, excluded.deadline)",
-            )
-            .bind(definition.name.to_string())
-            .bind(definition.version)
-            .bind(position)
-            .bind(step.name.to_string())
-            .bind(step.host.clone())
-            .bind(seconds(step.lease))
-            .bind(step.reach == Reach::Exclusive)
-            .bind(seconds(definition.deadline))
-            .execute(tx.connection())
-            .await?;
+            let sql = "insert into sluice.definition as known
+                  (workflow, version, position, step, host, lease, exclusive, deadline)
+                values ($1, $2, $3, $4, $5, make_interval(secs => $6), $7, make_interval(secs => $8))
+                on conflict (workflow, version, position) do update
+                set step = excluded.step, host = excluded.host, lease = excluded.lease, exclusive = excluded.exclusive,
+                  deadline = excluded.deadline
+                where (known.step, known.host, known.lease, known.exclusive, known.deadline)
+                  is distinct from (excluded.step, excluded.host, excluded.lease, excluded.exclusive, excluded.deadline)";
+            let known = tx.query(sql).bind(definition.name.to_string()).bind(definition.version).bind(position);
+            let known = known.bind(step.name.to_string()).bind(step.host.clone()).bind(seconds(step.lease));
+            let known = known.bind(step.reach == Reach::Exclusive).bind(seconds(definition.deadline));
+            known.execute(tx.connection()).await?;
         }
     }
     for definition in newest(ledger) {
         let Some(first) = definition.steps.first() else { continue };
-        tx.query(
-            "insert into sluice.workflow as known (name, version, first_step, priority, deadline, projection, source, gone)
-             values ($1, $2, $3, $4, make_interval(secs => $5), $6, $7, $8)
-             on conflict (name) do update
-             set version = excluded.version, first_step = excluded.first_step, priority = excluded.priority,
-               deadline = excluded.deadline, projection = excluded.projection, source = excluded.source,
-               gone = excluded.gone, registered_at = now()
-             where known.version <= excluded.version
-               and (known.version, known.first_step, known.priority, known.deadline, known.projection, known.source,
-                 known.gone) is distinct from (excluded.version, excluded.first_step, excluded.priority, excluded.deadline,
-                   excluded.projection, excluded.source, excluded.gone)",
-        )
-        .bind(definition.name.to_string())
-        .bind(definition.version)
-        .bind(first.name.to_string())
-        .bind(definition.priority)
-        .bind(seconds(definition.deadline))
-        .bind(definition.projection)
-        .bind(definition.source)
-        .bind(definition.gone)
-        .execute(tx.connection())
-        .await?;
+        let sql = "insert into sluice.workflow as known (name, version, first_step, priority, deadline, projection, source, gone)
+            values ($1, $2, $3, $4, make_interval(secs => $5), $6, $7, $8)
+            on conflict (name) do update
+            set version = excluded.version, first_step = excluded.first_step, priority = excluded.priority,
+              deadline = excluded.deadline, projection = excluded.projection, source = excluded.source,
+              gone = excluded.gone, registered_at = now()
+            where known.version <= excluded.version
+              and (known.version, known.first_step, known.priority, known.deadline, known.projection, known.source,
+                known.gone) is distinct from (excluded.version, excluded.first_step, excluded.priority, excluded.deadline,
+                  excluded.projection, excluded.source, excluded.gone)";
+        let newest = tx.query(sql).bind(definition.name.to_string()).bind(definition.version);
+        let newest = newest.bind(first.name.to_string()).bind(definition.priority).bind(seconds(definition.deadline));
+        let newest = newest.bind(definition.projection).bind(definition.source).bind(definition.gone);
+        newest.execute(tx.connection()).await?;
     }
-    tx.query(
-        "insert into sluice.gate (scope, name)
-         select 'step', name from unnest($1::text[]) as step (name)
-         union all
-         select 'host', name from unnest($2::text[]) as host (name)
-         order by 1, 2
-         on conflict do nothing",
-    )
-    .bind(ledger.queues.to_vec())
-    .bind(ledger.registry.hosts())
-    .execute(tx.connection())
-    .await?;
+    let sql = "insert into sluice.gate (scope, name)
+        select 'step', name from unnest($1::text[]) as step (name)
+        union all
+        select 'host', name from unnest($2::text[]) as host (name)
+        order by 1, 2
+        on conflict do nothing";
+    let gates = tx.query(sql).bind(ledger.queues.to_vec()).bind(ledger.registry.hosts());
+    gates.execute(tx.connection()).await?;
     Ok(tx.commit().await?)
 }
 

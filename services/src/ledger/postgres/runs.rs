@@ -40,26 +40,17 @@ pub(super) async fn start(ledger: &Postgres, runs: &[NewRun]) -> Result<Vec<Star
 }
 
 async fn start_one(ledger: &Postgres, run: &NewRun) -> Result<Started> {
-    let row: TakenRow = ledger
-        .database
-        .ask_one(
-            "with started as materialized (
-               select taken.*
-               from sluice.start_run($1, $2, $3, $4, $5, now() - make_interval(secs => $6)) as taken
-             )
-             select started.*
-             from started, sluice.project(started.workflow, array[started.run_id])",
-            |start| {
-                start
-                    .bind(run.workflow.to_string())
-                    .bind(run.subject.to_string())
-                    .bind(run.resource.to_string())
-                    .bind(run.input.clone())
-                    .bind(run.traceparent.clone())
-                    .bind(seconds(run.age))
-            },
+    let sql = "with started as materialized (
+          select taken.*
+          from sluice.start_run($1, $2, $3, $4, $5, now() - make_interval(secs => $6)) as taken
         )
-        .await?;
+        select started.*
+        from started, sluice.project(started.workflow, array[started.run_id])";
+    let start = ledger.database.ask_one(sql, |start| {
+        let start = start.bind(run.workflow.to_string()).bind(run.subject.to_string()).bind(run.resource.to_string());
+        start.bind(run.input.clone()).bind(run.traceparent.clone()).bind(seconds(run.age))
+    });
+    let row: TakenRow = start.await?;
     let id = RunId::new(row.run_id.ok_or_else(|| Error::Unreadable("a run without an id".to_owned()))?);
     Ok(match row.outcome.as_str() {
         "started" => Started::New(id),
@@ -131,12 +122,9 @@ struct WaitingRow {
 
 /// A row that cannot be read harms only itself: it is said and passed over.
 pub(super) async fn waiting(ledger: &Postgres, most: usize) -> Result<Vec<Waiting>> {
-    let rows: Vec<WaitingRow> = ledger
-        .database
-        .ask("select * from sluice.waiting($1, $2, $3)", |waiting| {
-            waiting.bind(ledger.queues.to_vec()).bind(limit(most)).bind(ledger.traced)
-        })
-        .await?;
+    let sql = "select * from sluice.waiting($1, $2, $3)";
+    let ask = ledger.database.ask(sql, |ask| ask.bind(ledger.queues.to_vec()).bind(limit(most)).bind(ledger.traced));
+    let rows: Vec<WaitingRow> = ask.await?;
     let mut queues: BTreeMap<String, Waiting> = BTreeMap::new();
     for row in rows {
         let run = RunId::new(row.run_id);
@@ -169,40 +157,34 @@ pub(super) async fn keep_traces(ledger: &Postgres, contexts: &[Traced]) -> Resul
     let runs: Vec<Uuid> = contexts.iter().map(|traced| traced.run.uuid()).collect();
     let (asked, was): (Vec<Uuid>, Vec<_>) = (runs.clone(), contexts.iter().map(|traced| traced.was.clone()).collect());
     let now: Vec<_> = contexts.iter().map(|traced| traced.now.clone()).collect();
-    let kept: Vec<(Uuid,)> = ledger
-        .database
-        .ask(
-            "with given as (
-               select run.id, given.was, given.now
-               from unnest($1::uuid[], $2::text[], $3::text[]) as given (id, was, now)
-               join sluice.run on run.id = given.id
-               where run.traceparent is not distinct from given.was
-               order by run.id
-               for no key update of run
-             )
-             update sluice.run as run
-             set traceparent = given.now
-             from given
-             where run.id = given.id
-               and run.traceparent is not distinct from given.was
-             returning run.id",
-            |keep| keep.bind(asked).bind::<Vec<Option<String>>>(was).bind(now),
+    let sql = "with given as (
+          select run.id, given.was, given.now
+          from unnest($1::uuid[], $2::text[], $3::text[]) as given (id, was, now)
+          join sluice.run on run.id = given.id
+          where run.traceparent is not distinct from given.was
+          order by run.id
+          for no key update of run
         )
-        .await?;
+        update sluice.run as run
+        set traceparent = given.now
+        from given
+        where run.id = given.id
+          and run.traceparent is not distinct from given.was
+        returning run.id";
+    let keep = ledger.database.ask(sql, |keep| keep.bind(asked).bind::<Vec<Option<String>>>(was).bind(now));
+    let kept: Vec<(Uuid,)> = keep.await?;
     Ok(runs.iter().map(|run| kept.iter().any(|(id,)| id == run)).collect())
 }
 
 pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Changed> {
-    let (before,): (Option<String>,) = ledger
-        .database
-        .ask_one("select sluice.revive($1, $2, $3)", |revive| {
-            revive.bind(run.uuid()).bind(by.actor.clone()).bind(by.note.clone())
-        })
-        .await?;
+    let By { actor, note } = by.clone();
+    let sql = "select sluice.revive($1, $2, $3)";
+    let revive = ledger.database.ask_one(sql, |revive| revive.bind(run.uuid()).bind(actor).bind(note));
+    let (before,): (Option<String>,) = revive.await?;
     Ok(match before.as_deref() {
         None => Changed::Missing,
         Some("dead") => Changed::Yes,
-        Some(state) => Changed::No(run_state(state)?),
+        Some(state) => Changed::No(parse(state)?),
     })
 }
 
@@ -214,20 +196,14 @@ pub(super) enum Which {
 }
 
 pub(super) async fn end(ledger: &Postgres, run: RunId, by: &By, which: Which) -> Result<Changed> {
-    let (answer,): (Option<String>,) = ledger
-        .database
-        .ask_one("select sluice.cancel($1, $2, $3, $4)", |cancel| {
-            cancel.bind(run.uuid()).bind(by.actor.clone()).bind(by.note.clone()).bind(which == Which::Dead)
-        })
-        .await?;
+    let By { actor, note } = by.clone();
+    let (sql, only_dead) = ("select sluice.cancel($1, $2, $3, $4)", which == Which::Dead);
+    let end = ledger.database.ask_one(sql, |end| end.bind(run.uuid()).bind(actor).bind(note).bind(only_dead));
+    let (answer,): (Option<String>,) = end.await?;
     Ok(match answer.as_deref() {
         None => Changed::Missing,
         Some("yes") => Changed::Yes,
         Some("at_settle") => Changed::AtSettle,
-        Some(state) => Changed::No(run_state(state)?),
+        Some(state) => Changed::No(parse(state)?),
     })
-}
-
-fn run_state(text: &str) -> Result<RunState> {
-    text.parse().map_err(|error| Error::Unreadable(format!("{error}")))
 }

@@ -44,10 +44,9 @@ pub(super) async fn upkeep(ledger: &Postgres) -> Result<Upkeep> {
 
 /// A row that cannot be read harms only itself: it is said and passed over.
 pub(super) async fn expired(ledger: &Postgres, most: usize) -> Result<Vec<Expired>> {
-    let rows: Vec<ExpiredRow> = ledger
-        .database
-        .ask("select * from sluice.expired($1, $2)", |ask| ask.bind(ledger.known.to_vec()).bind(limit(most)))
-        .await?;
+    let sql = "select * from sluice.expired($1, $2)";
+    let ask = ledger.database.ask(sql, |ask| ask.bind(ledger.known.to_vec()).bind(limit(most)));
+    let rows: Vec<ExpiredRow> = ask.await?;
     Ok(rows.into_iter().filter_map(ExpiredRow::expired).collect())
 }
 
@@ -85,13 +84,19 @@ impl ExpiredRow {
     }
 }
 
-/// A run that has ended.
 #[derive(FromRow)]
-struct EndedRow {
+struct Ended {
     run_id: Uuid,
-    workflow: String,
+    #[sqlx(flatten)]
+    row: EndedRow,
+}
+
+/// What the database says of a run that has ended, or may have.
+#[derive(FromRow)]
+pub(super) struct EndedRow {
+    pub workflow: String,
     subject: String,
-    traceparent: Option<String>,
+    pub traceparent: Option<String>,
     asked_traceparent: Option<String>,
     attempts: Option<i32>,
     lasted: Option<f64>,
@@ -100,14 +105,14 @@ struct EndedRow {
 }
 
 impl EndedRow {
-    fn whole(self, state: RunState, reason: Option<DeathReason>, asked: Instant) -> WholeRun {
+    pub fn whole(self, run: RunId, state: RunState, reason: Option<DeathReason>, asked: Instant) -> WholeRun {
         // Without a moment of its own, it ended while it was asked for.
         let (lasted, ended_ago) = match self.ended_ago {
             Some(ago) => (duration(self.lasted), duration(Some(ago)) + asked.elapsed()),
             None => (duration(self.lasted) + asked.elapsed(), Duration::ZERO),
         };
         WholeRun {
-            run: RunId::new(self.run_id),
+            run,
             workflow: self.workflow,
             subject: self.subject,
             state,
@@ -122,29 +127,28 @@ impl EndedRow {
 }
 
 pub(super) async fn exceed(ledger: &Postgres, most: usize) -> Result<Vec<WholeRun>> {
-    let asked = Instant::now();
-    let ended: Vec<EndedRow> =
-        ledger.database.ask("select * from sluice.exceed($1)", |exceed| exceed.bind(limit(most))).await?;
     let late = Some(DeathReason::DeadlineExceeded);
-    Ok(ended.into_iter().map(|row| row.whole(RunState::Dead, late, asked)).collect())
+    ended(ledger, "select * from sluice.exceed($1)", most, RunState::Dead, late).await
 }
 
 pub(super) async fn spans_that_wait(ledger: &Postgres, most: usize) -> Result<Vec<WholeRun>> {
+    ended(ledger, "select * from sluice.spans_that_wait($1)", most, RunState::Cancelled, None).await
+}
+
+async fn ended(
+    ledger: &Postgres,
+    sql: &'static str,
+    most: usize,
+    state: RunState,
+    reason: Option<DeathReason>,
+) -> Result<Vec<WholeRun>> {
     let asked = Instant::now();
-    let ended: Vec<EndedRow> =
-        ledger.database.ask("select * from sluice.spans_that_wait($1)", |ask| ask.bind(limit(most))).await?;
-    Ok(ended.into_iter().map(|row| row.whole(RunState::Cancelled, None, asked)).collect())
+    let ended: Vec<Ended> = ledger.database.ask(sql, |ask| ask.bind(limit(most))).await?;
+    Ok(ended.into_iter().map(|Ended { run_id, row }| row.whole(RunId::new(run_id), state, reason, asked)).collect())
 }
 
-pub(super) async fn project_pending(ledger: &Postgres, most: usize) -> Result<usize> {
-    counted(ledger, "select sluice.project_pending($1)", most).await
-}
-
-pub(super) async fn explain(ledger: &Postgres, most: usize) -> Result<usize> {
-    counted(ledger, "select sluice.explain($1)", most).await
-}
-
-async fn counted(ledger: &Postgres, sql: &'static str, most: usize) -> Result<usize> {
+/// Asks a function that says how many there were.
+pub(super) async fn counted(ledger: &Postgres, sql: &'static str, most: usize) -> Result<usize> {
     let (count,): (i64,) = ledger.database.ask_one(sql, |ask| ask.bind(limit(most))).await?;
     Ok(usize::try_from(count).unwrap_or_default())
 }
@@ -161,11 +165,8 @@ pub(super) async fn look_again(ledger: &Postgres, most: usize) -> Result<usize> 
 }
 
 pub(super) async fn prune(ledger: &Postgres, retention: Duration, most: usize) -> Result<Pruned> {
-    let (removed, unpublished): (i64, i64) = ledger
-        .database
-        .ask_one("select removed, unpublished from sluice.prune(make_interval(secs => $1), $2)", |prune| {
-            prune.bind(seconds(retention)).bind(limit(most))
-        })
-        .await?;
+    let sql = "select removed, unpublished from sluice.prune(make_interval(secs => $1), $2)";
+    let prune = ledger.database.ask_one(sql, |prune| prune.bind(seconds(retention)).bind(limit(most)));
+    let (removed, unpublished): (i64, i64) = prune.await?;
     Ok(Pruned { rows: removed.unsigned_abs(), unpublished: unpublished.unsigned_abs() })
 }

@@ -55,36 +55,28 @@ struct ListedRow {
 
 /// Up to `limit` events that fit, the youngest first.
 pub async fn events(ledger: &Postgres, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>> {
+    let published = match filter.which {
+        Published::OrNot => None,
+        Published::Yes => Some(true),
+        Published::No => Some(false),
+    };
     let mut tx = begin(ledger).await?;
-    let rows: Vec<ListedRow> = tx
-        .query_as(
-            "select event.id, event.sequence, event.type, event.routing_key, event.payload ->> 'subject' as subject,
-               event.payload as data, event.created_at, event.published_at, held.secret, held.memory
-             from sluice.event
-             left join sluice.resource as held
-               on held.name = event.payload ->> 'resource'
-             where (cardinality($1::uuid[]) = 0 or event.id = any($1))
-               and ($2::text is null or starts_with(event.type, $2))
-               and ($3::text is null or event.payload ->> 'subject' = $3)
-               and ($4::uuid is null or event.run_id = $4)
-               and ($5::boolean is null or (event.published_at is not null) = $5)
-               and ($6::float8 is null or event.created_at > now() - make_interval(secs => $6))
-             order by event.created_at desc, event.run_id, event.sequence desc
-             limit $7",
-        )
-        .bind(filter.ids.clone())
-        .bind(filter.r#type.clone())
-        .bind(filter.subject.clone())
-        .bind(filter.run.map(RunId::uuid))
-        .bind(match filter.which {
-            Published::OrNot => None,
-            Published::Yes => Some(true),
-            Published::No => Some(false),
-        })
-        .bind(filter.since.map(seconds))
-        .bind(capped(limit))
-        .fetch_all(tx.connection())
-        .await?;
+    let sql = "select event.id, event.sequence, event.type, event.routing_key, event.payload ->> 'subject' as subject,
+          event.payload as data, event.created_at, event.published_at, held.secret, held.memory
+        from sluice.event
+        left join sluice.resource as held
+          on held.name = event.payload ->> 'resource'
+        where (cardinality($1::uuid[]) = 0 or event.id = any($1))
+          and ($2::text is null or starts_with(event.type, $2))
+          and ($3::text is null or event.payload ->> 'subject' = $3)
+          and ($4::uuid is null or event.run_id = $4)
+          and ($5::boolean is null or (event.published_at is not null) = $5)
+          and ($6::float8 is null or event.created_at > now() - make_interval(secs => $6))
+        order by event.created_at desc, event.run_id, event.sequence desc
+        limit $7";
+    let ask = tx.query_as(sql).bind(filter.ids.clone()).bind(filter.r#type.clone()).bind(filter.subject.clone());
+    let ask = ask.bind(filter.run.map(RunId::uuid)).bind(published).bind(filter.since.map(seconds)).bind(capped(limit));
+    let rows: Vec<ListedRow> = ask.fetch_all(tx.connection()).await?;
     tx.commit().await?;
     let shown = |ListedRow { mut event, secrets }: ListedRow| {
         secrets.cut_from(&mut event.data);

@@ -57,16 +57,11 @@ pub async fn gauges(ledger: &Postgres, max_age: Duration) -> Result<Gauges> {
 /// The right to take them anew, where they are too old and nobody else does: whoever finds the row locked reads what is there.
 /// Returns the moment.
 async fn lock_if_older(tx: &mut Tx, age: Duration) -> Result<Option<DateTime<Utc>>> {
-    let mine: Option<(DateTime<Utc>,)> = tx
-        .query_as(
-            "select now()
-             from sluice.gauges
-             where taken_at < now() - make_interval(secs => $1)
-             for no key update skip locked",
-        )
-        .bind(seconds(age))
-        .fetch_optional(tx.connection())
-        .await?;
+    let sql = "select now()
+        from sluice.gauges
+        where taken_at < now() - make_interval(secs => $1)
+        for no key update skip locked";
+    let mine: Option<(DateTime<Utc>,)> = tx.query_as(sql).bind(seconds(age)).fetch_optional(tx.connection()).await?;
     Ok(mine.map(|(now,)| now))
 }
 

@@ -114,42 +114,33 @@ async fn select(
     let numbers = ids.map(|ids| ids.iter().filter_map(LetterId::number).collect::<Vec<_>>());
     let runs = ids.map(|ids| ids.iter().filter_map(LetterId::run).collect::<Vec<_>>());
     let mut tx = begin(ledger).await?;
-    let rows: Vec<LetterRow> = tx
-        .query_as(
-            "select letter.id, letter.run_id as run, run.workflow, run.subject, run.resource, run.state as run_state,
-               letter.step, letter.reason, letter.class, letter.error, letter.died_at, letter.resolved_at,
-               letter.resolution, letter.resolved_by, letter.note,
-               held.secret, held.memory
-             from sluice.dead_letter as letter
-             join sluice.run
-               on run.id = letter.run_id
-             left join sluice.resource as held
-               on held.name = run.resource
-             where ($1 or letter.resolved_at is null)
-               and ($2::text is null or letter.reason = $2)
-               and ($3::text is null or letter.step = $3)
-               and ($4::text is null or letter.class = $4)
-               and ($5::text is null or run.workflow = $5)
-               and ($6::float8 is null or letter.died_at > now() - make_interval(secs => $6))
-               and ($7::bigint[] is null or letter.id = any($7) or (letter.run_id = any($8) and not exists (
-                 select from sluice.dead_letter as younger
-                 where younger.run_id = letter.run_id
-                   and younger.id > letter.id
-               )))
-             order by letter.id desc
-             limit $9",
-        )
-        .bind(filter.which == Which::All)
-        .bind(filter.reason.map(DeathReason::as_str))
-        .bind(filter.step.as_ref().map(ToString::to_string))
-        .bind(filter.class.map(Class::as_str))
-        .bind(filter.workflow.as_ref().map(ToString::to_string))
-        .bind(filter.since.map(seconds))
-        .bind(numbers)
-        .bind(runs)
-        .bind(capped(limit))
-        .fetch_all(tx.connection())
-        .await?;
+    let sql = "select letter.id, letter.run_id as run, run.workflow, run.subject, run.resource, run.state as run_state,
+          letter.step, letter.reason, letter.class, letter.error, letter.died_at, letter.resolved_at,
+          letter.resolution, letter.resolved_by, letter.note,
+          held.secret, held.memory
+        from sluice.dead_letter as letter
+        join sluice.run
+          on run.id = letter.run_id
+        left join sluice.resource as held
+          on held.name = run.resource
+        where ($1 or letter.resolved_at is null)
+          and ($2::text is null or letter.reason = $2)
+          and ($3::text is null or letter.step = $3)
+          and ($4::text is null or letter.class = $4)
+          and ($5::text is null or run.workflow = $5)
+          and ($6::float8 is null or letter.died_at > now() - make_interval(secs => $6))
+          and ($7::bigint[] is null or letter.id = any($7) or (letter.run_id = any($8) and not exists (
+            select from sluice.dead_letter as younger
+            where younger.run_id = letter.run_id
+              and younger.id > letter.id
+          )))
+        order by letter.id desc
+        limit $9";
+    let ask = tx.query_as(sql).bind(filter.which == Which::All).bind(filter.reason.map(DeathReason::as_str));
+    let ask = ask.bind(filter.step.as_ref().map(ToString::to_string)).bind(filter.class.map(Class::as_str));
+    let ask = ask.bind(filter.workflow.as_ref().map(ToString::to_string)).bind(filter.since.map(seconds)).bind(numbers);
+    let ask = ask.bind(runs).bind(capped(limit));
+    let rows: Vec<LetterRow> = ask.fetch_all(tx.connection()).await?;
     tx.commit().await?;
     Ok(rows.into_iter().map(Letter::from).collect())
 }

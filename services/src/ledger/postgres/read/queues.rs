@@ -96,14 +96,10 @@ pub enum ReadOnly {
 /// None where it takes writes as any other does.
 pub async fn read_only(ledger: &Postgres) -> Result<Option<ReadOnly>> {
     let mut tx = begin(ledger).await?;
-    let (standby, by_default): (bool, bool) = tx
-        .query_as(
-            "select pg_catalog.pg_is_in_recovery(), reset_val = 'on'
-             from pg_catalog.pg_settings
-             where name = 'default_transaction_read_only'",
-        )
-        .fetch_one(tx.connection())
-        .await?;
+    let sql = "select pg_catalog.pg_is_in_recovery(), reset_val = 'on'
+        from pg_catalog.pg_settings
+        where name = 'default_transaction_read_only'";
+    let (standby, by_default): (bool, bool) = tx.query_as(sql).fetch_one(tx.connection()).await?;
     Ok(match (standby, by_default) {
         (true, _) => Some(ReadOnly::Standby),
         (false, true) => Some(ReadOnly::ByDefault),
@@ -285,88 +281,65 @@ pub const STEPS: &str = "
     order by queue.step";
 
 pub(super) async fn gates_in(tx: &mut Tx) -> Result<Vec<Gate>> {
-    let rows = tx
-        .query_as(
-            "select gate.scope, gate.name, gate.paused_at, gate.paused_by,
-               case when gate.hold_until > now() then gate.hold_until end as hold_until,
-               case when gate.hold_until > now() then gate.hold_reason end as hold_reason,
-               gate.rate, gate.concurrency, gate.breaker, gate.breaker_at,
-               case when gate.breaker <> 'closed' then gate.breaker_reason end as breaker_reason,
-               not state.closed as passes
-             from sluice.gate
-             join sluice.gate_now as state
-               using (scope, name)
-             -- Of a host that no step calls any more, only what a person set.
-             where gate.scope <> 'host'
-               or exists (select from sluice.definition where definition.host = gate.name)
-               or gate.paused_at is not null
-               or gate.rate is not null
-               or gate.concurrency is not null
-             order by gate.scope, gate.name
-             limit $1",
-        )
-        .bind(capped(GATES))
-        .fetch_all(tx.connection())
-        .await?;
-    Ok(rows)
+    let sql = "select gate.scope, gate.name, gate.paused_at, gate.paused_by,
+          case when gate.hold_until > now() then gate.hold_until end as hold_until,
+          case when gate.hold_until > now() then gate.hold_reason end as hold_reason,
+          gate.rate, gate.concurrency, gate.breaker, gate.breaker_at,
+          case when gate.breaker <> 'closed' then gate.breaker_reason end as breaker_reason,
+          not state.closed as passes
+        from sluice.gate
+        join sluice.gate_now as state
+          using (scope, name)
+        -- Of a host that no step calls any more, only what a person set.
+        where gate.scope <> 'host'
+          or exists (select from sluice.definition where definition.host = gate.name)
+          or gate.paused_at is not null
+          or gate.rate is not null
+          or gate.concurrency is not null
+        order by gate.scope, gate.name
+        limit $1";
+    Ok(tx.query_as(sql).bind(capped(GATES)).fetch_all(tx.connection()).await?)
 }
 
 pub(super) async fn open_letters_in(tx: &mut Tx) -> Result<Vec<OpenLetters>> {
-    let rows = tx
-        .query_as(
-            "select reason, step, count(*) as count, min(died_at) as oldest_died_at
-             from (
-               select reason, step, died_at
-               from sluice.dead_letter
-               where resolved_at is null
-               limit $1
-             ) as letter
-             group by reason, step
-             order by reason, step",
-        )
-        .bind(COUNTED)
-        .fetch_all(tx.connection())
-        .await?;
-    Ok(rows)
+    let sql = "select reason, step, count(*) as count, min(died_at) as oldest_died_at
+        from (
+          select reason, step, died_at
+          from sluice.dead_letter
+          where resolved_at is null
+          limit $1
+        ) as letter
+        group by reason, step
+        order by reason, step";
+    Ok(tx.query_as(sql).bind(COUNTED).fetch_all(tx.connection()).await?)
 }
 
 pub(super) async fn pending_projections_in(tx: &mut Tx) -> Result<Pending> {
-    let row = tx
-        .query_as(
-            "select count(*) as count, min(since) as oldest_since
-             from (
-               select since
-               from sluice.projection_pending
-               limit $1
-             ) as pending",
-        )
-        .bind(COUNTED)
-        .fetch_one(tx.connection())
-        .await?;
-    Ok(row)
+    let sql = "select count(*) as count, min(since) as oldest_since
+        from (
+          select since
+          from sluice.projection_pending
+          limit $1
+        ) as pending";
+    Ok(tx.query_as(sql).bind(COUNTED).fetch_one(tx.connection()).await?)
 }
 
 /// The names that a gate of this scope may have: what builds have registered, and what somebody has set already.
 pub async fn known(ledger: &Postgres, scope: Scope) -> Result<Vec<String>> {
     let mut tx = begin(ledger).await?;
-    let names: Vec<(String,)> = tx
-        .query_as(
-            "select distinct name
-             from (
-               select case $1 when 'step' then step when 'workflow' then workflow else host end as name
-               from sluice.definition
-               union all
-               select name
-               from sluice.gate
-               where scope = $1
-             ) as known
-             where name is not null
-             order by name
-             limit $2",
-        )
-        .bind(scope.as_str())
-        .bind(capped(GATES))
-        .fetch_all(tx.connection())
-        .await?;
+    let sql = "select distinct name
+        from (
+          select case $1 when 'step' then step when 'workflow' then workflow else host end as name
+          from sluice.definition
+          union all
+          select name
+          from sluice.gate
+          where scope = $1
+        ) as known
+        where name is not null
+        order by name
+        limit $2";
+    let ask = tx.query_as(sql).bind(scope.as_str()).bind(capped(GATES));
+    let names: Vec<(String,)> = ask.fetch_all(tx.connection()).await?;
     Ok(names.into_iter().map(|(name,)| name).collect())
 }

@@ -91,17 +91,13 @@ pub(super) async fn detail(ledger: &Postgres, id: RunId, most: usize) -> Result<
 }
 
 async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
-    let mut steps: Vec<Step> = tx
-        .query_as(
-            "select position, name, state, due_at, started_at, lease_until, worker, failures, crashes, send_backs, defers,
-               attempts, coalesce(held_by, error) as error
-             from sluice.step
-             where run_id = $1
-             order by position",
-        )
-        .bind(id.uuid())
-        .fetch_all(tx.connection())
-        .await?;
+    let sql =
+        "select position, name, state, due_at, started_at, lease_until, worker, failures, crashes, send_backs, defers,
+          attempts, coalesce(held_by, error) as error
+        from sluice.step
+        where run_id = $1
+        order by position";
+    let mut steps: Vec<Step> = tx.query_as(sql).bind(id.uuid()).fetch_all(tx.connection()).await?;
     let mut waits = waits(tx, vec![id.uuid()]).await?;
     for step in &mut steps {
         run.cut(&mut step.error);
@@ -111,18 +107,13 @@ async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
 }
 
 async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow, most: usize) -> Result<Vec<Attempt>> {
-    let mut attempts: Vec<Attempt> = tx
-        .query_as(
-            "select position, step, worker, started_at, ended_at, outcome, class, http_status, error, note, trace_id
-             from sluice.attempt
-             where run_id = $1
-             order by id desc
-             limit $2",
-        )
-        .bind(id.uuid())
-        .bind(capped(most))
-        .fetch_all(tx.connection())
-        .await?;
+    let sql = "select position, step, worker, started_at, ended_at, outcome, class, http_status, error, note, trace_id
+        from sluice.attempt
+        where run_id = $1
+        order by id desc
+        limit $2";
+    let ask = tx.query_as(sql).bind(id.uuid()).bind(capped(most));
+    let mut attempts: Vec<Attempt> = ask.fetch_all(tx.connection()).await?;
     attempts.reverse();
     for attempt in &mut attempts {
         run.cut(&mut attempt.error);
@@ -132,16 +123,10 @@ async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow, most: usize) -> Result<V
 }
 
 async fn events(tx: &mut Tx, id: RunId) -> Result<Vec<Event>> {
-    let events = tx
-        .query_as(
-            "select id, sequence, type, routing_key, created_at, published_at
-             from sluice.event
-             where run_id = $1
-             order by sequence
-             limit 100",
-        )
-        .bind(id.uuid())
-        .fetch_all(tx.connection())
-        .await?;
-    Ok(events)
+    let sql = "select id, sequence, type, routing_key, created_at, published_at
+        from sluice.event
+        where run_id = $1
+        order by sequence
+        limit 100";
+    Ok(tx.query_as(sql).bind(id.uuid()).fetch_all(tx.connection()).await?)
 }

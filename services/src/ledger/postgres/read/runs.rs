@@ -89,42 +89,36 @@ pub async fn runs(ledger: &Postgres, filter: &RunFilter, limit: usize) -> Result
 }
 
 pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Result<Vec<RunRow>> {
-    let mut rows: Vec<RunRow> = tx
-        .query_as(
-            "select run.id, run.workflow, run.version, run.subject, run.resource, run.state, step.name as step,
-               step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
-               step.due_at, coalesce(step.held_by, step.error) as error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
-               run.cancel_reason, coalesce(run.traceparent, run.linked_traceparent) as traceparent, run.internal,
-               step.position, held.secret, held.memory
-             from sluice.run
-             left join lateral (
-               select current.*
-               from sluice.step as current
-               where current.run_id = run.id
-               order by current.state = 'succeeded',
-                 case when current.state = 'succeeded' then -current.position else current.position end
-               limit 1
-             ) as step on true
-             left join sluice.resource as held
-               on held.name = run.resource
-             where ($1::text is null or run.state = $1)
-               and ($2::text is null or run.workflow = $2)
-               and ($3::text is null or step.name = $3)
-               and ($4::text is null or run.subject = $4)
-               and ($5::float8 is null or run.created_at > now() - make_interval(secs => $5))
-               and ($6::uuid is null or run.id = $6)
-             order by run.id desc
-             limit $7",
-        )
-        .bind(filter.state.map(RunState::as_str))
-        .bind(filter.workflow.as_ref().map(ToString::to_string))
-        .bind(filter.step.as_ref().map(ToString::to_string))
-        .bind(filter.subject.as_ref().map(ToString::to_string))
-        .bind(filter.since.map(seconds))
-        .bind(filter.id.map(RunId::uuid))
-        .bind(capped(limit))
-        .fetch_all(tx.connection())
-        .await?;
+    let sql = "select run.id, run.workflow, run.version, run.subject, run.resource, run.state, step.name as step,
+          step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
+          step.due_at, coalesce(step.held_by, step.error) as error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
+          run.cancel_reason, coalesce(run.traceparent, run.linked_traceparent) as traceparent, run.internal,
+          step.position, held.secret, held.memory
+        from sluice.run
+        left join lateral (
+          select current.*
+          from sluice.step as current
+          where current.run_id = run.id
+          order by current.state = 'succeeded',
+            case when current.state = 'succeeded' then -current.position else current.position end
+          limit 1
+        ) as step on true
+        left join sluice.resource as held
+          on held.name = run.resource
+        where ($1::text is null or run.state = $1)
+          and ($2::text is null or run.workflow = $2)
+          and ($3::text is null or step.name = $3)
+          and ($4::text is null or run.subject = $4)
+          and ($5::float8 is null or run.created_at > now() - make_interval(secs => $5))
+          and ($6::uuid is null or run.id = $6)
+        order by run.id desc
+        limit $7";
+    let ask = tx.query_as(sql).bind(filter.state.map(RunState::as_str));
+    let ask = ask.bind(filter.workflow.as_ref().map(ToString::to_string));
+    let ask = ask.bind(filter.step.as_ref().map(ToString::to_string));
+    let ask = ask.bind(filter.subject.as_ref().map(ToString::to_string)).bind(filter.since.map(seconds));
+    let ask = ask.bind(filter.id.map(RunId::uuid)).bind(capped(limit));
+    let mut rows: Vec<RunRow> = ask.fetch_all(tx.connection()).await?;
     let is_due = |row: &&RunRow| row.run.step_state.as_deref() == Some("due");
     let due: Vec<Uuid> = rows.iter().filter(is_due).map(|row| row.run.id).collect();
     if !due.is_empty() {

@@ -60,47 +60,42 @@ struct Row {
 
 /// Why the due steps of these runs wait. A gate is asked once, however many steps stand before it.
 pub(super) async fn waits(tx: &mut Tx, runs: Vec<Uuid>) -> Result<Waits> {
-    let rows: Vec<Row> = tx
-        .query_as(
-            "with asked as materialized (
-               select step.run_id, step.position, step.name, step.due_at, run.workflow, definition.host,
-                 definition.step is not distinct from step.name as is_known,
-                 held.run_id as behind, held.busy_until,
-                 run.waits and step.position = (
-                   select min(open.position)
-                   from sluice.step as open
-                   where open.run_id = step.run_id
-                     and open.state <> 'succeeded'
-                 ) as for_turn
-               from sluice.step
-               join sluice.run
-                 on run.id = step.run_id
-               left join sluice.resource as held
-                 on held.name = run.resource
-               left join sluice.definition
-                 on definition.workflow = run.workflow
-                 and definition.version = run.version
-                 and definition.position = step.position
-               where step.run_id = any($1)
-                 and step.state = 'due'
-             ),
-             gates as materialized (
-               select place.workflow, place.name, place.host, state.*
-               from (select distinct workflow, name, host from asked) as place
-               cross join lateral sluice.gate_state(place.workflow, place.name, place.host) as state
-             )
-             select asked.run_id, asked.position, asked.due_at, now() as now, asked.for_turn, asked.behind,
-               asked.busy_until, asked.is_known, gates.limited, gates.reason,
-               gates.passes and not (gates.half_open and gates.probe_run is distinct from asked.run_id) as passes
-             from asked
-             join gates
-               on gates.workflow = asked.workflow
-               and gates.name = asked.name
-               and gates.host is not distinct from asked.host",
+    let sql = "with asked as materialized (
+          select step.run_id, step.position, step.name, step.due_at, run.workflow, definition.host,
+            definition.step is not distinct from step.name as is_known,
+            held.run_id as behind, held.busy_until,
+            run.waits and step.position = (
+              select min(open.position)
+              from sluice.step as open
+              where open.run_id = step.run_id
+                and open.state <> 'succeeded'
+            ) as for_turn
+          from sluice.step
+          join sluice.run
+            on run.id = step.run_id
+          left join sluice.resource as held
+            on held.name = run.resource
+          left join sluice.definition
+            on definition.workflow = run.workflow
+            and definition.version = run.version
+            and definition.position = step.position
+          where step.run_id = any($1)
+            and step.state = 'due'
+        ),
+        gates as materialized (
+          select place.workflow, place.name, place.host, state.*
+          from (select distinct workflow, name, host from asked) as place
+          cross join lateral sluice.gate_state(place.workflow, place.name, place.host) as state
         )
-        .bind(runs)
-        .fetch_all(tx.connection())
-        .await?;
+        select asked.run_id, asked.position, asked.due_at, now() as now, asked.for_turn, asked.behind,
+          asked.busy_until, asked.is_known, gates.limited, gates.reason,
+          gates.passes and not (gates.half_open and gates.probe_run is distinct from asked.run_id) as passes
+        from asked
+        join gates
+          on gates.workflow = asked.workflow
+          and gates.name = asked.name
+          and gates.host is not distinct from asked.host";
+    let rows: Vec<Row> = tx.query_as(sql).bind(runs).fetch_all(tx.connection()).await?;
     Ok(Waits(rows.into_iter().map(|row| ((row.run_id, row.position), row.waits())).collect()))
 }
 
