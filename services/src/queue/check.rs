@@ -54,7 +54,7 @@ impl Queue {
     }
 
     async fn facts(&self) -> Result<Facts, RedisError> {
-        let client = self.shared.config.client().map_err(|bad| bad.into_source())?;
+        let client = self.shared.config.client().map_err(|bad| bad.source)?;
         let mut connection = single(&client).await?;
         let info: String = match redis::cmd("INFO").query_async(&mut connection).await {
             Ok(info) => info,

@@ -51,16 +51,12 @@ impl Config {
 
     /// Parses the address. Opens no connection.
     pub(super) fn client(&self) -> Result<Client, BadConfig> {
-        let info = self.url.expose().into_connection_info().map_err(|source| self.refused(source))?;
+        let info = self.url.expose().into_connection_info()?;
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         #[cfg(target_os = "linux")]
         // A network that swallows packets would otherwise hold a dead connection for a quarter of an hour.
         let tcp = tcp.set_user_timeout(self.response_timeout);
-        Client::open(info.set_tcp_settings(tcp)).map_err(|source| self.refused(source))
-    }
-
-    pub(super) fn refused(&self, source: RedisError) -> BadConfig {
-        BadConfig { source }
+        Ok(Client::open(info.set_tcp_settings(tcp))?)
     }
 }
 
@@ -71,13 +67,8 @@ impl Config {
      or rediss:// for TLS"
 )]
 pub struct BadConfig {
-    source: RedisError,
-}
-
-impl BadConfig {
-    pub(super) fn into_source(self) -> RedisError {
-        self.source
-    }
+    #[from]
+    pub(super) source: RedisError,
 }
 
 /// What all keys begin with: letters, digits, hyphens and underscores, at most 40.

@@ -5,6 +5,7 @@
 
 use std::{convert::Infallible, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use tokio::{
     sync::{Semaphore, watch},
     time::{self, Instant},
@@ -12,7 +13,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use workflows::ids::StepName;
 
-use super::{Delivery, Queue, Transport, apalis_redis, lists, service::ConsumerState};
+use super::{
+    Delivery, Queue, Transport, apalis_redis, lists,
+    service::{ConsumerState, Handler},
+};
 use crate::{name, telemetry::health::Pulse};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -91,13 +95,17 @@ impl Consumer {
 
     /// Runs until `shutdown`, through any outage of Redis. Then nothing more is fetched, and handlers that run may finish
     /// within the grace period.
-    pub async fn run<H, Fut>(self, handler: H, shutdown: CancellationToken) -> Drained
+    pub async fn run<Fut>(
+        self,
+        handler: impl Fn(Delivery) -> Fut + Send + Sync + 'static,
+        shutdown: CancellationToken,
+    ) -> Drained
     where
-        H: FnMut(Delivery) -> Fut + Clone + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        let handler: Handler = Arc::new(move |delivery| handler(delivery).boxed());
         let work = async {
-            self.supervise(handler, &shutdown).await;
+            self.supervise(&handler, &shutdown).await;
             self.drain().await
         };
         let drained = tokio::select! {
@@ -108,16 +116,17 @@ impl Consumer {
         drained
     }
 
-    async fn supervise<H, Fut>(&self, handler: H, shutdown: &CancellationToken)
-    where
-        H: FnMut(Delivery) -> Fut + Clone + Send + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
+    async fn supervise(&self, handler: &Handler, shutdown: &CancellationToken) {
         let mut backoff = FIRST_BACKOFF;
         while !shutdown.is_cancelled() {
             let started = Instant::now();
-            let name = worker_name(&self.step);
-            let ended = self.run_worker(&name, handler.clone(), shutdown).await;
+            // Unique per start: apalis-redis refuses a name for 30 s after its last heartbeat.
+            let name: Arc<str> = name::unique(self.step.as_str()).into();
+            // One life of an apalis worker: until `shutdown` (`Ok`) or an error.
+            let ended = match self.queue.shared.config.transport {
+                Transport::Lists => lists::work(self, &name, handler.clone(), shutdown).await,
+                Transport::ApalisRedis => apalis_redis::work(self, &name, handler.clone(), shutdown).await,
+            };
             self.state.status.send_modify(|status| status.worker = None);
             let Err(error) = ended else { continue };
             if started.elapsed() >= STEADY {
@@ -133,18 +142,6 @@ impl Consumer {
             });
             let _ = time::timeout(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0), shutdown.cancelled()).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
-        }
-    }
-
-    /// One life of an apalis worker: until `shutdown` (`Ok`) or an error.
-    async fn run_worker<H, Fut>(&self, name: &Arc<str>, handler: H, shutdown: &CancellationToken) -> Result<(), String>
-    where
-        H: FnMut(Delivery) -> Fut + Send + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        match self.queue.shared.config.transport {
-            Transport::Lists => lists::work(self, name, handler, shutdown).await,
-            Transport::ApalisRedis => apalis_redis::work(self, name, handler, shutdown).await,
         }
     }
 
@@ -178,9 +175,4 @@ impl Consumer {
         let abandoned = self.state.status.borrow().abandoned;
         Drained { abandoned }
     }
-}
-
-/// Unique per start: apalis-redis refuses a name for 30 s after its last heartbeat.
-fn worker_name(step: &StepName) -> Arc<str> {
-    name::unique(step.as_str()).into()
 }

@@ -70,9 +70,7 @@ impl Queue {
     ///
     /// Must be called within a tokio runtime.
     pub fn connect(config: &Config) -> Result<Self, BadConfig> {
-        let client = config.client()?;
-        let link = Link::new(client, patience(config)).map_err(|source| config.refused(source))?;
-        let link = Arc::new(link);
+        let link = Arc::new(Link::new(config.client()?, patience(config))?);
         let wakes = Wakes::start(link.clone(), &config.prefix);
         Ok(Self { shared: Arc::new(Shared { link, config: config.clone(), wakes, pushers: Default::default() }) })
     }

@@ -101,9 +101,12 @@ impl ConsumerState {
     }
 }
 
+/// What is done with each hint.
+pub(super) type Handler = Arc<dyn Fn(Delivery) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// The service that an apalis worker calls for each task. What is fetched is started at once: nothing waits in memory.
-pub(super) struct HintService<H> {
-    handler: H,
+pub(super) struct HintService {
+    handler: Handler,
     worker: Arc<str>,
     state: ConsumerState,
     permits: PollSemaphore,
@@ -111,16 +114,12 @@ pub(super) struct HintService<H> {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl<H> HintService<H> {
-    pub(super) fn new(handler: H, worker: Arc<str>, state: ConsumerState) -> Self {
+impl HintService {
+    pub(super) fn new(handler: Handler, worker: Arc<str>, state: ConsumerState) -> Self {
         Self { handler, worker, permits: PollSemaphore::new(state.permits.clone()), state, permit: None }
     }
 
-    fn start<Fut>(&mut self, hint: Hint, permit: Option<OwnedSemaphorePermit>, answer: Answer)
-    where
-        H: FnMut(Delivery) -> Fut,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
+    fn start(&mut self, hint: Hint, permit: Option<OwnedSemaphorePermit>, answer: Answer) {
         let worker = self.worker.clone();
         let handling = (self.handler)(Delivery { hint, worker, unanswered: Some(answer), _place: permit });
         self.state.running.spawn(handle(handling, self.state.clone()));
@@ -128,11 +127,7 @@ impl<H> HintService<H> {
 }
 
 /// A hint of our own transport, which comes with its permit. apalis is done with it at once.
-impl<H, Fut> Service<Task<Fetched>> for HintService<H>
-where
-    H: FnMut(Delivery) -> Fut,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+impl Service<Task<Fetched>> for HintService {
     type Response = ();
     type Error = BoxDynError;
     type Future = Ready<Result<(), BoxDynError>>;
@@ -150,11 +145,7 @@ where
 }
 
 /// A task of apalis-redis, which waits for the acknowledgement.
-impl<H, Fut> Service<Task<()>> for HintService<H>
-where
-    H: FnMut(Delivery) -> Fut,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+impl Service<Task<()>> for HintService {
     type Response = ();
     type Error = BoxDynError;
     type Future = BoxFuture<'static, Result<(), BoxDynError>>;

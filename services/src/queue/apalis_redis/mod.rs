@@ -26,7 +26,11 @@ use workflows::ids::StepName;
 
 pub(super) use self::sweep::keep_swept;
 use self::watched::{Traffic, WakePolling, Watched};
-use super::{Consumer, Delivery, Error, Hint, Queue, consume::CLOSE_WITHIN, service::HintService};
+use super::{
+    Consumer, Error, Hint, Queue,
+    consume::CLOSE_WITHIN,
+    service::{Handler, HintService},
+};
 
 static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/push.lua")));
 static DEPTH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/depth.lua")));
@@ -56,42 +60,32 @@ pub(super) async fn depth(queue: &Queue, step: &StepName) -> Result<u64, Error> 
 
 /// One life of an apalis worker: until `shutdown` (`Ok`) or an error. It is struck off at its end, which hands back what it had
 /// fetched; where Redis cannot be reached, another consumer's sweep does that once the name has been silent.
-pub(super) async fn work<H, Fut>(
+pub(super) async fn work(
     consumer: &Consumer,
     name: &Arc<str>,
-    handler: H,
+    handler: Handler,
     shutdown: &CancellationToken,
-) -> Result<(), String>
-where
-    H: FnMut(Delivery) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+) -> Result<(), String> {
     let ended = live(consumer, name, handler, shutdown).await;
     let _ = consumer.queue.retire(&consumer.step, name).await;
     ended
 }
 
-async fn live<H, Fut>(
+async fn live(
     consumer: &Consumer,
     name: &Arc<str>,
-    handler: H,
+    handler: Handler,
     shutdown: &CancellationToken,
-) -> Result<(), String>
-where
-    H: FnMut(Delivery) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+) -> Result<(), String> {
     let (queue, step) = (&consumer.queue, &consumer.step);
     // Before it registers, or another consumer's sweep would find a registered worker without a sign of life.
     queue.keep_alive(step, name).await.map_err(|error| error.to_string())?;
     let traffic = Traffic::new();
     let context = WorkerContext::new(name);
-    let worker = WorkerBuilder::new(&context)
-        .backend(PollWith::new(
-            storage(queue, step, traffic.clone()),
-            WakePolling::new(queue.bell(queue.keys(step).wake().to_owned()), traffic.clone()),
-        ))
-        .build(HintService::new(handler, name.clone(), consumer.state.clone()));
+    let polling = WakePolling::new(queue.bell(queue.keys(step).wake().to_owned()), traffic.clone());
+    let backend = PollWith::new(storage(queue, step, traffic.clone()), polling);
+    let service = HintService::new(handler, name.clone(), consumer.state.clone());
+    let worker = WorkerBuilder::new(&context).backend(backend).build(service);
     consumer.state.connected(name);
     let mut running = pin!(worker.run());
     tokio::select! {

@@ -27,10 +27,10 @@ use workflows::ids::StepName;
 
 use super::sweep;
 use crate::queue::{
-    Consumer, Delivery, Error, Hint, Queue,
+    Consumer, Error, Hint, Queue,
     config::CONNECT_TIMEOUT,
     consume::CLOSE_WITHIN,
-    service::{ConsumerState, HintService},
+    service::{ConsumerState, Handler, HintService},
 };
 
 /// How long a worker blocks in Redis before it hears that Redis is still there.
@@ -44,16 +44,12 @@ const AHEAD: usize = 16;
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// One life of an apalis worker: until `shutdown` (`Ok`), or an error of Redis.
-pub(in crate::queue) async fn work<H, Fut>(
+pub(in crate::queue) async fn work(
     consumer: &Consumer,
     name: &Arc<str>,
-    handler: H,
+    handler: Handler,
     shutdown: &CancellationToken,
-) -> Result<(), String>
-where
-    H: FnMut(Delivery) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+) -> Result<(), String> {
     let connection = connect(&consumer.queue).await.map_err(|error| error.to_string())?;
     consumer.state.connected(name);
     let fetching = Fetching {
@@ -66,11 +62,8 @@ where
         ahead: AHEAD.min((consumer.concurrency / 2).max(1)),
         shutdown: shutdown.clone(),
     };
-    let worker = WorkerBuilder::new(&**name).backend(Lists::new(fetching)).build(HintService::new(
-        handler,
-        name.clone(),
-        consumer.state.clone(),
-    ));
+    let service = HintService::new(handler, name.clone(), consumer.state.clone());
+    let worker = WorkerBuilder::new(&**name).backend(Lists::new(fetching)).build(service);
     let mut running = pin!(worker.run());
     let ended = tokio::select! {
         ended = &mut running => ended,
