@@ -3,7 +3,7 @@
 
 use std::{
     future::Future,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// Whether enough of the lease is left.
@@ -42,26 +42,22 @@ pub struct Withheld;
 /// One attempt's calls that create or delete.
 pub struct ExclusiveCalls<'a> {
     permission: Box<dyn Fn() -> Permission + Send + Sync + 'a>,
-    in_flight: AtomicU8,
+    in_flight: Mutex<InFlight>,
 }
-
-const NEVER: u8 = 0;
-const UNKNOWN: u8 = 1;
-const LANDED: u8 = 2;
 
 impl<'a> ExclusiveCalls<'a> {
     /// `permission` is asked right before each call; it must be quick and must not block.
     pub fn new(permission: impl Fn() -> Permission + Send + Sync + 'a) -> Self {
-        Self { permission: Box::new(permission), in_flight: AtomicU8::new(NEVER) }
+        Self { permission: Box::new(permission), in_flight: Mutex::new(InFlight::Never) }
     }
 
     /// Whether a call may still be under way. A call that was dropped in the middle counts as under way.
     pub fn in_flight(&self) -> InFlight {
-        match self.in_flight.load(Ordering::Acquire) {
-            NEVER => InFlight::Never,
-            LANDED => InFlight::Landed,
-            _ => InFlight::Unknown,
-        }
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InFlight> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends `call` where the lease allows it. `end` judges its result.
@@ -73,16 +69,16 @@ impl<'a> ExclusiveCalls<'a> {
         if (self.permission)() == Permission::Withheld {
             return Err(Withheld);
         }
-        let before = self.in_flight.swap(UNKNOWN, Ordering::AcqRel);
+        let before = std::mem::replace(&mut *self.lock(), InFlight::Unknown);
         let result = call.await;
         let after = match end(&result) {
             CallEnd::NotSent => before,
-            CallEnd::Unknown => UNKNOWN,
+            CallEnd::Unknown => InFlight::Unknown,
             // One that landed says nothing about an earlier one that did not.
-            CallEnd::Final if before == UNKNOWN => UNKNOWN,
-            CallEnd::Final => LANDED,
+            CallEnd::Final if before == InFlight::Unknown => before,
+            CallEnd::Final => InFlight::Landed,
         };
-        self.in_flight.store(after, Ordering::Release);
+        *self.lock() = after;
         Ok(result)
     }
 }

@@ -54,9 +54,6 @@ pub enum Reach {
 /// A lease that survives two renewals that fail.
 pub const LEASE: Duration = Duration::from_secs(4);
 
-/// How often a lease is renewed.
-pub const RENEWAL: Duration = Duration::from_secs(1);
-
 /// The lease that must be left for a call that creates or deletes to be sent: then the lease's end is also the end of the
 /// time in which the server finishes what it was sent.
 pub const EXCLUSIVE_CALL: Duration = Duration::from_millis(2500);

@@ -227,43 +227,37 @@ fn is_database_failure(error: &ApiError, name: &InstanceName) -> bool {
 fn advice(error: &ApiError, name: &InstanceName) -> Option<(Mend, &'static str)> {
     const LASTS: &str = "where this lasts, check EVOLUTION_API_BASE_URL and what stands between the workers and the API, a proxy \
                          that HTTP_PROXY or HTTPS_PROXY names among it";
+    let person = |what| Some((Mend::Person, what));
     if classify(error, name) == Verdict::KeyRefused {
-        return Some((Mend::Person, "set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY"));
+        return person("set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY");
     }
     match &error.kind {
-        ErrorKind::Unreachable(why) if why.to_ascii_lowercase().contains("certificate") => Some((
-            Mend::Person,
+        ErrorKind::Unreachable(why) if why.to_ascii_lowercase().contains("certificate") => person(
             "a person must mend it: give the API a certificate that is valid for its name, or name a file with its CA in \
              SSL_CERT_FILE",
-        )),
-        ErrorKind::Answer(answer) if answer.message.starts_with("LICENSE_REQUIRED") => Some((
-            Mend::Person,
-            "a person must mend it: the API does nothing before its licence is activated in its manager",
-        )),
-        ErrorKind::Answer(answer) if Says::of(answer, name) == Says::RabbitmqOff => Some((
-            Mend::Person,
-            "a person must mend it: set the API's RABBITMQ_ENABLED to true, or EVOLUTION_AMQP_MODE to global",
-        )),
+        ),
+        ErrorKind::Answer(answer) if answer.message.starts_with("LICENSE_REQUIRED") => {
+            person("a person must mend it: the API does nothing before its licence is activated in its manager")
+        }
+        ErrorKind::Answer(answer) if Says::of(answer, name) == Says::RabbitmqOff => {
+            person("a person must mend it: set the API's RABBITMQ_ENABLED to true, or EVOLUTION_AMQP_MODE to global")
+        }
         ErrorKind::Answer(answer) if answer.shape == Shape::Foreign => match answer.status {
-            _ if answer.has_no_such_path() => Some((
-                Mend::Person,
+            _ if answer.has_no_such_path() => person(
                 "a person must mend it: set EVOLUTION_API_BASE_URL to the address that the API itself answers at, with \
                  no path behind it that is not the API's",
-            )),
-            300..=399 => Some((
-                Mend::Person,
+            ),
+            300..=399 => person(
                 "a person must mend it: set EVOLUTION_API_BASE_URL to the address that the API itself answers at",
-            )),
-            401 => Some((
-                Mend::Person,
+            ),
+            401 => person(
                 "a person must mend it: something before the API asks for a user name and a password; let the workers \
                  past it, or set EVOLUTION_API_BASE_URL to an address behind it",
-            )),
-            407 => Some((
-                Mend::Person,
+            ),
+            407 => person(
                 "a person must mend it: the proxy that HTTP_PROXY or HTTPS_PROXY names asks for credentials; give them \
                  there, or name the API's host in NO_PROXY",
-            )),
+            ),
             502..=504 => None,
             _ => Some((Mend::Itself, LASTS)),
         },

@@ -82,11 +82,9 @@ impl fmt::Display for ApiError {
         const FOREIGN: &str = "with something that is not the Evolution API";
         let call = self.call;
         match &self.kind {
-            ErrorKind::Answer(answer) if answer.shape == Shape::Foreign && answer.message.is_empty() => {
-                write!(f, "{call} answered {} {FOREIGN}: an empty body", answer.status)
-            }
-            ErrorKind::Answer(answer) if answer.shape == Shape::Foreign => {
-                write!(f, "{call} answered {} {FOREIGN}: {}", answer.status, answer.message)
+            ErrorKind::Answer(Answer { status, shape: Shape::Foreign, message, .. }) => {
+                let what = if message.is_empty() { "an empty body" } else { message };
+                write!(f, "{call} answered {status} {FOREIGN}: {what}")
             }
             ErrorKind::Foreign { status, what } => write!(f, "{call} answered {status} {FOREIGN}: {what}"),
             ErrorKind::Answer(answer) if answer.message.is_empty() => write!(f, "{call} answered {}", answer.status),

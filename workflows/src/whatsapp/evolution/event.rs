@@ -74,6 +74,12 @@ impl FromStr for Event {
     }
 }
 
+impl AsRef<str> for Event {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

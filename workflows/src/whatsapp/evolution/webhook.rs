@@ -11,37 +11,28 @@ use crate::secret::Secret;
 
 /// A webhook to be set. A header named `jwt_key` is not sent but signs a token for each delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Webhook {
+pub struct Webhook<E = Event> {
     pub enabled: bool,
     pub url: Secret,
-    pub events: BTreeSet<Event>,
+    pub events: BTreeSet<E>,
     pub headers: BTreeMap<String, Secret>,
     pub by_events: bool,
     pub base64: bool,
 }
 
 /// A webhook as the API stores it. Events are texts: the API does not check those that came inside a create.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredWebhook {
-    pub enabled: bool,
-    pub url: Secret,
-    pub events: BTreeSet<String>,
-    pub headers: BTreeMap<String, Secret>,
-    pub by_events: bool,
-    pub base64: bool,
-}
+pub type StoredWebhook = Webhook<String>;
 
 impl Webhook {
     /// The request body. Every field is sent, since the API keeps the stored value of one that is left out; the keys differ
     /// from those that it answers with.
     pub fn body(&self) -> Value {
-        let headers: BTreeMap<_, _> = self.headers.iter().map(|(name, value)| (name, value.expose())).collect();
         let events: Vec<_> = self.events.iter().map(|event| event.as_str()).collect();
         json!({ "webhook": {
             "enabled": self.enabled,
             "url": self.url.expose(),
             "events": events,
-            "headers": headers,
+            "headers": self.exposed_headers(),
             "byEvents": self.by_events,
             "base64": self.base64,
         }})
@@ -54,12 +45,10 @@ impl Webhook {
 
     /// Which fields are stored otherwise than asked, by name.
     pub fn differences(&self, stored: &StoredWebhook) -> Vec<&'static str> {
-        let asked: BTreeSet<_> = self.events.iter().map(|event| event.as_str()).collect();
-        let has: BTreeSet<_> = stored.events.iter().map(String::as_str).collect();
         [
             ("enabled", self.enabled == stored.enabled),
             ("url", self.url == stored.url),
-            ("events", asked == has),
+            ("events", self.event_names() == stored.event_names()),
             ("headers", self.headers == stored.headers),
             ("byEvents", self.by_events == stored.by_events),
             ("base64", self.base64 == stored.base64),
@@ -92,36 +81,23 @@ impl Digest {
     }
 }
 
-fn digest<'a>(
-    enabled: bool,
-    url: &Secret,
-    events: impl Iterator<Item = &'a str>,
-    headers: &BTreeMap<String, Secret>,
-    by_events: bool,
-    base64: bool,
-) -> Digest {
-    let events: BTreeSet<&str> = events.collect();
-    let headers: BTreeMap<_, _> = headers.iter().map(|(name, value)| (name, value.expose())).collect();
-    Digest::of([
-        ("enabled", json!(enabled)),
-        ("url", json!(url.expose())),
-        ("events", json!(events)),
-        ("headers", json!(headers)),
-        ("byEvents", json!(by_events)),
-        ("base64", json!(base64)),
-    ])
-}
-
-impl Webhook {
+impl<E: AsRef<str>> Webhook<E> {
     pub fn digest(&self) -> Digest {
-        let events = self.events.iter().map(|event| event.as_str());
-        digest(self.enabled, &self.url, events, &self.headers, self.by_events, self.base64)
+        Digest::of([
+            ("enabled", json!(self.enabled)),
+            ("url", json!(self.url.expose())),
+            ("events", json!(self.event_names())),
+            ("headers", json!(self.exposed_headers())),
+            ("byEvents", json!(self.by_events)),
+            ("base64", json!(self.base64)),
+        ])
     }
-}
 
-impl StoredWebhook {
-    pub fn digest(&self) -> Digest {
-        let events = self.events.iter().map(String::as_str);
-        digest(self.enabled, &self.url, events, &self.headers, self.by_events, self.base64)
+    fn event_names(&self) -> BTreeSet<&str> {
+        self.events.iter().map(AsRef::as_ref).collect()
+    }
+
+    fn exposed_headers(&self) -> BTreeMap<&str, &str> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect()
     }
 }

@@ -51,28 +51,22 @@ mod tests {
     use super::*;
     use crate::whatsapp::provision::step_names;
 
+    fn steps() -> Vec<Step> {
+        definition(Retry::default(), Duration::from_secs(30), Duration::from_secs(86_400), "api.example").steps
+    }
+
     #[test]
     fn the_definition_and_the_steps_have_the_same_names_in_the_same_order() {
-        let workflow =
-            definition(Retry::default(), Duration::from_secs(30), Duration::from_secs(86_400), "api.example");
-
-        let names: Vec<_> = workflow.steps.iter().map(|step| step.name.clone()).collect();
+        let names: Vec<_> = steps().into_iter().map(|step| step.name).collect();
 
         assert_eq!(names, step_names());
     }
 
     #[test]
     fn only_the_step_that_creates_keeps_others_away_from_the_name() {
-        let workflow =
-            definition(Retry::default(), Duration::from_secs(30), Duration::from_secs(86_400), "api.example");
+        let steps = steps();
+        let exclusive = steps.iter().filter(|step| step.reach == Reach::Exclusive).map(|step| step.name.as_str());
 
-        let exclusive: Vec<_> = workflow
-            .steps
-            .iter()
-            .filter(|step| step.reach == Reach::Exclusive)
-            .map(|step| step.name.as_str())
-            .collect();
-
-        assert_eq!(exclusive, [CREATE_INSTANCE]);
+        assert_eq!(exclusive.collect::<Vec<_>>(), [CREATE_INSTANCE]);
     }
 }

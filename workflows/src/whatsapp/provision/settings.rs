@@ -1,6 +1,6 @@
 //! What the steps are told once, at start: parsed here, with one line per fault, and not checked again.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,8 @@ impl Default for Timings {
 }
 
 /// One fault of the settings, in one line: where, what, and what is expected. Never a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
 pub struct Fault {
     pub setting: String,
     pub problem: String,
@@ -85,14 +86,6 @@ impl Fault {
         Self { setting: setting.into(), problem: problem.into() }
     }
 }
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.setting, self.problem)
-    }
-}
-
-impl std::error::Error for Fault {}
 
 /// The settings, valid.
 #[derive(Debug, Clone)]
