@@ -5,18 +5,15 @@
 use std::{collections::HashSet, fmt, time::Duration};
 
 use futures::future::{BoxFuture, pending, try_join_all};
-use lapin::{
-    Channel, Connection, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions},
-    types::FieldTable,
-};
+use lapin::{Channel, Connection, options::QueueBindOptions, types::FieldTable};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::{
     Trouble,
     feed::{Feed, Source},
-    rabbitmq::{answered, or_find},
+    keep::Said,
+    rabbitmq::{answered, declare_exchange, or_find},
 };
 use crate::ledger::{self, postgres::Postgres};
 
@@ -74,20 +71,18 @@ pub(super) async fn keep_bound(connection: &Connection, feed: &Feed, ledger: &Po
         at: Some(String::new()),
         looked_at_all: None,
     };
-    let mut said = String::new();
+    let mut said = Said::default();
     loop {
         let rest = match binder.round().await {
             Ok(()) => {
-                said.clear();
+                said = Said::default();
                 if binder.at.is_some() { Duration::ZERO } else { LOOKS }
             }
             Err(Stopped::Link(trouble)) => return trouble,
             Err(Stopped::Ledger(error)) => {
-                let error = error.to_string();
-                if error != said {
+                if let Some(error) = said.news(&error) {
                     tracing::warn!(error, "cannot read which exchanges there are; trying again");
                 }
-                said = error;
                 LOOKS
             }
         };
@@ -96,21 +91,12 @@ pub(super) async fn keep_bound(connection: &Connection, feed: &Feed, ledger: &Po
 }
 
 /// Why a round came to no end.
+#[derive(Debug, thiserror::Error)]
 enum Stopped {
-    Link(Trouble),
-    Ledger(ledger::Error),
-}
-
-impl From<Trouble> for Stopped {
-    fn from(trouble: Trouble) -> Self {
-        Self::Link(trouble)
-    }
-}
-
-impl From<ledger::Error> for Stopped {
-    fn from(error: ledger::Error) -> Self {
-        Self::Ledger(error)
-    }
+    #[error(transparent)]
+    Link(#[from] Trouble),
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
 }
 
 struct Binder<'a> {
@@ -238,12 +224,6 @@ impl Binder<'_> {
 
 fn may_be_an_exchanges(name: &str) -> bool {
     name.len() <= LONGEST && !name.starts_with("amq.")
-}
-
-/// As the other program does it.
-pub(super) async fn declare_exchange(channel: &Channel, name: &str, passive: bool) -> lapin::Result<()> {
-    let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default()).await
 }
 
 /// Binds the feed's queue to an exchange, by each of the feed's keys.

@@ -7,10 +7,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture};
 use lapin::{
-    Channel, Connection, Consumer,
+    Connection, Consumer,
     message::Delivery,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable, ShortString},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::{AMQPValue, FieldTable},
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 pub use super::bindings::Exchanges;
 use super::{
     Address, Deps, Trouble,
-    bindings::{bind_queue, declare_exchange, keep_bound},
-    keep::{FIRST_PAUSE, Keeper},
-    rabbitmq::{answered, connect, or_find},
+    bindings::{bind_queue, keep_bound},
+    keep::{FIRST_PAUSE, Keeper, Said},
+    rabbitmq::{answered, close, connect, declare_exchange, declare_quorum, or_find},
 };
 use crate::{
     ledger::{self, postgres::Postgres},
@@ -116,7 +116,7 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
             lost = link.inbox.take_in(&feed, &ledger, &vitals.metrics, &pulse, &shutdown) => lost,
             trouble = keep_bound(&link.connection, &feed, &ledger) => Some(trouble),
         };
-        link.close().await;
+        close(&link.connection).await;
         lost
     };
     keeper.keep(async || Link::open(&feed).await, work).await;
@@ -145,10 +145,6 @@ impl Link {
         };
         let consumer = answered(&format!("listen at the queue {}", feed.queue), &feed.address, listening).await?;
         Ok(Self { connection, inbox: Inbox { consumer } })
-    }
-
-    async fn close(self) {
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.connection.close(200, "done".into())).await;
     }
 }
 
@@ -210,16 +206,14 @@ async fn read(
     pulse: &Pulse,
     shutdown: &CancellationToken,
 ) -> Option<Vec<Verdict>> {
-    let mut said = String::new();
+    let mut said = Said::default();
     loop {
         match pulse.waiting(feed.reader.read(ledger, messages)).await {
             Ok(verdicts) => return Some(verdicts),
             Err(error) => {
-                let error = error.to_string();
-                if error != said {
+                if let Some(error) = said.news(&error) {
                     tracing::warn!(error, "cannot write what the other program's events say; trying again");
                 }
-                said = error;
             }
         }
         pulse.waiting(shutdown.run_until_cancelled(sleep(FIRST_PAUSE))).await?;
@@ -258,26 +252,15 @@ async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
         ("x-dead-letter-exchange", AMQPValue::LongString("".into())),
         ("x-dead-letter-routing-key", AMQPValue::LongString(unread.as_str().into())),
     ];
-    let declared = async |passive| quorum(&connection.create_channel().await?, &unread, &kept, passive).await;
+    let declared = async |passive| declare_quorum(&connection.create_channel().await?, &unread, &kept, passive).await;
     or_find(&format!("declare the queue {unread}"), address, declared).await?;
     let declared = async |passive| {
         let channel = connection.create_channel().await?;
-        quorum(&channel, queue, &read, passive).await?;
+        declare_quorum(&channel, queue, &read, passive).await?;
         match source {
             Source::Exchange(exchange) if !passive => bind_queue(&channel, feed, exchange).await,
             _ => Ok(()),
         }
     };
     or_find(&format!("declare the queue {queue}"), address, declared).await
-}
-
-async fn quorum(channel: &Channel, name: &str, arguments: &[(&str, AMQPValue)], passive: bool) -> lapin::Result<()> {
-    let mut all = FieldTable::default();
-    all.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    for (argument, value) in arguments {
-        all.insert(ShortString::from(*argument), value.clone());
-    }
-    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(name.into(), options, all).await?;
-    Ok(())
 }

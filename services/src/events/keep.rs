@@ -13,6 +13,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A link that held for so long was a good one: what ends it is news.
 const STEADY: Duration = Duration::from_secs(30);
 
+/// What was said last, so that a trouble that goes on is said once.
+#[derive(Default)]
+pub(super) struct Said(String);
+
+impl Said {
+    /// The text, where it is not what was said last.
+    pub(super) fn news(&mut self, trouble: &impl ToString) -> Option<&str> {
+        let before = std::mem::replace(&mut self.0, trouble.to_string());
+        (before != self.0).then_some(self.0.as_str())
+    }
+}
+
 /// What links are kept for.
 pub(super) struct Keeper<'a> {
     pub address: &'a Address,
@@ -27,7 +39,7 @@ pub(super) struct Keeper<'a> {
 impl Keeper<'_> {
     /// Runs until `shutdown`. `work` returns why its link is lost; none where shutdown came.
     pub async fn keep<L>(&self, open: impl AsyncFn() -> Result<L, Trouble>, work: impl AsyncFn(L) -> Option<Trouble>) {
-        let (mut pause, mut said, mut is_news) = (FIRST_PAUSE, String::new(), true);
+        let (mut pause, mut said, mut is_news) = (FIRST_PAUSE, Said::default(), true);
         while !self.shutdown.is_cancelled() {
             self.pulse.beat();
             let trouble = match self.pulse.waiting(open()).await {
@@ -41,17 +53,16 @@ impl Keeper<'_> {
                     let trouble = work(link).await;
                     (self.connected)(false);
                     if began.elapsed() > STEADY {
-                        (pause, said) = (FIRST_PAUSE, String::new());
+                        (pause, said) = (FIRST_PAUSE, Said::default());
                     }
                     trouble
                 }
                 Err(trouble) => Some(trouble),
             };
             let Some(trouble) = trouble else { return };
-            let text = trouble.to_string();
-            if text != said {
+            if let Some(text) = said.news(&trouble) {
                 tracing::warn!(broker = %self.address, "{}: {text}", self.meanwhile);
-                (said, is_news) = (text, true);
+                is_news = true;
             }
             self.pulse.waiting(self.shutdown.run_until_cancelled(sleep(pause))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use self::keep::{FIRST_PAUSE, Keeper};
+use self::keep::{FIRST_PAUSE, Keeper, Said};
 pub use self::{
     message::Message,
     publish::{Answer, Broker, CLAIM, Round, publish_once},
@@ -99,7 +99,7 @@ impl Publisher {
     /// Until the link is lost: why. None: shutdown came.
     async fn publish_over(&self, link: &Link, pulse: &Pulse) -> Option<Trouble> {
         // One event tries the link: where the broker takes none, no others are sent in vain.
-        let (mut most, mut blocked, mut lost) = (1, false, String::new());
+        let (mut most, mut blocked, mut said) = (1, false, Said::default());
         while !self.shutdown.is_cancelled() {
             pulse.beat();
             if blocked && !link.is_blocked() {
@@ -120,7 +120,7 @@ impl Publisher {
             let round = pulse.waiting(publish_once(&self.ledger, link, &self.name, most)).await;
             let rest = match round {
                 Ok(round) => {
-                    lost.clear();
+                    said = Said::default();
                     let Round { routed, unroutable, unconfirmed, claimed } = round;
                     self.vitals.metrics.events_published(routed, unroutable, unconfirmed);
                     // A refusal, too, shows that the broker hears what it is sent.
@@ -136,11 +136,9 @@ impl Publisher {
                     }
                 }
                 Err(error) => {
-                    let error = error.to_string();
-                    if error != lost {
+                    if let Some(error) = said.news(&error) {
                         tracing::warn!(error, "cannot take events from the ledger; trying again");
                     }
-                    lost = error;
                     FIRST_PAUSE
                 }
             };

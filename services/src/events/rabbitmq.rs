@@ -211,7 +211,7 @@ impl Link {
     }
 
     pub async fn close(self) {
-        let _ = timeout(Duration::from_secs(1), self.connection.close(200, "done".into())).await;
+        close(&self.connection).await;
     }
 
     async fn send(&self, exchange: &ShortString, message: &Message) -> lapin::Result<lapin::PublisherConfirm> {
@@ -302,27 +302,46 @@ async fn declare(connection: &Connection, settings: &Settings) -> Result<(), Tro
     let Settings { address, exchange, dead_letters } = settings;
     for name in [exchange, dead_letters] {
         let what = format!("declare the exchange {name}");
-        let declared = async |passive| {
-            let channel = connection.create_channel().await?;
-            let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-            channel.exchange_declare(name.as_str().into(), ExchangeKind::Topic, options, FieldTable::default()).await
-        };
+        let declared = async |passive| declare_exchange(&connection.create_channel().await?, name, passive).await;
         or_find(&what, address, declared).await?;
     }
     let queue = async |passive| {
         let channel = connection.create_channel().await?;
-        let name: ShortString = dead_letters.as_str().into();
-        let mut kind = FieldTable::default();
-        kind.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(name.clone(), options, kind).await?;
+        declare_quorum(&channel, dead_letters, &[], passive).await?;
         if !passive {
-            let all = QueueBindOptions::default();
+            let (name, all): (ShortString, _) = (dead_letters.as_str().into(), QueueBindOptions::default());
             channel.queue_bind(name.clone(), name, "#".into(), all, FieldTable::default()).await?;
         }
         Ok(())
     };
     or_find(&format!("declare the queue {dead_letters}"), address, queue).await
+}
+
+/// A durable topic exchange: as we publish to, and as the other program declares its own.
+pub(super) async fn declare_exchange(channel: &Channel, name: &str, passive: bool) -> lapin::Result<()> {
+    let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+    channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default()).await
+}
+
+/// A durable quorum queue.
+pub(super) async fn declare_quorum(
+    channel: &Channel,
+    name: &str,
+    arguments: &[(&str, AMQPValue)],
+    passive: bool,
+) -> lapin::Result<()> {
+    let mut all = FieldTable::default();
+    all.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    for (argument, value) in arguments {
+        all.insert(ShortString::from(*argument), value.clone());
+    }
+    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name.into(), options, all).await.map(drop)
+}
+
+/// Ends a connection, with a moment for the broker to hear of it.
+pub(super) async fn close(connection: &Connection) {
+    let _ = timeout(Duration::from_secs(1), connection.close(200, "done".into())).await;
 }
 
 /// Declares it; where that is refused, is content with what is there (`true`). The first refusal is

@@ -3,7 +3,7 @@
 //!
 //! Left out on purpose: ids, names, tokens, error texts, inputs and outputs. Workers are numbered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use workflows::{
@@ -49,69 +49,37 @@ pub struct Met {
     pub http_status: Option<u16>,
 }
 
-/// An attempt's row, as far as a scenario needs it. Times count from the start of the run.
-#[derive(Debug, Clone)]
-pub struct Row {
-    pub step: StepName,
-    pub worker: String,
-    pub began: Duration,
-    pub ended: Duration,
-    pub outcome: String,
-    pub class: Option<Class>,
-    pub http_status: Option<u16>,
-}
-
 impl Scenario {
-    /// The scenario of a run, from its rows in any order.
-    pub fn of(workflow: WorkflowName, version: i16, state: RunState, mut rows: Vec<Row>) -> Self {
-        rows.sort_by_key(|row| row.began);
+    /// The scenario of a run: what its attempts met, each with the name of its worker, in any order.
+    pub fn of(workflow: WorkflowName, version: i16, state: RunState, mut met: Vec<(String, Met)>) -> Self {
+        met.sort_by_key(|(_, met)| met.began_ms);
         let mut workers = BTreeMap::new();
-        let attempts = rows.into_iter().map(|row| {
+        let attempts = met.into_iter().map(|(name, met)| {
             let next = workers.len() as u32 + 1;
-            let worker = *workers.entry(row.worker).or_insert(next);
-            Met {
-                step: row.step,
-                worker,
-                began_ms: millis(row.began),
-                took_ms: millis(row.ended.saturating_sub(row.began)),
-                outcome: row.outcome,
-                class: row.class,
-                http_status: row.http_status,
-            }
+            Met { worker: *workers.entry(name).or_insert(next), ..met }
         });
         let attempts = attempts.collect();
         Self { format: FORMAT, about: String::new(), workflow, version, state, attempts }
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(worker: &str, began: u64, outcome: &str, class: Option<Class>) -> Row {
-        Row {
-            step: "send".parse().unwrap(),
-            worker: worker.to_owned(),
-            began: Duration::from_millis(began),
-            ended: Duration::from_millis(began + 40),
-            outcome: outcome.to_owned(),
-            class,
-            http_status: class.map(|_| 500),
-        }
+    fn met(worker: &str, began_ms: u64, outcome: &str, class: Option<Class>) -> (String, Met) {
+        let (step, outcome, http_status) = ("send".parse().unwrap(), outcome.to_owned(), class.map(|_| 500));
+        (worker.to_owned(), Met { step, worker: 0, began_ms, took_ms: 40, outcome, class, http_status })
     }
 
     #[test]
     fn a_scenario_holds_what_attempts_met_and_not_who_they_were() {
-        let rows = vec![
-            row("worker-host-9", 2_000, "succeeded", None),
-            row("worker-host-7", 10, "failed", Some(Class::ServerError)),
+        let met = vec![
+            met("worker-host-9", 2_000, "succeeded", None),
+            met("worker-host-7", 10, "failed", Some(Class::ServerError)),
         ];
 
-        let scenario = Scenario::of("welcome".parse().unwrap(), 1, RunState::Succeeded, rows);
+        let scenario = Scenario::of("welcome".parse().unwrap(), 1, RunState::Succeeded, met);
 
         let workers: Vec<_> = scenario.attempts.iter().map(|met| (met.worker, met.began_ms, met.took_ms)).collect();
         assert_eq!(workers, [(1, 10, 40), (2, 2_000, 40)]);

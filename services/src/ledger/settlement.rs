@@ -2,7 +2,7 @@
 //! worth of changes. Pure, and the same for both ledgers.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 

@@ -269,51 +269,36 @@ mod tests {
     }
 
     #[test]
-    fn good_answers_of_a_healthy_host_are_not_told() {
-        let signals = Signals::default();
-        signals.see("api", HostGate::default(), &Rules::default());
+    fn what_is_told_depends_on_how_the_gate_stands() {
+        let (healthy, failing) = (|number| Signal::Healthy(run(number)), |number| Signal::Failing(run(number)));
+        let gate = HostGate::default();
+        for (what, gate, heard, told) in [
+            ("good answers of a healthy host are not", Some(gate), (0..1000).map(healthy).collect(), vec![]),
+            (
+                "a good answer is, once, where runs have failed",
+                Some(HostGate { failing: true, ..gate }),
+                (0..1000).map(healthy).collect(),
+                vec![healthy(0)],
+            ),
+            (
+                "what a good answer undid is not",
+                None,
+                vec![failing(1), failing(1), healthy(2), failing(3)],
+                vec![healthy(2), failing(3)],
+            ),
+            (
+                "the answer to the run let through is, always",
+                Some(HostGate { breaker: State::HalfOpen, ..gate }),
+                [1, 2, 1].map(healthy).to_vec(),
+                vec![healthy(1), healthy(2)],
+            ),
+        ] {
+            let signals = Signals::default();
+            gate.into_iter().for_each(|gate| signals.see("api", gate, &Rules::default()));
+            heard.into_iter().for_each(|signal: Signal| signals.hear(signal, None));
 
-        for number in 0..1000 {
-            signals.hear(Signal::Healthy(run(number)), None);
+            assert_eq!(signals.take(), told, "{what}");
         }
-
-        assert_eq!(signals.take(), []);
-    }
-
-    #[test]
-    fn a_good_answer_is_told_once_where_runs_have_failed() {
-        let signals = Signals::default();
-        signals.see("api", HostGate { failing: true, ..HostGate::default() }, &Rules::default());
-
-        for number in 0..1000 {
-            signals.hear(Signal::Healthy(run(number)), None);
-        }
-
-        assert_eq!(signals.take(), [Signal::Healthy(run(0))]);
-    }
-
-    #[test]
-    fn what_a_good_answer_undid_is_not_told() {
-        let signals = Signals::default();
-
-        for signal in [Signal::Failing(run(1)), Signal::Failing(run(1)), Signal::Healthy(run(2))] {
-            signals.hear(signal, None);
-        }
-        signals.hear(Signal::Failing(run(3)), None);
-
-        assert_eq!(signals.take(), [Signal::Healthy(run(2)), Signal::Failing(run(3))]);
-    }
-
-    #[test]
-    fn the_answer_to_the_run_let_through_is_always_told() {
-        let signals = Signals::default();
-        signals.see("api", HostGate { breaker: State::HalfOpen, ..HostGate::default() }, &Rules::default());
-
-        for number in [1, 2, 1] {
-            signals.hear(Signal::Healthy(run(number)), None);
-        }
-
-        assert_eq!(signals.take(), [Signal::Healthy(run(1)), Signal::Healthy(run(2))]);
     }
 
     #[test]

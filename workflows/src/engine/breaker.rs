@@ -6,7 +6,7 @@
 //!    └────────────── the run that was let through gets an answer ────────────────────────────────────┘
 //! ```
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use super::{
     ids::RunId,
@@ -324,12 +324,6 @@ impl FromStr for Cause {
 
     fn from_str(text: &str) -> Result<Self, Unknown> {
         [Self::Outage, Self::Key].into_iter().find(|c| c.as_str() == text).ok_or_else(|| Unknown(text.to_owned()))
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

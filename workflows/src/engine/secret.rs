@@ -39,14 +39,6 @@ impl Serialize for Secret {
     }
 }
 
-impl std::str::FromStr for Secret {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self::new(text))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

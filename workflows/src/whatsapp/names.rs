@@ -25,6 +25,11 @@ impl UserId {
     pub fn subject(self) -> Subject {
         Subject::try_from(self.0.to_string()).expect("a uuid is a valid subject")
     }
+
+    /// The user behind a subject, where it is one.
+    pub fn of(subject: &Subject) -> Option<Self> {
+        subject.as_str().parse().ok()
+    }
 }
 
 impl fmt::Display for UserId {
@@ -38,13 +43,6 @@ impl FromStr for UserId {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         text.parse().map(Self).map_err(|_| Invalid::new("user id", text, "the uuid of a profile"))
-    }
-}
-
-impl UserId {
-    /// The user behind a subject, where it is one.
-    pub fn of(subject: &Subject) -> Option<Self> {
-        subject.as_str().parse().ok()
     }
 }
 

@@ -19,7 +19,7 @@ const LIMITS: Limits = Limits { failures: 3, crashes: 2, send_backs: 1 };
 const SPENT: Spent = Spent { failures: 1, crashes: 0, send_backs: 1, defers: 4 };
 
 /// Three steps, of which the first may create or delete.
-fn workflow() -> Definition {
+pub(crate) fn workflow() -> Definition {
     let step = |(name, reach): (&str, Reach)| StepDefinition {
         name: name.parse().unwrap(),
         timeout: Duration::from_secs(30),
@@ -40,7 +40,7 @@ fn workflow() -> Definition {
     }
 }
 
-fn claim(position: i16) -> Claim {
+pub(crate) fn claim(position: i16) -> Claim {
     let step = workflow().step(position).unwrap().name.clone();
     Claim {
         key: Key { run: RunId::new(Default::default()), position, token: Token::new(7) },
@@ -66,6 +66,11 @@ fn claim(position: i16) -> Claim {
 
 fn name(text: &str) -> StepName {
     text.parse().unwrap()
+}
+
+/// The run dies at the second step.
+fn death(reason: DeathReason) -> Then {
+    Then::Die { position: 1, step: name("second"), reason }
 }
 
 fn failure() -> Failure {
@@ -111,21 +116,16 @@ fn the_last_success_ends_the_run() {
 }
 
 #[test]
-fn a_failure_is_counted_and_due_after_the_policys_delay() {
+fn a_failure_is_counted_and_due_after_the_policys_delay_which_the_jitter_spreads() {
     let settlement = plan(&claim(1), Outcome::Retry(failure()));
+    let sooner = Settlement::plan(&claim(1), &workflow(), Outcome::Retry(failure()), Quiet::Yes, 0.0).unwrap();
 
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!(settlement.spent, Spent { failures: 2, defers: 0, ..SPENT });
     // The second failure: twice the base, all of it at the highest jitter.
     assert_eq!(settlement.due, DueIn::After(Duration::from_secs(2)));
+    assert_eq!(sooner.due, DueIn::After(Duration::from_secs(1)));
     assert_records_the_failure(&settlement, "failed");
-}
-
-#[test]
-fn the_jitter_spreads_the_delay() {
-    let settlement = Settlement::plan(&claim(1), &workflow(), Outcome::Retry(failure()), Quiet::Yes, 0.0).unwrap();
-
-    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(1)));
 }
 
 #[test]
@@ -136,28 +136,21 @@ fn the_last_failure_of_the_budget_ends_the_run() {
     let settlement = plan(&claim, Outcome::Retry(failure()));
 
     assert_eq!((settlement.to, settlement.spent.failures), (StepState::Dead, LIMITS.failures));
-    let reason = DeathReason::AttemptsExhausted;
-    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+    assert_eq!(settlement.then, death(DeathReason::AttemptsExhausted));
     assert_records_the_failure(&settlement, "failed");
 }
 
 #[test]
-fn a_defer_counts_nowhere_and_waits_as_long_as_it_was_asked_to() {
-    let asked = Outcome::Defer { failure: failure(), after: Some(Duration::from_secs(100)) };
+fn a_defer_counts_nowhere_and_waits_as_long_as_it_was_asked_to_or_longer_each_time() {
+    let defer = |after| plan(&claim(1), Outcome::Defer { failure: failure(), after });
 
-    let settlement = plan(&claim(1), asked);
+    let settlement = defer(Some(Duration::from_secs(100)));
 
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!(settlement.spent, Spent { defers: 5, ..SPENT });
     assert_eq!(settlement.due, DueIn::After(Duration::from_secs(120)));
+    assert_eq!(defer(None).due, DueIn::After(Duration::from_secs(16)));
     assert_records_the_failure(&settlement, "deferred");
-}
-
-#[test]
-fn a_defer_that_asks_for_nothing_waits_longer_each_time() {
-    let settlement = plan(&claim(1), Outcome::Defer { failure: failure(), after: None });
-
-    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(16)));
 }
 
 #[test]
@@ -177,8 +170,7 @@ fn a_send_back_too_many_ends_the_run_at_the_earlier_step() {
 
     let settlement = plan(&claim, Outcome::SendBack { to: name("second"), failure: failure() });
 
-    let reason = DeathReason::AttemptsExhausted;
-    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+    assert_eq!(settlement.then, death(DeathReason::AttemptsExhausted));
     // It is the earlier step that is dead; this one waits for it.
     assert_eq!((settlement.to, settlement.due), (StepState::Due, DueIn::Waiting));
     assert_records_the_failure(&settlement, "sent_back");
@@ -189,8 +181,7 @@ fn a_send_back_to_no_earlier_step_is_a_refusal() {
     for to in ["second", "third", "unheard-of"] {
         let settlement = plan(&claim(1), Outcome::SendBack { to: name(to), failure: failure() });
 
-        let reason = DeathReason::PermanentError;
-        assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason }, "{to}");
+        assert_eq!(settlement.then, death(DeathReason::PermanentError), "{to}");
         assert_eq!(settlement.to, StepState::Dead);
         assert_records_the_failure(&settlement, "refused");
     }
@@ -201,8 +192,7 @@ fn a_permanent_failure_ends_the_run_and_counts_nothing() {
     let settlement = plan(&claim(1), Outcome::Permanent(failure()));
 
     assert_eq!((settlement.to, settlement.spent), (StepState::Dead, Spent { defers: 0, ..SPENT }));
-    let reason = DeathReason::PermanentError;
-    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+    assert_eq!(settlement.then, death(DeathReason::PermanentError));
     assert_records_the_failure(&settlement, "refused");
 }
 
@@ -266,8 +256,7 @@ fn the_last_crash_of_the_budget_ends_the_run() {
     let settlement = rescue(LIMITS.crashes - 1, false);
 
     assert_eq!((settlement.to, settlement.spent.crashes), (StepState::Dead, LIMITS.crashes));
-    let reason = DeathReason::WorkerLost;
-    assert_eq!(settlement.then, Then::Die { position: 1, step: name("second"), reason });
+    assert_eq!(settlement.then, death(DeathReason::WorkerLost));
 }
 
 #[test]

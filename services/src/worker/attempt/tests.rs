@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use workflows::{
     breaker::{Answer, Signal, Word},
-    definition::{LEASE, Reach},
     ids::{RunId, StepName, Token},
     outcome::{Memory, StepInput},
-    policy::Retry,
-    secret::Secret,
     state::{Spent, StepState},
     workflow::{Boxed, Probe},
 };
 
 use super::*;
-use crate::ledger::{DueKey, HostGate, Key, settlement::Then};
+use crate::ledger::{
+    DueKey, HostGate, Key,
+    settlement::{Then, tests},
+};
 
 const HOST: &str = "api.example";
 
@@ -153,24 +153,11 @@ struct Greeting(Answers);
 
 impl Workflow for Greeting {
     fn definitions(&self) -> Vec<Definition> {
-        let step = |name: &str| Step {
-            name: name.parse().unwrap(),
-            timeout: Duration::from_secs(30),
-            lease: LEASE,
-            retry: Retry::default(),
-            reach: Reach::Shared,
-            host: Some(HOST.to_owned()),
-        };
-        vec![Definition {
-            name: "greeting".parse().unwrap(),
-            version: 1,
-            steps: vec![step("first"), step("second")],
-            deadline: Duration::from_secs(3600),
-            priority: 0,
-            projection: None,
-            source: None,
-            gone: None,
-        }]
+        let workflow = tests::workflow();
+        let shared = workflow.step(1).unwrap();
+        let step = |name: &str| Step { name: name.parse().unwrap(), host: Some(HOST.to_owned()), ..shared.clone() };
+        let steps = vec![step("first"), step("second")];
+        vec![Definition { name: "greeting".parse().unwrap(), steps, ..workflow }]
     }
 
     fn validate(&self, input: &Value) -> std::result::Result<(), String> {
@@ -237,25 +224,15 @@ impl Stub {
 
 impl WorkerLedger for Stub {
     async fn claim(&self, _: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
-        let claim = |key: DueKey| Claim {
-            key: Key { run: key.run, position: key.position, token: Token::new(1) },
-            workflow: "greeting".parse().unwrap(),
-            version: 1,
-            step: "first".parse().unwrap(),
-            spent: Spent::default(),
-            send_backs: Vec::new(),
-            attempt: 1,
-            input: StepInput {
-                subject: "ada".parse().unwrap(),
-                resource: "ada".parse().unwrap(),
-                secret: Secret::new("secret"),
-                memory: Memory::default(),
-                exclusive_before: false,
-                input: self.input.clone(),
-            },
-            traceparent: None,
-            age: Duration::ZERO,
-            waited: None,
+        let claim = |key: DueKey| {
+            let claim = tests::claim(0);
+            Claim {
+                key: Key { run: key.run, position: key.position, token: Token::new(1) },
+                workflow: "greeting".parse().unwrap(),
+                spent: Spent::default(),
+                input: StepInput { input: self.input.clone(), ..claim.input.clone() },
+                ..claim
+            }
         };
         Ok(asked.iter().map(|ask| Claimed::Yes(Box::new(claim(ask.key)))).collect())
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::ledger::{
     Error,
-    scenario::{Row, Scenario},
+    scenario::{Met, Scenario},
 };
 
 /// The run, none where there is no such run. An error where this build does not know a label that the run has.
@@ -23,21 +23,29 @@ pub async fn export(ledger: &Postgres, id: RunId) -> Result<Option<Scenario>> {
 }
 
 fn scenario(RunDetail { run, attempts, .. }: &RunDetail) -> Result<Scenario> {
-    let rows = attempts.iter().map(|attempt| row(attempt, run.created_at)).collect::<Result<_>>()?;
-    Ok(Scenario::of(known(&run.workflow)?, run.version, known(&run.state)?, rows))
+    let mut attempts: Vec<&Attempt> = attempts.iter().collect();
+    attempts.sort_by_key(|attempt| attempt.started_at);
+    let met = attempts.into_iter().map(|attempt| Ok((attempt.worker.clone(), met(attempt, run.created_at)?)));
+    Ok(Scenario::of(known(&run.workflow)?, run.version, known(&run.state)?, met.collect::<Result<_>>()?))
 }
 
-fn row(attempt: &Attempt, began: DateTime<Utc>) -> Result<Row> {
+/// Its worker is numbered by the scenario.
+fn met(attempt: &Attempt, began: DateTime<Utc>) -> Result<Met> {
     let after = |moment: DateTime<Utc>| (moment - began).to_std().unwrap_or(Duration::ZERO);
-    Ok(Row {
+    let (began, ended) = (after(attempt.started_at), after(attempt.ended_at));
+    Ok(Met {
         step: known(&attempt.step)?,
-        worker: attempt.worker.clone(),
-        began: after(attempt.started_at),
-        ended: after(attempt.ended_at),
+        worker: 0,
+        began_ms: millis(began),
+        took_ms: millis(ended.saturating_sub(began)),
         outcome: attempt.outcome.clone(),
         class: attempt.class.as_deref().map(known).transpose()?,
         http_status: attempt.http_status.and_then(|status| u16::try_from(status).ok()),
     })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn known<T: DeserializeOwned>(label: &str) -> Result<T> {

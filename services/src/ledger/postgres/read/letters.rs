@@ -42,22 +42,6 @@ pub enum LetterId {
     Run(RunId),
 }
 
-impl LetterId {
-    fn number(&self) -> Option<i64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Run(_) => None,
-        }
-    }
-
-    fn run(&self) -> Option<Uuid> {
-        match self {
-            Self::Number(_) => None,
-            Self::Run(run) => Some(run.uuid()),
-        }
-    }
-}
-
 /// A run that needs, or needed, a person.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct Letter {
@@ -111,8 +95,10 @@ async fn select(
     ids: Option<&[LetterId]>,
     limit: usize,
 ) -> Result<Vec<Letter>> {
-    let numbers = ids.map(|ids| ids.iter().filter_map(LetterId::number).collect::<Vec<_>>());
-    let runs = ids.map(|ids| ids.iter().filter_map(LetterId::run).collect::<Vec<_>>());
+    let number = |id: &LetterId| if let LetterId::Number(number) = id { Some(*number) } else { None };
+    let run = |id: &LetterId| if let LetterId::Run(run) = id { Some(run.uuid()) } else { None };
+    let numbers: Option<Vec<i64>> = ids.map(|ids| ids.iter().filter_map(number).collect());
+    let runs: Option<Vec<Uuid>> = ids.map(|ids| ids.iter().filter_map(run).collect());
     let mut tx = begin(ledger).await?;
     let sql = "select letter.id, letter.run_id as run, run.workflow, run.subject, run.resource, run.state as run_state,
           letter.step, letter.reason, letter.class, letter.error, letter.died_at, letter.resolved_at,

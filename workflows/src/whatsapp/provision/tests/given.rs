@@ -1,4 +1,4 @@
-use super::script::{TOKEN, USER};
+use super::script::{TOKEN, USER, input};
 use crate::{
     outcome::{Memory, StepInput},
     secret::Secret,
@@ -8,20 +8,9 @@ use crate::{
     },
 };
 
-fn input(memory: Memory) -> StepInput {
-    StepInput {
-        subject: USER.parse().unwrap(),
-        resource: format!("user_{USER}").parse().unwrap(),
-        secret: Secret::new(TOKEN),
-        memory,
-        exclusive_before: true,
-        input: serde_json::Value::Null,
-    }
-}
-
 #[test]
 fn a_fresh_instance_has_our_token_and_no_past() {
-    let given = Given::of(&input(Memory::default()));
+    let given = Given::of(&StepInput { exclusive_before: true, ..input(Memory::default()) });
 
     assert_eq!((given.instance.as_str(), given.token), (format!("user_{USER}").as_str(), Secret::new(TOKEN)));
     assert_eq!((given.created_before, given.paired_before, given.imported), (true, false, false));

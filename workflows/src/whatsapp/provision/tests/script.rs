@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    outcome::{Memory, StepInput},
     secret::Secret,
     whatsapp::{
         evolution::{
@@ -17,7 +18,7 @@ use crate::{
             Rabbitmq, Roster, Shape, StoredWebhook, Version, Webhook, classify::Pairing,
         },
         names::InstanceName,
-        provision::{Counts, Given, Host},
+        provision::{Given, Host},
         provision::{Options, QrAtSignup, Settings, Timings, WebhookOptions},
     },
 };
@@ -210,22 +211,20 @@ impl Evolution for Script {
 pub const USER: &str = "7051bc96-9e27-4940-86ab-2c040b518faa";
 pub const TOKEN: &str = "our-token-1";
 
-pub fn given() -> Given {
-    Given {
+/// What the engine gives a step, where this is remembered of the instance.
+pub fn input(memory: Memory) -> StepInput {
+    StepInput {
         subject: USER.parse().unwrap(),
-        instance: format!("user_{USER}").parse().unwrap(),
-        token: Secret::new(TOKEN),
-        created_before: false,
-        paired_before: false,
-        connecting_before: false,
-        imported: false,
-        known_before: false,
-        gone_before: false,
-        webhook_before: None,
-        drifted_before: false,
-        counts: Counts::default(),
+        resource: format!("user_{USER}").parse().unwrap(),
+        secret: Secret::new(TOKEN),
+        memory,
+        exclusive_before: false,
         input: serde_json::Value::Null,
     }
+}
+
+pub fn given() -> Given {
+    Given::of(&input(Memory::default()))
 }
 
 /// An instance's row with this token; none: the API does not show it.
