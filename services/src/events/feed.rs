@@ -113,7 +113,7 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
     };
     let work = async |mut link: Link| {
         let lost = tokio::select! {
-            lost = link.inbox.take_in(&feed, &ledger, &vitals.metrics, &pulse, &shutdown) => lost,
+            lost = take_in(&mut link.consumer, &feed, &ledger, &vitals.metrics, &pulse, &shutdown) => lost,
             trouble = keep_bound(&link.connection, &feed, &ledger) => Some(trouble),
         };
         close(&link.connection).await;
@@ -125,11 +125,6 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
 
 struct Link {
     connection: Connection,
-    inbox: Inbox,
-}
-
-/// What comes over a link.
-struct Inbox {
     consumer: Consumer,
 }
 
@@ -144,57 +139,55 @@ impl Link {
             channel.basic_consume(queue, "".into(), options, FieldTable::default()).await
         };
         let consumer = answered(&format!("listen at the queue {}", feed.queue), &feed.address, listening).await?;
-        Ok(Self { connection, inbox: Inbox { consumer } })
+        Ok(Self { connection, consumer })
     }
 }
 
-impl Inbox {
-    /// Until the link is lost: why. None: shutdown came.
-    async fn take_in(
-        &mut self,
-        feed: &Feed,
-        ledger: &Postgres,
-        metrics: &Metrics,
-        pulse: &Pulse,
-        shutdown: &CancellationToken,
-    ) -> Option<Trouble> {
-        loop {
-            pulse.beat();
-            let batch = match pulse.waiting(shutdown.run_until_cancelled(self.gather())).await? {
-                Ok(batch) => batch,
-                Err(trouble) => return Some(trouble),
-            };
-            let messages: Vec<&[u8]> = batch.iter().map(|delivery| delivery.data.as_slice()).collect();
-            let verdicts = read(feed, ledger, &messages, pulse, shutdown).await?;
-            if let Err(error) = answer(&batch, &verdicts).await {
-                return Some(Trouble::lost(&error));
-            }
-            let count = |of| verdicts.iter().filter(|verdict| **verdict == of).count();
-            let put_off = count(Verdict::PutOff);
-            metrics.feed_messages(count(Verdict::Taken), put_off, count(Verdict::Unreadable));
-            if put_off > 0 {
-                pulse.waiting(shutdown.run_until_cancelled(sleep(PUT_OFF))).await;
-            }
+/// Until the link is lost: why. None: shutdown came.
+async fn take_in(
+    consumer: &mut Consumer,
+    feed: &Feed,
+    ledger: &Postgres,
+    metrics: &Metrics,
+    pulse: &Pulse,
+    shutdown: &CancellationToken,
+) -> Option<Trouble> {
+    loop {
+        pulse.beat();
+        let batch = match pulse.waiting(shutdown.run_until_cancelled(gather(consumer))).await? {
+            Ok(batch) => batch,
+            Err(trouble) => return Some(trouble),
+        };
+        let messages: Vec<&[u8]> = batch.iter().map(|delivery| delivery.data.as_slice()).collect();
+        let verdicts = read(feed, ledger, &messages, pulse, shutdown).await?;
+        if let Err(error) = answer(&batch, &verdicts).await {
+            return Some(Trouble::lost(&error));
+        }
+        let count = |of| verdicts.iter().filter(|verdict| **verdict == of).count();
+        let put_off = count(Verdict::PutOff);
+        metrics.feed_messages(count(Verdict::Taken), put_off, count(Verdict::Unreadable));
+        if put_off > 0 {
+            pulse.waiting(shutdown.run_until_cancelled(sleep(PUT_OFF))).await;
         }
     }
+}
 
-    /// What has come, once something has.
-    async fn gather(&mut self) -> Result<Vec<Delivery>, Trouble> {
-        let mut batch = vec![self.next().await?];
-        let until = Instant::now() + GATHERS;
-        while batch.len() < usize::from(AHEAD) {
-            let Ok(next) = timeout_at(until, self.next()).await else { break };
-            batch.push(next?);
-        }
-        Ok(batch)
+/// What has come, once something has.
+async fn gather(consumer: &mut Consumer) -> Result<Vec<Delivery>, Trouble> {
+    let mut batch = vec![next(consumer).await?];
+    let until = Instant::now() + GATHERS;
+    while batch.len() < usize::from(AHEAD) {
+        let Ok(next) = timeout_at(until, next(consumer)).await else { break };
+        batch.push(next?);
     }
+    Ok(batch)
+}
 
-    async fn next(&mut self) -> Result<Delivery, Trouble> {
-        match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(delivery),
-            Some(Err(error)) => Err(Trouble::lost(&error)),
-            None => Err(Trouble::gone("the broker has ended the subscription: does the queue still exist?")),
-        }
+async fn next(consumer: &mut Consumer) -> Result<Delivery, Trouble> {
+    match consumer.next().await {
+        Some(Ok(delivery)) => Ok(delivery),
+        Some(Err(error)) => Err(Trouble::lost(&error)),
+        None => Err(Trouble::gone("the broker has ended the subscription: does the queue still exist?")),
     }
 }
 

@@ -56,9 +56,7 @@ impl Client {
         tokio::task::spawn_blocking(move || read(body, status, rows));
         Ok(stream::unfold(taken, async |mut taken| Some((taken.recv().await?, taken))).boxed())
     }
-}
 
-impl Client {
     /// The whole list at once, where it has to be whole to be of use.
     pub(super) async fn whole_list(&self) -> Result<Roster, ApiError> {
         let rows = async { self.instances().await?.try_collect::<Vec<_>>().await };

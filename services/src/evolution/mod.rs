@@ -95,10 +95,10 @@ impl Client {
         redaction: &Redaction<'_>,
         read: impl FnOnce(&Response) -> Result<T, ErrorKind>,
     ) -> Result<T, ApiError> {
-        let path = request.path().to_owned();
+        let path = request.path.clone();
         let exchange = async {
             let received = self.exchange(request, redaction).await?;
-            Ok((received.status(), read(&received.response())))
+            Ok((received.status, read(&received.response())))
         };
         let went = |(status, read): &(u16, Result<T, ErrorKind>)| {
             let expected = read.as_ref().map_or_else(|error| call.is_answered_by(error), |_| true);

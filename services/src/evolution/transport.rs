@@ -21,7 +21,7 @@ const API_KEY: HeaderName = HeaderName::from_static("apikey");
 pub(super) struct Request {
     method: Method,
     /// Path and query, encoded.
-    path: String,
+    pub(super) path: String,
     body: Option<Value>,
     /// `None`: the global key.
     key: Option<HeaderValue>,
@@ -31,10 +31,6 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
         Self { method, path: path.into(), body: None, key: None, timeout: None }
-    }
-
-    pub(super) fn path(&self) -> &str {
-        &self.path
     }
 
     pub(super) fn body(self, body: Value) -> Self {
@@ -58,17 +54,13 @@ pub(super) struct Went {
 }
 
 pub(super) struct Received {
-    status: u16,
+    pub(super) status: u16,
     retry_after: Option<String>,
     date: Option<String>,
     body: Vec<u8>,
 }
 
 impl Received {
-    pub(super) fn status(&self) -> u16 {
-        self.status
-    }
-
     pub(super) fn response(&self) -> Response<'_> {
         Response {
             status: self.status,

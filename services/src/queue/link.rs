@@ -1,8 +1,7 @@
 //! The connection that all questions share. `ConnectionManager` connects again where a connection breaks; this one also drops
 //! a connection that stands and leads to the wrong server, or to one that has stopped answering.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use redis::{
     Client, ErrorKind, RedisError,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -32,7 +31,7 @@ impl Link {
 
     /// The connection of now. Held for one question only.
     pub(super) fn connection(&self) -> ConnectionManager {
-        self.lock().clone()
+        self.current.lock().clone()
     }
 
     /// How often the connection was renewed.
@@ -55,7 +54,7 @@ impl Link {
 
     /// Drops the connection; the next question connects anew, and looks the address up again.
     pub(super) fn renew(&self, seen: u64) {
-        let mut current = self.lock();
+        let mut current = self.current.lock();
         if self.renewals() != seen {
             return;
         }
@@ -63,10 +62,6 @@ impl Link {
             *current = fresh;
             self.renewals.send_modify(|renewals| *renewals += 1);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ConnectionManager> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

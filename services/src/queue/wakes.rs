@@ -1,13 +1,10 @@
 //! Wakes through pub/sub, so that nobody has to poll fast. A wake may be lost: whoever waits for one has a slow tick
 //! behind it. One connection per process listens for all bells and heals itself; ringing never waits and never fails.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
+use parking_lot::Mutex;
 use redis::RedisError;
 use tokio::{sync::watch, task::AbortHandle, time};
 
@@ -84,28 +81,24 @@ struct Bells {
 }
 
 impl Bells {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<u64>>> {
-        self.by_channel.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn get(&self, channel: String) -> Bell {
-        let rings = self.lock().entry(channel).or_default().subscribe();
+        let rings = self.by_channel.lock().entry(channel).or_default().subscribe();
         self.added.send_replace(());
         Bell { rings }
     }
 
     fn channels(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        self.by_channel.lock().keys().cloned().collect()
     }
 
     fn ring(&self, channel: &str) {
-        if let Some(bell) = self.lock().get(channel) {
+        if let Some(bell) = self.by_channel.lock().get(channel) {
             bell.send_modify(|rings| *rings += 1);
         }
     }
 
     fn ring_all(&self) {
-        for bell in self.lock().values() {
+        for bell in self.by_channel.lock().values() {
             bell.send_modify(|rings| *rings += 1);
         }
     }

@@ -1,13 +1,11 @@
 //! How the whole system stands, among this relay's metrics. Postgres is asked for a row that all relays share, Redis for its
 //! depths; neither more than once a second, however many scrape. What cannot be asked is not shown: an old number would lie.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -36,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 pub(super) fn show(metrics: &Metrics, ledger: Postgres, queue: Queue) {
     let samples = Arc::<Mutex<Vec<Sample>>>::default();
     let shown = samples.clone();
-    metrics.read_from(move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    metrics.read_from(move || shown.lock().clone());
     let reader = Arc::new(Reader { ledger, queue, samples, read_at: tokio::sync::Mutex::default() });
     metrics.refresh_by(move || {
         let reader = reader.clone();
@@ -61,7 +59,7 @@ impl Reader {
         let (stored, depths) = tokio::join!(timeout(LIMIT, self.stored()), timeout(LIMIT, self.depths()));
         let mut samples = shown(stored.context("no answer in time").flatten(), "Postgres");
         samples.extend(shown(depths.context("no answer in time").flatten(), "Redis"));
-        *self.samples.lock().unwrap_or_else(PoisonError::into_inner) = samples;
+        *self.samples.lock() = samples;
         *read_at = Some(Instant::now());
     }
 

@@ -1,13 +1,10 @@
 //! What `sluice migrate` made and somebody took away since, a trigger or a grant: it is said, with what is lost by it and the
 //! mend. The relay changes nothing about it.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{Next, Relay};
@@ -31,7 +28,7 @@ pub(super) async fn run(relay: Relay) {
 
 /// Each once, and again after it was mended and is gone once more.
 fn tell(said: &Mutex<BTreeSet<String>>, missing: &[Missing]) {
-    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = said.lock();
     for Missing { item, without, mend } in missing.iter().filter(|missing| !said.contains(&missing.item)) {
         tracing::warn!(item, mend, "missing in the database: {without}");
     }

@@ -46,18 +46,11 @@ impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
 
 /// Skips callers that have stopped waiting.
 fn answer<A>(waiting: Vec<oneshot::Sender<Result<A>>>, answers: Result<Vec<A>>) {
-    match answers {
-        Ok(answers) => {
-            for (waiting, answer) in waiting.into_iter().zip(answers) {
-                let _ = waiting.send(Ok(answer));
-            }
-        }
-        Err(error) => {
-            let error = Arc::new(error);
-            for waiting in waiting {
-                let _ = waiting.send(Err(Error::Batch(error.clone())));
-            }
-        }
+    let mut answers = answers.map(Vec::into_iter).map_err(Arc::new);
+    for waiting in waiting {
+        let answer = answers.as_mut().map_err(|error| Error::Batch(error.clone())).map(Iterator::next);
+        let Some(answer) = answer.transpose() else { return };
+        let _ = waiting.send(answer);
     }
 }
 

@@ -1,12 +1,9 @@
 //! The leases of the attempts that run in this process. The process' own monotonic clock judges them, from before the claim
 //! or the renewal was sent. When in doubt a lease is over: stopping is safe, going on is not.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use workflows::{calls::Permission, definition::EXCLUSIVE_CALL};
@@ -53,20 +50,20 @@ impl Leases {
     pub fn hold(self: &Arc<Self>, lease: Lease, asked: Instant, most: Duration) -> Held {
         let (ends, watched) = watch::channel(asked + lease.length);
         let entry = Entry { length: lease.length, until: asked + most, ends };
-        self.lock().insert(lease.key, entry);
+        self.held.lock().insert(lease.key, entry);
         Held { leases: self.clone(), key: lease.key, ends: watched }
     }
 
     /// Whether something is to be renewed now, or the heartbeat, which is so old.
     pub fn must_renew(&self, beat: Duration) -> bool {
-        let oldest = if self.lock().is_empty() { IDLE_BEAT } else { RENEWED_AT };
+        let oldest = if self.held.lock().is_empty() { IDLE_BEAT } else { RENEWED_AT };
         beat >= oldest || !self.due().is_empty()
     }
 
     /// What is to be renewed now, in key order.
     pub fn due(&self) -> Vec<Lease> {
         let now = Instant::now();
-        let held = self.lock();
+        let held = self.held.lock();
         let mut leases: Vec<_> = held
             .iter()
             .filter(|(_, entry)| entry.is_due(now))
@@ -78,7 +75,7 @@ impl Leases {
 
     /// What the ledger answered to renewals that were sent at `asked`.
     pub fn renewed(&self, asked: Instant, leases: &[Lease], answers: &[bool]) {
-        let held = self.lock();
+        let held = self.held.lock();
         for (lease, kept) in leases.iter().zip(answers) {
             let Some(entry) = held.get(&lease.key) else { continue };
             let end = if *kept { asked + lease.length } else { asked };
@@ -89,10 +86,6 @@ impl Leases {
     /// Asks every attempt of this process to hand its step back now.
     pub fn let_go(&self) {
         self.going.cancel();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,7 +133,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.leases.lock().remove(&self.key);
+        self.leases.held.lock().remove(&self.key);
     }
 }
 

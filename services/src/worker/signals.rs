@@ -1,13 +1,10 @@
 //! What the attempts of this process hear of an API host is told to the host's gate in batches, and a host whose breaker is
 //! open is probed. A settle never waits for this, and good answers are told only where they are news.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
+use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
@@ -84,7 +81,7 @@ impl Heard {
 
 impl Signals {
     pub fn hear(&self, signal: Signal, word: Option<Word>) {
-        let mut heard = self.lock();
+        let mut heard = self.heard.lock();
         if word.is_some() {
             heard.word = word;
         }
@@ -94,34 +91,34 @@ impl Signals {
     }
 
     fn gate(&self) -> HostGate {
-        self.lock().gate
+        self.heard.lock().gate
     }
 
     /// Whether the gate passes and nobody has asked anything of the host since it was looked at.
     fn are_idle(&self) -> bool {
-        let heard = self.lock();
+        let heard = self.heard.lock();
         is_well(&heard.gate) && !heard.active && heard.seen.is_some()
     }
 
     fn take(&self) -> Vec<Signal> {
-        std::mem::take(&mut self.lock().pending)
+        std::mem::take(&mut self.heard.lock().pending)
     }
 
     /// The report failed: it is made again, before what was heard since.
     fn give_back(&self, mut signals: Vec<Signal>) {
-        let mut heard = self.lock();
+        let mut heard = self.heard.lock();
         signals.append(&mut heard.pending);
         signals.truncate(MOST);
         heard.pending = signals;
     }
 
     fn word(&self) -> Option<Word> {
-        self.lock().word.clone()
+        self.heard.lock().word.clone()
     }
 
     fn see(&self, host: &str, gate: HostGate, rules: &Rules) {
         let before = {
-            let mut heard = self.lock();
+            let mut heard = self.heard.lock();
             (heard.seen, heard.active) = (Some(Instant::now()), false);
             std::mem::replace(&mut heard.gate, gate)
         };
@@ -138,10 +135,6 @@ impl Signals {
     fn warn(&self, host: &str, cause: Option<Cause>, rules: &Rules) {
         let reason = cause.unwrap_or(Cause::Outage).reason(host, rules.key_advice, self.word().as_ref());
         tracing::warn!(host, reason, "the API's breaker is open");
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,10 +1,9 @@
 //! Calls that create or delete: whether one may be sent, decided right before it is, and whether one may still be under way
 //! at the API. Every other call needs none of this.
 
-use std::{
-    future::Future,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::future::Future;
+
+use parking_lot::Mutex;
 
 /// Whether enough of the lease is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +52,7 @@ impl<'a> ExclusiveCalls<'a> {
 
     /// Whether a call may still be under way. A call that was dropped in the middle counts as under way.
     pub fn in_flight(&self) -> InFlight {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, InFlight> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.in_flight.lock()
     }
 
     /// Sends `call` where the lease allows it. `end` judges its result.
@@ -69,7 +64,7 @@ impl<'a> ExclusiveCalls<'a> {
         if (self.permission)() == Permission::Withheld {
             return Err(Withheld);
         }
-        let before = std::mem::replace(&mut *self.lock(), InFlight::Unknown);
+        let before = std::mem::replace(&mut *self.in_flight.lock(), InFlight::Unknown);
         let result = call.await;
         let after = match end(&result) {
             CallEnd::NotSent => before,
@@ -78,7 +73,7 @@ impl<'a> ExclusiveCalls<'a> {
             CallEnd::Final if before == InFlight::Unknown => before,
             CallEnd::Final => InFlight::Landed,
         };
-        *self.lock() = after;
+        *self.in_flight.lock() = after;
         Ok(result)
     }
 }

@@ -39,6 +39,24 @@ impl Serialize for Secret {
     }
 }
 
+/// The text, in which each of these is replaced by what stands beside it: at each place the first that begins there.
+pub fn replace(text: &str, rules: &[(&str, &str)]) -> String {
+    let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(first) = rest.chars().next() {
+        match rules.iter().find(|(found, _)| !found.is_empty() && rest.starts_with(found)) {
+            Some((found, instead)) => {
+                clean.push_str(instead);
+                rest = &rest[found.len()..];
+            }
+            None => {
+                clean.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+    }
+    clean
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

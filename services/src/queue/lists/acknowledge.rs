@@ -1,11 +1,8 @@
 //! Acknowledgements are gathered and told to Redis together.
 
-use std::{
-    convert::Infallible,
-    sync::{LazyLock, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::LazyLock, time::Duration};
 
+use parking_lot::Mutex;
 use redis::Script;
 use tokio::{sync::Notify, time};
 use workflows::ids::StepName;
@@ -28,7 +25,7 @@ pub(in crate::queue) struct Acknowledged {
 
 impl Acknowledged {
     pub(in crate::queue) fn add(&self, id: String) {
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self.ids.lock();
         ids.push(id);
         if ids.len() == 1 {
             self.added.notify_one();
@@ -37,7 +34,7 @@ impl Acknowledged {
 
     /// Those that are told next. Where that fails a sweep forgets their hints.
     fn take(&self) -> Vec<String> {
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self.ids.lock();
         let some = ids.len().min(BATCH);
         ids.drain(..some).collect()
     }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use redis::Script;
 use workflows::ids::StepName;
 
@@ -44,7 +45,7 @@ impl Pusher {
 
 impl Pushers {
     fn with<T>(&self, step: &StepName, look: impl FnOnce(&mut Pusher) -> T) -> T {
-        let mut pushers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pushers = self.0.lock();
         match pushers.get_mut(step) {
             Some(pusher) => look(pusher),
             None => look(pushers.entry(step.clone()).or_default()),

@@ -2,7 +2,10 @@
 //! paths and source lines of its server. What is left is one line that a person can read.
 
 use super::MESSAGE_CHARS;
-use crate::{secret::Secret, whatsapp::names::InstanceName};
+use crate::{
+    secret::{self, Secret},
+    whatsapp::names::InstanceName,
+};
 
 /// The secrets of one call, and the instance's name, which is none: the old set-up's tokens are part of the name.
 pub struct Redaction<'a> {
@@ -34,21 +37,8 @@ impl<'a> Redaction<'a> {
 
     fn without_secrets(&self, text: &str) -> String {
         let name = self.name.map(InstanceName::as_str).filter(|name| self.secrets.iter().any(|s| name.contains(s)));
-        let mut clean = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(first) = rest.chars().next() {
-            if let Some(name) = name.filter(|name| rest.starts_with(name)) {
-                clean.push_str(name);
-                rest = &rest[name.len()..];
-            } else if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(**secret)) {
-                clean.push_str("***");
-                rest = &rest[secret.len()..];
-            } else {
-                clean.push(first);
-                rest = &rest[first.len_utf8()..];
-            }
-        }
-        clean
+        let secrets = self.secrets.iter().map(|secret| (*secret, "***"));
+        secret::replace(text, &name.map(|name| (name, name)).into_iter().chain(secrets).collect::<Vec<_>>())
     }
 
     /// Keeps the first and the last line of a text of many (an ORM says what it did in the first and what went wrong in the

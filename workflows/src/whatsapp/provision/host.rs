@@ -1,10 +1,9 @@
 //! What this process knows of the API's host beyond one attempt: which version it is, and whether a name that nobody ever made
 //! through us may still be in its database without being loaded.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use crate::{
     outcome::{Class, Failure, HostSignal, Outcome},
@@ -45,13 +44,9 @@ impl Host {
         Self(Mutex::new(known))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// An attempt ended so. Where the host did not answer, it may have restarted.
     pub fn heard(&self, now: Duration, outcome: &Outcome) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         known.notice_silence(now);
         match outcome.failure().map(|failure| failure.host) {
             None | Some(HostSignal::Healthy) => known.heard_at = Some(now),
@@ -64,7 +59,7 @@ impl Host {
     /// exist. One list serves for as long as the host answers without a break.
     pub(super) async fn roster(&self, api: &impl Evolution) -> Result<Arc<Roster>, ApiError> {
         let breaks = {
-            let mut known = self.lock();
+            let mut known = self.0.lock();
             known.notice_silence(api.elapsed());
             if let Some(roster) = &known.roster {
                 return Ok(roster.clone());
@@ -72,7 +67,7 @@ impl Host {
             known.breaks
         };
         let roster = api.roster().await?;
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         if known.breaks == breaks {
             known.roster = Some(roster.clone());
             known.heard_at = Some(api.elapsed());
@@ -84,7 +79,7 @@ impl Host {
     /// up for that. Nobody relies on a question that another attempt has under way.
     pub(super) async fn refuses(&self, api: &impl Evolution) -> Option<Outcome> {
         let known = {
-            let known = self.lock();
+            let known = self.0.lock();
             let asked_lately = known.unsaid_at.is_some_and(|at| api.elapsed().saturating_sub(at) < ASK_AGAIN);
             match &known.version {
                 Some(version) if version.support() != Support::Older => return None,
@@ -93,7 +88,7 @@ impl Host {
             }
         };
         let said = api.version().await.ok();
-        let mut host = self.lock();
+        let mut host = self.0.lock();
         if said.is_none() {
             host.unsaid_at = Some(api.elapsed());
         }
@@ -104,7 +99,7 @@ impl Host {
 
     /// Says which version the API is, where nobody tried it: once on a success, and with every answer that nobody recorded.
     pub(super) fn say(&self, mut outcome: Outcome) -> Outcome {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         let Some(version) = known.newer() else { return outcome };
         let text = format!("the API says that it is version {version}, newer than those that were tried ({TRIED})");
         match &mut outcome {

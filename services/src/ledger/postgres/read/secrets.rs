@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sqlx::FromRow;
+use workflows::secret;
 
 /// A shorter text is no secret, and cutting it would mangle every message.
 const SHORTEST: usize = 4;
@@ -22,21 +23,7 @@ impl Secrets {
         let secrets = self.texts(names);
         let names = names.map(|name| (name, name));
         let rules: Vec<(&str, &str)> = names.into_iter().chain(secrets.into_iter().map(|text| (text, "***"))).collect();
-        let (mut clean, mut rest) = (String::with_capacity(given.len()), given.as_str());
-        while let Some(first) = rest.chars().next() {
-            let found = rules.iter().find(|(text, _)| !text.is_empty() && rest.starts_with(text));
-            match found {
-                Some((text, instead)) => {
-                    clean.push_str(instead);
-                    rest = &rest[text.len()..];
-                }
-                None => {
-                    clean.push(first);
-                    rest = &rest[first.len_utf8()..];
-                }
-            }
-        }
-        *given = clean;
+        *given = secret::replace(given, &rules);
     }
 
     /// Takes them out of an event's texts, which name the resource and the subject beside them.

@@ -158,15 +158,12 @@ fn what_is_made_again_was_never_paired_and_a_first_create_has_nothing_to_forget(
     assert_eq!(first, Facts::default());
 }
 
+/// An empty list is as good as a 404.
 #[test]
 fn a_later_attempt_posts_only_where_the_instance_is_absent() {
-    assert_eq!(how(&again(), [gone(), made()].concat()), "created");
-}
-
-#[test]
-fn an_empty_list_is_as_good_as_a_404() {
     let empty = vec![(Fetch, Reply::NoRow), (ConnectionState, not_there())];
 
+    assert_eq!(how(&again(), [gone(), made()].concat()), "created");
     assert_eq!(how(&again(), [empty, script::not_in_database(), made()].concat()), "created");
 }
 
@@ -519,25 +516,14 @@ fn taken(token: &'static str) -> Calls {
 }
 
 #[test]
-fn a_taken_name_with_our_token_is_ours() {
-    assert_eq!(how(&given(), taken("our-token-1")), "found");
-}
-
-#[test]
-fn a_taken_name_that_is_the_subjects_own_is_adopted_with_its_token() {
+fn a_taken_name_is_ours_by_our_token_and_else_adopted_with_the_token_that_it_has() {
     let (output, facts, note) = succeeds(&given(), taken("their-token-1"));
+    let (without, kept, _) = succeeds(&given(), taken(""));
 
-    assert_eq!(output["how"], "adopted");
-    assert_eq!(facts.token, Some(Secret::new("their-token-1")));
+    assert_eq!(how(&given(), taken("our-token-1")), "found");
+    assert_eq!((&output["how"], facts.token), (&"adopted".into(), Some(Secret::new("their-token-1"))));
     assert!(note.unwrap().contains("another token"));
-}
-
-#[test]
-fn a_row_without_a_token_is_adopted_and_our_token_stays() {
-    let (output, facts, _) = succeeds(&given(), taken(""));
-
-    assert_eq!(output["how"], "adopted");
-    assert_eq!(facts.token, None);
+    assert_eq!((&without["how"], kept.token), (&"adopted".into(), None), "the API shows none: ours stays");
 }
 
 #[test]
@@ -555,13 +541,6 @@ fn a_taken_name_that_nobody_lists_is_loading_or_leaving() {
 
         assert_eq!(ends(&given(), calls), ("defer", Class::Loading));
     }
-}
-
-#[test]
-fn a_403_about_another_name_is_no_adoption() {
-    let lost_body = answer(403, Shape::Listed, "This name \"undefined\" is already in use.");
-
-    assert_eq!(ends(&given(), vec![(Create, lost_body)]), ("retry", Class::Rejected));
 }
 
 #[test]
@@ -635,12 +614,15 @@ fn a_host_that_asks_for_time_gets_it() {
 }
 
 #[test]
-fn a_refused_key_and_a_refused_body_are_told_apart() {
-    let key = answer(401, Shape::Plain, "Unauthorized");
-    let body = answer(400, Shape::Schema, "token is not of a type(s) string");
-
-    assert_eq!(ends(&given(), vec![(Create, key)]), ("defer", Class::KeyRefused));
-    assert_eq!(ends(&given(), vec![(Create, body)]), ("permanent", Class::Rejected));
+fn a_refused_key_a_refused_body_and_a_body_that_was_lost_are_told_apart() {
+    for (refusal, expected) in [
+        (answer(401, Shape::Plain, "Unauthorized"), ("defer", Class::KeyRefused)),
+        (answer(400, Shape::Schema, "token is not of a type(s) string"), ("permanent", Class::Rejected)),
+        // About another name: no adoption.
+        (answer(403, Shape::Listed, "This name \"undefined\" is already in use."), ("retry", Class::Rejected)),
+    ] {
+        assert_eq!(ends(&given(), vec![(Create, refusal)]), expected);
+    }
 }
 
 #[test]
