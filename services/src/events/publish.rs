@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Message;
 use crate::{
-    ledger::{self, EventLedger},
+    ledger::{EventLedger, Result},
     telemetry::{spans, trace},
 };
 
@@ -51,12 +51,12 @@ pub struct Round {
 
 /// Publishes up to `most` events. An error is the ledger's: what was confirmed meanwhile goes out
 /// again once its claim has ended, under the same id.
-pub async fn publish_once<L: EventLedger, B: Broker>(
-    ledger: &L,
-    broker: &B,
+pub async fn publish_once(
+    ledger: &impl EventLedger,
+    broker: &impl Broker,
     publisher: &str,
     most: usize,
-) -> ledger::Result<Round> {
+) -> Result<Round> {
     let began = Instant::now();
     let events = ledger.claim_events(publisher, CLAIM, most).await?;
     if events.is_empty() {
@@ -103,13 +103,13 @@ pub async fn publish_once<L: EventLedger, B: Broker>(
 }
 
 /// Tries until the claim ends: then others publish them again anyway.
-async fn write_down<L: EventLedger>(
-    ledger: &L,
+async fn write_down(
+    ledger: &impl EventLedger,
     publisher: &str,
     confirmed: &[Uuid],
     given_back: &[Uuid],
     until: Instant,
-) -> ledger::Result<()> {
+) -> Result<()> {
     loop {
         match ledger.publish_events(publisher, confirmed, given_back).await {
             Err(error) if Instant::now() + PAUSE < until => {

@@ -437,72 +437,77 @@ pub struct Upkeep {
     pub untold: bool,
 }
 
+/// An answer of the ledger that is still to come.
+pub trait Asked<T>: Future<Output = Result<T>> + Send {}
+
+impl<T, F: Future<Output = Result<T>> + Send> Asked<T> for F {}
+
 /// What relays ask of the ledger.
 pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// The definitions that this ledger admits claims by.
     fn registry(&self) -> &Registry;
 
     /// Start these runs, or join those that are there. One answer per run, in order.
-    fn start(&self, runs: &[NewRun]) -> impl Future<Output = Result<Vec<Started>>> + Send;
+    fn start(&self, runs: &[NewRun]) -> impl Asked<Vec<Started>>;
 
     /// Take up to `limit` requests of each source: start, revive or join their runs, in one transaction. Two callers never
     /// take the same request.
-    fn intake(&self, limit: usize) -> impl Future<Output = Result<Intake>> + Send;
+    fn intake(&self, limit: usize) -> impl Asked<Intake>;
 
     /// What is due now, up to `most` of each queue. Reads only: whoever is told may push it, and pushing twice is harmless.
-    fn waiting(&self, most: usize) -> impl Future<Output = Result<Vec<Waiting>>> + Send;
+    fn waiting(&self, most: usize) -> impl Asked<Vec<Waiting>>;
 
     /// Give runs the context of their trace, where they still have the one that is named first. Whether it is theirs now, in
     /// order.
-    fn keep_traces(&self, contexts: &[Traced]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    fn keep_traces(&self, contexts: &[Traced]) -> impl Asked<Vec<bool>>;
 
     /// Which of the duties below would find something: one look for all, which locks nothing.
-    fn upkeep(&self) -> impl Future<Output = Result<Upkeep>> + Send;
+    fn upkeep(&self) -> impl Asked<Upkeep>;
 
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
-    fn expired(&self, limit: usize) -> impl Future<Output = Result<Vec<Expired>>> + Send;
+    fn expired(&self, limit: usize) -> impl Asked<Vec<Expired>>;
 
     /// Write how attempts ended: step, attempt, next step or end of the run, memory, event, public rows; all or nothing per
     /// run. One answer per settlement, in order. Workers settle their own attempts, relays those whose lease ran out.
-    fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Result<Vec<Settled>>> + Send;
+    fn settle(&self, settlements: &[Settlement]) -> impl Asked<Vec<Settled>>;
 
     /// Due steps of runs past their deadline die, unless they stand behind a closed gate or wait for their turn behind a
     /// limit; time that either held does not count. The runs that died.
-    fn exceed(&self, limit: usize) -> impl Future<Output = Result<Vec<WholeRun>>> + Send;
+    fn exceed(&self, limit: usize) -> impl Asked<Vec<WholeRun>>;
 
     /// Up to `limit` runs that have just been cancelled by the ledger alone, so that nobody has
     /// exported their spans. Each is told to one caller.
-    fn spans_that_wait(&self, limit: usize) -> impl Future<Output = Result<Vec<WholeRun>>> + Send;
+    fn spans_that_wait(&self, limit: usize) -> impl Asked<Vec<WholeRun>>;
 
     /// Write up to `limit` public rows again that could not be written. How many still wait.
-    fn project_pending(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+    fn project_pending(&self, limit: usize) -> impl Asked<usize>;
 
     /// Up to `limit` due steps behind an open breaker say why they wait, in the public rows too.
     /// Those that said so, and whose breaker is not open any more, say it no longer and are due at
     /// once. How many changed.
-    fn explain(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+    fn explain(&self, limit: usize) -> impl Asked<usize>;
 
     /// A resource that was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
     /// reads back what there is and mends it: up to `limit` of those whose last run has succeeded. A run that is under way is
     /// waited for; where the last one is dead or cancelled a person decides. How many were started.
-    fn look_again(&self, limit: usize) -> impl Future<Output = Result<usize>> + Send;
+    fn look_again(&self, limit: usize) -> impl Asked<usize>;
 }
 
 /// What workers ask of the ledger.
 pub trait WorkerLedger: Clone + Send + Sync + 'static {
     /// Take due steps in hand, each under a token of its own. One answer per question, in order.
-    fn claim(&self, worker: &Worker, asked: &[Ask]) -> impl Future<Output = Result<Vec<Claimed>>> + Send;
+    fn claim(&self, worker: &Worker, asked: &[Ask]) -> impl Asked<Vec<Claimed>>;
 
     /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. Also the
     /// worker's heartbeat.
-    fn renew(&self, worker: &Worker, leases: &[Lease]) -> impl Future<Output = Result<Vec<bool>>> + Send;
+    fn renew(&self, worker: &Worker, leases: &[Lease]) -> impl Asked<Vec<bool>>;
 
     /// As `RelayLedger::settle`.
-    fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Result<Vec<Settled>>> + Send;
+    fn settle(&self, settlements: &[Settlement]) -> impl Asked<Vec<Settled>>;
 
     /// A call of this run that creates or deletes had left, and somebody else had the step before its attempt settled: it may
     /// meet the call of that one, even after that one has verified. Kept until `look_again`.
-    fn doubt(&self, run: RunId) -> impl Future<Output = Result<()>> + Send;
+    fn doubt(&self, run: RunId) -> impl Asked<()>;
 
     /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per
     /// settle. `word` is what the host last said to one that failed. `jitter` is a share between 0
@@ -514,59 +519,40 @@ pub trait WorkerLedger: Clone + Send + Sync + 'static {
         word: Option<&Word>,
         rules: &Rules,
         jitter: f64,
-    ) -> impl Future<Output = Result<HostGate>> + Send;
+    ) -> impl Asked<HostGate>;
 
     /// How a host's gate stands: one row, read without a lock.
-    fn host_gate(&self, host: &str) -> impl Future<Output = Result<HostGate>> + Send;
+    fn host_gate(&self, host: &str) -> impl Asked<HostGate>;
 
     /// Take the right to probe an open host for `lease`. `None`: it is not due, or somebody else has it.
-    fn probe(&self, host: &str, lease: Duration) -> impl Future<Output = Result<Option<Probe>>> + Send;
+    fn probe(&self, host: &str, lease: Duration) -> impl Asked<Option<Probe>>;
 
     /// What the probe found. Changes nothing where the right has passed to somebody else meanwhile.
-    fn probed(
-        &self,
-        host: &str,
-        probe: Probe,
-        answer: &Answer,
-        rules: &Rules,
-        jitter: f64,
-    ) -> impl Future<Output = Result<HostGate>> + Send;
+    fn probed(&self, host: &str, probe: Probe, answer: &Answer, rules: &Rules, jitter: f64) -> impl Asked<HostGate>;
 }
 
 /// What a person does.
 pub trait OperatorLedger: Clone + Send + Sync + 'static {
     /// Give a dead run a fresh budget: its failed step is due again, finished outputs stay.
-    fn revive(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
+    fn revive(&self, run: RunId, by: &By) -> impl Asked<Changed>;
 
     /// End an active run, at once or at its running step's settle; or discard a dead one.
-    fn cancel(&self, run: RunId, by: &By) -> impl Future<Output = Result<Changed>> + Send;
+    fn cancel(&self, run: RunId, by: &By) -> impl Asked<Changed>;
 
     /// Nothing behind the gate is pushed or claimed until `resume`. `false`: it was paused already.
-    fn pause(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
+    fn pause(&self, scope: Scope, name: &str, by: &By) -> impl Asked<bool>;
 
     /// End a pause and a hold; a breaker opens and closes by itself. `false`: there was neither.
-    fn resume(&self, scope: Scope, name: &str, by: &By) -> impl Future<Output = Result<bool>> + Send;
+    fn resume(&self, scope: Scope, name: &str, by: &By) -> impl Asked<bool>;
 
     /// Close the gate for so long. A longer hold that is there stays: `false`.
-    fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> impl Future<Output = Result<bool>> + Send;
+    fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> impl Asked<bool>;
 
     /// Step starts per second; `None` lifts the limit. `false`: a workflow has no rate of its own, or it is none above 0.
-    fn set_rate(
-        &self,
-        scope: Scope,
-        name: &str,
-        rate: Option<f64>,
-        by: &By,
-    ) -> impl Future<Output = Result<bool>> + Send;
+    fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> impl Asked<bool>;
 
     /// How many steps may be running at once; `None` lifts the limit. `false`: as for a rate.
-    fn set_concurrency(
-        &self,
-        scope: Scope,
-        name: &str,
-        limit: Option<u32>,
-        by: &By,
-    ) -> impl Future<Output = Result<bool>> + Send;
+    fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, by: &By) -> impl Asked<bool>;
 }
 
 /// An announcement to other programs.
@@ -598,20 +584,10 @@ pub trait EventLedger: Clone + Send + Sync + 'static {
     /// Take up to `most` events in hand for `lease`: of each run the first that is not published,
     /// so that its events go out in order, whatever becomes of a publisher. No two publishers have
     /// an event at once, unless a lease has ended.
-    fn claim_events(
-        &self,
-        publisher: &str,
-        lease: Duration,
-        most: usize,
-    ) -> impl Future<Output = Result<Vec<Event>>> + Send;
+    fn claim_events(&self, publisher: &str, lease: Duration, most: usize) -> impl Asked<Vec<Event>>;
 
     /// The first are with the broker, which has confirmed them; the others are given back.
-    fn publish_events(
-        &self,
-        publisher: &str,
-        confirmed: &[Uuid],
-        unconfirmed: &[Uuid],
-    ) -> impl Future<Output = Result<()>> + Send;
+    fn publish_events(&self, publisher: &str, confirmed: &[Uuid], unconfirmed: &[Uuid]) -> impl Asked<()>;
 }
 
 /// Every verb.

@@ -12,7 +12,7 @@ use workflows::{
     definition::{Definition, Reach},
     ids::{StepName, WorkflowName},
     outcome::{Class, Failure, Memory, Outcome},
-    state::{DeathReason, Effect, Event, Illegal, Spent, Step, StepState, transition},
+    state::{DeathReason, Effect, Event, Illegal, RunState, Spent, Step, StepState, transition},
 };
 
 use super::{AttemptSpan, Claim, Expired, Key, SpanIds};
@@ -130,9 +130,8 @@ impl Settlement {
         quiet: Quiet,
         jitter: f64,
     ) -> Result<Self, Illegal> {
-        let Claim { key, workflow: name, step, spent, send_backs, .. } = claim;
-        let held = Held { key: *key, workflow: name, step, spent: *spent, send_backs };
-        let mut plan = Plan::new(held, workflow, quiet, jitter);
+        let Claim { key, workflow: name, step, spent, .. } = claim;
+        let mut plan = Plan::new(*key, name, step, *spent, workflow, quiet, jitter);
         match outcome {
             Outcome::Success { output, memory, note } => {
                 plan.settlement.output = Some(output);
@@ -145,7 +144,7 @@ impl Settlement {
                 plan.asked = after;
                 plan.meet(Event::Defer, "deferred", Some(failure))
             }
-            Outcome::SendBack { to, failure } => plan.send_back(&to, failure),
+            Outcome::SendBack { to, failure } => plan.send_back(&to, &claim.send_backs, failure),
             Outcome::Permanent(failure) => plan.meet(Event::Refuse, "refused", Some(failure)),
         }
     }
@@ -159,9 +158,7 @@ impl Settlement {
     /// What the ledger must write for a lease that ran out. A worker that lives on has lost its lease, not crashed.
     pub fn rescue(expired: &Expired, workflow: &Definition, jitter: f64) -> Result<Self, Illegal> {
         let Expired { key, workflow: name, step, spent, .. } = expired;
-        // A rescue never sends back.
-        let held = Held { key: *key, workflow: name, step, spent: *spent, send_backs: &[] };
-        let mut plan = Plan::new(held, workflow, Quiet::Unsure, jitter);
+        let mut plan = Plan::new(*key, name, step, *spent, workflow, Quiet::Unsure, jitter);
         plan.settlement.guard = Guard::Expiry;
         if expired.worker_lives {
             let failure =
@@ -175,18 +172,8 @@ impl Settlement {
     }
 }
 
-/// The step whose attempt ended, as far as its settlement needs it.
-struct Held<'a> {
-    key: Key,
-    workflow: &'a WorkflowName,
-    step: &'a StepName,
-    spent: Spent,
-    send_backs: &'a [u32],
-}
-
 /// A settlement in the making.
 struct Plan<'a> {
-    held: Held<'a>,
     workflow: &'a Definition,
     jitter: f64,
     asked: Option<Duration>,
@@ -194,29 +181,38 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(held: Held<'a>, workflow: &'a Definition, quiet: Quiet, jitter: f64) -> Self {
+    /// Of the attempt of this step, which had spent so much before.
+    fn new(
+        key: Key,
+        name: &WorkflowName,
+        step: &StepName,
+        spent: Spent,
+        workflow: &'a Definition,
+        quiet: Quiet,
+        jitter: f64,
+    ) -> Self {
         let settlement = Settlement {
-            key: held.key,
+            key,
             guard: Guard::Token,
-            workflow: held.workflow.clone(),
-            step: held.step.clone(),
+            workflow: name.clone(),
+            step: step.clone(),
             to: StepState::Running,
-            spent: held.spent,
+            spent,
             due: DueIn::After(Duration::ZERO),
             attempt: Attempt::default(),
             output: None,
             memory: Memory::default(),
             then: Then::Nothing,
             quiet,
-            exclusive: workflow.step(held.key.position).is_some_and(|step| step.reach == Reach::Exclusive),
+            exclusive: workflow.step(key.position).is_some_and(|step| step.reach == Reach::Exclusive),
             carry_on: None,
         };
-        Self { held, workflow, jitter, asked: None, settlement }
+        Self { workflow, jitter, asked: None, settlement }
     }
 
     fn meet(mut self, event: Event, outcome: &'static str, failure: Option<Failure>) -> Result<Settlement, Illegal> {
-        let retry = self.workflow.step(self.held.key.position).map(|step| step.retry).unwrap_or_default();
-        let running = Step { state: StepState::Running, spent: self.held.spent };
+        let retry = self.workflow.step(self.settlement.key.position).map(|step| step.retry).unwrap_or_default();
+        let running = Step { state: StepState::Running, spent: self.settlement.spent };
         let (step, effects) = transition(running, event, &retry.limits)?;
         self.settlement.to = step.state;
         self.settlement.spent = step.spent;
@@ -245,29 +241,29 @@ impl<'a> Plan<'a> {
     }
 
     fn bring(&mut self, effect: Effect) {
-        let position = self.held.key.position;
+        let position = self.settlement.key.position;
         match effect {
             Effect::Advance => {
                 if let Some(next) = self.workflow.step(position + 1) {
                     self.settlement.then = Then::Advance(next.name.clone());
                 }
             }
-            Effect::EndRun(workflows::state::RunState::Succeeded) => self.settlement.then = Then::Succeed,
+            Effect::EndRun(RunState::Succeeded) => self.settlement.then = Then::Succeed,
             Effect::Bury(reason) => {
-                self.settlement.then = Then::Die { position, step: self.held.step.clone(), reason };
+                self.settlement.then = Then::Die { position, step: self.settlement.step.clone(), reason };
             }
             Effect::RecordAttempt | Effect::EndRun(_) | Effect::ReviveRun => {}
         }
     }
 
     /// Send the run back to `to`, or let it die there where it was sent back too often.
-    fn send_back(self, to: &StepName, failure: Failure) -> Result<Settlement, Illegal> {
-        let target = self.workflow.position(to).filter(|&target| target < self.held.key.position);
+    fn send_back(self, to: &StepName, send_backs: &[u32], failure: Failure) -> Result<Settlement, Illegal> {
+        let target = self.workflow.position(to).filter(|&target| target < self.settlement.key.position);
         let Some(target) = target else {
             return self.meet(Event::Refuse, "refused", Some(failure));
         };
         let limits = self.workflow.step(target).map(|step| step.retry).unwrap_or_default().limits;
-        let send_backs = usize::try_from(target).ok().and_then(|at| self.held.send_backs.get(at)).copied();
+        let send_backs = usize::try_from(target).ok().and_then(|at| send_backs.get(at)).copied();
         let spent = Spent { send_backs: send_backs.unwrap_or_default(), ..Spent::default() };
         let (step, _) = transition(Step { state: StepState::Succeeded, spent }, Event::Rerun, &limits)?;
         let mut settlement = self.meet(Event::SendBack, "sent_back", Some(failure))?;

@@ -23,10 +23,10 @@ const LIMITED_TICK: Duration = Duration::from_millis(250);
 const BETWEEN_WAKES: Duration = Duration::from_millis(50);
 
 /// Pushes what is due of every queue, as far as Redis has capacity and the queue's limits let it.
-pub async fn dispatch_once<L: RelayLedger, S: HintSink>(
+pub async fn dispatch_once(
     settings: &Settings,
-    ledger: &L,
-    sink: &S,
+    ledger: &impl RelayLedger,
+    sink: &impl HintSink,
 ) -> anyhow::Result<Next> {
     let mut next = TICK;
     for Waiting { queue, due, most } in ledger.waiting(settings.batch).await.context("look for due steps")? {
@@ -47,17 +47,17 @@ pub async fn dispatch_once<L: RelayLedger, S: HintSink>(
 }
 
 /// Pushes what has just become due. What cannot be pushed the scan finds.
-pub async fn push_due<L: RelayLedger, S: HintSink>(
-    ledger: &L,
-    sink: &S,
+pub async fn push_due(
+    ledger: &impl RelayLedger,
+    sink: &impl HintSink,
     due: Vec<Due>,
 ) -> Result<PushReport, queue::Error> {
     push(ledger, sink, due, None).await
 }
 
-async fn push<L: RelayLedger, S: HintSink>(
-    ledger: &L,
-    sink: &S,
+async fn push(
+    ledger: &impl RelayLedger,
+    sink: &impl HintSink,
     mut due: Vec<Due>,
     most: Option<usize>,
 ) -> Result<PushReport, queue::Error> {

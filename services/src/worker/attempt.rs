@@ -306,7 +306,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
             let sent = Instant::now();
             match self.settles.ask(settlement.clone()).await {
                 Ok(Settled::Done { run, due, carried_on, whole }) => {
-                    let next = ready.and_then(|ready| ready.go(in_hand, &settlement, carried_on, sent)).map(Box::new);
+                    let next = ready.zip(carried_on).map(|(ready, on)| ready.go(in_hand, &settlement, on, sent));
+                    let next = next.map(Box::new);
                     return Ok(Written::Done { settlement: Box::new(settlement), run, due, next, whole });
                 }
                 Ok(Settled::Stale) => {
@@ -360,19 +361,12 @@ impl<L: WorkerLedger> AttemptRunner<L> {
 
 impl Ready<'_> {
     /// The step in hand, where the ledger says that it is.
-    fn go(
-        self,
-        before: &InHand<'_>,
-        settled: &Settlement,
-        carried_on: Option<CarriedOn>,
-        sent: Instant,
-    ) -> Option<Next> {
-        let carried_on = carried_on?;
+    fn go(self, before: &InHand<'_>, settled: &Settlement, carried_on: CarriedOn, sent: Instant) -> Next {
         trace::begin(&self.span);
         let InHand { claim, step, asked, .. } = before;
         let output = settled.output.clone().unwrap_or_default();
         let claim = claim.of_next(step.reach, &self.step.name, output, carried_on, sent - *asked);
-        Some(Next { claim: Box::new(claim), asked: sent, place: self.place, span: self.span })
+        Next { claim: Box::new(claim), asked: sent, place: self.place, span: self.span }
     }
 }
 

@@ -40,15 +40,10 @@ pub(super) async fn claim(ledger: &Postgres, publisher: &str, lease: Duration, m
     Ok(rows.into_iter().map(Event::from).collect())
 }
 
-pub(super) async fn publish(
-    ledger: &Postgres,
-    publisher: &str,
-    confirmed: &[Uuid],
-    unconfirmed: &[Uuid],
-) -> Result<()> {
-    let (publisher, confirmed, unconfirmed) = (publisher.to_owned(), confirmed.to_vec(), unconfirmed.to_vec());
+pub(super) async fn publish(ledger: &Postgres, publisher: &str, confirmed: &[Uuid], others: &[Uuid]) -> Result<()> {
+    let (publisher, confirmed, others) = (publisher.to_owned(), confirmed.to_vec(), others.to_vec());
     let sql = "select sluice.publish_events($1, $2, $3)";
-    let publish = ledger.database.ask_one(sql, |publish| publish.bind(publisher).bind(confirmed).bind(unconfirmed));
+    let publish = ledger.database.ask_one(sql, |publish| publish.bind(publisher).bind(confirmed).bind(others));
     let _: (i64,) = publish.await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use redis::Script;
 use workflows::ids::StepName;
 
 use super::sweep;
-use crate::queue::{Error, Hint, Queue, keys::Keys};
+use crate::queue::{Error, Hint, Queue};
 
 static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/push.lua")));
 
@@ -68,20 +68,14 @@ pub(in crate::queue) async fn push(
     if sweeps {
         sweep(queue, step).await?;
     }
-    let keys = queue.keys(step);
     match hints {
-        [hint] if most.is_none() && !full => push_one(queue, step, &keys, hint).await,
-        _ => push_many(queue, step, &keys, hints, most).await,
+        [hint] if most.is_none() && !full => push_one(queue, step, hint).await,
+        _ => push_many(queue, step, hints, most).await,
     }
 }
 
-async fn push_many(
-    queue: &Queue,
-    step: &StepName,
-    keys: &Keys,
-    hints: &[Hint],
-    most: Option<usize>,
-) -> Result<String, Error> {
+async fn push_many(queue: &Queue, step: &StepName, hints: &[Hint], most: Option<usize>) -> Result<String, Error> {
+    let keys = queue.keys(step);
     let (capacity, high_water) = (queue.capacity(most), queue.shared.config.high_water);
     // What a smaller limit keeps out is not let in because workers fetch.
     let refill_at = if capacity == high_water { high_water / 2 } else { 0 };
@@ -101,7 +95,8 @@ async fn push_many(
 /// that became due just now: then its second copy is taken out again; if a worker was faster, one
 /// of the two claims finds nothing to do. A queue that is full takes one hint more from each who
 /// did not know it.
-async fn push_one(queue: &Queue, step: &StepName, keys: &Keys, hint: &Hint) -> Result<String, Error> {
+async fn push_one(queue: &Queue, step: &StepName, hint: &Hint) -> Result<String, Error> {
+    let keys = queue.keys(step);
     let (waiting, held, id) = (keys.key("waiting"), keys.key("held"), hint.id());
     let element = match &hint.trace {
         Some(trace) => format!("{id} {trace}"),

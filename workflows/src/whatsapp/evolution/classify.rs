@@ -390,17 +390,12 @@ mod tests {
         let key = answered(Call::Fetch, 401, Shape::Plain, "Unauthorized");
         let swallowed = answered(Call::Connect, 200, Shape::Swallowed, "[object Object]");
         let odd = ApiError { call: Call::Fetch, kind: ErrorKind::Unreadable { status: 200, what: "no list".into() } };
+        let judged = |error: &ApiError| (classify(error, &name()), host_signal(error, &name()));
 
-        assert_eq!(
-            (classify(&not_found, &name()), host_signal(&not_found, &name())),
-            (Verdict::Absent, HostSignal::Healthy)
-        );
+        assert_eq!(judged(&not_found), (Verdict::Absent, HostSignal::Healthy));
         assert_eq!(host_signal(&key, &name()), HostSignal::KeyRefused);
         for error in [swallowed, odd] {
-            assert_eq!(
-                (classify(&error, &name()), host_signal(&error, &name())),
-                (Verdict::Retry, HostSignal::Healthy)
-            );
+            assert_eq!(judged(&error), (Verdict::Retry, HostSignal::Healthy));
         }
     }
 

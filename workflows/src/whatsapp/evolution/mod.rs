@@ -38,72 +38,68 @@ pub use webhook::{Digest, StoredWebhook, Webhook};
 
 use crate::{secret::Secret, whatsapp::names::InstanceName};
 
+/// An answer of the API that is still to come.
+pub trait Asked<T>: Future<Output = Result<T, ApiError>> + Send {}
+
+impl<T, F: Future<Output = Result<T, ApiError>> + Send> Asked<T> for F {}
+
 /// The calls that our workflows make, and the waiting between them. No implementation retries or follows redirects.
 pub trait Evolution: Sync {
     /// Makes an instance with our token, without a QR code and without a webhook.
-    fn create(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<Created, ApiError>> + Send;
+    fn create(&self, name: &InstanceName, token: &Secret) -> impl Asked<Created>;
 
     /// The instance's row, from the list filtered by its name. `None`: the list came and does not hold it. A name that is not
     /// in the API's memory is a 404, whatever its database holds.
-    fn fetch(&self, name: &InstanceName) -> impl Future<Output = Result<Option<Listed>, ApiError>> + Send;
+    fn fetch(&self, name: &InstanceName) -> impl Asked<Option<Listed>>;
 
     /// The same list, asked for with the instance's own token: that is looked up in the database before the memory.
-    fn fetch_own(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<Own, ApiError>> + Send;
+    fn fetch_own(&self, name: &InstanceName, token: &Secret) -> impl Asked<Own>;
 
     /// Every instance in the API's database, loaded or not. The list is never begun before it is asked for; those who ask at
     /// the same moment share one.
-    fn roster(&self) -> impl Future<Output = Result<Arc<Roster>, ApiError>> + Send;
+    fn roster(&self) -> impl Asked<Arc<Roster>>;
 
     /// The state in the API's memory. `None`: the row exists but is not in memory (loading or leaving).
-    fn connection_state(&self, name: &InstanceName) -> impl Future<Output = Result<Option<ApiState>, ApiError>> + Send;
+    fn connection_state(&self, name: &InstanceName) -> impl Asked<Option<ApiState>>;
 
     /// Asks for a QR code, and opens a socket to WhatsApp where none is open. No answer within that time is no answer.
-    fn connect(&self, name: &InstanceName, within: Duration) -> impl Future<Output = Result<Connect, ApiError>> + Send;
+    fn connect(&self, name: &InstanceName, within: Duration) -> impl Asked<Connect>;
 
     /// Sets the webhook: an upsert, safe to repeat.
-    fn set_webhook(
-        &self,
-        name: &InstanceName,
-        webhook: &Webhook,
-    ) -> impl Future<Output = Result<StoredWebhook, ApiError>> + Send;
+    fn set_webhook(&self, name: &InstanceName, webhook: &Webhook) -> impl Asked<StoredWebhook>;
 
     /// The webhook as it is stored. `None`: none was set, or the instance is loading.
-    fn find_webhook(&self, name: &InstanceName)
-    -> impl Future<Output = Result<Option<StoredWebhook>, ApiError>> + Send;
+    fn find_webhook(&self, name: &InstanceName) -> impl Asked<Option<StoredWebhook>>;
 
     /// Sets what the API publishes of the instance to its RabbitMQ: an upsert, safe to repeat.
-    fn set_rabbitmq(
-        &self,
-        name: &InstanceName,
-        rabbitmq: &Rabbitmq,
-    ) -> impl Future<Output = Result<Rabbitmq, ApiError>> + Send;
+    fn set_rabbitmq(&self, name: &InstanceName, rabbitmq: &Rabbitmq) -> impl Asked<Rabbitmq>;
 
     /// What the API publishes of the instance. `None`: nothing was set, or the instance is loading.
-    fn find_rabbitmq(&self, name: &InstanceName) -> impl Future<Output = Result<Option<Rabbitmq>, ApiError>> + Send;
+    fn find_rabbitmq(&self, name: &InstanceName) -> impl Asked<Option<Rabbitmq>>;
 
     /// Whether the instance has its row of settings, which a create that was cut off does not leave. "No" is no proof: the API
     /// says the same of an instance that is loading, and where its database is away.
-    fn has_settings(&self, name: &InstanceName) -> impl Future<Output = Result<bool, ApiError>> + Send;
+    fn has_settings(&self, name: &InstanceName) -> impl Asked<bool>;
 
     /// Stores the settings that a create stores: an upsert, safe to repeat.
-    fn set_settings(&self, name: &InstanceName) -> impl Future<Output = Result<(), ApiError>> + Send;
+    fn set_settings(&self, name: &InstanceName) -> impl Asked<()>;
 
     /// Deletes the instance with *its own* token, so that a newer instance of that name is not hit. The API answers before
     /// the work is done.
-    fn delete(&self, name: &InstanceName, token: &Secret) -> impl Future<Output = Result<(), ApiError>> + Send;
+    fn delete(&self, name: &InstanceName, token: &Secret) -> impl Asked<()>;
 
     /// Deletes whatever the API holds under this name, with the global key: for what a failed create of ours left behind,
     /// which has no token. The API answers before the work is done.
-    fn discard(&self, name: &InstanceName) -> impl Future<Output = Result<(), ApiError>> + Send;
+    fn discard(&self, name: &InstanceName) -> impl Asked<()>;
 
     /// Which version the API says it is. The API asks WhatsApp before it answers: the time for it is short.
-    fn version(&self) -> impl Future<Output = Result<Version, ApiError>> + Send;
+    fn version(&self) -> impl Asked<Version>;
 
     /// Whether the API's database answers, with a question that the API's memory cannot answer.
-    fn database(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
+    fn database(&self) -> impl Asked<()>;
 
     /// Whether the API answers and takes the global key.
-    fn verify_creds(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
+    fn verify_creds(&self) -> impl Asked<()>;
 
     /// Waits inside an attempt: real time in the client, virtual time in the simulator.
     fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send;
