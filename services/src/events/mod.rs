@@ -66,7 +66,20 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     vitals.metrics.expect_events();
     let publisher = Publisher { name: name::unique("events"), settings, ledger, vitals, shutdown };
     tracing::info!(publisher = %publisher.name, exchange = %publisher.settings.exchange, "ready");
-    publisher.keep_publishing(&pulse).await;
+    let connected = |is_there| publisher.vitals.metrics.broker_connected(is_there);
+    let keeper = Keeper {
+        address: &publisher.settings.address,
+        meanwhile: "events wait in the database",
+        connected: &connected,
+        pulse: &pulse,
+        shutdown: &publisher.shutdown,
+    };
+    let work = async |link: Link| {
+        let lost = publisher.publish_over(&link, &pulse).await;
+        link.close().await;
+        lost
+    };
+    keeper.keep(async || Link::open(&publisher.settings).await, work).await;
     Ok(())
 }
 
@@ -79,23 +92,6 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn keep_publishing(&self, pulse: &Pulse) {
-        let connected = |is_there| self.vitals.metrics.broker_connected(is_there);
-        let keeper = Keeper {
-            address: &self.settings.address,
-            meanwhile: "events wait in the database",
-            connected: &connected,
-            pulse,
-            shutdown: &self.shutdown,
-        };
-        let work = async |link: Link| {
-            let lost = self.publish_over(&link, pulse).await;
-            link.close().await;
-            lost
-        };
-        keeper.keep(async || Link::open(&self.settings).await, work).await;
-    }
-
     /// Until the link is lost: why. None: shutdown came.
     async fn publish_over(&self, link: &Link, pulse: &Pulse) -> Option<Trouble> {
         // One event tries the link: where the broker takes none, no others are sent in vain.

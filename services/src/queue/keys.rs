@@ -7,8 +7,10 @@ use super::Prefix;
 /// The names of one step's queue.
 #[derive(Clone)]
 pub(super) struct Keys {
-    queue: String,
-    wake: String,
+    /// What the queue's keys begin with, and the name that apalis-redis knows it by.
+    pub(super) queue: String,
+    /// The channel that wakes this step's workers.
+    pub(super) wake: String,
 }
 
 impl Keys {
@@ -16,19 +18,9 @@ impl Keys {
         Self { queue: format!("{prefix}:{step}"), wake: format!("{prefix}:wake:step:{step}") }
     }
 
-    /// What the queue's keys begin with, and the name that apalis-redis knows it by.
-    pub(super) fn queue(&self) -> &str {
-        &self.queue
-    }
-
     /// One of the queue's keys. Each transport says which there are.
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}:{name}", self.queue)
-    }
-
-    /// The channel that wakes this step's workers.
-    pub(super) fn wake(&self) -> &str {
-        &self.wake
     }
 }
 

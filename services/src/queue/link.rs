@@ -12,7 +12,7 @@ use tokio::sync::watch;
 const ELSEWHERE: [&str; 6] = ["READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "MOVED"];
 
 pub(super) struct Link {
-    client: Client,
+    pub(super) client: Client,
     config: ConnectionManagerConfig,
     current: Mutex<ConnectionManager>,
     renewals: watch::Sender<u64>,
@@ -23,10 +23,6 @@ impl Link {
     pub(super) fn new(client: Client, config: ConnectionManagerConfig) -> Result<Self, RedisError> {
         let current = Mutex::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
         Ok(Self { client, config, current, renewals: watch::Sender::new(0) })
-    }
-
-    pub(super) fn client(&self) -> &Client {
-        &self.client
     }
 
     /// The connection of now. Held for one question only.

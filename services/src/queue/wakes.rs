@@ -137,7 +137,7 @@ async fn session(
     renewed: &mut watch::Receiver<u64>,
 ) -> Result<(), RedisError> {
     renewed.mark_unchanged();
-    let (mut sink, mut stream) = within(link.client().get_async_pubsub()).await?.split();
+    let (mut sink, mut stream) = within(link.client.get_async_pubsub()).await?.split();
     added.mark_unchanged();
     within(sink.subscribe(bells.channels())).await?;
     bells.ring_all();

@@ -12,12 +12,17 @@ use crate::{
     supabase::sign_ups::{self, BATCH},
 };
 
+/// How far back is looked, and how often.
+pub(super) struct Search {
+    since: Duration,
+    tick: Duration,
+}
+
 /// The recent ones are looked for all the time. It overlaps even where a relay was away for a while.
-const RECENT: Duration = Duration::from_secs(15 * 60);
-const RECENT_TICK: Duration = Duration::from_secs(30);
+pub(super) const RECENT: Search = Search { since: Duration::from_secs(15 * 60), tick: Duration::from_secs(30) };
 /// All since the adoption: a hundred years are always enough.
-const ALL: Duration = Duration::from_secs(100 * 365 * 86_400);
-const ALL_TICK: Duration = Duration::from_secs(3600);
+pub(super) const ALL: Search =
+    Search { since: Duration::from_secs(100 * 365 * 86_400), tick: Duration::from_secs(3600) };
 
 /// Whether sign-ups are this program's at all.
 pub(super) fn is_wanted(ledger: &Postgres) -> bool {
@@ -42,15 +47,7 @@ pub async fn find_once(ledger: &Postgres, since: Duration) -> anyhow::Result<u64
     Ok(queued)
 }
 
-pub(super) async fn find_recent(relay: Relay) {
-    find(&relay, RECENT_TICK, RECENT).await;
-}
-
-pub(super) async fn find_all(relay: Relay) {
-    find(&relay, ALL_TICK, ALL).await;
-}
-
-async fn find(relay: &Relay, tick: Duration, since: Duration) {
+pub(super) async fn find(relay: Relay, Search { since, tick }: Search) {
     let find = async || {
         let found = find_once(&relay.ledger, since).await?;
         relay.vitals.metrics.lost_sign_ups_found(found);

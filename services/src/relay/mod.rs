@@ -87,8 +87,8 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     duties.spawn(rescue::run(relay.clone()));
     duties.spawn(look_again::run(relay.clone()));
     if finds {
-        duties.spawn(finder::find_recent(relay.clone()));
-        duties.spawn(finder::find_all(relay.clone()));
+        duties.spawn(finder::find(relay.clone(), finder::RECENT));
+        duties.spawn(finder::find(relay.clone(), finder::ALL));
     }
     duties.spawn(schema::run(relay.clone()));
     duties.spawn(prune::run(relay));

@@ -85,10 +85,9 @@ mod tests {
     fn the_default_budget_rides_out_a_bad_quarter_of_an_hour() {
         let retry = Retry::default();
 
-        let shortest: Duration =
-            (1..retry.limits.failures).map(|failures| retry.after_failure(spent(failures), 0.0)).sum();
-        let middle: Duration =
-            (1..retry.limits.failures).map(|failures| retry.after_failure(spent(failures), 0.5)).sum();
+        let failures = 1..retry.limits.failures;
+        let lasts = |jitter| failures.clone().map(|count| retry.after_failure(spent(count), jitter)).sum::<Duration>();
+        let (shortest, middle) = (lasts(0.0), lasts(0.5));
 
         assert!(shortest > Duration::from_secs(12 * 60), "{shortest:?}");
         assert!(middle > Duration::from_secs(15 * 60), "{middle:?}");

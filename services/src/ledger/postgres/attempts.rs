@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::ledger::{
     CarriedOn, Claim, Due, Error, Key, Refusal,
-    settlement::{CarryOn, DueIn, Guard, Quiet, Then},
+    settlement::{DueIn, Guard, Quiet, Then},
 };
 
 #[derive(FromRow)]
@@ -230,63 +230,50 @@ impl SettledRow {
 
 /// What `sluice.settle` reads of one settlement; what is absent is null there.
 fn columns(settlement: &Settlement, at: usize, next_token: Token) -> Value {
-    let Settlement { key, attempt, spent, then, .. } = settlement;
-    let mut row = Map::new();
-    let mut put = |column: &str, value: Value| {
-        if !value.is_null() {
-            row.insert(column.to_owned(), value);
+    let Settlement { key, attempt, spent, memory, carry_on, .. } = settlement;
+    let due = if let DueIn::After(delay) = settlement.due { Some(seconds(delay)) } else { None };
+    let span = carry_on.as_ref().and_then(|carry_on| carry_on.span.as_ref());
+    let then = match &settlement.then {
+        Then::Nothing => json!({ "then": "nothing" }),
+        Then::Advance(next) => json!({ "then": "advance", "next": next }),
+        Then::Rerun { position, send_backs } => {
+            json!({ "then": "rerun", "target": position, "send_backs": send_backs })
+        }
+        Then::Succeed => json!({ "then": "succeed" }),
+        Then::Cancel => json!({ "then": "cancel" }),
+        Then::Die { position, step, reason } => {
+            json!({ "then": "die", "target": position, "target_step": step, "reason": reason.as_str() })
         }
     };
-    put("at", json!(at));
-    put("run", json!(key.run));
-    put("position", json!(key.position));
-    put("token", json!(key.token.bits()));
-    put("expiry", json!(settlement.guard == Guard::Expiry));
-    put("to_state", json!(settlement.to.as_str()));
-    if let DueIn::After(delay) = settlement.due {
-        put("due", json!(seconds(delay)));
-    }
-    put("failures", json!(spent.failures));
-    put("crashes", json!(spent.crashes));
-    put("defers", json!(spent.defers));
-    put("output", settlement.output.clone().unwrap_or_default());
-    put("outcome", json!(attempt.outcome));
-    put("class", json!(attempt.class.map(|class| class.as_str())));
-    put("http_status", json!(attempt.http_status));
-    put("error", json!(attempt.error));
-    put("note", json!(attempt.note));
-    put("trace_id", json!(attempt.trace_id));
-    put("span_id", json!(attempt.span_id));
-    if !settlement.memory.is_empty() {
-        put("memory", settlement.memory.as_json());
-    }
-    put("quiet", json!(settlement.quiet == Quiet::Yes));
-    put("exclusive", json!(settlement.exclusive));
-    if let Some(CarryOn { lease, span }) = &settlement.carry_on {
-        put("carry_on", json!(next_token.bits()));
-        put("lease", json!(seconds(*lease)));
-        put("context", json!(span.as_ref().map(|span| span.ids.traceparent())));
-        put("parent", json!(span.as_ref().and_then(|span| span.parent.as_deref())));
-    }
-    match then {
-        Then::Nothing => put("then", json!("nothing")),
-        Then::Advance(next) => {
-            put("then", json!("advance"));
-            put("next", json!(next));
-        }
-        Then::Rerun { position, send_backs } => {
-            put("then", json!("rerun"));
-            put("target", json!(position));
-            put("send_backs", json!(send_backs));
-        }
-        Then::Succeed => put("then", json!("succeed")),
-        Then::Cancel => put("then", json!("cancel")),
-        Then::Die { position, step, reason } => {
-            put("then", json!("die"));
-            put("target", json!(position));
-            put("target_step", json!(step));
-            put("reason", json!(reason.as_str()));
-        }
-    }
-    Value::Object(row)
+    let of_attempt = json!({
+        "at": at,
+        "run": key.run,
+        "position": key.position,
+        "token": key.token.bits(),
+        "expiry": settlement.guard == Guard::Expiry,
+        "to_state": settlement.to.as_str(),
+        "due": due,
+        "failures": spent.failures,
+        "crashes": spent.crashes,
+        "defers": spent.defers,
+        "output": settlement.output,
+        "outcome": attempt.outcome,
+        "class": attempt.class.map(|class| class.as_str()),
+        "http_status": attempt.http_status,
+        "error": attempt.error,
+        "note": attempt.note,
+        "trace_id": attempt.trace_id,
+        "span_id": attempt.span_id,
+        "memory": (!memory.is_empty()).then(|| memory.as_json()),
+        "quiet": settlement.quiet == Quiet::Yes,
+        "exclusive": settlement.exclusive,
+        "carry_on": carry_on.as_ref().map(|_| next_token.bits()),
+        "lease": carry_on.as_ref().map(|carry_on| seconds(carry_on.lease)),
+        "context": span.map(|span| span.ids.traceparent()),
+        "parent": span.and_then(|span| span.parent.as_deref()),
+    });
+    let columns = [of_attempt, then]
+        .into_iter()
+        .filter_map(|part| if let Value::Object(part) = part { Some(part) } else { None });
+    columns.flatten().filter(|(_, value)| !value.is_null()).collect()
 }

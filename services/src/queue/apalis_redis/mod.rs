@@ -44,7 +44,7 @@ pub(super) async fn push(queue: &Queue, step: &StepName, hints: &[Hint], most: O
     let keys = queue.keys(step);
     let mut call = PUSH.key(keys.key("data"));
     call.key(keys.key("active")).key(keys.key("meta")).key(keys.key("workers"));
-    call.arg(keys.key("inflight")).arg(queue.capacity(most)).arg(keys.wake());
+    call.arg(keys.key("inflight")).arg(queue.capacity(most)).arg(&keys.wake);
     for hint in hints {
         call.arg(hint.id()).arg(hint.trace.as_deref().unwrap_or(""));
     }
@@ -82,7 +82,7 @@ async fn live(
     queue.keep_alive(step, name).await.map_err(|error| error.to_string())?;
     let traffic = Traffic::new();
     let context = WorkerContext::new(name);
-    let polling = WakePolling::new(queue.bell(queue.keys(step).wake().to_owned()), traffic.clone());
+    let polling = WakePolling::new(queue.bell(queue.keys(step).wake), traffic.clone());
     let backend = PollWith::new(storage(queue, step, traffic.clone()), polling);
     let service = HintService::new(handler, name.clone(), consumer.state.clone());
     let worker = WorkerBuilder::new(&context).backend(backend).build(service);
@@ -109,7 +109,7 @@ fn storage(queue: &Queue, step: &StepName, traffic: Arc<Traffic>) -> RedisStorag
     let keys = queue.keys(step);
     RedisStorage::new(Watched::new(queue, keys.clone(), traffic)).with_config(
         apalis_redis::Config::default()
-            .queue(keys.queue())
+            .queue(&keys.queue)
             .batch_size(1)
             .lock_tasks(false)
             .emit_events(false)

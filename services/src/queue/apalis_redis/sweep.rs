@@ -68,7 +68,7 @@ impl Queue {
             .key(keys.key("active"))
             .key(keys.key("meta"))
             .arg(worker)
-            .arg(keys.wake())
+            .arg(&keys.wake)
             .arg(HANDED_BACK_LIMIT);
         self.ask("retire a worker", call.invoke_async(&mut self.connection())).await
     }

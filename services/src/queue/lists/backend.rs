@@ -62,8 +62,12 @@ pub(in crate::queue) async fn work(
         ahead: AHEAD.min((consumer.concurrency / 2).max(1)),
         shutdown: shutdown.clone(),
     };
+    let hints = stream::try_unfold(fetching, async |mut fetching: Fetching| {
+        Ok(fetching.next().await?.map(|hint| (hint, fetching)))
+    });
+    let lists = Lists { hints: hints.boxed(), tasks: 0 };
     let service = HintService::new(handler, name.clone(), consumer.state.clone());
-    let worker = WorkerBuilder::new(&**name).backend(Lists::new(fetching)).build(service);
+    let worker = WorkerBuilder::new(&**name).backend(lists).build(service);
     let mut running = pin!(worker.run());
     let ended = tokio::select! {
         ended = &mut running => ended,
@@ -82,7 +86,7 @@ pub(in crate::queue) async fn work(
 /// A connection of its own, because nothing else can be asked on one that blocks.
 async fn connect(queue: &Queue) -> Result<MultiplexedConnection, Error> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(None);
-    queue.ask("connect", queue.shared.link.client().get_multiplexed_async_connection_with_config(&config)).await
+    queue.ask("connect", queue.shared.link.client.get_multiplexed_async_connection_with_config(&config)).await
 }
 
 /// A hint, and the permit that its handler starts with.
@@ -181,15 +185,6 @@ struct Lists {
     hints: BoxStream<'static, Result<Fetched, Error>>,
     /// How many were handed to apalis.
     tasks: u64,
-}
-
-impl Lists {
-    fn new(fetching: Fetching) -> Self {
-        let hints = stream::try_unfold(fetching, async |mut fetching: Fetching| {
-            Ok(fetching.next().await?.map(|hint| (hint, fetching)))
-        });
-        Self { hints: hints.boxed(), tasks: 0 }
-    }
 }
 
 impl Backend for Lists {

@@ -146,21 +146,20 @@ impl Given {
     /// The engine's input, in the product's words.
     pub fn of(input: &StepInput) -> Self {
         let flag = |key| input.memory.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let text = |key| input.memory.get(key).and_then(Value::as_str);
-        let (token, status) = (text(key::TOKEN), text(key::STATUS));
+        let token = input.memory.get(key::TOKEN).and_then(Value::as_str);
+        let status = input.memory.get(key::STATUS).and_then(|status| InstanceStatus::deserialize(status).ok());
         Self {
             subject: input.subject.clone(),
             instance: InstanceName::from(input.resource.clone()),
             token: token.map_or_else(|| input.secret.clone(), Secret::new),
             created_before: input.exclusive_before,
             paired_before: flag(key::PAIRED),
-            connecting_before: status == Some(InstanceStatus::Connecting.as_str()),
+            connecting_before: status == Some(InstanceStatus::Connecting),
             imported: flag(key::IMPORTED),
-            known_before: status.is_some_and(|status| {
-                [InstanceStatus::Connecting, InstanceStatus::Connected, InstanceStatus::Disconnected]
-                    .iter()
-                    .any(|known| known.as_str() == status)
-            }),
+            known_before: matches!(
+                status,
+                Some(InstanceStatus::Connecting | InstanceStatus::Connected | InstanceStatus::Disconnected)
+            ),
             gone_before: flag(key::GONE),
             webhook_before: input.memory.get(key::WEBHOOK).and_then(|digest| Digest::deserialize(digest).ok()),
             drifted_before: input.memory.get(key::DRIFT).is_some_and(|drift| !drift.is_null()),
@@ -168,6 +167,7 @@ impl Given {
             input: input.input.clone(),
         }
     }
+
     /// What is kept where the API's database has the instance no longer. What we have deleted
     /// ourselves, or never knew, is not news.
     pub fn finding_it_gone(&self) -> Memory {

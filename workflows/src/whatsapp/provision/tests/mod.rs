@@ -6,6 +6,8 @@ mod script;
 mod settings;
 mod verify;
 
+use serde::Deserialize;
+
 use crate::{
     outcome::{Class, Memory, Outcome},
     secret::Secret,
@@ -24,15 +26,8 @@ fn success(outcome: Outcome) -> (serde_json::Value, Facts, Option<String>) {
 fn remembered(memory: &Memory) -> Facts {
     let kept = |key| memory.get(key).filter(|value| !value.is_null());
     let text = |key| kept(key).map(|value| value.as_str().expect("a text").to_owned());
-    let status = text("status").map(|status| {
-        let known = [
-            InstanceStatus::Creating,
-            InstanceStatus::Connecting,
-            InstanceStatus::Connected,
-            InstanceStatus::Disconnected,
-        ];
-        known.into_iter().find(|known| known.as_str() == status).unwrap_or_else(|| panic!("status {status}"))
-    });
+    let status = kept("status").map(|status| InstanceStatus::deserialize(status).expect("a status"));
+    assert_ne!(status, Some(InstanceStatus::Error));
     let paired = memory.get("paired").and_then(serde_json::Value::as_bool);
     assert!(paired == Some(true) || status != Some(InstanceStatus::Connected), "a connected instance is paired");
     assert!(status.is_none() || memory.get("qr_code").is_some(), "an earlier status' code is forgotten");
