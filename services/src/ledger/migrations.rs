@@ -299,11 +299,11 @@ async fn refuse_unfit(tx: &mut PgConnection) -> Result<(), Error> {
 
 #[derive(FromRow)]
 struct SlowChange {
-    item: String,
     change: Option<String>,
     before: Option<String>,
-    without: String,
-    mend: String,
+    /// What is said where it cannot be done.
+    #[sqlx(flatten)]
+    missing: Missing,
 }
 
 /// A statement at a time, each for itself: what reads a large table holds no lock that a sign-up waits for.
@@ -319,20 +319,18 @@ async fn change_slowly(
             sqlx::query_as("select item, change, before, without, mend from sluice.slow_changes()")
                 .fetch_all(&mut *connection)
                 .await?;
-        let next = wanted.into_iter().find(|wish| failed.iter().all(|failed| failed.item != wish.item));
-        let Some(SlowChange { item, change, before, without, mend }) = next else { break };
+        let next = wanted.into_iter().find(|wish| failed.iter().all(|failed| failed.item != wish.missing.item));
+        let Some(SlowChange { change, before, mut missing }) = next else { break };
         let Some(change) = change else {
-            failed.push(Missing { item, without, mend });
+            failed.push(missing);
             continue;
         };
         match change_patiently(connection, before.as_deref(), &change).await {
-            Ok(()) => {
-                if !changed.contains(&item) {
-                    changed.push(item);
-                }
-            }
+            Ok(()) if changed.contains(&missing.item) => {}
+            Ok(()) => changed.push(missing.item),
             Err(error @ sqlx::Error::Database(_)) => {
-                failed.push(Missing { item, without: format!("{without} ({})", said(&error)), mend });
+                missing.without = format!("{} ({})", missing.without, said(&error));
+                failed.push(missing);
             }
             Err(error) => return Err(error.into()),
         }

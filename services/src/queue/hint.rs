@@ -23,18 +23,13 @@ impl Hint {
     }
 
     pub(super) fn parse(id: &str, trace: Option<&str>) -> Result<Self, Garbled> {
-        let garbled = || Garbled(id.chars().take(120).collect());
-        let mut parts = id.split(':');
-        let (Some(run), Some(position), Some(generation), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(garbled());
+        let key = || {
+            let (run, rest) = id.split_once(':')?;
+            let (position, generation) = rest.split_once(':')?;
+            let (run, position) = (run.parse().ok()?, position.parse().ok()?);
+            Some(DueKey { run, position, generation: generation.parse().ok()? })
         };
-        let key = DueKey {
-            run: run.parse().map_err(|_| garbled())?,
-            position: position.parse().map_err(|_| garbled())?,
-            generation: generation.parse().map_err(|_| garbled())?,
-        };
+        let key = key().ok_or_else(|| Garbled(id.chars().take(120).collect()))?;
         Ok(Self { key, trace: trace.filter(|text| !text.is_empty()).map(str::to_owned) })
     }
 }

@@ -22,9 +22,8 @@ const HOST: &str = "api.example";
 
 #[tokio::test(start_paused = true)]
 async fn an_input_that_the_workflow_refuses_is_a_permanent_failure_and_no_step_runs() {
-    let made = attempt(json!({"greeting": 7}), Answers::Panic).await;
+    let (_, settlement) = attempt(json!({"greeting": 7}), Answers::Panic).await;
 
-    let settlement = made.settled();
     assert_eq!(settlement.to, StepState::Dead);
     assert_eq!(settlement.attempt.error.as_deref(), Some("the run's input is refused: a greeting is a text"));
     assert!(matches!(settlement.then, Then::Die { .. }));
@@ -32,13 +31,11 @@ async fn an_input_that_the_workflow_refuses_is_a_permanent_failure_and_no_step_r
 
 #[tokio::test(start_paused = true)]
 async fn what_became_due_is_handed_out_with_the_runs_state() {
-    let made = attempt(json!({"greeting": "hello"}), Answers::Success).await;
+    let (attempted, settlement) = attempt(json!({"greeting": "hello"}), Answers::Success).await;
 
-    let Attempted::Settled { run: RunState::Active, due: Some(due) } = &made.attempted else {
-        panic!("{:?}", made.attempted);
-    };
+    let Attempted::Settled { run: RunState::Active, due: Some(due) } = &attempted else { panic!("{attempted:?}") };
     assert_eq!((due.key.position, due.step.as_str()), (1, "second"));
-    assert_eq!(made.settled().output, Some(json!("done")));
+    assert_eq!(settlement.output, Some(json!("done")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,8 +66,8 @@ async fn an_attempt_that_does_not_succeed_asks_for_no_next_step_and_keeps_no_pla
 
 #[tokio::test(start_paused = true)]
 async fn code_that_panics_is_tried_again_and_code_that_is_missing_is_not_counted() {
-    let panicked = attempt(json!({}), Answers::Panic).await.settled();
-    let missing = attempt(json!({}), Answers::Nothing).await.settled();
+    let (_, panicked) = attempt(json!({}), Answers::Panic).await;
+    let (_, missing) = attempt(json!({}), Answers::Nothing).await;
 
     assert_eq!((panicked.attempt.outcome, panicked.attempt.class), ("failed", Some(Class::Panicked)));
     assert_eq!((missing.attempt.outcome, missing.attempt.class), ("deferred", Some(Class::Unknown)));
@@ -79,10 +76,10 @@ async fn code_that_panics_is_tried_again_and_code_that_is_missing_is_not_counted
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_not_counted_where_the_host_fails_its_probe() {
-    let made = attempt(json!({}), Answers::Failing).await.settled();
+    let (_, settlement) = attempt(json!({}), Answers::Failing).await;
 
-    assert_eq!(made.attempt.outcome, "deferred");
-    assert!(made.attempt.error.unwrap().contains("the API as a whole does not work"));
+    assert_eq!(settlement.attempt.outcome, "deferred");
+    assert!(settlement.attempt.error.unwrap().contains("the API as a whole does not work"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,21 +103,10 @@ async fn a_watch_takes_its_advice_from_the_probe() {
     assert_eq!(advice, [(HOST, "ask the neighbours")]);
 }
 
-struct Made {
-    attempted: Attempted,
-    ledger: Stub,
-}
-
-impl Made {
-    fn settled(&self) -> Settlement {
-        self.ledger.settled()
-    }
-}
-
-async fn attempt(input: Value, answers: Answers) -> Made {
+async fn attempt(input: Value, answers: Answers) -> (Attempted, Settlement) {
     let ledger = Stub { input: input.clone(), ..Stub::default() };
     let attempted = runner(&ledger, catalog(answers)).attempt(key(), || {}).await.unwrap();
-    Made { attempted, ledger }
+    (attempted, ledger.settled())
 }
 
 fn catalog(answers: Answers) -> Catalog {

@@ -310,11 +310,8 @@ pub fn outcome(error: &ApiError, name: &InstanceName) -> Outcome {
         Verdict::ReadBack
             if matches!(error.status(), Some(502..=504)) || is_foreign(error) || is_database_failure(error, name) =>
         {
-            let after = match &error.kind {
-                ErrorKind::Answer(answer) => answer.retry_after.map(RetryAfter::duration),
-                _ => None,
-            };
-            Outcome::Defer { failure, after }
+            let after = if let ErrorKind::Answer(answer) = &error.kind { answer.retry_after } else { None };
+            Outcome::Defer { failure, after: after.map(RetryAfter::duration) }
         }
         Verdict::ReadBack | Verdict::Retry | Verdict::Absent | Verdict::Exists | Verdict::TokenRefused => {
             Outcome::Retry(failure)
