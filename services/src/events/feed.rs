@@ -187,7 +187,7 @@ async fn next(consumer: &mut Consumer) -> Result<Delivery, Trouble> {
     match consumer.next().await {
         Some(Ok(delivery)) => Ok(delivery),
         Some(Err(error)) => Err(Trouble::lost(&error)),
-        None => Err(Trouble::gone("the broker has ended the subscription: does the queue still exist?")),
+        None => Err(Trouble("the broker has ended the subscription: does the queue still exist?".to_owned())),
     }
 }
 

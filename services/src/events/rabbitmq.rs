@@ -83,19 +83,11 @@ impl fmt::Debug for Address {
 /// Why there is no link, and what mends it.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
-pub struct Trouble(String);
+pub struct Trouble(pub(super) String);
 
 impl Trouble {
-    fn late(what: &str) -> Self {
-        Self(format!("the broker does not answer within {ANSWERS_WITHIN:?} ({what})"))
-    }
-
     pub(super) fn lost(error: &lapin::Error) -> Self {
         Self(format!("the connection to the broker is lost ({error})"))
-    }
-
-    pub(super) fn gone(what: &str) -> Self {
-        Self(what.to_owned())
     }
 
     /// Whether the broker will not do this one thing: the connection is not to blame.
@@ -292,7 +284,7 @@ pub(super) async fn answered<T>(
     match timeout(ANSWERS_WITHIN, asked).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Trouble::of(&error, what, address)),
-        Err(_) => Err(Trouble::late(what)),
+        Err(_) => Err(Trouble(format!("the broker does not answer within {ANSWERS_WITHIN:?} ({what})"))),
     }
 }
 

@@ -1,32 +1,37 @@
 //! Why a call gave no usable answer. No text here holds a secret: they were cut before the error was made (`redact`).
 
-use std::fmt;
-
 use super::{Call, RetryAfter};
 
 /// The most that an error keeps of what the API said, in characters: room for the longest name and a sentence.
 pub const MESSAGE_CHARS: usize = 600;
 
 /// A call that gave no usable answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{call} {kind}")]
 pub struct ApiError {
     pub call: Call,
     pub kind: ErrorKind,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ErrorKind {
     /// The API, or a proxy before it, answered that it will not.
+    #[error("answered {}", said(.0))]
     Answer(Answer),
     /// The request was not sent: no route, no name, refused, TLS.
+    #[error("could not be sent: {0}")]
     Unreachable(String),
     /// The request was, or may have been, sent; no answer came in time, or the connection broke before its end.
+    #[error("got no answer: {0}")]
     NoAnswer(String),
     /// A success came that the Evolution API cannot have given: a page, an empty body, anything that is no JSON.
+    #[error("answered {status} with something that is not the Evolution API: {what}")]
     Foreign { status: u16, what: String },
     /// A success came in JSON whose shape nobody recorded.
+    #[error("answered {status} unreadably: {what}")]
     Unreadable { status: u16, what: String },
     /// Not sent: the lease is too short for a call that creates or deletes.
+    #[error("was not sent: too little of the lease was left")]
     Withheld,
 }
 
@@ -66,6 +71,15 @@ impl Answer {
     }
 }
 
+fn said(Answer { status, shape, message, .. }: &Answer) -> String {
+    match (shape, message.as_str()) {
+        (Shape::Foreign, "") => format!("{status} with something that is not the Evolution API: an empty body"),
+        (Shape::Foreign, said) => format!("{status} with something that is not the Evolution API: {said}"),
+        (_, "") => status.to_string(),
+        (_, said) => format!("{status}: {said}"),
+    }
+}
+
 impl ApiError {
     /// The status, where an answer came.
     pub fn status(&self) -> Option<u16> {
@@ -76,25 +90,3 @@ impl ApiError {
         }
     }
 }
-
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const FOREIGN: &str = "with something that is not the Evolution API";
-        let call = self.call;
-        match &self.kind {
-            ErrorKind::Answer(Answer { status, shape: Shape::Foreign, message, .. }) => {
-                let what = if message.is_empty() { "an empty body" } else { message };
-                write!(f, "{call} answered {status} {FOREIGN}: {what}")
-            }
-            ErrorKind::Foreign { status, what } => write!(f, "{call} answered {status} {FOREIGN}: {what}"),
-            ErrorKind::Answer(answer) if answer.message.is_empty() => write!(f, "{call} answered {}", answer.status),
-            ErrorKind::Answer(answer) => write!(f, "{call} answered {}: {}", answer.status, answer.message),
-            ErrorKind::Unreachable(why) => write!(f, "{call} could not be sent: {why}"),
-            ErrorKind::NoAnswer(why) => write!(f, "{call} got no answer: {why}"),
-            ErrorKind::Unreadable { status, what } => write!(f, "{call} answered {status} unreadably: {what}"),
-            ErrorKind::Withheld => write!(f, "{call} was not sent: too little of the lease was left"),
-        }
-    }
-}
-
-impl std::error::Error for ApiError {}

@@ -71,6 +71,10 @@ mod tests {
     use super::*;
     use crate::whatsapp::evolution::{Answer, Call, ErrorKind, RetryAfter, Shape};
 
+    fn judged(kind: ErrorKind) -> (Probed, Option<Duration>) {
+        judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind }))
+    }
+
     #[test]
     fn any_answer_of_its_own_below_500_but_401_408_and_429_shows_that_the_host_works() {
         let retry_after = RetryAfter::parse("7", None);
@@ -84,24 +88,20 @@ mod tests {
         ] {
             let retry_after = retry_after.filter(|_| hold.is_some());
             let answer = Answer { status, shape: Shape::Plain, message: String::new(), retry_after };
-            let error = ApiError { call: Call::VerifyCreds, kind: ErrorKind::Answer(answer) };
 
-            assert_eq!(judge::<()>(&Err(error)), (found, hold), "{status}");
+            assert_eq!(judged(ErrorKind::Answer(answer)), (found, hold), "{status}");
         }
         assert_eq!(judge(&Ok(())), (Probed::Answered, None));
-        let away = ErrorKind::Unreachable("refused".to_owned());
-        assert_eq!(judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind: away })).0, Probed::Failed);
+        assert_eq!(judged(ErrorKind::Unreachable("refused".to_owned())).0, Probed::Failed);
     }
 
     #[test]
     fn what_is_not_the_api_shows_nothing_of_it() {
         for status in [400, 401, 403, 404, 308] {
             let answer = Answer { status, shape: Shape::Foreign, message: "a page".to_owned(), retry_after: None };
-            let error = ApiError { call: Call::VerifyCreds, kind: ErrorKind::Answer(answer) };
 
-            assert_eq!(judge::<()>(&Err(error)).0, Probed::Failed, "{status}");
+            assert_eq!(judged(ErrorKind::Answer(answer)).0, Probed::Failed, "{status}");
         }
-        let page = ErrorKind::Foreign { status: 200, what: "a page".to_owned() };
-        assert_eq!(judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind: page })).0, Probed::Failed);
+        assert_eq!(judged(ErrorKind::Foreign { status: 200, what: "a page".to_owned() }).0, Probed::Failed);
     }
 }

@@ -142,10 +142,10 @@ fn loading(what: impl Into<String>) -> Outcome {
     Outcome::Defer { failure, after: None }
 }
 
-/// The API has the instance in its memory and not in its database. Only the step that creates may clear that away.
-fn without_row(name: &InstanceName) -> Outcome {
-    let text = format!("instance \"{name}\" is in the API's memory and not in its database: it is made again");
-    send_back(CREATE_INSTANCE, Failure::new(Class::EffectGone, text).with_host(HostSignal::Healthy))
+/// Only the step that creates may make an instance again, and clear away what is in its way.
+fn again(text: String, status: Option<u16>) -> Outcome {
+    let failure = Failure::new(Class::EffectGone, text).with_status(status).with_host(HostSignal::Healthy);
+    send_back(CREATE_INSTANCE, failure)
 }
 
 /// The API has the instance in its database and not in its memory. Once a load would have ended, only the step that creates may
@@ -154,8 +154,7 @@ fn not_loaded<A>(attempt: &mut Attempt<'_, A>) -> Outcome {
     let given = attempt.given;
     match mend::wait_for_load(attempt) {
         (Waiting::ForTooLong, _) if !given.paired_before => {
-            let text = format!("instance \"{}\" is in the API's database and was never loaded", given.instance);
-            send_back(CREATE_INSTANCE, Failure::new(Class::EffectGone, text).with_host(HostSignal::Healthy))
+            again(format!("instance \"{}\" is in the API's database and was never loaded", given.instance), None)
         }
         (_, outcome) => outcome,
     }
@@ -167,7 +166,9 @@ async fn missing(attempt: &mut Attempt<'_, impl Evolution>) -> Outcome {
     let name = &given.instance;
     match look_twice(api, given, &settings.timings).await {
         Look::Absent => gone(name).remembering(&given.finding_it_gone()),
-        Look::Phantom => without_row(name),
+        Look::Phantom => {
+            again(format!("instance \"{name}\" is in the API's memory and not in its database: it is made again"), None)
+        }
         Look::NotLoaded => not_loaded(attempt),
         Look::There(_) => {
             loading(format!("the API did not find instance \"{name}\", and then did: it is being loaded"))
@@ -189,13 +190,9 @@ async fn failed(attempt: &mut Attempt<'_, impl Evolution>, error: ApiError) -> O
 }
 
 fn gone(name: &InstanceName) -> Outcome {
-    let failure = Failure::new(
-        Class::EffectGone,
-        format!("the API and its database know no instance \"{name}\": it was deleted or lost, and is made again"),
-    )
-    .with_status(Some(404))
-    .with_host(HostSignal::Healthy);
-    send_back(CREATE_INSTANCE, failure)
+    let text =
+        format!("the API and its database know no instance \"{name}\": it was deleted or lost, and is made again");
+    again(text, Some(404))
 }
 
 /// Whether an error burns no attempt: then there is no point in asking on within this one.

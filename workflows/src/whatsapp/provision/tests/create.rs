@@ -92,18 +92,13 @@ fn without_loading() -> Settings {
 }
 
 #[test]
-fn the_first_attempt_posts_at_once() {
+fn the_first_attempt_posts_at_once_and_a_token_of_the_apis_own_is_kept() {
     let (output, facts, note) = succeeds(&given(), made());
+    let (_, theirs, _) = succeeds(&given(), vec![(Create, Reply::Created("their-token-1"))]);
 
     assert_eq!(output["how"], "created");
     assert_eq!((facts.token, note), (None, None));
-}
-
-#[test]
-fn a_token_of_the_apis_own_is_kept() {
-    let (_, facts, _) = succeeds(&given(), vec![(Create, Reply::Created("their-token-1"))]);
-
-    assert_eq!(facts.token, Some(Secret::new("their-token-1")));
+    assert_eq!(theirs.token, Some(Secret::new("their-token-1")));
 }
 
 #[test]
@@ -165,15 +160,6 @@ fn a_later_attempt_posts_only_where_the_instance_is_absent() {
 
     assert_eq!(how(&again(), [gone(), made()].concat()), "created");
     assert_eq!(how(&again(), [empty, script::not_in_database(), made()].concat()), "created");
-}
-
-#[test]
-fn a_later_attempt_never_posts_while_the_instance_is_loading() {
-    for state in [None, Some(ApiState::Close)] {
-        let calls = vec![(Fetch, not_in_list()), (ConnectionState, Reply::State(state))];
-
-        assert_eq!(ends(&again(), calls), ("defer", Class::Loading), "{state:?}");
-    }
 }
 
 #[test]
@@ -497,14 +483,17 @@ fn a_host_that_does_not_tell_its_version_is_not_asked_each_time() {
 }
 
 #[test]
-fn a_later_attempt_never_posts_where_it_cannot_read_back() {
+fn a_later_attempt_never_posts_while_the_instance_is_loading_or_where_it_cannot_read_back() {
     let proxy = || answer(404, Shape::Foreign, "404 page not found");
+    let not_listed = |state| vec![(Fetch, not_in_list()), (ConnectionState, state)];
 
     for (calls, expected) in [
         (vec![(Fetch, refused())], ("defer", Class::Unreachable)),
         (vec![(Fetch, timed_out())], ("retry", Class::NoAnswer)),
         (vec![(Fetch, proxy())], ("defer", Class::Unreadable)),
-        (vec![(Fetch, not_in_list()), (ConnectionState, proxy())], ("defer", Class::Unreadable)),
+        (not_listed(proxy()), ("defer", Class::Unreadable)),
+        (not_listed(Reply::State(None)), ("defer", Class::Loading)),
+        (not_listed(Reply::State(Some(ApiState::Close))), ("defer", Class::Loading)),
     ] {
         assert_eq!(ends(&again(), calls), expected);
     }
