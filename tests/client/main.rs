@@ -16,7 +16,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Call, Connect, ErrorKind, Event, Evolution, Own, RetryAfter, Webhook,
+            ApiError, ApiState, Call, Connect, ErrorKind, Event, Evolution, ExclusiveEvolution, Own, RetryAfter,
+            Webhook,
             classify::{Verdict, classify},
         },
         names::InstanceName,

@@ -19,8 +19,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            AmqpMode, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Guarded, Listed, Own, Rabbitmq,
-            Roster, StoredWebhook, Version, Webhook,
+            AmqpMode, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, ExclusiveEvolution, Guarded,
+            Listed, Own, Rabbitmq, Roster, StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -97,14 +97,6 @@ fn plain() -> Redaction<'static> {
 }
 
 impl Evolution for Api {
-    async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
-        let body = json!({
-            "instanceName": name.as_str(), "token": token.expose(), "integration": "WHATSAPP-BAILEYS", "qrcode": false
-        });
-        let request = Request::post("/instance/create").key(KEY).json(body);
-        self.ask(Call::Create, request, |response| answer::created(response, name, &plain()))
-    }
-
     async fn fetch(&self, name: &InstanceName) -> Result<Option<Listed>, ApiError> {
         let request = get(format!("/instance/fetchInstances?instanceName={name}"));
         self.ask(Call::Fetch, request, |response| answer::listed(response, name, &plain()))
@@ -160,16 +152,6 @@ impl Evolution for Api {
         self.ask(Call::SetSettings, request, |response| answer::done(response, &plain()))
     }
 
-    async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
-        let request = Request::delete(format!("/instance/delete/{name}")).key(token.expose());
-        self.ask(Call::Delete, request, |response| answer::done(response, &plain()))
-    }
-
-    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
-        let request = Request::delete(format!("/instance/delete/{name}")).key(KEY);
-        self.ask(Call::Discard, request, |response| answer::done(response, &plain()))
-    }
-
     async fn version(&self) -> Result<Version, ApiError> {
         self.ask(Call::Version, get("/"), |response| answer::version(response, &plain()))
     }
@@ -190,6 +172,26 @@ impl Evolution for Api {
 
     fn elapsed(&self) -> Duration {
         self.with(|_, now| now)
+    }
+}
+
+impl ExclusiveEvolution for Api {
+    async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
+        let body = json!({
+            "instanceName": name.as_str(), "token": token.expose(), "integration": "WHATSAPP-BAILEYS", "qrcode": false
+        });
+        let request = Request::post("/instance/create").key(KEY).json(body);
+        self.ask(Call::Create, request, |response| answer::created(response, name, &plain()))
+    }
+
+    async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
+        let request = Request::delete(format!("/instance/delete/{name}")).key(token.expose());
+        self.ask(Call::Delete, request, |response| answer::done(response, &plain()))
+    }
+
+    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
+        let request = Request::delete(format!("/instance/delete/{name}")).key(KEY);
+        self.ask(Call::Discard, request, |response| answer::done(response, &plain()))
     }
 }
 

@@ -13,8 +13,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Rabbitmq, Roster,
-            StoredWebhook, Version, Webhook,
+            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, ExclusiveEvolution, Listed, Own,
+            Rabbitmq, Roster, StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -127,20 +127,6 @@ fn get(path: &str, name: &InstanceName) -> Request {
 }
 
 impl Evolution for Client {
-    async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
-        let redaction = Redaction::new(Some(name), [&self.key, token]);
-        let body = serde_json::json!({
-            "instanceName": name.as_str(),
-            "token": token.expose(),
-            "integration": "WHATSAPP-BAILEYS",
-            "qrcode": false,
-        });
-        let request = Request::post("/instance/create").key(KEY).json(body);
-        self.stage.creates(name);
-        let read = |response: &Response<'_>| answer::created(response, name, &redaction);
-        self.ask_exclusive(Call::Create, request, name, self.timeouts.create, read).await
-    }
-
     async fn fetch(&self, name: &InstanceName) -> Result<Option<Listed>, ApiError> {
         let redaction = Redaction::new(Some(name), [&self.key]);
         let request = get("/instance/fetchInstances?instanceName=", name);
@@ -224,25 +210,6 @@ impl Evolution for Client {
         self.ask(Call::FindRabbitmq, request, self.timeouts.other, read).await
     }
 
-    async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
-        let redaction = Redaction::new(Some(name), [&self.key, token]);
-        let request = Request::delete(format!("/instance/delete/{}", encoded(name))).key(token.expose());
-        let read = |response: &Response<'_>| answer::done(response, &redaction);
-        self.ask_exclusive(Call::Delete, request, name, self.timeouts.other, read).await
-    }
-
-    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
-        let redaction = Redaction::new(Some(name), [&self.key]);
-        let request = Request::delete(format!("/instance/delete/{}", encoded(name))).key(KEY);
-        let read = |response: &Response<'_>| answer::done(response, &redaction);
-        self.stage.log.hit("call.discarded");
-        if self.stage.plan.removed == Some(Removed::Discard) {
-            return Ok(());
-        }
-        self.stage.facts().discarded.insert(name.clone());
-        self.ask_exclusive(Call::Discard, request, name, self.timeouts.other, read).await
-    }
-
     async fn version(&self) -> Result<Version, ApiError> {
         let redaction = Redaction::new(None, [&self.key]);
         let read = |response: &Response<'_>| answer::version(response, &redaction);
@@ -272,5 +239,40 @@ impl Evolution for Client {
     }
     fn elapsed(&self) -> Duration {
         self.stage.log.now()
+    }
+}
+
+impl ExclusiveEvolution for Client {
+    async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key, token]);
+        let body = serde_json::json!({
+            "instanceName": name.as_str(),
+            "token": token.expose(),
+            "integration": "WHATSAPP-BAILEYS",
+            "qrcode": false,
+        });
+        let request = Request::post("/instance/create").key(KEY).json(body);
+        self.stage.creates(name);
+        let read = |response: &Response<'_>| answer::created(response, name, &redaction);
+        self.ask_exclusive(Call::Create, request, name, self.timeouts.create, read).await
+    }
+
+    async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key, token]);
+        let request = Request::delete(format!("/instance/delete/{}", encoded(name))).key(token.expose());
+        let read = |response: &Response<'_>| answer::done(response, &redaction);
+        self.ask_exclusive(Call::Delete, request, name, self.timeouts.other, read).await
+    }
+
+    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
+        let redaction = Redaction::new(Some(name), [&self.key]);
+        let request = Request::delete(format!("/instance/delete/{}", encoded(name))).key(KEY);
+        let read = |response: &Response<'_>| answer::done(response, &redaction);
+        self.stage.log.hit("call.discarded");
+        if self.stage.plan.removed == Some(Removed::Discard) {
+            return Ok(());
+        }
+        self.stage.facts().discarded.insert(name.clone());
+        self.ask_exclusive(Call::Discard, request, name, self.timeouts.other, read).await
     }
 }

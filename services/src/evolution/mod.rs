@@ -18,8 +18,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Listed, Own, Rabbitmq, Roster,
-            StoredWebhook, Version, Webhook,
+            ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, ExclusiveEvolution, Listed, Own,
+            Rabbitmq, Roster, StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -110,18 +110,6 @@ impl Client {
 }
 
 impl Evolution for Client {
-    async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
-        let redaction = self.redaction(Some(name), [token]);
-        let body = serde_json::json!({
-            "instanceName": name.as_str(),
-            "token": token.expose(),
-            "integration": "WHATSAPP-BAILEYS",
-            "qrcode": false,
-        });
-        let request = Request::new(Method::POST, "/instance/create").body(body).timeout(self.timeouts.create);
-        self.ask(Call::Create, request, &redaction, |response| answer::created(response, name, &redaction)).await
-    }
-
     async fn fetch(&self, name: &InstanceName) -> Result<Option<Listed>, ApiError> {
         let redaction = self.redaction(Some(name), []);
         let path = format!("/instance/fetchInstances?instanceName={}", utf8_percent_encode(name.as_str(), ENCODED));
@@ -189,18 +177,6 @@ impl Evolution for Client {
         self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
     }
 
-    async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
-        let (call, redaction) = (Call::Delete, self.redaction(Some(name), [token]));
-        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?).key(own_key(call, token)?);
-        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
-    }
-
-    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
-        let (call, redaction) = (Call::Discard, self.redaction(Some(name), []));
-        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?);
-        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
-    }
-
     async fn version(&self) -> Result<Version, ApiError> {
         let redaction = self.redaction(None, []);
         let request = Request::new(Method::GET, "/").timeout(VERSION.min(self.timeouts.other));
@@ -225,6 +201,32 @@ impl Evolution for Client {
 
     fn elapsed(&self) -> Duration {
         START.elapsed()
+    }
+}
+
+impl ExclusiveEvolution for Client {
+    async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
+        let redaction = self.redaction(Some(name), [token]);
+        let body = serde_json::json!({
+            "instanceName": name.as_str(),
+            "token": token.expose(),
+            "integration": "WHATSAPP-BAILEYS",
+            "qrcode": false,
+        });
+        let request = Request::new(Method::POST, "/instance/create").body(body).timeout(self.timeouts.create);
+        self.ask(Call::Create, request, &redaction, |response| answer::created(response, name, &redaction)).await
+    }
+
+    async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
+        let (call, redaction) = (Call::Delete, self.redaction(Some(name), [token]));
+        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?).key(own_key(call, token)?);
+        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+    }
+
+    async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
+        let (call, redaction) = (Call::Discard, self.redaction(Some(name), []));
+        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?);
+        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{future::Future, ops::Deref};
 
-use super::{ApiError, Call, Created, ErrorKind, Evolution, classify};
+use super::{ApiError, Call, Created, ErrorKind, ExclusiveEvolution, classify};
 use crate::{
     calls::{CallEnd, ExclusiveCalls, Withheld},
     secret::Secret,
@@ -16,7 +16,7 @@ pub struct Guarded<'a, C> {
     calls: &'a ExclusiveCalls<'a>,
 }
 
-impl<'a, C: Evolution> Guarded<'a, C> {
+impl<'a, C: ExclusiveEvolution> Guarded<'a, C> {
     pub fn new(api: &'a C, calls: &'a ExclusiveCalls<'a>) -> Self {
         Self { api, calls }
     }

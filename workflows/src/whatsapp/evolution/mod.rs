@@ -45,9 +45,6 @@ impl<T, F: Future<Output = Result<T, ApiError>> + Send> Asked<T> for F {}
 
 /// The calls that our workflows make, and the waiting between them. No implementation retries or follows redirects.
 pub trait Evolution: Sync {
-    /// Makes an instance with our token, without a QR code and without a webhook.
-    fn create(&self, name: &InstanceName, token: &Secret) -> impl Asked<Created>;
-
     /// The instance's row, from the list filtered by its name. `None`: the list came and does not hold it. A name that is not
     /// in the API's memory is a 404, whatever its database holds.
     fn fetch(&self, name: &InstanceName) -> impl Asked<Option<Listed>>;
@@ -84,14 +81,6 @@ pub trait Evolution: Sync {
     /// Stores the settings that a create stores: an upsert, safe to repeat.
     fn set_settings(&self, name: &InstanceName) -> impl Asked<()>;
 
-    /// Deletes the instance with *its own* token, so that a newer instance of that name is not hit. The API answers before
-    /// the work is done.
-    fn delete(&self, name: &InstanceName, token: &Secret) -> impl Asked<()>;
-
-    /// Deletes whatever the API holds under this name, with the global key: for what a failed create of ours left behind,
-    /// which has no token. The API answers before the work is done.
-    fn discard(&self, name: &InstanceName) -> impl Asked<()>;
-
     /// Which version the API says it is. The API asks WhatsApp before it answers: the time for it is short.
     fn version(&self) -> impl Asked<Version>;
 
@@ -106,6 +95,20 @@ pub trait Evolution: Sync {
 
     /// The time since some moment before the first call; it never runs backwards.
     fn elapsed(&self) -> Duration;
+}
+
+/// The calls that create or delete, which an attempt makes through `Guarded` alone: what is lent an `Evolution` has none of them.
+pub trait ExclusiveEvolution: Evolution {
+    /// Makes an instance with our token, without a QR code and without a webhook.
+    fn create(&self, name: &InstanceName, token: &Secret) -> impl Asked<Created>;
+
+    /// Deletes the instance with *its own* token, so that a newer instance of that name is not hit. The API answers before
+    /// the work is done.
+    fn delete(&self, name: &InstanceName, token: &Secret) -> impl Asked<()>;
+
+    /// Deletes whatever the API holds under this name, with the global key: for what a failed create of ours left behind,
+    /// which has no token. The API answers before the work is done.
+    fn discard(&self, name: &InstanceName) -> impl Asked<()>;
 }
 
 /// Which call: a label of errors, spans and metrics.

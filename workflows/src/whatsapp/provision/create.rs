@@ -14,7 +14,7 @@ use crate::{
     outcome::{Class, Failure, HostSignal, Outcome},
     whatsapp::{
         evolution::{
-            ApiError, Created, Evolution, Guarded, Kind, Listed,
+            ApiError, Created, Evolution, ExclusiveEvolution, Guarded, Kind, Listed,
             classify::{self, Pairing, Verdict, classify, instance_status},
         },
         names::{InstanceName, InstanceStatus, UserId},
@@ -30,7 +30,7 @@ const WITHOUT_ROW: u32 = 8;
 
 /// Makes the subject's instance, or finds it made.
 pub async fn create_instance(
-    api: &Guarded<'_, impl Evolution>,
+    api: &Guarded<'_, impl ExclusiveEvolution>,
     given: &Given,
     settings: &Settings,
     host: &Host,
@@ -46,7 +46,7 @@ pub async fn create_instance(
     attempt.end(outcome)
 }
 
-async fn make_or_find(attempt: &mut Exclusive<'_, impl Evolution>, host: &Host) -> Outcome {
+async fn make_or_find(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, host: &Host) -> Outcome {
     let Attempt { api, given, settings, .. } = *attempt;
     let seen = match given.created_before {
         true => look(&**api, given).await,
@@ -77,7 +77,7 @@ async fn first_look(api: &impl Evolution, given: &Given, settings: &Settings, ho
     }
 }
 
-pub(super) async fn create(attempt: &mut Exclusive<'_, impl Evolution>) -> Outcome {
+pub(super) async fn create(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>) -> Outcome {
     let Attempt { api, given, .. } = *attempt;
     let name = &given.instance;
     match api.create(name, &given.token).await {
@@ -121,7 +121,7 @@ async fn taken(api: &impl Evolution, given: &Given, error: &ApiError) -> Outcome
 
 /// Nobody knows whether the create was done, or is still under way: asks until the instance is there, or is not seen any more
 /// after the time in which the server finishes what it was sent. Nothing is sent on the strength of these looks.
-async fn read_back(attempt: &mut Exclusive<'_, impl Evolution>, sent: ApiError) -> Outcome {
+async fn read_back(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, sent: ApiError) -> Outcome {
     let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
     let timings = &settings.timings;

@@ -15,7 +15,7 @@ use crate::{
     outcome::{Class, Failure, HostSignal, Outcome},
     whatsapp::{
         evolution::{
-            Evolution,
+            ExclusiveEvolution,
             classify::{self, Pairing, Verdict, classify},
         },
         provision::Given,
@@ -30,7 +30,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
 const QUICK_LOOKS: u32 = 3;
 
 /// The API's memory has the name and no list has.
-pub(super) async fn phantom(attempt: &mut Exclusive<'_, impl Evolution>) -> Outcome {
+pub(super) async fn phantom(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>) -> Outcome {
     let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
     if !given.created_before {
@@ -48,7 +48,7 @@ pub(super) async fn phantom(attempt: &mut Exclusive<'_, impl Evolution>) -> Outc
 /// The API's database has the instance and its memory has not. That is waited for; once a load
 /// would have ended, what is ours and was never paired is made again. No call loads one: 2.3.6 and
 /// 2.3.7 answer a `connect` for a name that is not in memory with `{"error":true}`.
-pub(super) async fn not_loaded(attempt: &mut Exclusive<'_, impl Evolution>) -> Outcome {
+pub(super) async fn not_loaded(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>) -> Outcome {
     let (api, given) = (attempt.api, attempt.given);
     let name = &given.instance;
     let (waiting, outcome) = wait_for_load(attempt);
@@ -101,7 +101,7 @@ pub(super) fn wait_for_load<A>(attempt: &mut Attempt<'_, A>) -> (Waiting, Outcom
 }
 
 /// Deletes what stands there under this name, and makes the instance.
-async fn discard(attempt: &mut Exclusive<'_, impl Evolution>, what: &str) -> Outcome {
+async fn discard(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, what: &str) -> Outcome {
     let Attempt { api, given, settings, ref mut counts } = *attempt;
     let name = &given.instance;
     if counts.discards >= DISCARDS {

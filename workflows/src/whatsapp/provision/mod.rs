@@ -43,7 +43,7 @@ use crate::{
     outcome::{Class, Failure, HostSignal, Outcome, StepInput},
     whatsapp::{
         evolution::{
-            ApiError, Evolution, Guarded,
+            ApiError, Evolution, ExclusiveEvolution, Guarded,
             classify::{self, Verdict, classify},
         },
         names::{InstanceName, InstanceStatus},
@@ -203,7 +203,7 @@ fn is_uncounted(error: &ApiError, name: &InstanceName) -> bool {
 /// Runs the step of this name. `None`: this build has no code for it.
 pub async fn run(
     step: &StepName,
-    api: &Guarded<'_, impl Evolution>,
+    api: &Guarded<'_, impl ExclusiveEvolution>,
     given: &Given,
     settings: &Settings,
     host: &Host,
@@ -226,14 +226,14 @@ pub struct Provision<E> {
     host: Host,
 }
 
-impl<E: Evolution + Send + Sync> Provision<E> {
+impl<E: ExclusiveEvolution + Send + Sync> Provision<E> {
     /// `definition` comes from `definition`.
     pub fn new(api: E, settings: Settings, definition: Definition) -> Self {
         Self { api, settings, definition, host: Host::default() }
     }
 }
 
-impl<E: Evolution + Send + Sync> Workflow for Provision<E> {
+impl<E: ExclusiveEvolution + Send + Sync> Workflow for Provision<E> {
     fn definitions(&self) -> Vec<Definition> {
         vec![self.definition.clone()]
     }

@@ -14,8 +14,8 @@ use crate::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            AmqpMode, Answer, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, Kind, Listed, Own,
-            Rabbitmq, Roster, Shape, StoredWebhook, Version, Webhook, classify::Pairing,
+            AmqpMode, Answer, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, ExclusiveEvolution,
+            Kind, Listed, Own, Rabbitmq, Roster, Shape, StoredWebhook, Version, Webhook, classify::Pairing,
         },
         names::InstanceName,
         provision::{Given, Host},
@@ -111,11 +111,6 @@ impl Script {
 }
 
 impl Evolution for Script {
-    async fn create(&self, _: &InstanceName, _: &Secret) -> Result<Created, ApiError> {
-        let token = self.ask(Call::Create, |reply| if let Reply::Created(token) = reply { Some(token) } else { None });
-        Ok(Created { token: Some(Secret::new(token.await?)), instance_id: None })
-    }
-
     async fn fetch(&self, _: &InstanceName) -> Result<Option<Listed>, ApiError> {
         let read = |reply| match reply {
             Reply::Row(token) => Some(Some(row(token))),
@@ -178,14 +173,6 @@ impl Evolution for Script {
         self.done(Call::SetSettings).await
     }
 
-    async fn delete(&self, _: &InstanceName, _: &Secret) -> Result<(), ApiError> {
-        panic!("no step of provision-instance deletes with the instance's token")
-    }
-
-    async fn discard(&self, _: &InstanceName) -> Result<(), ApiError> {
-        self.done(Call::Discard).await
-    }
-
     async fn version(&self) -> Result<Version, ApiError> {
         let said = self.ask(Call::Version, |reply| if let Reply::Version(text) = reply { Some(text) } else { None });
         Ok(said.await?.parse().unwrap())
@@ -205,6 +192,21 @@ impl Evolution for Script {
 
     async fn pause(&self, duration: Duration) {
         self.paused.lock().unwrap().push(duration);
+    }
+}
+
+impl ExclusiveEvolution for Script {
+    async fn create(&self, _: &InstanceName, _: &Secret) -> Result<Created, ApiError> {
+        let token = self.ask(Call::Create, |reply| if let Reply::Created(token) = reply { Some(token) } else { None });
+        Ok(Created { token: Some(Secret::new(token.await?)), instance_id: None })
+    }
+
+    async fn delete(&self, _: &InstanceName, _: &Secret) -> Result<(), ApiError> {
+        panic!("no step of provision-instance deletes with the instance's token")
+    }
+
+    async fn discard(&self, _: &InstanceName) -> Result<(), ApiError> {
+        self.done(Call::Discard).await
     }
 }
 
