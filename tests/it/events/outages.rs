@@ -52,6 +52,7 @@ async fn every_event_arrives_in_order_whatever_is_killed_while_users_sign_up() {
     fleet.set("QR_AT_SIGNUP", "false");
     let url = fleet.add_rabbitmq().await.unwrap();
     let consumer = Consumer::start(&url, EXCHANGE, "app").await.unwrap();
+    fleet.rabbitmq().unwrap().write_down_queues().await.unwrap();
     fleet.start_roles().await.unwrap();
     for name in ["events-1", "events-2"] {
         fleet.start(name, &["events"]).await.unwrap();

@@ -513,9 +513,7 @@ async fn bindings_outlive_a_broker_that_is_killed_and_those_that_were_missed_are
     Api::at(&server, "user_1").await.report(&connection("user_1", "open", 1)).await;
     until_status(&bench, "connected connected", || follower.log()).await;
     until_bound(&server, "user_1", "sluice.evolution", &follower).await;
-    // RabbitMQ writes to disk a moment later which quorum queues it has: one that it has not
-    // written has no leader afterwards.
-    server.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()]."]).await.unwrap();
+    server.write_down_queues().await.unwrap();
     server.kill().await.unwrap();
     // Somebody signs up while the broker is away.
     let (_, run) = provision(&bench, "user_2").await;
