@@ -76,7 +76,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: counts send-backs",
         keeps: BUDGETS,
         within: "settle",
-        clause: "then moved.send_backs else again.send_backs end",
+        clause: "then settlement.send_backs else again.send_backs end",
         instead: "then again.send_backs else again.send_backs end",
         missed_by: &["a_run_that_is_sent_back_too_often_dies_and_can_be_revived_to_its_end"],
         ..NONE
@@ -97,8 +97,8 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: what is kept stays",
         keeps: "memory is merged",
         within: "settle",
-        clause: "else held.memory || moved.memory",
-        instead: "else moved.memory",
+        clause: "else held.memory || (moved.settlement).memory",
+        instead: "else (moved.settlement).memory",
         missed_by: &["what_a_step_keeps_is_merged_into_what_was_kept"],
         ..NONE
     },
@@ -106,7 +106,7 @@ pub const GUARDS: &[Guard] = &[
         name: "settle: a final answer frees",
         keeps: "the next attempt waits for nothing",
         within: "settle",
-        clause: "when moved.quiet then null",
+        clause: "when (moved.settlement).quiet then null",
         missed_by: &["a_final_answer_frees_the_resource"],
         ..NONE
     },
@@ -194,7 +194,7 @@ pub const GUARDS: &[Guard] = &[
         name: "rescue: busy until the lease's end",
         keeps: "the next attempt waits for nothing",
         within: "settle",
-        clause: "when moved.expiry then held.busy_until",
+        clause: "when (moved.settlement).expiry then held.busy_until",
         missed_by: &["a_rescue_keeps_the_resource_busy_no_longer_than_the_lease"],
         ..NONE
     },
