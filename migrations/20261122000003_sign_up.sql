@@ -549,11 +549,13 @@ set lock_timeout = '50ms'
 as $$
 declare
   key name;
+  people regclass;
   asked uuid[];
   there uuid[];
 begin
   key := sluice.profiles_key();
-  if row_security_active(case when key is null then sluice.auth_users() else 'public.profiles'::regclass end) is not false then
+  people := case when key is null then sluice.auth_users() else to_regclass('public.profiles') end;
+  if people is null or row_security_active(people) then
     return '{}';
   end if;
   asked := array(

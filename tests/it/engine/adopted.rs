@@ -269,3 +269,26 @@ async fn nobody_is_gone_where_that_cannot_be_told() {
     assert_eq!(told, [gone.to_string()]);
     assert_eq!((locked, hidden), (vec![], vec![]));
 }
+
+/// Whatever column the profiles have, and where there are none.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_gone_is_told_by_every_kind_of_project() {
+    let app = App::migrated().await;
+    let (gone, there) = (Uuid::new_v4(), Uuid::new_v4());
+    app.sign_up(there).await.unwrap();
+    let ask = format!("select sluice.gone_users(array['{gone}', '{there}', 'the-shop'])");
+    let changes = [
+        "select 1",
+        "alter table public.profiles rename column id to user_id",
+        "alter table public.profiles rename to people",
+        "alter table public.people rename to profiles",
+    ];
+    let (mut owner, mut services) = (app.owner().await, app.login("sluice_runtime").await);
+    for change in changes {
+        owner.run(change).await;
+
+        let told: Vec<String> = services.one(&ask).await;
+
+        assert_eq!(told, [gone.to_string()], "{change}");
+    }
+}
