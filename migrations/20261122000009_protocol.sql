@@ -1494,7 +1494,8 @@ begin
       target_step text,
       send_backs integer,
       reason text,
-      -- The token under which the worker goes on with the next step, and that step's lease and spans.
+      -- The token under which the worker goes on with the next step, and that step's lease and
+      -- spans.
       carry_on bigint,
       lease double precision,
       context text,
@@ -1557,8 +1558,8 @@ declare
   runs uuid[];
 begin
   for moved in
-    -- The settlement goes through the parts of this statement as one column: each column of each part
-    -- costs, however few rows there are.
+    -- The settlement goes through the parts of this statement as one column: each column of each
+    -- part costs, however few rows there are.
     with moved as (
       update sluice.step as running
       set state = case when running.cancel_asked and given."then" <> 'succeed' then 'cancelled' else given.to_state end,

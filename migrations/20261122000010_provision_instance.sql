@@ -396,7 +396,8 @@ begin
     return;
   end if;
 
-  -- A name that is ours stands in another user's row, who forged it: that row gets the name that is its own.
+  -- A name that is ours stands in another user's row, who forged it: that row gets the name that is
+  -- its own.
   update public.evolution_instances as forged
   set instance_name = coalesce(
     (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
@@ -455,9 +456,10 @@ begin
 end
 $$;
 
--- Announces what the memory of an instance says anew: that it is gone from the API; that it is linked
--- to a phone, or no longer is, where a run or an event of the API's says so; how its webhook there
--- was found changed. The first and the last once each, until a run has verified the instance again.
+-- Announces what the memory of an instance says anew: that it is gone from the API; that it is
+-- linked to a phone, or no longer is, where a run or an event of the API's says so; how its webhook
+-- there was found changed. The first and the last once each, until a run has verified the instance
+-- again.
 create or replace function sluice.announce_change()
 returns trigger
 language plpgsql

@@ -63,8 +63,8 @@ impl Page {
         self.limit + 1
     }
 
-    /// The rows that are to be shown of these: as a table, or under this name in a document that says whether there are
-    /// more. `nothing` is the remark where there are none.
+    /// The rows that are to be shown of these: as a table, or under this name in a document that
+    /// says whether there are more. `nothing` is the remark where there are none.
     pub fn list<T: Serialize>(
         &self,
         (name, nothing): (&str, &str),

@@ -1,4 +1,5 @@
-//! How much a relay or a worker does at once, how often a relay looks, and how long a worker may take to stop.
+//! How much a relay or a worker does at once, how often a relay looks, and how long a worker may
+//! take to stop.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -15,8 +16,8 @@ pub struct RelayTuning {
     #[arg(long, env = "RELAY_BATCH", value_name = "NUMBER", default_value = "200")]
     relay_batch: String,
 
-    /// How often requests are looked for where LISTEN does not work, at most every 100ms; where it does, they ring, and are
-    /// looked for once a second
+    /// How often requests are looked for where LISTEN does not work, at most every 100ms; where it
+    /// does, they ring, and are looked for once a second
     #[arg(long, env = "INTAKE_POLL", value_name = "DURATION", default_value = "100ms")]
     intake_poll: String,
 
@@ -45,8 +46,9 @@ pub struct WorkerTuning {
     #[arg(long, env = "WORKER_CONCURRENCY", value_name = "NUMBER", default_value = "50")]
     worker_concurrency: String,
 
-    /// How long attempts may go on after SIGTERM; what is not done by then is left to its lease and tried again,
-    /// uncounted. Below the supervisor's own patience (Kubernetes: terminationGracePeriodSeconds, 30 s)
+    /// How long attempts may go on after SIGTERM; what is not done by then is left to its lease and
+    /// tried again, uncounted. Below the supervisor's own patience (Kubernetes:
+    /// terminationGracePeriodSeconds, 30 s)
     #[arg(long, env = "DRAIN_GRACE", value_name = "DURATION", default_value = "25s")]
     drain_grace: String,
 }

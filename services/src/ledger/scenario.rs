@@ -50,7 +50,8 @@ pub struct Met {
 }
 
 impl Scenario {
-    /// The scenario of a run: what its attempts met, each with the name of its worker, in any order.
+    /// The scenario of a run: what its attempts met, each with the name of its worker, in any
+    /// order.
     pub fn of(workflow: WorkflowName, version: i16, state: RunState, mut met: Vec<(String, Met)>) -> Self {
         met.sort_by_key(|(_, met)| met.began_ms);
         let mut workers = BTreeMap::new();

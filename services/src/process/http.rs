@@ -28,7 +28,8 @@ type Served = (Vitals, Arc<Readiness>);
 const TAKEN: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Begins to answer; the server ends when its handle is dropped. A port that cannot be had is a reason not to start.
+/// Begins to answer; the server ends when its handle is dropped. A port that cannot be had is a
+/// reason not to start.
 pub(super) async fn listen(
     address: SocketAddr,
     vitals: Vitals,

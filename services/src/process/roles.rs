@@ -205,8 +205,8 @@ impl Life {
     }
 }
 
-/// Runs roles on Redis; refused where Redis is not as it must be. One that is away is waited for by the roles themselves,
-/// and ends them when it comes and must not be used.
+/// Runs roles on Redis; refused where Redis is not as it must be. One that is away is waited for by
+/// the roles themselves, and ends them when it comes and must not be used.
 async fn on_redis(config: &queue::Config, roles: impl AsyncFnOnce(Queue) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let queue = Queue::connect(config).map_err(|error| Refused(vec![format!("REDIS_URL: {error}")]))?;
     let findings = queue.check().await;

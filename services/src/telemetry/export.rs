@@ -103,7 +103,8 @@ impl Traces {
             ("telemetry.sdk.language", "rust".to_owned()),
         ];
         let given = self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-        // The kernel knows the host's name; an image need not have the program that the detector asks.
+        // The kernel knows the host's name; an image need not have the program that the detector
+        // asks.
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Resource::builder_empty()
             .with_attribute(KeyValue::new(names::HOST_NAME, host))
@@ -128,7 +129,8 @@ fn where_it_runs() -> Vec<Box<dyn ResourceDetector>> {
 }
 
 impl Exporters {
-    /// Exports beside this work. Then sends what is left, but holds nobody up for long, and says what became of it all.
+    /// Exports beside this work. Then sends what is left, but holds nobody up for long, and says
+    /// what became of it all.
     pub(crate) async fn beside<T>(self, work: impl Future<Output = T>) -> T {
         let (mut tasks, closing) = (JoinSet::new(), CancellationToken::new());
         for exporter in self.exporters {

@@ -1,6 +1,6 @@
-//! The engine-free loop: four of the five calls for each sign-up and four small commits, by 64 tasks that forget everything.
-//! What it reaches on this machine, at once or in a stream, is what an engine is measured against: no order, no retry, no
-//! lease, no ledger.
+//! The engine-free loop: four of the five calls for each sign-up and four small commits, by 64
+//! tasks that forget everything. What it reaches on this machine, at once or in a stream, is what
+//! an engine is measured against: no order, no retry, no lease, no ledger.
 
 use std::{
     sync::{

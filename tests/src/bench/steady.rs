@@ -38,7 +38,8 @@ pub struct Steady {
     pub inside: Inside,
     /// The same stream with Sluice's trigger off and no role: the app's own part of the above.
     pub app: Option<Alone>,
-    /// The same stream through the engine-free loop: its CPU-seconds per 1,000, and Postgres' for it.
+    /// The same stream through the engine-free loop: its CPU-seconds per 1,000, and Postgres' for
+    /// it.
     pub engine_free: Option<f64>,
 }
 

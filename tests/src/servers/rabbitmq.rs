@@ -144,8 +144,8 @@ impl RabbitMq {
         self.process.log()
     }
 
-    /// Has it write down which quorum queues it has, which it does a while after they were made: one
-    /// that it has not written down has no leader after a kill, and nobody can listen at it.
+    /// Has it write down which quorum queues it has, which it does a while after they were made:
+    /// one that it has not written down has no leader after a kill, and nobody can listen at it.
     pub async fn write_down_queues(&self) -> Result<()> {
         self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()]."]).await.map(drop)
     }

@@ -39,7 +39,8 @@ impl Serialize for Secret {
     }
 }
 
-/// The text, in which each of these is replaced by what stands beside it: at each place the first that begins there.
+/// The text, in which each of these is replaced by what stands beside it: at each place the first
+/// that begins there.
 pub fn replace(text: &str, rules: &[(&str, &str)]) -> String {
     let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(first) = rest.chars().next() {

@@ -94,7 +94,8 @@ struct AnyGate {
     #[arg(value_name = "STEP")]
     step: Option<StepName>,
 
-    /// Instead: every step that calls this host of the API, named with its port where its URL has one
+    /// Instead: every step that calls this host of the API, named with its port where its URL has
+    /// one
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
 

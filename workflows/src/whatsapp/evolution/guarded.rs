@@ -1,5 +1,5 @@
-//! The API as one attempt may use it: `create`, `delete` and `discard` go through the attempt's exclusive calls. Every other call
-//! passes through.
+//! The API as one attempt may use it: `create`, `delete` and `discard` go through the attempt's
+//! exclusive calls. Every other call passes through.
 
 use std::{future::Future, ops::Deref};
 
@@ -10,7 +10,8 @@ use crate::{
     whatsapp::names::InstanceName,
 };
 
-/// The API as one attempt may use it. Its own methods stand before those of the API that have the same names.
+/// The API as one attempt may use it. Its own methods stand before those of the API that have the
+/// same names.
 pub struct Guarded<'a, C> {
     api: &'a C,
     calls: &'a ExclusiveCalls<'a>,

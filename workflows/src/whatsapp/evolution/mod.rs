@@ -97,17 +97,18 @@ pub trait Evolution: Sync {
     fn elapsed(&self) -> Duration;
 }
 
-/// The calls that create or delete, which an attempt makes through `Guarded` alone: what is lent an `Evolution` has none of them.
+/// The calls that create or delete, which an attempt makes through `Guarded` alone: what is lent an
+/// `Evolution` has none of them.
 pub trait ExclusiveEvolution: Evolution {
     /// Makes an instance with our token, without a QR code and without a webhook.
     fn create(&self, name: &InstanceName, token: &Secret) -> impl Asked<Created>;
 
-    /// Deletes the instance with *its own* token, so that a newer instance of that name is not hit. The API answers before
-    /// the work is done.
+    /// Deletes the instance with *its own* token, so that a newer instance of that name is not hit.
+    /// The API answers before the work is done.
     fn delete(&self, name: &InstanceName, token: &Secret) -> impl Asked<()>;
 
-    /// Deletes whatever the API holds under this name, with the global key: for what a failed create of ours left behind,
-    /// which has no token. The API answers before the work is done.
+    /// Deletes whatever the API holds under this name, with the global key: for what a failed
+    /// create of ours left behind, which has no token. The API answers before the work is done.
     fn discard(&self, name: &InstanceName) -> impl Asked<()>;
 }
 

@@ -79,7 +79,8 @@ pub(super) enum Waiting {
     ForTooLong,
 }
 
-/// Counts one more look that found the instance not loaded. The outcome is for where nothing can be done about it.
+/// Counts one more look that found the instance not loaded. The outcome is for where nothing can be
+/// done about it.
 pub(super) fn wait_for_load<A>(attempt: &mut Attempt<'_, A>) -> (Waiting, Outcome) {
     let Attempt { given: Given { instance: name, .. }, settings, counts, .. } = attempt;
     let loading = settings.timings.loading;

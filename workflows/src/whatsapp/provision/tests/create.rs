@@ -298,7 +298,8 @@ fn never_loaded(looks: u32) -> Given {
     Given { counts: Counts { not_loaded: looks, ..Counts::default() }, ..again() }
 }
 
-/// The list with this row for our instance and one for another, and in between how the other one stands.
+/// The list with this row for our instance and one for another, and in between how the other one
+/// stands.
 fn listed_beside(row: Listed, state: Option<ApiState>) -> Calls {
     let rows = vec![(format!("user_{}", script::USER), row), ("other".to_owned(), script::row("t"))];
     let list = || (Roster, Reply::Roster(rows.clone()));

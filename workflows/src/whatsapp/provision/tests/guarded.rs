@@ -19,7 +19,8 @@ use crate::{
     },
 };
 
-/// Whether a create may be under way after those that are answered so. One that hangs is dropped in the middle.
+/// Whether a create may be under way after those that are answered so. One that hangs is dropped in
+/// the middle.
 fn in_flight_after(replies: &[Reply]) -> InFlight {
     let script = Script::new(replies.iter().map(|reply| (Create, reply.clone())));
     let calls = ExclusiveCalls::new(|| Permission::Granted);
