@@ -1,11 +1,9 @@
 //! Pools: their connections are set as our statements rely on, lead to a server that takes writes,
 //! and go back to the server when nobody needs them.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use sqlx::{
     PgConnection, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -45,7 +43,7 @@ impl Noticed {
     /// Takes note of an error that says so.
     pub(super) fn judge(&self, error: &sqlx::Error) {
         if is_read_only(error) {
-            *self.read_only_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *self.read_only_at.lock() = Some(Instant::now());
         }
         if matches!(error, sqlx::Error::PoolTimedOut) {
             self.starved.notify_one();
@@ -57,7 +55,7 @@ impl Noticed {
     }
 
     fn is_wary(&self) -> bool {
-        let read_only_at = self.read_only_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let read_only_at = self.read_only_at.lock();
         read_only_at.is_some_and(|said| said.elapsed() < WARY)
     }
 }

@@ -5,13 +5,14 @@
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use futures::future::{BoxFuture, join_all};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +53,7 @@ impl Readiness {
     where
         Fut: Future<Output = bool> + Send + 'static,
     {
-        let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut needs = self.needs.lock();
         if needs.iter().all(|(known, _)| *known != name) {
             needs.push((name, Arc::new(move || Box::pin(answers()))));
         }
@@ -65,7 +66,7 @@ impl Readiness {
 
     /// The roles cannot begin without this, which is not there yet.
     pub(super) fn wait_for(&self, what: &'static str) {
-        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        *self.waits_for.lock() = what;
     }
 
     /// A role runs.
@@ -88,13 +89,13 @@ impl Readiness {
             }
         };
         if missing.is_empty() && self.awaited.load(Ordering::Acquire) > 0 {
-            return vec![*self.waits_for.lock().unwrap_or_else(PoisonError::into_inner)];
+            return vec![*self.waits_for.lock()];
         }
         missing
     }
 
     async fn ask(&self) -> Vec<&'static str> {
-        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let needs = self.needs.lock().clone();
         let asked = needs.into_iter().map(async |(name, answers)| {
             let answered = timeout(LIMIT, answers()).await;
             (!answered.unwrap_or(false)).then_some(name)

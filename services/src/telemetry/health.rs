@@ -4,10 +4,11 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 /// How long a loop may take for one round. Longer than any statement or call may take.
@@ -25,7 +26,7 @@ impl Health {
     /// A pulse for a loop of this name, which beats now. It goes with the loop: dropping it says that the loop has ended.
     pub fn pulse(&self, name: impl Into<String>) -> Pulse {
         let last = Arc::new(Mutex::new(Instant::now()));
-        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loops = self.loops.lock();
         loops.retain(|(_, last)| last.strong_count() > 0);
         loops.push((name.into(), Arc::downgrade(&last)));
         Pulse(Some(last))
@@ -33,9 +34,9 @@ impl Health {
 
     /// The loops that hang, and for how long each has not beaten.
     pub fn hung(&self) -> Vec<(String, Duration)> {
-        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        let loops = self.loops.lock();
         let silent = loops.iter().filter_map(|(name, last)| {
-            let since = last.upgrade()?.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            let since = last.upgrade()?.lock().elapsed();
             Some((name.clone(), since))
         });
         silent.filter(|(_, since)| *since > LIMIT).collect()
@@ -49,7 +50,7 @@ pub struct Pulse(Option<Arc<Mutex<Instant>>>);
 impl Pulse {
     pub fn beat(&self) {
         if let Some(last) = &self.0 {
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *last.lock() = Instant::now();
         }
     }
 

@@ -10,11 +10,12 @@ mod source;
 
 use std::{
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeMetric, text::encode},
     metrics::{TypedMetric, counter::Counter, family::Family, histogram::Histogram},
@@ -142,13 +143,13 @@ impl Metrics {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let mut refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refreshing = self.refreshing.lock();
         refreshing.push(Arc::new(move || Box::pin(refresh())));
     }
 
     /// Refreshed, all of it.
     pub async fn scrape(&self, format: Format) -> String {
-        let refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refreshing = self.refreshing.lock().clone();
         for refresh in refreshing {
             refresh().await;
         }

@@ -1,11 +1,8 @@
 //! Samples that are read at the moment of a scrape: gauges of the system and of pools, counts that others keep.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet},
@@ -38,17 +35,13 @@ pub(super) struct Sources(Arc<Mutex<Vec<Source>>>);
 
 impl Sources {
     pub(super) fn add(&self, source: Source) {
-        self.lock().push(source);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Source>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().push(source);
     }
 
     /// By family, each series once: the last that was read.
     fn families(&self) -> BTreeMap<&'static str, BTreeMap<Labels, Sample>> {
         let mut families: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
-        for sample in self.lock().iter().flat_map(|source| source()) {
+        for sample in self.0.lock().iter().flat_map(|source| source()) {
             families.entry(sample.metric.family()).or_default().insert(sample.labels.clone(), sample);
         }
         families
