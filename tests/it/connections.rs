@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tests::{
     evolution::{Config, server::Server},
     fleet::Fleet,
-    servers::{Postgres, postgres, redis, until},
+    servers::{Postgres, Proxy, postgres, redis, until},
 };
 use uuid::Uuid;
 
@@ -174,9 +174,11 @@ async fn connections_that_nobody_needs_any_more_go_back_to_a_server_that_has_too
     let refused = tokio::time::timeout(Duration::from_secs(1), needy.pool().acquire()).await;
     assert!(refused.is_err(), "there was room");
 
-    let pool = greedy.pool().clone();
-    let giving = tokio::spawn(async move { give_back(&pool, Duration::from_millis(400)).await });
-    // It goes on to work with one at a time, and to take them in turns.
+    let giving = tokio::spawn({
+        let greedy = greedy.clone();
+        async move { give_back(&greedy, Duration::from_millis(400)).await }
+    });
+    // It goes on to work with one at a time.
     let let_in = until(PATIENCE, async || {
         greedy.takes_writes().await.unwrap();
         tokio::time::timeout(Duration::from_secs(1), needy.pool().acquire()).await.ok()?.ok()
@@ -185,6 +187,62 @@ async fn connections_that_nobody_needs_any_more_go_back_to_a_server_that_has_too
     assert!(let_in.await.is_some(), "the pool of {} keeps them", greedy.pool().size());
     assert!((1..4).contains(&greedy.pool().size()), "{}", greedy.pool().size());
     giving.abort();
+}
+
+/// The pool of sqlx asks each connection that comes back whether it lives.
+#[tokio::test]
+async fn a_statement_is_one_round_trip() {
+    const TIMES: u64 = 20;
+    let app = App::bare().await;
+    let proxy = Proxy::to(app.options().get_port()).await.unwrap();
+    let database = Database::open(app.options().port(proxy.port()), Pooling::Session, 2);
+    let ask = async || database.ask_one::<(i32,)>("select 1", |ask| ask).await.unwrap();
+    // It is prepared once.
+    ask().await;
+
+    let before = proxy.sent();
+    for _ in 0..TIMES {
+        ask().await;
+    }
+
+    assert_eq!(proxy.sent() - before, TIMES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_in_hand_are_there_for_whoever_asks_and_never_more_than_allowed() {
+    let app = App::bare().await;
+    let database = Database::open(app.options().application_name("in hand"), Pooling::Session, 2);
+    let held = async || {
+        let mut tx = database.begin().await?;
+        sqlx::query("select pg_sleep(0.002)").execute(tx.connection()).await?;
+        tx.commit().await
+    };
+    let alone = async || database.ask_one::<(i32,)>("select 1", |ask| ask).await.map(drop);
+    let of_the_pool = async || database.pool().acquire().await.map(drop);
+
+    for _ in 0..50 {
+        let asked = tokio::join!(alone(), held(), of_the_pool(), alone(), held(), alone(), held(), of_the_pool());
+        assert!(matches!(asked, (Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()))), "{asked:?}");
+    }
+
+    let count = "select count(*)::integer from pg_stat_activity where application_name = 'in hand'";
+    let (open,): (i32,) = database.ask_one(count, |ask| ask).await.unwrap();
+    assert!((1..=2).contains(&open), "{open}");
+}
+
+#[tokio::test]
+async fn one_lost_connection_in_hand_takes_the_others_with_it() {
+    let app = App::bare().await;
+    let proxy = Proxy::to(app.options().get_port()).await.unwrap();
+    let database = Database::open(app.options().port(proxy.port()), Pooling::Session, 4);
+    let ask = async || database.ask_one::<(i32,)>("select 1 from pg_sleep(0.01)", |ask| ask).await;
+    assert!(matches!(tokio::join!(ask(), ask(), ask()), (Ok(_), Ok(_), Ok(_))));
+
+    proxy.close_all();
+    let lost = until(PATIENCE, async || ask().await.err()).await;
+
+    assert!(lost.is_some(), "nothing was lost");
+    ask().await.expect("the rest of them was not used");
 }
 
 /// Issue 11: the log said only that the pool had timed out.

@@ -4,6 +4,7 @@
 //! A statement alone is its own transaction, and one round trip. Behind a transaction pooler even that needs an explicit
 //! transaction, since parse and bind must meet the same backend, and a statement must have no name.
 
+mod in_hand;
 mod pool;
 mod pooling;
 pub mod settings;
@@ -11,12 +12,12 @@ pub mod settings;
 use std::time::Duration;
 
 use sqlx::{
-    AssertSqlSafe, FromRow, PgPool, Postgres, Transaction,
+    AssertSqlSafe, FromRow, PgConnection, PgPool, Postgres, Transaction,
     postgres::{PgArguments, PgConnectOptions, PgRow},
     query::{Query, QueryAs},
 };
 
-use self::pool::Noticed;
+use self::{in_hand::InHand, pool::Noticed};
 pub use self::{
     pool::{give_back, takes_writes},
     pooling::{Pooling, is_by_transaction},
@@ -51,27 +52,50 @@ pub struct Database {
     pool: PgPool,
     pooling: Pooling,
     noticed: Noticed,
+    in_hand: InHand,
 }
 
 impl Database {
     /// Over a pool of its own, of at most so many connections; opens none yet.
     pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
         let noticed = Noticed::default();
-        Self { pool: pool::open(options, pooling, connections, noticed.clone()), pooling, noticed }
+        Self::over(pool::open(options, pooling, connections, noticed.clone()), pooling, noticed)
     }
 
     /// Over a pool that somebody else has set up.
     pub fn new(pool: PgPool, pooling: Pooling) -> Self {
-        Self { pool, pooling, noticed: Noticed::default() }
+        Self::over(pool, pooling, Noticed::default())
+    }
+
+    fn over(pool: PgPool, pooling: Pooling, noticed: Noticed) -> Self {
+        Self { in_hand: InHand::of(&pool, &noticed), pool, pooling, noticed }
     }
 
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
+    /// How many connections nobody uses.
+    pub fn idle(&self) -> usize {
+        self.pool.num_idle() + self.in_hand.len()
+    }
+
     /// Whether the server answers and takes writes.
     pub async fn takes_writes(&self) -> sqlx::Result<bool> {
-        takes_writes(&mut *self.pool.acquire().await?).await
+        self.lent(async |connection| takes_writes(connection).await).await
+    }
+
+    /// Asks over a connection in hand, which stays in hand where it has answered. Where the server
+    /// has not, the others may be lost too.
+    async fn lent<T>(&self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
+        let mut lent = self.in_hand.lend().await?;
+        let answer = ask(&mut lent.connection).await;
+        match &answer {
+            Ok(_) => self.in_hand.keep(lent),
+            Err(sqlx::Error::Database(_)) => {}
+            Err(_) => self.in_hand.let_go(Duration::ZERO),
+        }
+        answer
     }
 
     /// Takes note of what a statement failed with: after a write that a demoted server refused, no
@@ -91,7 +115,8 @@ impl Database {
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
         if self.pooling == Pooling::Session {
-            return bind(sqlx::query_as(sql)).fetch_all(&self.pool).await;
+            let query = bind(sqlx::query_as(sql));
+            return self.lent(async |connection| query.fetch_all(connection).await).await;
         }
         let mut tx = self.begin_with(BEGIN).await?;
         let rows = bind(tx.query_as(sql)).fetch_all(tx.connection()).await?;
@@ -121,6 +146,7 @@ impl Database {
 
     /// A transaction that begins with this, which says its isolation, and whether it writes.
     pub async fn begin_with(&self, begin: &'static str) -> sqlx::Result<Tx> {
+        let _waiting = self.in_hand.make_room();
         let inner = match self.pooling {
             Pooling::Session => self.pool.begin_with(begin).await,
             Pooling::Transaction => {
@@ -149,7 +175,7 @@ impl Tx {
         sqlx::query_as(sql).persistent(self.pooling == Pooling::Session)
     }
 
-    pub fn connection(&mut self) -> &mut sqlx::PgConnection {
+    pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.inner
     }
 

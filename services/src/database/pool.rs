@@ -13,14 +13,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Pooling, settings};
+use super::{Database, Pooling, settings};
 
 /// How long a caller waits for a connection: longer waits hide that there are too few.
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// A connection that was idle for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// A connection that rested for so long is asked whether its server takes writes before it is used.
-const RESTED: Duration = Duration::from_secs(10);
+pub(super) const RESTED: Duration = Duration::from_secs(10);
 /// So long after a server said that it takes no writes, each connection is asked before it is used.
 const WARY: Duration = Duration::from_secs(30);
 const ANSWERS: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl Noticed {
         self.starved.notified().await;
     }
 
-    fn is_wary(&self) -> bool {
+    pub(super) fn is_wary(&self) -> bool {
         let read_only_at = self.read_only_at.lock();
         read_only_at.is_some_and(|said| said.elapsed() < WARY)
     }
@@ -98,18 +98,19 @@ fn is_read_only(error: &sqlx::Error) -> bool {
 }
 
 /// Gives back to the server, once in each `window`, the connections that were idle all through it,
-/// but for one. A pool uses its connections in turns, so that under a light load none of them ever
-/// rests for `IDLE`. Never returns.
-pub async fn give_back(pool: &PgPool, window: Duration) {
+/// but for one. Never returns.
+pub async fn give_back(database: &Database, window: Duration) {
     const LOOKS: u32 = 20;
     loop {
         let mut spare = usize::MAX;
         for _ in 0..LOOKS {
             sleep(window / LOOKS).await;
-            spare = spare.min(pool.num_idle());
+            database.in_hand.let_go(window);
+            spare = spare.min(database.pool.num_idle());
         }
-        for _ in 1..spare {
-            let Some(connection) = pool.try_acquire() else { break };
+        let kept = usize::from(database.in_hand.len() == 0);
+        for _ in kept..spare {
+            let Some(connection) = database.pool.try_acquire() else { break };
             let _ = timeout(ANSWERS, connection.close()).await;
         }
     }

@@ -134,7 +134,7 @@ const NEEDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Keeps a pool no larger than its work is, and says why it gets no connection. Never returns.
 async fn keep(database: &Database) {
-    tokio::join!(give_back(database.pool(), NEEDED_WITHIN), say_refusals(database));
+    tokio::join!(give_back(database, NEEDED_WITHIN), say_refusals(database));
 }
 
 impl Life {
@@ -191,10 +191,10 @@ impl Life {
     /// A ledger whose pool's connections are shown among the metrics.
     fn ledger(&self, config: &config::Ledger, name: &'static str, connections: u32) -> Postgres {
         let ledger = database::ledger(config, name, connections);
-        let pool = ledger.pool().clone();
+        let database = ledger.database().clone();
         self.vitals.metrics.read_from(move || {
-            let (open, idle) = (f64::from(pool.size()), pool.num_idle() as f64);
-            let most = f64::from(pool.options().get_max_connections());
+            let (open, idle) = (f64::from(database.pool().size()), database.idle() as f64);
+            let most = f64::from(database.pool().options().get_max_connections());
             vec![
                 Sample::of(&names::POOL_CONNECTIONS, [name, "busy"], (open - idle).max(0.0)),
                 Sample::of(&names::POOL_CONNECTIONS, [name, "idle"], idle),

@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicU16, AtomicU64, Ordering},
     },
 };
 
@@ -24,6 +24,8 @@ use tokio::{
 pub struct Proxy {
     port: u16,
     leads_to: Arc<AtomicU16>,
+    /// Counts what clients have sent, read by read.
+    sent: Arc<AtomicU64>,
     network: watch::Sender<Network>,
     /// Counts how often all connections were closed.
     closed: watch::Sender<u64>,
@@ -46,18 +48,24 @@ impl Proxy {
         let (network, watched) = watch::channel(Network::Whole);
         let (closed, closing) = watch::channel(0);
         let leads_to = Arc::new(AtomicU16::new(port));
-        let target = leads_to.clone();
+        let sent = Arc::new(AtomicU64::new(0));
+        let (target, counted) = (leads_to.clone(), sent.clone());
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = SocketAddr::from((Ipv4Addr::LOCALHOST, target.load(Ordering::SeqCst)));
-                tokio::spawn(forward(client, server, watched.clone(), closing.clone()));
+                tokio::spawn(forward(client, server, counted.clone(), watched.clone(), closing.clone()));
             }
         });
-        Ok(Self { port: own, leads_to, network, closed, accepting })
+        Ok(Self { port: own, leads_to, sent, network, closed, accepting })
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// How often clients have sent something. Who sends, and waits for the answer, is counted once.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// New connections go to another port of 127.0.0.1; those that stand stay where they are.
@@ -92,6 +100,7 @@ impl Drop for Proxy {
 async fn forward(
     client: TcpStream,
     server: SocketAddr,
+    sent: Arc<AtomicU64>,
     mut network: watch::Receiver<Network>,
     mut closing: watch::Receiver<u64>,
 ) {
@@ -104,21 +113,27 @@ async fn forward(
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        _ = pump(from_client, to_server, network.clone()) => {}
-        _ = pump(from_server, to_client, network.clone()) => {}
+        _ = pump(from_client, to_server, network.clone(), || { sent.fetch_add(1, Ordering::SeqCst); }) => {}
+        _ = pump(from_server, to_client, network.clone(), || {}) => {}
         // Also when the proxy is gone.
         _ = network.wait_for(|network| *network == Network::Cut) => {}
         _ = closing.changed() => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watch::Receiver<Network>) -> Result<()> {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut network: watch::Receiver<Network>,
+    count: impl Fn(),
+) -> Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
             return Ok(());
         }
+        count();
         network.wait_for(|network| *network == Network::Whole).await?;
         to.write_all(&buffer[..length]).await?;
     }
