@@ -68,6 +68,44 @@ async fn start_all(app: &App, api: &str, key: &str, grace: &str) -> Process {
     all
 }
 
+/// Of Postgres, of Redis and of RabbitMQ alike: it takes connections and answers nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_waits_for_an_answer_ends_at_the_first_signal() {
+    let app = App::migrated().await;
+    let step = "insert into sluice.definition values ('w', 1, 0, 'a', null, '4 s', false, '1 h')";
+    app.superuser().await.run(step).await;
+    let there = app.options().to_url_lossy().to_string();
+    let commands: [(&[&str], &str); 8] = [
+        (&["queue", "stats"], "DATABASE_URL"),
+        (&["queue", "stats"], "REDIS_URL"),
+        (&["queue", "pause", "a"], "DATABASE_URL"),
+        (&["runs", "list"], "DATABASE_URL"),
+        (&["dead-letters", "retry", "--all"], "DATABASE_URL"),
+        (&["adopt", "status"], "DATABASE_URL"),
+        (&["adopt", "start", "failed"], "DATABASE_URL"),
+        (&["events", "tail"], "AMQP_URL"),
+    ];
+    for (arguments, waits_for) in commands {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let url = match waits_for {
+            "DATABASE_URL" => format!("postgres://ada@{address}/app"),
+            "REDIS_URL" => format!("redis://{address}"),
+            _ => format!("amqp://{address}"),
+        };
+        let variables = [("DATABASE_URL", there.as_str()), ("USER", "ana"), (waits_for, &url)];
+        let mut command = start(arguments, &variables);
+        let (_connection, _) = tokio::time::timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
+
+        command.terminate().unwrap();
+
+        let status = command.wait_for_exit(PATIENCE).await.unwrap();
+        let log = command.log();
+        assert_eq!(status.code(), Some(1), "{arguments:?}: {log}");
+        assert!(log.contains("interrupted"), "{arguments:?}: {log}");
+    }
+}
+
 /// What users read names the variables; an address inside the owner's network is for the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_of_a_call_through_a_proxy_does_not_show_users_where_the_proxy_is() {

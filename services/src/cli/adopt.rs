@@ -93,18 +93,22 @@ impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::Status { config, form } => {
-                process::run(config.parse(), async |config, _| show(&mut open(&config).await?, form).await)
+                process::read(config.parse(), async |config| show(&mut open(&config).await?, form).await)
             }
-            Self::Start(OfClass { class, word }) => word.run(async |config, by| start(&config, class, &by).await),
-            Self::Leave(OfClass { class, word }) => word.run(async |config, by| leave(&config, class, &by).await),
-            Self::Allow { name, word } => word.run(async |config, by| allow(&config, &name, &by).await),
+            Self::Start(OfClass { class, word }) => word.run(async |database, by| start(database, class, &by).await),
+            Self::Leave(OfClass { class, word }) => word.run(async |database, by| leave(database, class, &by).await),
+            Self::Allow { name, word } => word.run(async |database, by| allow(database, &name, &by).await),
         }
     }
 }
 
 impl Word {
-    fn run(&self, obey: impl AsyncFnOnce(config::Ledger, By) -> anyhow::Result<ExitCode>) -> ExitCode {
-        process::run(self.config.parse(), async |config, _| obey(config, self.by.by()).await)
+    /// A signal ends the wait for the database; a change that has begun comes to its end.
+    fn run(&self, obey: impl AsyncFnOnce(PgConnection, By) -> anyhow::Result<ExitCode>) -> ExitCode {
+        process::run(self.config.parse(), async |config, shutdown| {
+            let database = process::unless_interrupted(&shutdown, open(&config)).await?;
+            obey(database, self.by.by()).await
+        })
     }
 }
 
@@ -146,12 +150,11 @@ fn quoted(name: &str) -> String {
     format!("'{}'", clean(name).replace('\'', r"'\''"))
 }
 
-async fn start(config: &config::Ledger, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
+async fn start(mut database: PgConnection, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
     if let Some(why) = class.never_starts() {
         return refuse(FAILED, format!("{} cannot be started: {why}", class.text()));
     }
-    let mut connection = open(config).await?;
-    let started = adoption::start(&mut connection, &class.text(), &by.actor, by.note.as_deref()).await;
+    let started = adoption::start(&mut database, &class.text(), &by.actor, by.note.as_deref()).await;
     let Started { users, locked } = started.context("start the class")?;
     if locked == 0 {
         return decided(users, "started");
@@ -160,9 +163,8 @@ async fn start(config: &config::Ledger, class: ClassName, by: &By) -> anyhow::Re
     refuse(FAILED, format!("{locked} passed over, whose rows somebody has locked: run it again"))
 }
 
-async fn leave(config: &config::Ledger, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
-    let mut connection = open(config).await?;
-    let left = adoption::leave(&mut connection, &class.text(), &by.actor, by.note.as_deref()).await;
+async fn leave(mut database: PgConnection, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
+    let left = adoption::leave(&mut database, &class.text(), &by.actor, by.note.as_deref()).await;
     decided(left.context("leave the class alone")?, "left alone")
 }
 
@@ -174,9 +176,8 @@ fn decided(users: i64, verb: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn allow(config: &config::Ledger, name: &str, by: &By) -> anyhow::Result<ExitCode> {
-    let mut connection = open(config).await?;
-    let allowed = adoption::allow(&mut connection, name, &by.actor, by.note.as_deref()).await;
+async fn allow(mut database: PgConnection, name: &str, by: &By) -> anyhow::Result<ExitCode> {
+    let allowed = adoption::allow(&mut database, name, &by.actor, by.note.as_deref()).await;
     let unknown = format!("no instance called {name:?} waits to be allowed: see `sluice adopt status`");
     let taken = format!("another user has an instance called {name}, or no instance can be called that");
     match allowed.context("allow the instance")? {

@@ -4,10 +4,11 @@ use std::{env, process::ExitCode};
 
 use clap::Args;
 
-use super::{on_ledger, output::Form};
+use super::output::Form;
 use crate::{
     config::OperatorOptions,
     ledger::{By, postgres::Postgres},
+    process,
 };
 
 /// What a command that changes something is told beside what it changes.
@@ -22,8 +23,12 @@ pub struct ChangeOptions {
 }
 
 impl ChangeOptions {
+    /// A signal ends the wait for the ledger; a change that has begun comes to its end.
     pub fn run(&self, change: impl AsyncFnOnce(Postgres, By) -> anyhow::Result<ExitCode>) -> ExitCode {
-        on_ledger(&self.config, async |ledger| change(ledger, self.by.by()).await)
+        process::run(self.config.parse(), async |config, shutdown| {
+            let ledger = process::unless_interrupted(&shutdown, process::open(&config)).await?;
+            change(ledger, self.by.by()).await
+        })
     }
 }
 

@@ -74,9 +74,9 @@ pub fn prepared(command: Command) -> Command {
     command.mut_subcommands(prepared)
 }
 
-/// Runs a person's command on the ledger that it was given.
+/// Runs a person's command that looks into the ledger and changes nothing there.
 fn on_ledger(config: &OperatorOptions, command: impl AsyncFnOnce(Postgres) -> anyhow::Result<ExitCode>) -> ExitCode {
-    process::run(config.parse(), async |config, _| command(process::open(&config).await?).await)
+    process::read(config.parse(), async |config| command(process::open(&config).await?).await)
 }
 
 /// How many rows a list may have.

@@ -83,6 +83,22 @@ pub(crate) fn run<R>(
     }
 }
 
+/// Runs a person's command that changes nothing: the first signal ends it, whatever it waits for.
+pub(crate) fn read<R>(
+    parsed: Result<Config<R>, Faults>,
+    command: impl AsyncFnOnce(R) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    run(parsed, async |config, shutdown| unless_interrupted(&shutdown, command(config)).await)
+}
+
+/// Waits for what a signal may end at any moment: nothing that changes something.
+pub(crate) async fn unless_interrupted<T>(
+    shutdown: &CancellationToken,
+    asked: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    shutdown.run_until_cancelled(asked).await.context("interrupted")?
+}
+
 /// Says every fault: for people a line each, for machines an object each.
 fn refuse(faults: &Faults) {
     let log = Log { format: Format::Json, filter: "error".to_owned() };

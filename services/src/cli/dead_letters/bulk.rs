@@ -73,8 +73,12 @@ impl Bulk {
     pub(super) fn run(self, action: Action) -> ExitCode {
         let change = Change { action, by: self.by.by() };
         process::run(self.config.parse(), async |config, shutdown| {
-            let ledger = process::open(&config).await?;
-            let letters = self.letters(&ledger).await?;
+            let found = async {
+                let ledger = process::open(&config).await?;
+                let letters = self.letters(&ledger).await?;
+                Ok((ledger, letters))
+            };
+            let (ledger, letters) = process::unless_interrupted(&shutdown, found).await?;
             let mut report = Report::new(action, self.dry_run, letters.len(), self.ids.len());
             report.skipped.extend(self.missing(&letters).map(Item::missing));
             if self.dry_run {

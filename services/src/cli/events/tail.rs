@@ -40,8 +40,11 @@ pub struct Tail {
 impl Tail {
     pub(super) fn run(self) -> ExitCode {
         process::run(self.config.parse(), async |settings, shutdown| {
-            let tail = events::Tail::open(&settings).await;
-            let mut tail = tail.map_err(|trouble| anyhow!("RabbitMQ at {}: {trouble}", settings.address))?;
+            let opened = async {
+                let tail = events::Tail::open(&settings).await;
+                tail.map_err(|trouble| anyhow!("RabbitMQ at {}: {trouble}", settings.address))
+            };
+            let mut tail = process::unless_interrupted(&shutdown, opened).await?;
             output::remark(format!("listening at {} of {}", settings.exchange, settings.address));
             let mut shown = 0;
             while self.limit.is_none_or(|limit| shown < limit.get()) {

@@ -61,7 +61,7 @@ struct QueueLine {
 
 impl Stats {
     pub(super) fn run(self) -> ExitCode {
-        process::run(self.config.parse(), async |(ledger, queue), _| {
+        process::read(self.config.parse(), async |(ledger, queue)| {
             let ledger = process::open(&ledger).await?;
             let report = Report {
                 read_only: read::read_only(&ledger).await?,
