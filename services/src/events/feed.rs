@@ -102,12 +102,12 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
     let Deps { ledger, vitals } = deps;
     let pulse = vitals.health.pulse("events: follow");
     vitals.metrics.expect_feed();
-    tracing::info!(exchange = %feed.source, queue = %feed.queue, "ready");
     let connected = |is_there| vitals.metrics.feed_connected(is_there);
     let keeper = Keeper {
         address: &feed.address,
         meanwhile: "the other program's events wait at its broker",
         connected: &connected,
+        ready: &|| tracing::info!(exchange = %feed.source, queue = %feed.queue, "ready"),
         pulse: &pulse,
         shutdown: &shutdown,
     };

@@ -32,6 +32,8 @@ pub(super) struct Keeper<'a> {
     pub meanwhile: &'static str,
     /// Is told when there is one, and when there no longer is.
     pub connected: &'a (dyn Fn(bool) + Sync),
+    /// Is called at the first one: from then on the role does what it is for.
+    pub ready: &'a (dyn Fn() + Sync),
     pub pulse: &'a Pulse,
     pub shutdown: &'a CancellationToken,
 }
@@ -40,6 +42,7 @@ impl Keeper<'_> {
     /// Runs until `shutdown`. `work` returns why its link is lost; none where shutdown came.
     pub async fn keep<L>(&self, open: impl AsyncFn() -> Result<L, Trouble>, work: impl AsyncFn(L) -> Option<Trouble>) {
         let (mut pause, mut said, mut is_news) = (FIRST_PAUSE, Said::default(), true);
+        let mut first = true;
         while !self.shutdown.is_cancelled() {
             self.pulse.beat();
             let trouble = match self.pulse.waiting(open()).await {
@@ -49,6 +52,9 @@ impl Keeper<'_> {
                     }
                     is_news = false;
                     (self.connected)(true);
+                    if std::mem::take(&mut first) {
+                        (self.ready)();
+                    }
                     let began = Instant::now();
                     let trouble = work(link).await;
                     (self.connected)(false);

@@ -65,12 +65,12 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     let pulse = vitals.health.pulse("events: publish");
     vitals.metrics.expect_events();
     let publisher = Publisher { name: name::unique("events"), settings, ledger, vitals, shutdown };
-    tracing::info!(publisher = %publisher.name, exchange = %publisher.settings.exchange, "ready");
     let connected = |is_there| publisher.vitals.metrics.broker_connected(is_there);
     let keeper = Keeper {
         address: &publisher.settings.address,
         meanwhile: "events wait in the database",
         connected: &connected,
+        ready: &|| tracing::info!(publisher = %publisher.name, exchange = %publisher.settings.exchange, "ready"),
         pulse: &pulse,
         shutdown: &publisher.shutdown,
     };

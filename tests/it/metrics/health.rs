@@ -137,6 +137,38 @@ async fn a_redis_that_was_demoted_and_takes_no_hints_is_named() {
     until_answers(&address, "/readyz", 200, "ok").await;
 }
 
+/// A line of its own, and not a word in another one.
+fn says_ready(process: &Process) -> bool {
+    let log = process.log();
+    let mut logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    logged.any(|line| line["message"] == "ready")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_starts_before_its_broker_waits_for_it_and_then_says_that_it_is_ready() {
+    let mut fleet = fleet().await;
+    let url = fleet.add_rabbitmq().await.unwrap();
+    fleet.set("EVOLUTION_AMQP_URL", url);
+    fleet.rabbitmq().unwrap().kill().await.unwrap();
+    let mut roles = Vec::new();
+    for (role, waits) in [("events", "events wait in the database"), ("follow", "events wait at its broker")] {
+        let mut process = fleet.launch(&[role]).unwrap();
+        let address = address(&mut process).await;
+        process.wait_for_log(waits, PATIENCE).await.unwrap();
+        until_answers(&address, "/readyz", 503, "not ready: RabbitMQ\n").await;
+        assert!(!says_ready(&process), "{}", process.log());
+        roles.push((address, process));
+    }
+
+    fleet.rabbitmq().unwrap().restart().await.unwrap();
+
+    for (address, process) in &roles {
+        until_answers(address, "/readyz", 200, "ok").await;
+        let ready = until(PATIENCE, async || says_ready(process).then_some(())).await;
+        assert!(ready.is_some(), "{}", process.log());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_the_process_before_has_for_a_moment_longer_is_waited_for() {
     let before = TcpListener::bind("127.0.0.1:0").await.unwrap();

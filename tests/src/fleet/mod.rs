@@ -112,9 +112,14 @@ impl Fleet {
         Ok(process.log())
     }
 
+    /// Starts a role that may have to wait for what it needs: the caller keeps it.
+    pub fn launch(&self, arguments: &[&str]) -> Result<Process> {
+        self.program(arguments)?.start()
+    }
+
     /// Starts a role under a name, and waits until it says that it is ready.
     pub async fn start(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
-        let mut process = self.program(arguments)?.start()?;
+        let mut process = self.launch(arguments)?;
         process.wait_for_log("ready", STARTS_WITHIN).await?;
         self.processes.insert(name.to_owned(), process);
         Ok(())
