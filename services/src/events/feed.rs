@@ -46,10 +46,17 @@ const UNREAD: i64 = 10_000;
 pub struct Feed {
     pub address: Address,
     pub source: Source,
-    /// Our queue there. What cannot be read goes to the queue `<queue>.unread`.
+    /// Our queue there.
     pub queue: String,
     pub keys: &'static [&'static str],
     pub reader: Arc<dyn Reader>,
+}
+
+impl Feed {
+    /// The queue of what nobody can read.
+    fn unread(&self) -> String {
+        format!("{}.unread", self.queue)
+    }
 }
 
 impl fmt::Debug for Feed {
@@ -112,11 +119,13 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
         shutdown: &shutdown,
     };
     let work = async |mut link: Link| {
+        let Link { connection, consumer } = &mut link;
+        let taken = take_in(consumer, connection, &feed, &ledger, &vitals.metrics, &pulse, &shutdown);
         let lost = tokio::select! {
-            lost = take_in(&mut link.consumer, &feed, &ledger, &vitals.metrics, &pulse, &shutdown) => lost,
-            trouble = keep_bound(&link.connection, &feed, &ledger) => Some(trouble),
+            lost = taken => lost,
+            trouble = keep_bound(connection, &feed, &ledger) => Some(trouble),
         };
-        close(&link.connection).await;
+        close(connection).await;
         lost
     };
     keeper.keep(async || Link::open(&feed).await, work).await;
@@ -146,6 +155,7 @@ impl Link {
 /// Until the link is lost: why. None: shutdown came.
 async fn take_in(
     consumer: &mut Consumer,
+    connection: &Connection,
     feed: &Feed,
     ledger: &Postgres,
     metrics: &Metrics,
@@ -160,6 +170,12 @@ async fn take_in(
         };
         let messages: Vec<&[u8]> = batch.iter().map(|delivery| delivery.data.as_slice()).collect();
         let verdicts = read(feed, ledger, &messages, pulse, shutdown).await?;
+        // Whatever is not taken may go there: at once, or because it was put off too often.
+        if verdicts.iter().any(|verdict| *verdict != Verdict::Taken)
+            && let Err(trouble) = pulse.waiting(keep_unread(connection, feed)).await
+        {
+            return Some(trouble);
+        }
         if let Err(error) = answer(&batch, &verdicts).await {
             return Some(Trouble::lost(&error));
         }
@@ -228,6 +244,27 @@ async fn answer(batch: &[Delivery], verdicts: &[Verdict]) -> lapin::Result<()> {
     Ok(())
 }
 
+/// Declares the queue of what nobody can read anew, where somebody has deleted it: the broker drops
+/// what would go to a queue that is gone.
+async fn keep_unread(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
+    let unread = feed.unread();
+    let find = async { declare_quorum(&connection.create_channel().await?, &unread, &[], true).await };
+    match answered(&format!("find the queue {unread}"), &feed.address, find).await {
+        Err(trouble) if trouble.is_refusal() => {
+            tracing::warn!("the queue {unread} is gone, and what it held: it is declared anew");
+            declare_unread(connection, feed).await
+        }
+        found => found,
+    }
+}
+
+async fn declare_unread(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
+    let unread = feed.unread();
+    let kept = [("x-max-length", AMQPValue::LongLongInt(UNREAD))];
+    let declared = async |passive| declare_quorum(&connection.create_channel().await?, &unread, &kept, passive).await;
+    or_find(&format!("declare the queue {unread}"), &feed.address, declared).await
+}
+
 /// The one exchange as the other program declares it, our queue, and the queue of what nobody can
 /// read.
 async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
@@ -237,16 +274,13 @@ async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
         or_find(&format!("declare the exchange {exchange}"), address, declared).await?;
     }
 
-    let unread = format!("{queue}.unread");
-    let kept = [("x-max-length", AMQPValue::LongLongInt(UNREAD))];
+    declare_unread(connection, feed).await?;
     let read = [
         ("x-max-length", AMQPValue::LongLongInt(WAITING)),
         ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERIES)),
         ("x-dead-letter-exchange", AMQPValue::LongString("".into())),
-        ("x-dead-letter-routing-key", AMQPValue::LongString(unread.as_str().into())),
+        ("x-dead-letter-routing-key", AMQPValue::LongString(feed.unread().into())),
     ];
-    let declared = async |passive| declare_quorum(&connection.create_channel().await?, &unread, &kept, passive).await;
-    or_find(&format!("declare the queue {unread}"), address, declared).await?;
     let declared = async |passive| {
         let channel = connection.create_channel().await?;
         declare_quorum(&channel, queue, &read, passive).await?;

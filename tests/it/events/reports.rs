@@ -402,6 +402,29 @@ async fn a_follower_keeps_rows_true_over_its_own_death_and_sets_aside_what_it_ca
     assert!(log.contains("cannot be read") && !log.contains("s3cret"), "{log}");
 }
 
+/// Somebody empties a broker by hand: what nobody can read must not vanish from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_unread_reports_that_was_deleted_is_there_again_for_the_next_one() {
+    let (server, exchange) = (&rabbitmq().await.server, unique("unread"));
+    let bench = postgres::bench().await;
+    let mut follower = follower(&bench, server, &exchange);
+    follower.wait_for_log("connected to the broker", PATIENCE).await.unwrap();
+    let unread = format!("{exchange}.unread");
+    server.ctl(&["delete_queue", &unread]).await.unwrap();
+
+    Api::at(server, &exchange).await.publish("connection.update", b"no JSON").await;
+
+    let wanted = [&unread, "1"];
+    let there = until(PATIENCE, async || {
+        let queues = server.ctl(&["list_queues", "name", "messages"]).await.unwrap();
+        queues.lines().any(|line| line.split_whitespace().eq(wanted)).then_some(())
+    });
+    assert!(there.await.is_some(), "no message in {wanted:?}\n{}", follower.log());
+    let log = follower.log();
+    assert_eq!(log.matches("connected to the broker").count(), 1, "{log}");
+    assert_eq!(log.matches(&format!("the queue {unread} is gone")).count(), 1, "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_instances_own_exchange_is_followed_also_of_one_that_is_new() {
     let (server, old, new, queue) = (&rabbitmq().await.server, unique("old"), unique("new"), unique("of-each"));
