@@ -1960,9 +1960,19 @@ begin
     set state = 'dead', due_at = null, error = coalesce(due.error, 'the run''s deadline has passed')
     where due.run_id = late.id
       and due.position = late.position;
-    insert into sluice.dead_letter (run_id, position, step, reason, error)
+    -- Class and error are of the same attempt, the last one of the step: none where it was never tried.
+    insert into sluice.dead_letter (run_id, position, step, reason, class, error)
     values (
-      late.id, late.position, late.name, 'deadline_exceeded', coalesce(late.error, 'the run''s deadline has passed')
+      late.id, late.position, late.name, 'deadline_exceeded',
+      (
+        select last.class
+        from sluice.attempt as last
+        where last.run_id = late.id
+          and last.position = late.position
+        order by last.id desc
+        limit 1
+      ),
+      coalesce(late.error, 'the run''s deadline has passed')
     );
     perform sluice.end_runs(array[late.id], 'dead');
     changed := jsonb_set(changed, array[late.workflow], coalesce(changed -> late.workflow, '[]') || to_jsonb(late.id));

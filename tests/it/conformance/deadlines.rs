@@ -10,7 +10,9 @@ use workflows::{
 };
 
 use super::{
-    bench::{BRITTLE, Bench, CREATE, DEADLINE, DEPROVISION, HOST, PROVISION, RECONFIGURE, by, retry, run_after, user},
+    bench::{
+        BRITTLE, Bench, CREATE, DEADLINE, DEPROVISION, HOST, LONG, PROVISION, RECONFIGURE, by, retry, run_after, user,
+    },
     gates,
     world::{Gate, Scope, World},
 };
@@ -35,6 +37,32 @@ pub async fn a_due_run_past_its_deadline_dies(bench: &Bench<impl World>) {
     for run in [waiting, young] {
         assert_eq!(bench.world.run(run).await, RunState::Active);
     }
+}
+
+pub async fn a_run_that_dies_by_its_deadline_says_what_its_step_last_failed_with(bench: &Bench<impl World>) {
+    let failed = bench.start(PROVISION, user()).await;
+    for (class, text) in [(Class::ServerError, "first"), (Class::NoAnswer, "last")] {
+        bench.work(failed, CREATE, Outcome::Retry(Failure::new(class, text))).await;
+        bench.world.advance(LONG).await;
+    }
+    // It is late in another step than the one that failed.
+    let advanced = bench.start(PROVISION, user()).await;
+    bench.work(advanced, CREATE, retry()).await;
+    bench.world.advance(LONG).await;
+    bench.succeed(advanced, &[CREATE]).await;
+    let untried = bench.start(PROVISION, user()).await;
+    bench.world.advance(PAST).await;
+
+    assert_eq!(bench.ledger().exceed(10).await.unwrap().len(), 3);
+
+    let mut said = Vec::new();
+    for run in [failed, advanced, untried] {
+        let letter = bench.world.dead_letters(run).await.remove(0);
+        assert_eq!(letter.reason, DeathReason::DeadlineExceeded);
+        said.push((letter.position, letter.class, letter.error.unwrap()));
+    }
+    let late = "the run's deadline has passed".to_owned();
+    assert_eq!(said, [(0, Some(Class::NoAnswer), "last".to_owned()), (1, None, late.clone()), (0, None, late)]);
 }
 
 pub async fn a_step_in_hand_is_not_judged_by_the_deadline(bench: &Bench<impl World>) {

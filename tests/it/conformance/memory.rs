@@ -100,6 +100,8 @@ impl World for InMemory {
             .map(|letter| LetterSeen {
                 position: letter.position,
                 reason: letter.reason,
+                class: letter.class,
+                error: letter.error,
                 resolution: letter.resolved.map(|resolved| resolved.resolution.to_owned()),
             })
             .collect()

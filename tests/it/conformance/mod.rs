@@ -239,6 +239,7 @@ conformance! {
     ],
     deadlines: [
         a_due_run_past_its_deadline_dies,
+        a_run_that_dies_by_its_deadline_says_what_its_step_last_failed_with,
         a_step_in_hand_is_not_judged_by_the_deadline,
         a_revived_run_has_a_fresh_deadline,
         a_step_behind_a_closed_gate_does_not_exceed,

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice::{database::Pooling, ledger::postgres::Postgres};
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -10,7 +11,7 @@ use tests::servers::{self, Database, fresh_database_from, until};
 use workflows::{
     definition::{LEASE, Registry},
     ids::{ResourceName, RunId},
-    state::{DeathReason, RunState, Spent, StepState},
+    state::{RunState, Spent, StepState},
     whatsapp::names::UserId,
 };
 
@@ -197,12 +198,17 @@ impl World for InPostgres {
     }
 
     async fn dead_letters(&self, run: RunId) -> Vec<LetterSeen> {
-        let select = "select position, reason, resolution from sluice.dead_letter where run_id = $1 order by id";
-        let rows: Vec<(i16, String, Option<String>)> =
-            sqlx::query_as(select).bind(run.uuid()).fetch_all(&self.pool).await.unwrap();
-        let reason = |text: String| serde_json::from_value::<DeathReason>(Value::String(text)).unwrap();
+        let select = "select position, reason, class, error, resolution
+             from sluice.dead_letter
+             where run_id = $1
+             order by id";
+        type Row = (i16, String, Option<String>, Option<String>, Option<String>);
+        let rows: Vec<Row> = sqlx::query_as(select).bind(run.uuid()).fetch_all(&self.pool).await.unwrap();
         rows.into_iter()
-            .map(|(position, text, resolution)| LetterSeen { position, reason: reason(text), resolution })
+            .map(|(position, reason, class, error, resolution)| {
+                let (reason, class) = (labelled(reason), class.map(labelled));
+                LetterSeen { position, reason, class, error, resolution }
+            })
             .collect()
     }
 
@@ -292,6 +298,11 @@ impl World for InPostgres {
             sqlx::query_as(select).bind(user.uuid()).fetch_one(&self.pool).await.unwrap();
         RowSeen { status, retry_count: retry_count.try_into().unwrap(), error }
     }
+}
+
+/// One of the ledger's labels.
+fn labelled<T: DeserializeOwned>(text: String) -> T {
+    serde_json::from_value(Value::String(text)).unwrap()
 }
 
 /// The statement by which every moment in the ledger's tables moves back: time goes by.

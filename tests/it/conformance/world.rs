@@ -8,6 +8,7 @@ use sluice::ledger::{By, Ledger, OperatorLedger};
 use workflows::{
     definition::Registry,
     ids::{ResourceName, RunId},
+    outcome::Class,
     state::{DeathReason, RunState, Spent, StepState},
     whatsapp::names::UserId,
 };
@@ -90,6 +91,8 @@ pub struct AttemptSeen {
 pub struct LetterSeen {
     pub position: i16,
     pub reason: DeathReason,
+    pub class: Option<Class>,
+    pub error: Option<String>,
     pub resolution: Option<String>,
 }
 

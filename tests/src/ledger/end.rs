@@ -111,7 +111,9 @@ impl Tx<'_> {
             }
             let Some(step) = self.tables.steps.get_mut(&(run, position)) else { continue };
             let error = step.error.get_or_insert_with(|| TOO_LATE.to_owned()).clone();
-            let attempt = settlement::Attempt { error: Some(error), ..Default::default() };
+            let last = self.tables.attempts.iter().rfind(|attempt| (attempt.run, attempt.position) == (run, position));
+            let class = last.and_then(|attempt| attempt.ended.class);
+            let attempt = settlement::Attempt { class, error: Some(error), ..Default::default() };
             self.bury(run, position, DeathReason::DeadlineExceeded, &attempt);
             self.project(run);
             died.extend(self.whole(run));
