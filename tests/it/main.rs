@@ -32,7 +32,6 @@ mod queue;
 mod retention;
 mod secrets_in_logs;
 mod sign_up;
-#[cfg(feature = "mutants")]
 mod sql_guards;
 mod tls;
 mod unreadable;

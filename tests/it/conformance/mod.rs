@@ -65,6 +65,12 @@ macro_rules! conformance {
             )*)*
         }
 
+        /// Those that Postgres meets, by their names.
+        pub const BEHAVIOURS: &[&str] = &[
+            $($(stringify!($behaviour),)*)*
+            $($(stringify!($ours),)*)*
+        ];
+
         /// A behaviour by its name, on a database that may lack a guard. Each begins in a function of its own:
         /// all of them in one would not fit on a stack.
         #[cfg(feature = "mutants")]
