@@ -45,6 +45,39 @@ async fn state(session: &mut PgConnection) -> String {
     sqlx::query_scalar("select status from evolution_instance_creation_queue").fetch_one(session).await.unwrap()
 }
 
+/// Of the connection over which a worker waits for hints: its number, and for how many seconds nothing
+/// has passed over it.
+async fn waits_for_hints(redis: &mut ::redis::aio::MultiplexedConnection) -> Option<(u64, u64)> {
+    let clients: String = ::redis::cmd("CLIENT").arg("LIST").query_async(redis).await.unwrap();
+    let line = clients.lines().find(|line| line.contains(" cmd=blpop "))?;
+    let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.parse().ok());
+    Some((field("id=")?, field("idle=")?))
+}
+
+/// When it goes on, its timers have run out, and Redis' answer lies unread.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stood_still_does_not_take_redis_for_lost() {
+    let mut fleet =
+        Fleet::prepare(postgres::Options::default(), redis::Options::default(), Config::default()).await.unwrap();
+    // One question at a time, which Redis answers after two seconds.
+    fleet.set("WORKER_CONCURRENCY", "1");
+    fleet.start("worker", &["worker", "verify"]).await.unwrap();
+    let client = ::redis::Client::open(fleet.redis.url()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let (before, _) = until(PATIENCE, async || waits_for_hints(&mut redis).await).await.unwrap();
+
+    let worker = fleet.process("worker").unwrap();
+    worker.pause().unwrap();
+    let stood = until(PATIENCE, async || waits_for_hints(&mut redis).await.filter(|(_, idle)| *idle >= 6)).await;
+    worker.resume().unwrap();
+
+    assert!(stood.is_some(), "the worker asks on while it stands still");
+    let after = until(PATIENCE, async || waits_for_hints(&mut redis).await.filter(|(_, idle)| *idle <= 1)).await;
+    let log = worker.log();
+    assert_eq!(after.map(|(number, _)| number), Some(before), "{log}");
+    assert!(!log.contains("Redis is lost"), "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_says_what_was_taken_away_since_the_migration_and_the_mend() {
     let mut fleet =

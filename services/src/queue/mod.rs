@@ -30,19 +30,21 @@ pub use service::Delivery;
 pub use sink::{HintSink, PushReport, Pushed};
 pub use wakes::Bell;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, RedisError,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
+use tokio::time::{Instant, timeout};
 use workflows::ids::StepName;
 
 use keys::Keys;
 use link::Link;
 use wakes::Wakes;
 
-/// What a question to Redis can end with. Each ends: none waits longer than its timeout.
+/// What a question to Redis can end with. Each ends: none waits longer than its timeout, or twice as
+/// long where this process stood still.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {what} in Redis: {source}")]
@@ -103,17 +105,30 @@ impl Queue {
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, Error> {
         let seen = self.shared.link.renewals();
-        match tokio::time::timeout(after, call).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => {
+        match in_time(after, call).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(source)) => {
                 self.shared.link.judge(&source, seen);
                 Err(Error::Redis { what, source })
             }
-            Err(_) => {
+            None => {
                 self.shared.link.renew(seen);
                 Err(Error::Late { what, after })
             }
         }
+    }
+}
+
+/// A timer that is so late says that this process stood still.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+
+/// The answer, where it comes in time. A process that stood still finds its timer run out, and an
+/// answer perhaps unread: it waits once more before it blames the server.
+async fn in_time<T>(after: Duration, call: impl Future<Output = T>) -> Option<T> {
+    let (began, mut call) = (Instant::now(), pin!(call));
+    match timeout(after, &mut call).await {
+        Err(_) if began.elapsed() >= after + STOOD_STILL => timeout(after, call).await.ok(),
+        answered => answered.ok(),
     }
 }
 
