@@ -45,8 +45,8 @@ async fn state(session: &mut PgConnection) -> String {
     sqlx::query_scalar("select status from evolution_instance_creation_queue").fetch_one(session).await.unwrap()
 }
 
-/// Of the connection over which a worker waits for hints: its number, and for how many seconds nothing
-/// has passed over it.
+/// Of the connection over which a worker waits for hints: its number, and for how many seconds
+/// nothing has passed over it.
 async fn waits_for_hints(redis: &mut ::redis::aio::MultiplexedConnection) -> Option<(u64, u64)> {
     let clients: String = ::redis::cmd("CLIENT").arg("LIST").query_async(redis).await.unwrap();
     let line = clients.lines().find(|line| line.contains(" cmd=blpop "))?;

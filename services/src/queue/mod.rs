@@ -43,8 +43,8 @@ use keys::Keys;
 use link::Link;
 use wakes::Wakes;
 
-/// What a question to Redis can end with. Each ends: none waits longer than its timeout, or twice as
-/// long where this process stood still.
+/// What a question to Redis can end with. Each ends: none waits longer than its timeout, or twice
+/// as long where this process stood still.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {what} in Redis: {source}")]

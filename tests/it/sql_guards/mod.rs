@@ -1,6 +1,7 @@
-//! Each guard of the SQL is taken away once, and the suite must miss it. The guards stand in the functions and views of the
-//! migrations: one without the guard is put in its place, in that trial's own database (`trials`, for `make mutants`).
-//! Whether each clause still stands where the table says is seen by every run of the tests (`source`).
+//! Each guard of the SQL is taken away once, and the suite must miss it. The guards stand in the
+//! functions and views of the migrations: one without the guard is put in its place, in that
+//! trial's own database (`trials`, for `make mutants`). Whether each clause still stands where the
+//! table says is seen by every run of the tests (`source`).
 
 mod ends;
 mod source;

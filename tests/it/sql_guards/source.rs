@@ -1,5 +1,6 @@
-//! Whether each guard still names what there is: its clause in the migrations, and the behaviours that miss it. Needs no
-//! database, so every run of the tests sees a clause that has moved; `make mutants` takes the clauses away.
+//! Whether each guard still names what there is: its clause in the migrations, and the behaviours
+//! that miss it. No database is needed, so every run of the tests sees a clause that has moved;
+//! `make mutants` takes the clauses away.
 
 use super::{Guard, NONE, guards};
 use crate::{app::migrations, conformance::BEHAVIOURS};
@@ -67,7 +68,7 @@ fn times(sql: &str, guard: &Guard) -> Option<usize> {
     Some(plain(body).matches(&plain(guard.clause)).count())
 }
 
-/// What Postgres prints of a view differs from what was written in capitals, brackets, spaces and casts.
+/// Postgres prints a view with other capitals, brackets, spaces and casts than it was written with.
 fn plain(sql: &str) -> String {
     let sql = sql.to_lowercase().replace("::text", "");
     sql.chars().filter(|character| !character.is_whitespace() && !matches!(character, '(' | ')')).collect()

@@ -1,5 +1,5 @@
-//! Every guard is taken away. Beforehand the same behaviours hold with every guard in place: else their failing would mean
-//! nothing.
+//! Every guard is taken away. Beforehand the same behaviours hold with every guard in place: else
+//! their failing would mean nothing.
 
 use std::{
     collections::BTreeSet,
