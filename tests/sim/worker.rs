@@ -86,8 +86,10 @@ async fn renew(runner: Arc<Runner>, process: Arc<Process>) {
         tick.tick().await;
         process.pass().await;
         if beat.is_none_or(|at| runner.must_renew(at.elapsed())) {
-            beat = Some(Instant::now());
-            let _ = runner.renew_once().await;
+            let asked = Instant::now();
+            if runner.renew_once().await.is_ok() {
+                beat = Some(asked);
+            }
         }
     }
 }

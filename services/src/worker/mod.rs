@@ -83,7 +83,10 @@ pub async fn run<L: WorkerLedger>(
     let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>), places);
     let runner = Arc::new(runner);
 
-    let renewals = tokio::spawn(renew(runner.clone(), vitals.health.pulse("worker: renew leases")));
+    let renewals = tokio::spawn({
+        let (runner, pulse) = (runner.clone(), vitals.health.pulse("worker: renew leases"));
+        async move { keep_alive(|beat| runner.must_renew(beat), || runner.renew_once(), pulse).await }
+    });
     let watching: Vec<_> = runner
         .watches()
         .into_iter()
@@ -229,20 +232,30 @@ async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> Hand
     }
 }
 
-/// Keeps the leases of all attempts of this process, and its heartbeat.
-async fn renew<L: WorkerLedger>(runner: Arc<AttemptRunner<L>>, pulse: Pulse) {
+/// Keeps the leases of all attempts of this process, and its heartbeat. One that failed is made again
+/// at the next tick: a worker that has lost a lease is alive only by the beat that follows.
+async fn keep_alive<F>(must_renew: impl Fn(Duration) -> bool, renew: impl Fn() -> F, pulse: Pulse)
+where
+    F: Future<Output = ledger::Result<()>>,
+{
     let mut tick = tokio::time::interval(RENEWAL_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut beat: Option<Instant> = None;
+    let (mut beat, mut fails) = (None, false);
     loop {
         tick.tick().await;
         pulse.beat();
-        if beat.is_some_and(|at| !runner.must_renew(at.elapsed())) {
+        if beat.is_some_and(|at: Instant| !must_renew(at.elapsed())) {
             continue;
         }
-        beat = Some(Instant::now());
-        if let Err(error) = runner.renew_once().await {
-            tracing::warn!(%error, "cannot renew leases");
+        let asked = Instant::now();
+        match renew().await {
+            Ok(()) => (beat, fails) = (Some(asked), false),
+            // Said once: it is the same at each tick until the ledger answers.
+            Err(error) if !fails => {
+                tracing::warn!(%error, "cannot renew leases");
+                fails = true;
+            }
+            Err(error) => tracing::debug!(%error, "cannot renew leases yet"),
         }
     }
 }
@@ -266,10 +279,26 @@ fn show(step: &StepName, status: watch::Receiver<Status>, vitals: &Vitals) {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
     use workflows::ids::RunId;
 
     use super::*;
     use crate::queue::{Error, Pushed};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_that_failed_is_made_again_at_the_next_tick() {
+        let (leases, began, asked) = (Leases::default(), Instant::now(), Mutex::new(Vec::new()));
+        let renew = || {
+            let mut asked = asked.lock();
+            asked.push(began.elapsed().as_millis());
+            std::future::ready(if asked.len() == 2 { Err(ledger::Error::Panicked) } else { Ok(()) })
+        };
+
+        let beats = keep_alive(|beat| leases.must_renew(beat), renew, Pulse::default());
+        let _ = tokio::time::timeout(Duration::from_secs(6), beats).await;
+
+        assert_eq!(*asked.lock(), [0, 2_500, 3_000, 5_500]);
+    }
 
     /// A queue that answers every push so.
     struct Answering(fn() -> Result<Pushed, Error>);
