@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::time::sleep;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
 
 use super::{Next, Relay};
 use crate::{
@@ -12,12 +13,30 @@ use crate::{
     telemetry::{spans, trace},
 };
 
-/// So many in one round wake intake up: commits that ring wait for each other.
+/// So many within `LATELY` wake intake up: commits that ring wait for each other.
 const MANY: usize = 32;
+const LATELY: Duration = Duration::from_millis(50);
 /// How long what comes gathers while intake is awake.
 const GATHER: Duration = Duration::from_millis(5);
 /// How often intake looks without a ring, where rings arrive.
 const HEARING_TICK: Duration = Duration::from_secs(1);
+
+/// How many have come lately. One round says little: while commits ring, few are there at once,
+/// because they ring.
+struct Lately {
+    since: Instant,
+    came: usize,
+}
+
+impl Lately {
+    fn are_many(&mut self, came: usize) -> bool {
+        if self.since.elapsed() > LATELY {
+            *self = Self { since: Instant::now(), came: 0 };
+        }
+        self.came += came;
+        self.came >= MANY
+    }
+}
 
 /// Takes up to `batch` requests of each source. The runs that it started are in their traces.
 pub async fn intake_once<L: RelayLedger>(ledger: &L, batch: usize) -> anyhow::Result<Intake> {
@@ -65,11 +84,12 @@ async fn log_and_trace<L: RelayLedger>(ledger: &L, intake: &mut Intake) {
 
 pub(super) async fn run(relay: Relay) {
     let (batch, poll, doorbell) = (relay.settings.batch, relay.settings.intake_poll, &relay.doorbell);
+    let lately = Mutex::new(Lately { since: Instant::now(), came: 0 });
     let take = async || {
         let Intake { started, revived, joined, failed, due } = intake_once(&relay.ledger, batch).await?;
         let taken = started.len() + revived.len() + joined + failed;
         relay.push(due).await;
-        if taken >= MANY {
+        if lately.lock().are_many(taken) {
             doorbell.stay_awake();
         } else if taken == 0 {
             doorbell.fall_asleep();
@@ -86,4 +106,25 @@ pub(super) async fn run(relay: Relay) {
         })
     };
     relay.repeat("take in requests", poll, &doorbell.rung, take).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_are_many_however_few_come_at_once() {
+        let mut lately = Lately { since: Instant::now(), came: 0 };
+
+        assert!((1..MANY).all(|_| !lately.are_many(1)));
+        assert!(lately.are_many(1));
+
+        advance(LATELY + Duration::from_millis(1)).await;
+        assert!(!lately.are_many(MANY - 1));
+        advance(LATELY + Duration::from_millis(1)).await;
+        assert!(!lately.are_many(MANY - 1), "the former ones came long ago");
+        assert!(lately.are_many(1));
+    }
 }
