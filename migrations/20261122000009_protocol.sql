@@ -1960,7 +1960,8 @@ begin
     set state = 'dead', due_at = null, error = coalesce(due.error, 'the run''s deadline has passed')
     where due.run_id = late.id
       and due.position = late.position;
-    -- Class and error are of the same attempt, the last one of the step: none where it was never tried.
+    -- Class and error are of the same attempt, the last one of the step: none where it was never
+    -- tried.
     insert into sluice.dead_letter (run_id, position, step, reason, class, error)
     values (
       late.id, late.position, late.name, 'deadline_exceeded',

@@ -232,8 +232,8 @@ async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> Hand
     }
 }
 
-/// Keeps the leases of all attempts of this process, and its heartbeat. One that failed is made again
-/// at the next tick: a worker that has lost a lease is alive only by the beat that follows.
+/// Keeps the leases of all attempts of this process, and its heartbeat. One that failed is made
+/// again at the next tick: a worker that has lost a lease is alive only by the beat that follows.
 async fn keep_alive<F>(must_renew: impl Fn(Duration) -> bool, renew: impl Fn() -> F, pulse: Pulse)
 where
     F: Future<Output = ledger::Result<()>>,
