@@ -26,7 +26,7 @@ pub(super) struct InHand {
     pool: PgPool,
     noticed: Noticed,
     state: Arc<Mutex<State>>,
-    /// The pool has one more, for those who ask the pool itself.
+    /// How many may rest. The pool has one more, for those who ask the pool itself.
     most: usize,
 }
 
@@ -41,7 +41,12 @@ struct State {
 impl InHand {
     pub(super) fn of(pool: &PgPool, noticed: &Noticed) -> Self {
         let most = pool.options().get_max_connections().saturating_sub(1) as usize;
-        Self { pool: pool.clone(), noticed: noticed.clone(), state: Arc::default(), most }
+        Self { most, ..Self::nothing_of(pool, noticed) }
+    }
+
+    /// Of a pool that judges each connection before each use, as somebody else has set it up.
+    pub(super) fn nothing_of(pool: &PgPool, noticed: &Noticed) -> Self {
+        Self { pool: pool.clone(), noticed: noticed.clone(), state: Arc::default(), most: 0 }
     }
 
     /// A connection whose server takes writes, as far as anybody knows.

@@ -59,16 +59,14 @@ impl Database {
     /// Over a pool of its own, of at most so many connections; opens none yet.
     pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
         let noticed = Noticed::default();
-        Self::over(pool::open(options, pooling, connections, noticed.clone()), pooling, noticed)
+        let pool = pool::open(options, pooling, connections, noticed.clone());
+        Self { in_hand: InHand::of(&pool, &noticed), pool, pooling, noticed }
     }
 
     /// Over a pool that somebody else has set up.
     pub fn new(pool: PgPool, pooling: Pooling) -> Self {
-        Self::over(pool, pooling, Noticed::default())
-    }
-
-    fn over(pool: PgPool, pooling: Pooling, noticed: Noticed) -> Self {
-        Self { in_hand: InHand::of(&pool, &noticed), pool, pooling, noticed }
+        let noticed = Noticed::default();
+        Self { in_hand: InHand::nothing_of(&pool, &noticed), pool, pooling, noticed }
     }
 
     pub fn pool(&self) -> &PgPool {
