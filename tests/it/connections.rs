@@ -209,9 +209,9 @@ async fn a_statement_is_one_round_trip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_in_hand_are_there_for_whoever_asks_and_never_more_than_allowed() {
+async fn connections_that_rest_are_there_for_whoever_asks_and_never_more_than_allowed() {
     let app = App::bare().await;
-    let database = Database::open(app.options().application_name("in hand"), Pooling::Session, 2);
+    let database = Database::open(app.options().application_name("resting"), Pooling::Session, 2);
     let held = async || {
         let mut tx = database.begin().await?;
         sqlx::query("select pg_sleep(0.002)").execute(tx.connection()).await?;
@@ -225,13 +225,13 @@ async fn connections_in_hand_are_there_for_whoever_asks_and_never_more_than_allo
         assert!(matches!(asked, (Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()))), "{asked:?}");
     }
 
-    let count = "select count(*)::integer from pg_stat_activity where application_name = 'in hand'";
+    let count = "select count(*)::integer from pg_stat_activity where application_name = 'resting'";
     let (open,): (i32,) = database.ask_one(count, |ask| ask).await.unwrap();
     assert!((1..=2).contains(&open), "{open}");
 }
 
 #[tokio::test]
-async fn one_lost_connection_in_hand_takes_the_others_with_it() {
+async fn one_lost_connection_takes_those_that_rest_with_it() {
     let app = App::bare().await;
     let proxy = Proxy::to(app.options().get_port()).await.unwrap();
     let database = Database::open(app.options().port(proxy.port()), Pooling::Session, 4);

@@ -4,9 +4,9 @@
 //! A statement alone is its own transaction, and one round trip. Behind a transaction pooler even that needs an explicit
 //! transaction, since parse and bind must meet the same backend, and a statement must have no name.
 
-mod in_hand;
 mod pool;
 mod pooling;
+mod resting;
 pub mod settings;
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use sqlx::{
     query::{Query, QueryAs},
 };
 
-use self::{in_hand::InHand, pool::Noticed};
+use self::{pool::Noticed, resting::Resting};
 pub use self::{
     pool::{give_back, takes_writes},
     pooling::{Pooling, is_by_transaction},
@@ -52,7 +52,7 @@ pub struct Database {
     pool: PgPool,
     pooling: Pooling,
     noticed: Noticed,
-    in_hand: InHand,
+    resting: Resting,
 }
 
 impl Database {
@@ -60,13 +60,13 @@ impl Database {
     pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
         let noticed = Noticed::default();
         let pool = pool::open(options, pooling, connections, noticed.clone());
-        Self { in_hand: InHand::of(&pool, &noticed), pool, pooling, noticed }
+        Self { resting: Resting::of(&pool, &noticed), pool, pooling, noticed }
     }
 
     /// Over a pool that somebody else has set up.
     pub fn new(pool: PgPool, pooling: Pooling) -> Self {
         let noticed = Noticed::default();
-        Self { in_hand: InHand::nothing_of(&pool, &noticed), pool, pooling, noticed }
+        Self { resting: Resting::nothing_of(&pool, &noticed), pool, pooling, noticed }
     }
 
     pub fn pool(&self) -> &PgPool {
@@ -75,7 +75,7 @@ impl Database {
 
     /// How many connections nobody uses.
     pub fn idle(&self) -> usize {
-        self.pool.num_idle() + self.in_hand.len()
+        self.pool.num_idle() + self.resting.len()
     }
 
     /// Whether the server answers and takes writes.
@@ -83,15 +83,15 @@ impl Database {
         self.lent(async |connection| takes_writes(connection).await).await
     }
 
-    /// Asks over a connection in hand, which stays in hand where it has answered. Where the server
-    /// has not, the others may be lost too.
+    /// Asks over a connection, which rests afterwards where the server has answered. Where it has
+    /// not, the others that rest may be lost too.
     async fn lent<T>(&self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
-        let mut lent = self.in_hand.lend().await?;
+        let mut lent = self.resting.lend().await?;
         let answer = ask(&mut lent.connection).await;
         match &answer {
-            Ok(_) => self.in_hand.keep(lent),
+            Ok(_) => self.resting.keep(lent),
             Err(sqlx::Error::Database(_)) => {}
-            Err(_) => self.in_hand.let_go(Duration::ZERO),
+            Err(_) => self.resting.let_go(Duration::ZERO),
         }
         answer
     }
@@ -144,7 +144,7 @@ impl Database {
 
     /// A transaction that begins with this, which says its isolation, and whether it writes.
     pub async fn begin_with(&self, begin: &'static str) -> sqlx::Result<Tx> {
-        let _waiting = self.in_hand.make_room();
+        let _waiting = self.resting.make_room();
         let inner = match self.pooling {
             Pooling::Session => self.pool.begin_with(begin).await,
             Pooling::Transaction => {

@@ -105,11 +105,11 @@ pub async fn give_back(database: &Database, window: Duration) {
         let mut spare = usize::MAX;
         for _ in 0..LOOKS {
             sleep(window / LOOKS).await;
-            database.in_hand.let_go(window);
+            database.resting.let_go(window);
             spare = spare.min(database.pool.num_idle());
         }
-        let kept = usize::from(database.in_hand.len() == 0);
-        for _ in kept..spare {
+        let keeps = usize::from(database.resting.len() == 0);
+        for _ in keeps..spare {
             let Some(connection) = database.pool.try_acquire() else { break };
             let _ = timeout(ANSWERS, connection.close()).await;
         }

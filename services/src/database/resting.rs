@@ -1,7 +1,7 @@
-//! Connections that stay in hand from one statement to the next. The pool asks each connection that
-//! comes back for a sign of life, which is a second round trip for each statement. It gets them
-//! back when they were in hand for long, when somebody waits for one, when nobody needs them, and
-//! when one of them has failed.
+//! Connections that rest here between two statements. The pool asks each connection that comes back
+//! for a sign of life, which is a second round trip for each statement. It gets a connection back
+//! after a minute, when somebody waits for one, when nobody needs it, and when another one has
+//! failed.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::pool::{Noticed, RESTED, takes_writes};
 
-/// How long one stays in hand before the pool sees it again, which limits its age.
+/// How long the pool does not see a connection whose age it limits.
 const ROUND: Duration = Duration::from_secs(60);
 
-/// A connection, and since when it is in hand.
+/// A connection, and since when the pool has not seen it.
 pub(super) struct Lent {
     pub(super) connection: PoolConnection<Postgres>,
     since: Instant,
@@ -22,11 +22,11 @@ pub(super) struct Lent {
 
 /// The last one that came is the first one to be used, so that the others rest.
 #[derive(Clone)]
-pub(super) struct InHand {
+pub(super) struct Resting {
     pool: PgPool,
     noticed: Noticed,
     state: Arc<Mutex<State>>,
-    /// How many may rest. The pool has one more, for those who ask the pool itself.
+    /// How many may rest: the pool has one more, for those who ask the pool itself.
     most: usize,
 }
 
@@ -38,7 +38,7 @@ struct State {
     waiting: usize,
 }
 
-impl InHand {
+impl Resting {
     pub(super) fn of(pool: &PgPool, noticed: &Noticed) -> Self {
         let most = pool.options().get_max_connections().saturating_sub(1) as usize;
         Self { most, ..Self::nothing_of(pool, noticed) }
@@ -111,7 +111,7 @@ impl InHand {
 }
 
 /// Somebody waits for a connection of the pool.
-pub(super) struct Waiting<'a>(&'a InHand);
+pub(super) struct Waiting<'a>(&'a Resting);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
