@@ -237,6 +237,9 @@ async fn one_lost_connection_takes_those_that_rest_with_it() {
     let database = Database::open(app.options().port(proxy.port()), Pooling::Session, 4);
     let ask = async || database.ask_one::<(i32,)>("select 1 from pg_sleep(0.01)", |ask| ask).await;
     assert!(matches!(tokio::join!(ask(), ask(), ask()), (Ok(_), Ok(_), Ok(_))));
+    // One of them rests in the pool.
+    drop(database.pool().acquire().await.unwrap());
+    assert!(until(PATIENCE, async || (database.pool().num_idle() > 0).then_some(())).await.is_some());
 
     proxy.close_all();
     let lost = until(PATIENCE, async || ask().await.err()).await;

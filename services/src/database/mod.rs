@@ -91,7 +91,10 @@ impl Database {
         match &answer {
             Ok(_) => self.resting.keep(lent),
             Err(sqlx::Error::Database(_)) => {}
-            Err(_) => self.resting.let_go(Duration::ZERO),
+            Err(_) => {
+                self.noticed.lost_one();
+                self.resting.let_go(Duration::ZERO);
+            }
         }
         answer
     }

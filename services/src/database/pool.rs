@@ -20,7 +20,7 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// A connection that was idle for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 /// A connection that rested for so long is asked whether its server takes writes before it is used.
-pub(super) const RESTED: Duration = Duration::from_secs(10);
+const RESTED: Duration = Duration::from_secs(10);
 /// So long after a server said that it takes no writes, each connection is asked before it is used.
 const WARY: Duration = Duration::from_secs(30);
 const ANSWERS: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ const FEATURE_NOT_SUPPORTED: &str = "0A000";
 pub(super) struct Noticed {
     /// When it last said that it takes no writes.
     read_only_at: Arc<Mutex<Option<Instant>>>,
+    /// When a connection to it was last lost.
+    lost_at: Arc<Mutex<Option<Instant>>>,
     /// Somebody has waited for a connection in vain.
     starved: Arc<Notify>,
 }
@@ -54,15 +56,26 @@ impl Noticed {
         self.starved.notified().await;
     }
 
-    pub(super) fn is_wary(&self) -> bool {
+    /// Takes note of a connection that was lost: others may be lost too.
+    pub(super) fn lost_one(&self) {
+        *self.lost_at.lock() = Some(Instant::now());
+    }
+
+    /// Whether to ask a connection that nobody has used for so long before it is used.
+    pub(super) fn doubts(&self, unused: Duration) -> bool {
+        let lost_since = || self.lost_at.lock().is_some_and(|lost| lost.elapsed() <= unused);
+        unused >= RESTED || self.is_wary() || lost_since()
+    }
+
+    fn is_wary(&self) -> bool {
         let read_only_at = self.read_only_at.lock();
         read_only_at.is_some_and(|said| said.elapsed() < WARY)
     }
 }
 
 /// Opens no connection yet. Asking each connection before each use would cost a round trip: one
-/// that died is noticed by whoever uses it, who tries again; one that leads to a demoted server is
-/// closed at the next use after it refused a write.
+/// that died is noticed by whoever uses it, who tries again, and those that rested at that moment
+/// are asked; one that leads to a demoted server is closed at the next use after it refused a write.
 pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32, noticed: Noticed) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(connections)
@@ -70,7 +83,7 @@ pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32
         .idle_timeout(IDLE)
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| {
-            let ask = meta.idle_for >= RESTED || noticed.is_wary();
+            let ask = noticed.doubts(meta.idle_for);
             Box::pin(async move { if ask { takes_writes(connection).await } else { Ok(true) } })
         });
     let pool = match pooling {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
 use tokio::time::Instant;
 
-use super::pool::{Noticed, RESTED, takes_writes};
+use super::pool::{Noticed, takes_writes};
 
 /// How long the pool does not see a connection whose age it limits.
 const ROUND: Duration = Duration::from_secs(60);
@@ -61,8 +61,7 @@ impl Resting {
             if lent.since.elapsed() > ROUND {
                 continue;
             }
-            let ask = from.elapsed() > RESTED || self.noticed.is_wary();
-            if !ask || takes_writes(&mut lent.connection).await.unwrap_or(false) {
+            if !self.noticed.doubts(from.elapsed()) || takes_writes(&mut lent.connection).await.unwrap_or(false) {
                 return Ok(lent);
             }
             lent.connection.close_on_drop();
