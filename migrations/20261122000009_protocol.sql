@@ -1803,26 +1803,31 @@ $$;
 
 -- Upkeep ----------------------------------------------------------------------------------------------------------------
 
--- Which of the functions below would find something: one look for all of them, twice a second. May
--- say so in vain, never the other way round.
+-- Which of the functions below would find something: one look for all of them, twice a second while a
+-- step is running, whose lease may end. May say so in vain, never the other way round.
 create or replace function sluice.upkeep(
+  out running boolean,
   out expired boolean,
   out late boolean,
   out cancelled boolean,
   out unwritten boolean,
-  out untold boolean
+  out untold boolean,
+  out doubted boolean
 )
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-  expired := exists (select from sluice.step where step.state = 'running' and step.lease_until < now());
+  running := exists (select from sluice.step where step.state = 'running');
+  expired := running
+    and exists (select from sluice.step where step.state = 'running' and step.lease_until < now());
   late := exists (select from sluice.run where run.state = 'active' and run.deadline_at < now());
   cancelled := exists (select from sluice.run where run.span_waits);
   unwritten := exists (select from sluice.projection_pending);
   untold := exists (select from sluice.gate where gate.breaker = 'open' and gate.breaker_reason is not null)
     or exists (select from sluice.step where step.held_by is not null);
+  doubted := exists (select from sluice.resource as held where held.doubted_at < now() - interval '4 seconds');
 end
 $$;
 

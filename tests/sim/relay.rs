@@ -19,7 +19,7 @@ use crate::{connection::Connection, plan::Removed, process::Process, queue::Line
 const INTAKE: Duration = Duration::from_millis(500);
 const DISPATCH: Duration = Duration::from_secs(1);
 const RESCUE: Duration = Duration::from_millis(500);
-const LOOK: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps a relay running: whenever it is killed, another starts a little later.
@@ -43,7 +43,6 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     let mut tasks = vec![
         stage.spawn("intake", intake(duties.clone())),
         stage.spawn("rescue", rescue(duties.clone())),
-        stage.spawn("look again", look_again(duties.clone())),
     ];
     if stage.plan.removed != Some(Removed::Scan) {
         tasks.push(stage.spawn("dispatch", dispatch(duties)));
@@ -147,24 +146,10 @@ async fn rescue(duties: Arc<Duties>) {
             Ok(rescued) => {
                 in_touch = Instant::now();
                 duties.push(rescued.due).await;
-                RESCUE
-            }
-            Err(_) => failed(pause),
-        };
-    }
-}
-
-async fn look_again(duties: Arc<Duties>) {
-    let mut pause = LOOK;
-    loop {
-        time::sleep(pause).await;
-        duties.process.pass().await;
-        pause = match relay::look_again_once(&duties.ledger).await {
-            Ok(started) => {
-                if started > 0 {
+                if rescued.doubted > 0 {
                     duties.look();
                 }
-                LOOK
+                if rescued.quiet { QUIET } else { RESCUE }
             }
             Err(_) => failed(pause),
         };

@@ -425,6 +425,8 @@ pub struct Probe {
 /// What a relay's upkeep has to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Upkeep {
+    /// A step, whose lease may end.
+    pub running: bool,
     /// For `expired`.
     pub expired: bool,
     /// For `exceed`, unless gates hold all of it.
@@ -435,6 +437,8 @@ pub struct Upkeep {
     pub unwritten: bool,
     /// For `explain`, unless all of it says what it should already.
     pub untold: bool,
+    /// For `look_again`, unless the last runs there are still active.
+    pub doubted: bool,
 }
 
 /// An answer of the ledger that is still to come.

@@ -1,7 +1,7 @@
 //! The relay: moves requests into runs, what is due into Redis, and what nobody holds any more back to due.
 //!
 //! Each duty is a file with a function that does it once, its tick, and the loop that repeats it: `intake`, `dispatch`,
-//! `rescue`, `look_again`, `finder`, `schema`, `prune`. `listen` hears the rings that `doorbell` asks for. Any number of relays run side
+//! `rescue` (and `look_again`, with it), `finder`, `schema`, `prune`. `listen` hears the rings that `doorbell` asks for. Any number of relays run side
 //! by side; none is special, and none holds anything in memory that another would miss.
 
 mod dispatch;
@@ -85,7 +85,6 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     duties.spawn(dispatch::hear_wakes(relay.clone()));
     duties.spawn(dispatch::run(relay.clone()));
     duties.spawn(rescue::run(relay.clone()));
-    duties.spawn(look_again::run(relay.clone()));
     if finds {
         duties.spawn(finder::find(relay.clone(), finder::RECENT));
         duties.spawn(finder::find(relay.clone(), finder::ALL));

@@ -1,5 +1,5 @@
-//! What nobody holds any more: expired leases, runs past their deadline, public rows that could not be written; and what waits
-//! for an API without saying so.
+//! What nobody holds any more: expired leases, runs past their deadline, public rows that could not be written; what waits
+//! for an API without saying so; and resources that `look_again` looks at.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::{
 use tracing::Span;
 use workflows::{definition::LEASE, outcome::Class, state::RunState};
 
-use super::{Next, Relay};
+use super::{Next, Relay, look_again_once};
 use crate::{
     ledger::{Due, Expired, RelayLedger, Settled, Settlement, settlement::Attempt},
     telemetry::{
@@ -20,7 +20,9 @@ use crate::{
     },
 };
 
+/// While steps are running, whose leases may end.
 const TICK: Duration = Duration::from_millis(500);
+const QUIET_TICK: Duration = Duration::from_secs(1);
 
 /// The most that one round rescues.
 const BATCH: usize = 200;
@@ -39,6 +41,10 @@ pub struct Rescued {
     pub projections_pending: usize,
     /// Steps that say since this round that they wait for an API, or say it no longer.
     pub explained: usize,
+    /// Doubted resources that are looked at again.
+    pub doubted: usize,
+    /// Whether no step was running.
+    pub quiet: bool,
     /// What became due by it, and may be pushed at once.
     pub due: Vec<Due>,
 }
@@ -51,7 +57,7 @@ pub async fn rescue_once<L: RelayLedger>(
 ) -> anyhow::Result<Rescued> {
     let asked = Instant::now();
     let upkeep = ledger.upkeep().await.context("look for what nobody holds")?;
-    let mut rescued = Rescued::default();
+    let mut rescued = Rescued { quiet: !upkeep.running, ..Rescued::default() };
     // Counted one by one: what is done is done, whatever becomes of the rest.
     if upkeep.expired {
         (rescued.crashed, rescued.due) = rescue_expired(ledger, asked, dice, metrics).await?;
@@ -69,6 +75,10 @@ pub async fn rescue_once<L: RelayLedger>(
     }
     if upkeep.untold {
         rescued.explained = ledger.explain(BATCH).await.context("say why steps wait")?;
+    }
+    if upkeep.doubted {
+        rescued.doubted = look_again_once(ledger).await?;
+        metrics.rescued("doubted", rescued.doubted);
     }
     Ok(rescued)
 }
@@ -177,8 +187,11 @@ pub(super) async fn run(relay: Relay) {
         } else {
             let rescued = rescue_once(&relay.ledger, &rand::random::<f64>, &relay.vitals.metrics).await?;
             relay.push(rescued.due).await;
+            relay.look_if(rescued.doubted > 0);
             if rescued.explained >= BATCH {
                 next = Next::AtOnce;
+            } else if rescued.quiet {
+                next = Next::After(QUIET_TICK);
             }
         }
         in_touch.send_replace(Instant::now());

@@ -144,11 +144,13 @@ impl Tx<'_> {
     pub(super) fn upkeep(&self) -> Upkeep {
         let active = || self.tables.active.iter().filter_map(|id| self.tables.runs.get(id));
         Upkeep {
+            running: self.tables.steps.values().any(|step| step.state == StepState::Running),
             expired: !self.expired(1).is_empty(),
             late: active().any(|run| run.deadline_at < self.now),
             cancelled: self.tables.runs.values().any(|run| run.span_waits),
             unwritten: false,
             untold: !self.untold().is_empty(),
+            doubted: self.doubted().next().is_some(),
         }
     }
 

@@ -22,15 +22,19 @@ impl Tx<'_> {
     }
 
     pub(super) fn look_again(&mut self, limit: usize) -> usize {
-        let quiet = |at| at + LEASE < self.now;
-        let doubted = self.tables.resources.iter().filter(|(_, resource)| resource.doubted_at.is_some_and(quiet));
-        let names: Vec<_> = doubted.map(|(name, _)| name.clone()).collect();
+        let names: Vec<_> = self.doubted().cloned().collect();
         let ended = names.into_iter().filter_map(|name| {
             let last = self.last_of(&name).filter(|last| last.state != RunState::Active)?;
             Some((last.workflow.clone(), last.state, name))
         });
         let ended: Vec<_> = ended.take(limit).collect();
         ended.into_iter().filter(|(workflow, state, name)| self.look_at(workflow, *state, name)).count()
+    }
+
+    pub(super) fn doubted(&self) -> impl Iterator<Item = &ResourceName> {
+        let quiet = |at| at + LEASE < self.now;
+        let resources = self.tables.resources.iter();
+        resources.filter(move |(_, resource)| resource.doubted_at.is_some_and(quiet)).map(|(name, _)| name)
     }
 
     /// Whether it needs a look, and gets one. Where the last run is dead or cancelled a person decides, and a run of another

@@ -37,9 +37,10 @@ struct ExpiredRow {
 }
 
 pub(super) async fn upkeep(ledger: &Postgres) -> Result<Upkeep> {
-    let sql = "select expired, late, cancelled, unwritten, untold from sluice.upkeep()";
-    let (expired, late, cancelled, unwritten, untold) = ledger.database.ask_one(sql, |ask| ask).await?;
-    Ok(Upkeep { expired, late, cancelled, unwritten, untold })
+    let sql = "select running, expired, late, cancelled, unwritten, untold, doubted from sluice.upkeep()";
+    let (running, expired, late, cancelled, unwritten, untold, doubted) =
+        ledger.database.ask_one(sql, |ask| ask).await?;
+    Ok(Upkeep { running, expired, late, cancelled, unwritten, untold, doubted })
 }
 
 /// A row that cannot be read harms only itself: it is said and passed over.
