@@ -207,7 +207,7 @@ end
 $$;
 
 comment on function public.handle_profile_evolution_instance() is
-  'Queues a new profile for its instance. Never raises and never waits: what it misses, the relay''s finder finds.';
+  'Queues a new profile for its instance. Never raises, and waits at most three times 50 ms: what it misses, the relay''s finder finds.';
 
 revoke all
   on function public.handle_profile_evolution_instance()

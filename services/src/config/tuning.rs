@@ -46,9 +46,9 @@ pub struct WorkerTuning {
     #[arg(long, env = "WORKER_CONCURRENCY", value_name = "NUMBER", default_value = "50")]
     worker_concurrency: String,
 
-    /// How long attempts may go on after SIGTERM; what is not done by then is left to its lease and
-    /// tried again, uncounted. Below the supervisor's own patience (Kubernetes:
-    /// terminationGracePeriodSeconds, 30 s)
+    /// How long attempts may go on after SIGTERM. Those that are not done by then are handed back
+    /// within 2s, uncounted; a process that is killed before that loses them, counted as worker_lost.
+    /// Keep it 5s below the supervisor's own patience (Kubernetes: terminationGracePeriodSeconds, 30 s)
     #[arg(long, env = "DRAIN_GRACE", value_name = "DURATION", default_value = "25s")]
     drain_grace: String,
 }

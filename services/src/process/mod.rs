@@ -38,7 +38,7 @@ Exit codes:
   0        done, or stopped by a signal in good order
   1        failed: the last line of the log says why
   2        refused to start: settings, arguments, the database or Redis are not as they must be, and waiting mends none of it
-  3        migrate --check: migrations are pending
+  3        migrate --check: a migration is pending, or something that one made is missing
   4        adopt, dead-letters, runs, queue, events: nothing matched
   101      a panic, which is a bug
   130 143  stopped at once by a second SIGINT or SIGTERM";
