@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sluice::database::{Database, Pooling, give_back};
+use sluice::database::{Database, Pooling};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tests::{
     evolution::{Config, server::Server},
@@ -20,6 +20,8 @@ use crate::{
 
 /// Long enough for a loaded machine with two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits where nothing comes.
+const GIVEN_UP: Duration = Duration::from_millis(200);
 
 /// What somebody may have set, for every login of the database.
 const CONTRARY: &str = "
@@ -166,32 +168,33 @@ async fn connections_that_nobody_needs_any_more_go_back_to_a_server_that_has_too
     let options = app.options().username(&login).password("secret");
     let (greedy, needy) =
         (Database::open(options.clone(), Pooling::Session, 4), Database::open(options, Pooling::Session, 4));
-    let mut all = Vec::new();
-    for _ in 0..4 {
-        all.push(greedy.pool().acquire().await.unwrap());
+    let begun = futures::future::try_join_all((0..4).map(|_| greedy.begin())).await.unwrap();
+    for tx in begun {
+        tx.commit().await.unwrap();
     }
-    drop(all);
-    let refused = tokio::time::timeout(Duration::from_secs(1), needy.pool().acquire()).await;
+    let refused = tokio::time::timeout(Duration::from_secs(1), needy.takes_writes()).await;
     assert!(refused.is_err(), "there was room");
 
     let giving = tokio::spawn({
         let greedy = greedy.clone();
-        async move { give_back(&greedy, Duration::from_millis(400)).await }
+        async move { greedy.give_back(Duration::from_millis(400)).await }
     });
     // It goes on to work with one at a time.
     let let_in = until(PATIENCE, async || {
         greedy.takes_writes().await.unwrap();
-        tokio::time::timeout(Duration::from_secs(1), needy.pool().acquire()).await.ok()?.ok()
+        tokio::time::timeout(Duration::from_secs(1), needy.takes_writes()).await.ok()?.ok()
     });
 
-    assert!(let_in.await.is_some(), "the pool of {} keeps them", greedy.pool().size());
-    assert!((1..4).contains(&greedy.pool().size()), "{}", greedy.pool().size());
+    let let_in = let_in.await;
+    let kept = greedy.status().size;
+    assert!(let_in.is_some(), "the pool of {kept} keeps them");
+    assert!((1..4).contains(&kept), "{kept}");
     giving.abort();
 }
 
 /// The pool of sqlx asks each connection that comes back whether it lives.
 #[tokio::test]
-async fn a_statement_is_one_round_trip() {
+async fn a_statement_is_one_round_trip_and_so_is_each_end_of_a_transaction() {
     const TIMES: u64 = 20;
     let app = App::bare().await;
     let proxy = Proxy::to(app.options().get_port()).await.unwrap();
@@ -206,6 +209,13 @@ async fn a_statement_is_one_round_trip() {
     }
 
     assert_eq!(proxy.sent() - before, TIMES);
+
+    let before = proxy.sent();
+    for _ in 0..TIMES {
+        database.begin().await.unwrap().commit().await.unwrap();
+    }
+
+    assert_eq!(proxy.sent() - before, 2 * TIMES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,11 +228,9 @@ async fn connections_that_rest_are_there_for_whoever_asks_and_never_more_than_al
         tx.commit().await
     };
     let alone = async || database.ask_one::<(i32,)>("select 1", |ask| ask).await.map(drop);
-    let of_the_pool = async || database.pool().acquire().await.map(drop);
-
     for _ in 0..50 {
-        let asked = tokio::join!(alone(), held(), of_the_pool(), alone(), held(), alone(), held(), of_the_pool());
-        assert!(matches!(asked, (Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()))), "{asked:?}");
+        let asked = tokio::join!(alone(), held(), alone(), held(), alone(), held());
+        assert!(matches!(asked, (Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(()))), "{asked:?}");
     }
 
     let count = "select count(*)::integer from pg_stat_activity where application_name = 'resting'";
@@ -237,15 +245,54 @@ async fn one_lost_connection_takes_those_that_rest_with_it() {
     let database = Database::open(app.options().port(proxy.port()), Pooling::Session, 4);
     let ask = async || database.ask_one::<(i32,)>("select 1 from pg_sleep(0.01)", |ask| ask).await;
     assert!(matches!(tokio::join!(ask(), ask(), ask()), (Ok(_), Ok(_), Ok(_))));
-    // One of them rests in the pool.
-    drop(database.pool().acquire().await.unwrap());
-    assert!(until(PATIENCE, async || (database.pool().num_idle() > 0).then_some(())).await.is_some());
 
     proxy.close_all();
     let lost = until(PATIENCE, async || ask().await.err()).await;
 
     assert!(lost.is_some(), "nothing was lost");
     ask().await.expect("the rest of them was not used");
+}
+
+/// A server whose machine is gone answers nothing: the kernel gives such a connection up after a
+/// quarter of an hour, and sqlx's pool kept its place so long.
+#[tokio::test]
+async fn a_statement_that_is_given_up_takes_its_connection_with_it_at_once() {
+    let app = App::bare().await;
+    let proxy = Proxy::to(app.options().get_port()).await.unwrap();
+    let database = Database::open(app.options().port(proxy.port()), Pooling::Session, 2);
+    let ask = async || database.ask_one::<(i32,)>("select 1", |ask| ask).await;
+    let mut tx = database.begin().await.unwrap();
+    ask().await.unwrap();
+
+    proxy.stall();
+    let within = sqlx::query("select 1").execute(tx.connection());
+    assert!(tokio::time::timeout(GIVEN_UP, within).await.is_err());
+    drop(tx);
+    assert!(tokio::time::timeout(GIVEN_UP, ask()).await.is_err());
+
+    assert_eq!(database.status().size, 0);
+    proxy.mend();
+    ask().await.unwrap();
+}
+
+/// sqlx forgets a `begin` that is given up half-way: what came next over its connection was never
+/// committed.
+#[tokio::test]
+async fn nothing_follows_a_begin_that_was_given_up() {
+    let app = App::bare().await;
+    let proxy = Proxy::to(app.options().get_port()).await.unwrap();
+    let database = Database::open(app.options().port(proxy.port()), Pooling::Session, 1);
+    let mut superuser = app.superuser().await;
+    superuser.run("create table public.kept (value integer)").await;
+    database.begin().await.unwrap().commit().await.unwrap();
+
+    proxy.stall();
+    assert!(tokio::time::timeout(GIVEN_UP, database.begin()).await.is_err());
+    proxy.mend();
+    let insert = "insert into public.kept values (1) returning value";
+    assert_eq!(database.ask_one::<(i32,)>(insert, |ask| ask).await.unwrap(), (1,));
+
+    assert_eq!(superuser.all::<i32>("select value from public.kept").await, [1]);
 }
 
 /// Issue 11: the log said only that the pool had timed out.

@@ -3,10 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    database::Pooling,
+    database::{Database, Pooling},
     ledger::{Pruned, postgres::Postgres},
 };
-use sqlx::postgres::PgPoolOptions;
 use workflows::definition::Registry;
 
 use crate::app::App;
@@ -45,7 +44,7 @@ async fn what_ended_well_long_ago_goes_and_what_needs_a_person_stays() {
     let app = App::migrated().await;
     let mut session = app.superuser().await;
     session.run(RUNS).await;
-    let ledger = ledger_of(&app).await;
+    let ledger = ledger_of(&app);
 
     let first = ledger.prune(MONTH, 100).await.unwrap();
     let second = ledger.prune(MONTH, 100).await.unwrap();
@@ -83,16 +82,15 @@ async fn one_round_deletes_no_more_than_a_batch() {
              from generate_series(1, 25) as n",
         )
         .await;
-    let ledger = ledger_of(&app).await;
+    let ledger = ledger_of(&app);
 
     let rounds = [ledger.prune(MONTH, 10).await, ledger.prune(MONTH, 10).await, ledger.prune(MONTH, 10).await];
 
     assert_eq!(rounds.map(|round| round.unwrap().rows), [10, 10, 5]);
 }
 
-async fn ledger_of(app: &App) -> Postgres {
-    let pool = PgPoolOptions::new().max_connections(1).connect_with(app.options()).await.unwrap();
-    Postgres::new(pool, Pooling::Session, Arc::new(Registry::default()))
+fn ledger_of(app: &App) -> Postgres {
+    Postgres::over(Database::open(app.options(), Pooling::Session, 1), Arc::new(Registry::default()))
 }
 
 #[tokio::test]
@@ -106,7 +104,7 @@ async fn an_old_event_that_is_replayed_waits_for_a_whole_retention_again() {
                now() - interval '29 days'",
         )
         .await;
-    let ledger = ledger_of(&app).await;
+    let ledger = ledger_of(&app);
     let events: Vec<uuid::Uuid> = session.all("select id from sluice.event").await;
     let by = sluice::ledger::By { actor: "ana".to_owned(), note: None };
 

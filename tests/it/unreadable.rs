@@ -4,11 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    database::Pooling,
+    database::{Database, Pooling},
     ledger::{Ask, Claimed, DueKey, RelayLedger, Worker, WorkerLedger, postgres::Postgres},
     relay,
 };
-use sqlx::postgres::PgPoolOptions;
 use tests::servers;
 use uuid::Uuid;
 use workflows::{
@@ -23,12 +22,12 @@ use crate::app::{App, Session};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn ledger_of(app: &App) -> Postgres {
-    let pool = PgPoolOptions::new().max_connections(2).connect_with(app.options()).await.unwrap();
+    let database = Database::open(app.options(), Pooling::Session, 2);
     let (timeout, deadline) = (Duration::from_secs(30), Duration::from_secs(86_400));
     // Nobody has signed up here, and nobody is gone.
     let definition =
         Definition { gone: None, ..provision::definition(Retry::default(), timeout, deadline, "api.example") };
-    let ledger = Postgres::new(pool, Pooling::Session, Arc::new(Registry::new(vec![definition])));
+    let ledger = Postgres::over(database, Arc::new(Registry::new(vec![definition])));
     ledger.register().await.unwrap();
     ledger
 }
@@ -40,7 +39,8 @@ async fn insert(session: &mut Session, number: u32, version: u16, name: &str, st
         .run(&format!(
             "insert into sluice.run (id, workflow, version, subject, resource, deadline_at)
              values ('{run}', 'provision-instance', {version}, '{user}', {name}, now() - interval '1 hour');
-             insert into sluice.resource (name, subject, run_id, secret) values ({name}, '{user}', '{run}', 'a-secret');
+             insert into sluice.resource (name, subject, workflow, run_id, secret)
+             values ({name}, '{user}', 'provision-instance', '{run}', 'a-secret');
              insert into sluice.step (run_id, position, name, state, token, due_at, lease_until, worker, started_at)
              select '{run}', 0, name, state, token, due_at, lease_until, worker, now() - interval '1 hour'
              from (values {step}) as step (name, state, token, due_at, lease_until, worker);
@@ -79,6 +79,28 @@ async fn leases_of_steps_that_cannot_be_read_keep_nobody_from_being_rescued() {
         .all("select resource from sluice.run join sluice.step on run_id = id where step.state = 'running' order by 1")
         .await;
     assert_eq!(running, ["misnamed", "of-a-newer-version"]);
+}
+
+/// Somebody mends a row by hand, and leaves the transaction open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_row_somebody_has_locked_keeps_nobody_from_being_rescued() {
+    let app = App::migrated().await;
+    let ledger = ledger_of(&app).await;
+    let mut session = app.superuser().await;
+    let locked = insert(&mut session, 1, 1, "'locked'", RUNNING).await;
+    insert(&mut session, 2, 1, "'good'", RUNNING).await;
+    insert(&mut session, 3, 1, "'better'", RUNNING).await;
+    let all = servers::until(PATIENCE, async || (ledger.expired(10).await.unwrap().len() == 3).then_some(()));
+    assert!(all.await.is_some());
+    let mut somebody = app.superuser().await;
+    somebody.run("begin").await;
+    somebody.run(&format!("update sluice.step set error = 'mended' where run_id = '{}'", locked.run)).await;
+    let crashed = async || relay::rescue_once(&ledger, &|| 0.5, &Default::default()).await.unwrap().crashed;
+
+    assert_eq!(crashed().await, 2);
+
+    somebody.run("commit").await;
+    assert_eq!(crashed().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,20 +6,21 @@
 
 mod pool;
 mod pooling;
-mod resting;
 pub mod settings;
 
 use std::time::Duration;
 
+use deadpool::Status;
 use sqlx::{
-    AssertSqlSafe, FromRow, PgConnection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, FromRow, PgConnection, Postgres, SqlSafeStr,
     postgres::{PgArguments, PgConnectOptions, PgRow},
     query::{Query, QueryAs},
 };
+use tokio::time::sleep;
 
-use self::{pool::Noticed, resting::Resting};
+use self::pool::{Lent, Pool, is_answer};
 pub use self::{
-    pool::{give_back, takes_writes},
+    pool::takes_writes,
     pooling::{Pooling, is_by_transaction},
 };
 
@@ -49,52 +50,38 @@ const BEGIN: &str = "\
 /// A pool, and what stands between it and Postgres.
 #[derive(Clone)]
 pub struct Database {
-    pool: PgPool,
+    pool: Pool,
     pooling: Pooling,
-    noticed: Noticed,
-    resting: Resting,
 }
 
 impl Database {
-    /// Over a pool of its own, of at most so many connections; opens none yet.
+    /// With at most so many connections; opens none yet.
     pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
-        let noticed = Noticed::default();
-        let pool = pool::open(options, pooling, connections, noticed.clone());
-        Self { resting: Resting::of(&pool, &noticed), pool, pooling, noticed }
+        Self { pool: Pool::new(options, pooling, connections), pooling }
     }
 
-    /// Over a pool that somebody else has set up.
-    pub fn new(pool: PgPool, pooling: Pooling) -> Self {
-        let noticed = Noticed::default();
-        Self { resting: Resting::nothing_of(&pool, &noticed), pool, pooling, noticed }
+    /// How a connection of its own would be made.
+    pub fn options(&self) -> &PgConnectOptions {
+        self.pool.options()
     }
 
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
-    }
-
-    /// How many connections nobody uses.
-    pub fn idle(&self) -> usize {
-        self.pool.num_idle() + self.resting.len()
+    /// How many connections there are, may be, and rest.
+    pub fn status(&self) -> Status {
+        self.pool.status()
     }
 
     /// Whether the server answers and takes writes.
     pub async fn takes_writes(&self) -> sqlx::Result<bool> {
-        self.lent(async |connection| takes_writes(connection).await).await
+        self.over(async |connection| takes_writes(connection).await).await
     }
 
-    /// Asks over a connection, which rests afterwards where the server has answered. Where it has
-    /// not, the others that rest may be lost too.
-    async fn lent<T>(&self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
-        let mut lent = self.resting.lend().await?;
-        let answer = ask(&mut lent.connection).await;
-        match &answer {
-            Ok(_) => self.resting.keep(lent),
-            Err(sqlx::Error::Database(_)) => {}
-            Err(_) => {
-                self.noticed.lost_one();
-                self.resting.let_go(Duration::ZERO);
-            }
+    /// Asks over a connection, which rests afterwards. Where this is given up, or fails without an
+    /// answer of the server's, the connection is closed.
+    pub async fn over<T>(&self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
+        let mut lent = self.pool.lend().await?;
+        let answer = ask(lent.connection()).await;
+        if is_answer(&answer) {
+            lent.rest();
         }
         answer
     }
@@ -102,12 +89,21 @@ impl Database {
     /// Takes note of what a statement failed with: after a write that a demoted server refused, no
     /// connection to it is used.
     pub fn judge(&self, error: &sqlx::Error) {
-        self.noticed.judge(error);
+        self.pool.judge(error);
     }
 
     /// Until a statement that `judge` heard of got no connection in time.
     pub async fn starved(&self) {
-        self.noticed.starved().await;
+        self.pool.starved().await;
+    }
+
+    /// Gives back to the server, once in each `window`, the connections that were idle all through
+    /// it, but for one. Never returns.
+    pub async fn give_back(&self, window: Duration) {
+        loop {
+            sleep(window).await;
+            self.pool.close_unused(window).await;
+        }
     }
 
     /// Sends one statement in a transaction of its own.
@@ -117,7 +113,7 @@ impl Database {
     {
         if self.pooling == Pooling::Session {
             let query = bind(sqlx::query_as(sql));
-            return self.lent(async |connection| query.fetch_all(connection).await).await;
+            return self.over(async |connection| query.fetch_all(connection).await).await;
         }
         let mut tx = self.begin_with(BEGIN).await?;
         let rows = bind(tx.query_as(sql)).fetch_all(tx.connection()).await?;
@@ -147,20 +143,20 @@ impl Database {
 
     /// A transaction that begins with this, which says its isolation, and whether it writes.
     pub async fn begin_with(&self, begin: &'static str) -> sqlx::Result<Tx> {
-        let _waiting = self.resting.make_room();
-        let inner = match self.pooling {
-            Pooling::Session => self.pool.begin_with(begin).await,
-            Pooling::Transaction => {
-                self.pool.begin_with(AssertSqlSafe(format!("{begin}; {}", settings::TRANSACTION))).await
-            }
+        let mut lent = self.pool.lend().await?;
+        let begin = match self.pooling {
+            Pooling::Session => begin.into_sql_str(),
+            Pooling::Transaction => AssertSqlSafe(format!("{begin}; {}", settings::TRANSACTION)).into_sql_str(),
         };
-        Ok(Tx { inner: inner?, pooling: self.pooling })
+        sqlx::raw_sql(begin).execute(lent.connection()).await?;
+        Ok(Tx { lent, pooling: self.pooling })
     }
 }
 
-/// One transaction, and how its statements must be sent.
+/// One transaction, and how its statements must be sent. Dropped without a commit, it is undone by
+/// the end of its connection.
 pub struct Tx {
-    inner: Transaction<'static, Postgres>,
+    lent: Lent,
     pooling: Pooling,
 }
 
@@ -177,10 +173,12 @@ impl Tx {
     }
 
     pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.inner
+        self.lent.connection()
     }
 
-    pub async fn commit(self) -> sqlx::Result<()> {
-        self.inner.commit().await
+    pub async fn commit(mut self) -> sqlx::Result<()> {
+        sqlx::raw_sql("commit").execute(self.lent.connection()).await?;
+        self.lent.rest();
+        Ok(())
     }
 }

@@ -1,97 +1,213 @@
-//! Pools: their connections are set as our statements rely on, lead to a server that takes writes,
-//! and go back to the server when nobody needs them.
+//! Connections: each is set as our statements rely on, leads to a server that takes writes, rests
+//! between two statements without a word, and goes back to the server when nobody needs it.
+//!
+//! Over deadpool and not sqlx's own pool, which asks each connection that comes back for a sign of
+//! life: a second round trip for each statement, and one without a limit of time.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
+use deadpool::{
+    Runtime, Status,
+    managed::{self, Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, RetainResult},
+};
 use parking_lot::Mutex;
 use sqlx::{
-    PgConnection, PgPool, Row,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    ConnectOptions, Connection, PgConnection, Row,
+    postgres::{PgConnectOptions, PgDatabaseError, PgSeverity},
 };
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
 };
 
-use super::{Database, Pooling, settings};
+use super::{Pooling, settings};
 
-/// How long a caller waits for a connection: longer waits hide that there are too few.
+/// How long a caller waits for a connection of the pool, and how long for a new one to be made:
+/// longer waits hide that there are too few.
 const ACQUIRE: Duration = Duration::from_secs(5);
-/// A connection that was idle for so long is closed.
-const IDLE: Duration = Duration::from_secs(60);
 /// A connection that rested for so long is asked whether its server takes writes before it is used.
 const RESTED: Duration = Duration::from_secs(10);
 /// So long after a server said that it takes no writes, each connection is asked before it is used.
 const WARY: Duration = Duration::from_secs(30);
 const ANSWERS: Duration = Duration::from_secs(2);
+/// The first pause before a refused connection is tried again, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
 /// Of a server, that it takes no writes.
 const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 /// What a standby answers to `begin read write`.
 const FEATURE_NOT_SUPPORTED: &str = "0A000";
+/// What a server answers to a new connection that it may take a moment later.
+const NOT_NOW: [&str; 2] = ["53300", "57P03"];
 
-/// What the users of a pool have noticed of its server.
-#[derive(Clone, Default)]
-pub(super) struct Noticed {
-    /// When it last said that it takes no writes.
-    read_only_at: Arc<Mutex<Option<Instant>>>,
-    /// When a connection to it was last lost.
-    lost_at: Arc<Mutex<Option<Instant>>>,
-    /// Somebody has waited for a connection in vain.
-    starved: Arc<Notify>,
+/// Asking each connection before each use would cost a round trip: one that died is noticed by
+/// whoever uses it, who tries again, and those that rested at that moment are asked; one that leads
+/// to a demoted server is closed at the next use after it refused a write.
+#[derive(Clone)]
+pub(super) struct Pool(managed::Pool<Server>);
+
+/// Where connections lead.
+struct Server {
+    options: PgConnectOptions,
+    pooling: Pooling,
+    noticed: Noticed,
 }
 
-impl Noticed {
-    /// Takes note of an error that says so.
+/// What the users of a pool have noticed of its server.
+#[derive(Default)]
+struct Noticed {
+    /// When it last said that it takes no writes.
+    read_only_at: Mutex<Option<Instant>>,
+    /// When a connection to it was last lost.
+    lost_at: Mutex<Option<Instant>>,
+    /// Somebody has waited for a connection in vain.
+    starved: Notify,
+}
+
+struct Link {
+    connection: PgConnection,
+    /// A statement is under way, or a transaction open.
+    busy: bool,
+    rests_since: Instant,
+}
+
+/// A connection in use. Where it is dropped in the middle, nobody knows what its server still does
+/// with it: it is closed at once, and takes no time and no place of the pool's.
+pub(crate) struct Lent(Option<Object<Server>>);
+
+impl Pool {
+    /// Opens no connection yet.
+    pub(super) fn new(options: PgConnectOptions, pooling: Pooling, most: u32) -> Self {
+        let server = Server { options, pooling, noticed: Noticed::default() };
+        // The last one that came is the first one to be used, so that the others rest.
+        let pool = managed::Pool::builder(server)
+            .max_size(most as usize)
+            .queue_mode(QueueMode::Lifo)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(ACQUIRE))
+            .create_timeout(Some(ACQUIRE))
+            .recycle_timeout(Some(ANSWERS))
+            .build();
+        Self(pool.expect("a runtime is given"))
+    }
+
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.0.manager().options
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    pub(super) async fn lend(&self) -> sqlx::Result<Lent> {
+        let lent = self.0.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error,
+            PoolError::Closed => sqlx::Error::PoolClosed,
+            _ => sqlx::Error::PoolTimedOut,
+        });
+        Ok(Lent(Some(lent?)))
+    }
+
+    /// Takes note of an error that says something of the server.
     pub(super) fn judge(&self, error: &sqlx::Error) {
+        let noticed = &self.0.manager().noticed;
         if is_read_only(error) {
-            *self.read_only_at.lock() = Some(Instant::now());
+            *noticed.read_only_at.lock() = Some(Instant::now());
         }
         if matches!(error, sqlx::Error::PoolTimedOut) {
-            self.starved.notify_one();
+            noticed.starved.notify_one();
         }
     }
 
     pub(super) async fn starved(&self) {
-        self.starved.notified().await;
+        self.0.manager().noticed.starved.notified().await;
     }
 
-    /// Takes note of a connection that was lost: others may be lost too.
-    pub(super) fn lost_one(&self) {
-        *self.lost_at.lock() = Some(Instant::now());
-    }
-
-    /// Whether to ask a connection that nobody has used for so long before it is used.
-    pub(super) fn doubts(&self, unused: Duration) -> bool {
-        let lost_since = || self.lost_at.lock().is_some_and(|lost| lost.elapsed() <= unused);
-        unused >= RESTED || self.is_wary() || lost_since()
-    }
-
-    fn is_wary(&self) -> bool {
-        let read_only_at = self.read_only_at.lock();
-        read_only_at.is_some_and(|said| said.elapsed() < WARY)
+    /// Closes the connections that have rested for so long, but for one.
+    pub(super) async fn close_unused(&self, unused: Duration) {
+        let mut spare = self.status().size.saturating_sub(1);
+        // From the one that rests longest on.
+        let RetainResult { removed, .. } = self.0.retain(|link, _| {
+            let goes = spare > 0 && link.rests_since.elapsed() >= unused;
+            spare -= usize::from(goes);
+            !goes
+        });
+        for link in removed {
+            let _ = timeout(ANSWERS, link.connection.close()).await;
+        }
     }
 }
 
-/// Opens no connection yet. Asking each connection before each use would cost a round trip: one
-/// that died is noticed by whoever uses it, who tries again, and those that rested at that moment
-/// are asked; one that leads to a demoted server is closed at the next use after it refused a write.
-pub(super) fn open(options: PgConnectOptions, pooling: Pooling, connections: u32, noticed: Noticed) -> PgPool {
-    let pool = PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE)
-        .idle_timeout(IDLE)
-        .test_before_acquire(false)
-        .before_acquire(move |connection, meta| {
-            let ask = noticed.doubts(meta.idle_for);
-            Box::pin(async move { if ask { takes_writes(connection).await } else { Ok(true) } })
-        });
-    let pool = match pooling {
-        Pooling::Session => pool.after_connect(|connection, _| Box::pin(settings::pin(connection))),
-        // Nothing that is set would stay: each transaction sets it.
-        Pooling::Transaction => pool,
-    };
-    pool.connect_lazy_with(options)
+impl Manager for Server {
+    type Type = Link;
+    type Error = sqlx::Error;
+
+    /// Ends by the pool's limit.
+    async fn create(&self) -> sqlx::Result<Link> {
+        let [mut pause, longest] = PAUSES;
+        loop {
+            match self.connect().await {
+                Ok(connection) => return Ok(Link { connection, busy: false, rests_since: Instant::now() }),
+                Err(error) if is_passing(&error) => sleep(pause).await,
+                Err(error) => return Err(error),
+            }
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    async fn recycle(&self, link: &mut Link, _: &Metrics) -> RecycleResult<sqlx::Error> {
+        if self.noticed.doubts(link.rests_since) && !takes_writes(&mut link.connection).await? {
+            return Err(RecycleError::message("its server takes no writes"));
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    async fn connect(&self) -> sqlx::Result<PgConnection> {
+        let mut connection = self.options.connect().await?;
+        // Behind a pooler by transactions nothing that is set would stay: each transaction sets it.
+        if self.pooling == Pooling::Session {
+            settings::pin(&mut connection).await?;
+        }
+        Ok(connection)
+    }
+}
+
+impl Noticed {
+    /// Whether to ask a connection that rests since then before it is used.
+    fn doubts(&self, rests_since: Instant) -> bool {
+        let is_wary = || self.read_only_at.lock().is_some_and(|said| said.elapsed() < WARY);
+        let others_were_lost = || self.lost_at.lock().is_some_and(|lost| rests_since <= lost);
+        rests_since.elapsed() >= RESTED || is_wary() || others_were_lost()
+    }
+}
+
+impl Lent {
+    /// From now on it is in use.
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        let link = self.0.as_mut().expect("it is taken at the end only");
+        link.busy = true;
+        &mut link.connection
+    }
+
+    /// The server has answered everything, and no transaction is open.
+    pub(crate) fn rest(mut self) {
+        if let Some(link) = &mut self.0 {
+            (link.busy, link.rests_since) = (false, Instant::now());
+        }
+    }
+}
+
+/// Others may be lost, too.
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some(object) = self.0.take_if(|link| link.busy) else { return };
+        if let Some(pool) = Object::pool(&object) {
+            *pool.manager().noticed.lost_at.lock() = Some(Instant::now());
+        }
+        drop(Object::take(object));
+    }
 }
 
 /// Whether the server that a connection leads to takes writes. A standby does not. In the simple
@@ -101,30 +217,32 @@ pub async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<bool> {
     timeout(ANSWERS, ask).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?.try_get(0)
 }
 
+/// Whether the server has answered, if with an error, and goes on to serve the connection.
+pub(super) fn is_answer<T>(answer: &sqlx::Result<T>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(sqlx::Error::Database(said)) => {
+            let severity = said.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+            severity.is_some_and(|severity| !matches!(severity, PgSeverity::Fatal | PgSeverity::Panic))
+        }
+        Err(_) => false,
+    }
+}
+
+/// A server that starts, or has too few connections for a moment.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(said) => said.code().is_some_and(|code| NOT_NOW.contains(&code.as_ref())),
+        _ => false,
+    }
+}
+
 fn is_read_only(error: &sqlx::Error) -> bool {
     let Some(said) = error.as_database_error() else { return false };
     match said.code().as_deref() {
         Some(READ_ONLY_SQL_TRANSACTION) => true,
         Some(FEATURE_NOT_SUPPORTED) => said.message().contains("read-write mode"),
         _ => false,
-    }
-}
-
-/// Gives back to the server, once in each `window`, the connections that were idle all through it,
-/// but for one. Never returns.
-pub async fn give_back(database: &Database, window: Duration) {
-    const LOOKS: u32 = 20;
-    loop {
-        let mut spare = usize::MAX;
-        for _ in 0..LOOKS {
-            sleep(window / LOOKS).await;
-            database.resting.let_go(window);
-            spare = spare.min(database.pool.num_idle());
-        }
-        let keeps = usize::from(database.resting.len() == 0);
-        for _ in keeps..spare {
-            let Some(connection) = database.pool.try_acquire() else { break };
-            let _ = timeout(ANSWERS, connection.close()).await;
-        }
     }
 }

@@ -333,6 +333,8 @@ pub enum Settled {
     Stale,
     /// The database refuses what this settlement holds: nothing was changed, and trying again will not help.
     Refused(String),
+    /// Somebody has its row locked, longer than a statement waits: nothing was changed.
+    Locked,
 }
 
 /// The step after the one that was settled, in the hands of the same worker.

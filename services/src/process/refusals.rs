@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
 use tokio::time::{sleep, timeout};
 
 use crate::database::Database;
@@ -16,7 +16,7 @@ pub(super) async fn say_refusals(database: &Database) {
     let mut said = None;
     loop {
         database.starved().await;
-        let refusal = refusal(database.pool()).await;
+        let refusal = refusal(database.options()).await;
         if let Some((reason, mend)) = refusal.as_ref().filter(|_| refusal != said) {
             tracing::warn!(reason, mend, "Postgres refuses connections");
         }
@@ -26,8 +26,8 @@ pub(super) async fn say_refusals(database: &Database) {
 }
 
 /// What the server says, and what mends it. A server that is not there says nothing.
-async fn refusal(pool: &PgPool) -> Option<(String, Option<&'static str>)> {
-    match timeout(WAITS, pool.connect_options().connect()).await {
+async fn refusal(options: &PgConnectOptions) -> Option<(String, Option<&'static str>)> {
+    match timeout(WAITS, options.connect()).await {
         Ok(Ok(connection)) => {
             let _ = timeout(WAITS, connection.close()).await;
             None

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use deadpool::Status;
 use futures::FutureExt;
 
 use super::{Life, Refused, database, refusals::say_refusals, supervise::supervise};
 use crate::{
     config,
-    database::{Database, give_back},
+    database::Database,
     events as events_role,
     ledger::postgres::Postgres,
     queue::{self, Finding, Queue, Severity},
@@ -134,7 +135,7 @@ const NEEDED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Keeps a pool no larger than its work is, and says why it gets no connection. Never returns.
 async fn keep(database: &Database) {
-    tokio::join!(give_back(database, NEEDED_WITHIN), say_refusals(database));
+    tokio::join!(database.give_back(NEEDED_WITHIN), say_refusals(database));
 }
 
 impl Life {
@@ -193,8 +194,8 @@ impl Life {
         let ledger = database::ledger(config, name, connections);
         let database = ledger.database().clone();
         self.vitals.metrics.read_from(move || {
-            let (open, idle) = (f64::from(database.pool().size()), database.idle() as f64);
-            let most = f64::from(database.pool().options().get_max_connections());
+            let Status { size, available, max_size, .. } = database.status();
+            let (open, idle, most) = (size as f64, available as f64, max_size as f64);
             vec![
                 Sample::of(&names::POOL_CONNECTIONS, [name, "busy"], (open - idle).max(0.0)),
                 Sample::of(&names::POOL_CONNECTIONS, [name, "idle"], idle),

@@ -5,14 +5,14 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use sqlx::{
-    PgPool,
+    PgConnection, PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::time::{sleep, timeout};
 
 use super::{Relay, doorbell::Doorbell};
 use crate::{
-    database::{is_by_transaction, settings},
+    database::{Database, is_by_transaction, settings},
     telemetry::{chain, health::Pulse},
 };
 
@@ -44,7 +44,7 @@ pub(super) async fn run(relay: Relay, database: Option<PgConnectOptions>) {
     let pulse = relay.pulse("listen");
     let mut listening = Listening {
         database,
-        notifies: relay.ledger.pool().clone(),
+        notifies: relay.ledger.database().clone(),
         doorbell: relay.doorbell.clone(),
         pulse,
         said: false,
@@ -55,7 +55,7 @@ pub(super) async fn run(relay: Relay, database: Option<PgConnectOptions>) {
 struct Listening {
     database: PgConnectOptions,
     /// Over which this relay notifies itself, to see that it hears.
-    notifies: PgPool,
+    notifies: Database,
     doorbell: Arc<Doorbell>,
     pulse: Pulse,
     /// Whether it was said that LISTEN does not work.
@@ -127,7 +127,8 @@ impl Listening {
 
     /// Over another connection: this one would hear itself even behind a pooler.
     async fn prove(&self, listener: &mut PgListener) -> Result<(), Error> {
-        sqlx::raw_sql(NOTIFY_MYSELF).execute(&self.notifies).await.context("notify myself")?;
+        let notify = async |connection: &mut PgConnection| sqlx::raw_sql(NOTIFY_MYSELF).execute(connection).await;
+        self.notifies.over(notify).await.context("notify myself")?;
         match timeout(SELF_TEST, listener.try_recv()).await {
             Ok(Ok(Some(_))) => {
                 // It may have been a request's.

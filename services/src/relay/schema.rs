@@ -18,9 +18,9 @@ const TICK: Duration = Duration::from_secs(60);
 pub(super) async fn run(relay: Relay) {
     let said = Mutex::default();
     let look = async || {
-        let mut connection = relay.ledger.pool().acquire().await.context("look at the schema")?;
-        let missing = timeout(PATIENCE, migrations::missing(&mut connection)).await;
-        tell(&said, &missing.context("look at the schema")?.context("look at the schema")?);
+        let missing = relay.ledger.database().over(async |connection| migrations::missing(connection).await);
+        let missing = timeout(PATIENCE, missing).await.context("look at the schema")?;
+        tell(&said, &missing.context("look at the schema")?);
         Ok(Next::AtTick)
     };
     relay.repeat("look at the schema", TICK, &Notify::new(), look).await;

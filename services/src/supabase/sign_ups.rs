@@ -5,10 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::{
-    database::Tx,
-    ledger::{Error, Result, postgres::Postgres},
-};
+use crate::ledger::{Error, Result, postgres::Postgres};
 
 /// The most that one round queues.
 pub const BATCH: u64 = 1000;
@@ -20,7 +17,7 @@ const FINDS_FOR: Duration = Duration::from_secs(5);
 /// that no row of the app's is locked while another is waited for; and for a while only.
 pub async fn queue_lost(ledger: &Postgres, since: Duration) -> Result<u64> {
     let began = Instant::now();
-    let lost = ledger.within(async { lost(&mut ledger.database().begin().await?, since).await }).await?;
+    let lost = ledger.within(lost(ledger, since)).await?;
     let mut queued = 0;
     for user in lost {
         if began.elapsed() > FINDS_FOR {
@@ -44,13 +41,11 @@ pub async fn count_older(ledger: &Postgres) -> Result<i64> {
 }
 
 /// Users who signed up in the last `since` and have nothing. In no order: those whose row the app refuses hold up nobody.
-async fn lost(tx: &mut Tx, since: Duration) -> Result<Vec<Uuid>> {
-    let lost: Vec<(Uuid,)> = tx
-        .query_as("select user_id from sluice.lost_sign_ups(make_interval(secs => $1)) order by random() limit $2")
-        .bind(since.as_secs_f64())
-        .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
-        .fetch_all(tx.connection())
-        .await?;
+async fn lost(ledger: &Postgres, since: Duration) -> Result<Vec<Uuid>> {
+    let find = "select user_id from sluice.lost_sign_ups(make_interval(secs => $1)) order by random() limit $2";
+    let most = i64::try_from(BATCH).unwrap_or(i64::MAX);
+    let lost: Vec<(Uuid,)> =
+        ledger.database().ask(find, |find| find.bind(since.as_secs_f64()).bind(most)).await?;
     Ok(lost.into_iter().map(|(user,)| user).collect())
 }
 

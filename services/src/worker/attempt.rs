@@ -319,6 +319,10 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                     }
                     return Ok(Written::Overtaken);
                 }
+                Ok(Settled::Locked) => {
+                    tracing::warn!(run = %claim.key.run, "cannot settle yet: somebody has locked its row");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
                 Ok(Settled::Refused(reason)) => {
                     settlement = plan(result_refused(&reason))?;
                     ready = None;

@@ -33,7 +33,14 @@ struct Host<L> {
 impl<L: WorkerLedger> Hosts<L> {
     pub(super) fn new(catalog: &Catalog, registry: &Registry, ledger: &L, rules: &Rules, dice: &Dice) -> Self {
         let watch = |host: String| {
-            let probe = catalog.probe(&host)?.clone();
+            let Some(probe) = catalog.probe(&host).cloned() else {
+                tracing::warn!(
+                    host,
+                    "no probe of this API host is registered (Catalog::probing): it has no breaker, and its outages \
+                     count against runs"
+                );
+                return None;
+            };
             let rules = Rules { key_advice: probe.key_advice(), ..*rules };
             let (ledger, signals, dice) = (ledger.clone(), Signals::default(), dice.clone());
             Some(Arc::new(Watch { host, ledger, probe, signals, rules, dice }))

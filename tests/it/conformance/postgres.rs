@@ -5,8 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sluice::{database::Pooling, ledger::postgres::Postgres};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sluice::{
+    database::{self, Pooling},
+    ledger::postgres::Postgres,
+};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use tests::servers::{self, Database, fresh_database_from, until};
 use workflows::{
     definition::{LEASE, Registry},
@@ -25,8 +31,7 @@ pub struct InPostgres {
     ledger: Postgres,
     /// As the superuser, for what the services may not do.
     pool: PgPool,
-    services: PgPool,
-    pooling: Pooling,
+    services: database::Database,
     url: String,
     /// What a test made of the schema, by statements.
     changes: Vec<String>,
@@ -35,19 +40,20 @@ pub struct InPostgres {
 
 pub async fn bench() -> Bench<InPostgres> {
     let database = database().await;
-    let services = services(database.url()).await;
-    bench_with(database, services, Pooling::Session).await
+    let services = services(database.url(), 4);
+    bench_with(database, services).await
 }
 
 /// Each transaction on another backend than the one before.
 pub async fn bench_through_a_pooler() -> Bench<InPostgres> {
     let database = database().await;
     let options = pooler::options_of(database.name()).await;
-    let services = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    let services = database::Database::open(options, Pooling::Transaction, 4);
     // The pooler takes in turns what it has, so it must have two.
-    let both = (services.begin().await.unwrap(), services.begin().await.unwrap());
-    drop(both);
-    bench_with(database, services, Pooling::Transaction).await
+    for both in [services.begin().await.unwrap(), services.begin().await.unwrap()] {
+        both.commit().await.unwrap();
+    }
+    bench_with(database, services).await
 }
 
 async fn database() -> Database {
@@ -60,27 +66,24 @@ async fn database() -> Database {
     fresh_database_from("conformance", prepare).await
 }
 
-async fn services(url: &str) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(4)
-        .after_connect(|connection, _| Box::pin(become_services(connection)))
-        .connect(url)
-        .await
-        .unwrap()
+fn services(url: &str, connections: u32) -> database::Database {
+    let options: PgConnectOptions = url.parse().unwrap();
+    let options = options.application_name("services").options([("role", "sluice_runtime")]);
+    database::Database::open(options, Pooling::Session, connections)
 }
 
-async fn bench_with(database: Database, services: PgPool, pooling: Pooling) -> Bench<InPostgres> {
-    let world = InPostgres::at(database.url(), services, pooling).await;
+async fn bench_with(database: Database, services: database::Database) -> Bench<InPostgres> {
+    let world = InPostgres::at(database.url(), services).await;
     wait_until_leases_may_end(&world.pool).await;
     Bench::new(InPostgres { _database: Some(database), ..world })
 }
 
 impl InPostgres {
-    async fn at(url: &str, services: PgPool, pooling: Pooling) -> Self {
+    async fn at(url: &str, services: database::Database) -> Self {
         let pool = PgPoolOptions::new().max_connections(2).connect(url).await.unwrap();
-        let ledger = Postgres::new(services.clone(), pooling, Arc::new(registry()));
+        let ledger = Postgres::over(services.clone(), Arc::new(registry()));
         ledger.register().await.unwrap();
-        Self { ledger, pool, services, pooling, url: url.to_owned(), changes: Vec::new(), _database: None }
+        Self { ledger, pool, services, url: url.to_owned(), changes: Vec::new(), _database: None }
     }
 
     /// Changes the schema, also where the suite goes from here.
@@ -97,7 +100,7 @@ impl InPostgres {
         let app = App::at(url.parse().unwrap());
         app.become_supabase().await;
         app.migrate().await;
-        let world = Self::at(&url, services(&url).await, Pooling::Session).await;
+        let world = Self::at(&url, services(&url, 4)).await;
         for statement in &self.changes {
             sqlx::raw_sql(sqlx::AssertSqlSafe(statement.clone())).execute(&world.pool).await.unwrap();
         }
@@ -115,25 +118,15 @@ impl InPostgres {
         &self.url
     }
 
-    /// The same ledger over more connections of its own, and these, so that their end can be waited for.
-    pub async fn widely(&self, connections: u32) -> (Postgres, PgPool) {
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .after_connect(|connection, _| Box::pin(become_services(connection)))
-            .connect(&self.url)
-            .await
-            .unwrap();
-        (Postgres::new(pool.clone(), Pooling::Session, Arc::new(registry())), pool)
+    /// The same ledger over more connections of its own.
+    pub fn widely(&self, connections: u32) -> Postgres {
+        Postgres::over(services(&self.url, connections), Arc::new(registry()))
     }
 
     /// As the superuser.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
-}
-
-async fn become_services(connection: &mut sqlx::PgConnection) -> sqlx::Result<()> {
-    sqlx::query("set role sluice_runtime").execute(connection).await.map(drop)
 }
 
 /// No lease ends before Postgres has been up for one lease.
@@ -154,7 +147,7 @@ impl World for InPostgres {
     }
 
     async fn build(&self, registry: Registry) -> Postgres {
-        let ledger = Postgres::new(self.services.clone(), self.pooling, Arc::new(registry));
+        let ledger = Postgres::over(self.services.clone(), Arc::new(registry));
         ledger.register().await.unwrap();
         ledger
     }

@@ -7,6 +7,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures::future::join_all;
@@ -16,6 +17,7 @@ use sluice::ledger::{
     Ask, Claim, Claimed, Error, Key, Lease, OperatorLedger, RelayLedger, Result, WorkerLedger, postgres::Postgres,
     settlement::Quiet,
 };
+use tests::servers::until;
 use workflows::{
     breaker::{Rules, Signal},
     outcome::{Memory, Outcome},
@@ -31,6 +33,7 @@ use super::{
     world::{Budget, Scope, World},
 };
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const WORKERS: usize = 4;
 const ROUNDS: usize = 60;
 /// Few, so that they meet.
@@ -75,7 +78,7 @@ fn unless_it_waited<T>(result: Result<T>) -> Option<T> {
 }
 
 pub async fn settles_renewals_cancellations_and_claims_at_once_never_deadlock(bench: &Bench<InPostgres>) {
-    let (ledger, pool) = bench.world.widely(12).await;
+    let ledger = bench.world.widely(12);
     let users: Vec<UserId> = (0..USERS).map(|_| user()).collect();
     for user in &users {
         bench.world.sign_up(*user).await;
@@ -96,10 +99,17 @@ pub async fn settles_renewals_cancellations_and_claims_at_once_never_deadlock(be
     tokio::join!(workers, renew(&crowd, 1), renew(&crowd, 2), relay(&crowd), command(&crowd), close_gates(&crowd));
 
     // What a session counted is certain once it has ended.
-    pool.close().await;
+    let settled = crowd.settled.load(Ordering::Relaxed);
+    drop(crowd);
+    let crowded = "select count(*) > 4 from pg_stat_activity
+        where datname = current_database() and application_name = 'services'";
+    let ended = until(PATIENCE, async || {
+        let crowded: bool = sqlx::query_scalar(crowded).fetch_one(bench.world.pool()).await.unwrap();
+        (!crowded).then_some(())
+    });
+    assert!(ended.await.is_some(), "the crowd's sessions go on");
     let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
     let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(bench.world.pool()).await.unwrap();
-    let settled = crowd.settled.load(Ordering::Relaxed);
     assert_eq!(deadlocks, 0);
     assert!(settled > WORKERS * ROUNDS / 2, "{settled} settles are no crowd");
 }

@@ -12,13 +12,12 @@ mod sign_ups;
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use sluice::{
-    database::Pooling,
+    database::{Database, Pooling},
     evolution,
     ledger::{self, postgres::Postgres},
     queue::{self, Queue},
     relay, worker,
 };
-use sqlx::postgres::PgPoolOptions;
 use tests::{
     evolution::{Config, server::Server},
     servers,
@@ -36,7 +35,7 @@ use workflows::{
     workflow::Catalog,
 };
 
-use crate::app::App;
+use crate::app::{App, another_workflows};
 
 /// Long enough for a loaded machine with two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,7 +89,7 @@ impl Engine {
     async fn idle(app: App, options: Options) -> Self {
         let api = Server::start(Config::default()).await.unwrap();
         let host = client(&api, api.key(), &options).host().to_owned();
-        let ledger = ledger_of(&app, registry(&options, &host), Wires::default(), 8).await;
+        let ledger = ledger_of(&app, registry(&options, &host), Wires::default(), 8);
         ledger.register().await.unwrap();
         let prefix: queue::Prefix = servers::prefix().replace(':', "").parse().unwrap();
         let (wires, stop) = (Wires::default(), CancellationToken::new());
@@ -99,7 +98,7 @@ impl Engine {
 
     /// The ledger as a role that starts now reaches it.
     async fn wired_ledger(&self, connections: u32) -> Postgres {
-        ledger_of(&self.app, self.registry(), self.wires, connections).await
+        ledger_of(&self.app, self.registry(), self.wires, connections)
     }
 
     fn host(&self) -> String {
@@ -190,16 +189,10 @@ async fn queue_of(prefix: &queue::Prefix, wires: Wires) -> Queue {
     Queue::connect(&queue::Config::new(Secret::new(url.to_string()), prefix.clone())).unwrap()
 }
 
-async fn ledger_of(app: &App, registry: Arc<Registry>, wires: Wires, connections: u32) -> Postgres {
+fn ledger_of(app: &App, registry: Arc<Registry>, wires: Wires, connections: u32) -> Postgres {
     let straight = app.options();
     let through = wires.postgres.map_or_else(|| straight.clone(), |port| straight.clone().host("127.0.0.1").port(port));
-    let pool = PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
-        .connect_with(through)
-        .await
-        .unwrap();
-    Postgres::new(pool, Pooling::Session, registry)
+    Postgres::over(Database::open(through, Pooling::Session, connections), registry)
 }
 
 fn client(api: &Server, key: &str, options: &Options) -> evolution::Client {

@@ -151,9 +151,7 @@ async fn a_question_to_a_postgres_that_says_nothing_any_more_is_given_up() {
     let engine = Engine::idle(App::migrated().await, Options::default()).await;
     let proxy = proxy_to_postgres(&engine).await;
     let through = engine.app.options().host("127.0.0.1").port(proxy.port());
-    // The pool's own limits come later, or not at all.
-    let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(through).await.unwrap();
-    let ledger = Postgres::new(pool, Pooling::Session, engine.registry());
+    let ledger = Postgres::over(Database::open(through, Pooling::Session, 1), engine.registry());
     ledger.waiting(1).await.unwrap();
 
     proxy.stall();
@@ -172,8 +170,7 @@ async fn expired_leases_that_were_long_in_coming_are_looked_for_again_before_any
     let engine = Engine::idle(App::migrated().await, Options::default()).await;
     let proxy = proxy_to_postgres(&engine).await;
     let through = engine.app.options().host("127.0.0.1").port(proxy.port());
-    let pool = PgPoolOptions::new().max_connections(1).connect_with(through).await.unwrap();
-    let behind = Postgres::new(pool, Pooling::Session, engine.registry());
+    let behind = Postgres::over(Database::open(through, Pooling::Session, 1), engine.registry());
     engine.app.sign_up(Uuid::new_v4()).await.unwrap();
     engine.ledger.intake(10).await.unwrap();
     let mut session = engine.app.superuser().await;

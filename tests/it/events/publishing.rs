@@ -78,7 +78,7 @@ async fn many_publishers_share_the_events_and_none_overtakes_another_of_its_run(
         bench.succeed(run, &STEPS).await;
     }
     let broker = Recorder::default();
-    let (ledger, _pool) = bench.world.widely(4).await;
+    let ledger = bench.world.widely(4);
 
     let publishers = ["a", "b", "c", "d"].map(|name| {
         let (ledger, broker) = (ledger.clone(), &broker);

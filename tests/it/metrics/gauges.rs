@@ -3,13 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    database::Pooling,
+    database::{Database, Pooling},
     ledger::postgres::{
         Postgres,
         read::{COUNTED, Gauges, STEPS, Steps, gauges},
     },
 };
-use sqlx::postgres::PgPoolOptions;
 use workflows::{
     definition::{Definition, Registry},
     policy::Retry,
@@ -30,19 +29,15 @@ async fn ledger() -> (App, Postgres) {
 }
 
 async fn ledger_of(app: &App) -> Postgres {
-    let pool = PgPoolOptions::new()
-        .max_connections(20)
-        .after_connect(|connection, _| {
-            Box::pin(async { sqlx::query("set role sluice_runtime").execute(connection).await.map(drop) })
-        })
-        .connect_with(app.options())
-        .await
-        .unwrap();
+    let options = app.options().options([("role", "sluice_runtime")]);
     let (timeout, deadline) = (Duration::from_secs(90), Duration::from_secs(86_400));
     let provision = provision::definition(Retry::default(), timeout, deadline, HOST);
     let verify = provision.steps.last().unwrap().clone();
     let another = Definition { name: "another".parse().unwrap(), steps: vec![verify], ..provision.clone() };
-    let ledger = Postgres::new(pool, Pooling::Session, Arc::new(Registry::new(vec![provision, another])));
+    let ledger = Postgres::over(
+        Database::open(options, Pooling::Session, 20),
+        Arc::new(Registry::new(vec![provision, another])),
+    );
     ledger.register().await.unwrap();
     ledger
 }

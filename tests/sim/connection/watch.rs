@@ -94,6 +94,7 @@ impl Connection {
                     self.watch_carried_on(settlement);
                 }
             }
+            Settled::Locked => log.broken("the model locks no row".to_owned()),
             Settled::Refused(reason) => log.broken(format!("the ledger refuses a result: {reason}")),
         }
     }

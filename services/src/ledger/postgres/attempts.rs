@@ -13,7 +13,7 @@ use workflows::{
 };
 
 use super::{
-    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_row_fault, parse,
+    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_locked, is_row_fault, parse,
     seconds, upkeep::EndedRow,
 };
 use crate::ledger::{
@@ -155,15 +155,17 @@ async fn renew_all(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Resu
     Ok(kept)
 }
 
-/// All in one transaction; where the database refuses what one of them holds, each has its own.
+/// All in one transaction; where the database refuses what one of them holds, or one of their rows
+/// is locked for too long, each has its own.
 pub(super) async fn settle(ledger: &Postgres, settlements: &[Settlement]) -> Result<Vec<Settled>> {
     match settle_together(ledger, settlements).await {
-        Err(error) if is_row_fault(&error) => {
+        Err(error) if is_row_fault(&error) || is_locked(&error) && settlements.len() > 1 => {
             let mut settled = Vec::with_capacity(settlements.len());
             for settlement in settlements {
                 settled.push(match settle_together(ledger, std::slice::from_ref(settlement)).await {
                     Ok(mut alone) => alone.remove(0),
                     Err(error) if is_row_fault(&error) => Settled::Refused(error.to_string()),
+                    Err(error) if is_locked(&error) => Settled::Locked,
                     Err(error) => return Err(error),
                 });
             }

@@ -12,7 +12,6 @@ mod upkeep;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
-use sqlx::PgPool;
 use uuid::Uuid;
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
@@ -25,7 +24,7 @@ use super::{
     OperatorLedger, Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Started, Traced, Upkeep, Waiting,
     WholeRun, Worker, WorkerLedger,
 };
-use crate::database::{Database, PATIENCE, Pooling};
+use crate::database::{Database, PATIENCE};
 
 /// The ledger that ships.
 #[derive(Clone)]
@@ -40,10 +39,6 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    pub fn new(pool: PgPool, pooling: Pooling, registry: Arc<Registry>) -> Self {
-        Self::over(Database::new(pool, pooling), registry)
-    }
-
     pub fn over(database: Database, registry: Arc<Registry>) -> Self {
         let known = registry.all().map(|known| format!("{}:{}", known.name, known.version)).collect();
         let queues = registry.queues().iter().map(ToString::to_string).collect();
@@ -55,10 +50,6 @@ impl Postgres {
     /// took them in.
     pub fn traced(self) -> Self {
         Self { traced: true, ..self }
-    }
-
-    pub fn pool(&self) -> &PgPool {
-        self.database.pool()
     }
 
     /// What its statements go through: also for the workflows' own tables.
@@ -242,6 +233,12 @@ fn is_row_fault(error: &Error) -> bool {
     let Error::Database(sqlx::Error::Database(error)) = error else { return false };
     // 22: data exception, 23: integrity constraint violation.
     error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+}
+
+/// Whether somebody else had a row locked for longer than a statement waits.
+fn is_locked(error: &Error) -> bool {
+    let Error::Database(sqlx::Error::Database(error)) = error else { return false };
+    error.code().as_deref() == Some("55P03")
 }
 
 fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T> {
