@@ -248,6 +248,8 @@ create unique index if not exists dead_letter_open on sluice.dead_letter (run_id
 create table if not exists sluice.resource (
   name text primary key,
   subject text not null,
+  -- The workflow that made it. Others may work on it.
+  workflow text not null,
   run_id uuid,
   busy_until timestamptz,
   busy_token bigint,

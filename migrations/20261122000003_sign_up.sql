@@ -285,7 +285,11 @@ begin
   using new.id;
   if has_profile
     and not exists (select from public.evolution_instances as shown where shown.user_id = new.id)
-    and not exists (select from sluice.run where run.subject = new.id::text)
+    and not exists (
+      select from sluice.run
+      where run.subject = new.id::text
+        and run.workflow = 'provision-instance'
+    )
     and not exists (select from sluice.adoption where adoption.subject = new.id)
   then
     if sluice.queue_sign_up(new.id) > 0 then
@@ -483,7 +487,11 @@ begin
         where (%4$s)
           and not exists (select from public.evolution_instance_creation_queue as queue where queue.user_id = profiles.%1$I)
           and not exists (select from public.evolution_instances as shown where shown.user_id = profiles.%1$I)
-          and not exists (select from sluice.run where run.subject = profiles.%1$I::text)
+          and not exists (
+            select from sluice.run
+            where run.subject = profiles.%1$I::text
+              and run.workflow = 'provision-instance'
+          )
           and not exists (select from sluice.adoption where adoption.subject = profiles.%1$I)
         offset 0
       ) as lost

@@ -48,13 +48,18 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-  if exists (select from sluice.resource as own where own.subject = import_instance.subject::text) then
+  if exists (
+    select from sluice.resource as own
+    where own.subject = import_instance.subject::text
+      and own.workflow = 'provision-instance'
+  ) then
     return false;
   end if;
-  insert into sluice.resource (name, subject, secret, exclusive_at, created_at, memory)
+  insert into sluice.resource (name, subject, workflow, secret, exclusive_at, created_at, memory)
   values (
     import_instance.name,
     import_instance.subject::text,
+    'provision-instance',
     coalesce(nullif(shown ->> 'instance_token', ''), gen_random_uuid()::text),
     now(),
     coalesce((shown ->> 'created_at')::timestamptz, now()),
@@ -216,7 +221,11 @@ begin
     where profiles.%1$I is not null
       and not exists (select from public.evolution_instance_creation_queue as queue where queue.user_id = profiles.%1$I)
       and not exists (select from public.evolution_instances as shown where shown.user_id = profiles.%1$I)
-      and not exists (select from sluice.run where run.subject = profiles.%1$I::text)
+      and not exists (
+        select from sluice.run
+        where run.subject = profiles.%1$I::text
+          and run.workflow = ''provision-instance''
+      )
     on conflict (subject) do nothing',
     sluice.profiles_key(),
     case

@@ -400,8 +400,8 @@ begin
       where not start_runs.internal
     ),
     held as (
-      insert into sluice.resource as held (name, subject, run_id, secret)
-      select begun.resource, begun.subject, begun.id, gen_random_uuid()::text
+      insert into sluice.resource as held (name, subject, workflow, run_id, secret)
+      select begun.resource, begun.subject, known.name, begun.id, gen_random_uuid()::text
       from begun
       on conflict (name) do update
       set run_id = coalesce(held.run_id, excluded.run_id)
@@ -827,8 +827,11 @@ begin
     raise exception 'subject % is not valid: 1 to 200 characters, none of them a control character', quote_nullable(left(start.subject, 80))
       using errcode = 'invalid_parameter_value';
   end if;
-  if length(start.resource) not between 1 and 255 or start.resource ~ '[\x01-\x1f\x7f-\x9f]' then
-    raise exception 'resource % is not valid: 1 to 255 characters, none of them a control character', quote_nullable(left(start.resource, 80))
+  if length(coalesce(start.resource, start.workflow || ':' || start.subject)) not between 1 and 255
+    or start.resource ~ '[\x01-\x1f\x7f-\x9f]'
+  then
+    raise exception 'resource % is not valid: 1 to 255 characters, none of them a control character',
+      quote_nullable(left(coalesce(start.resource, start.workflow || ':' || start.subject), 80))
       using errcode = 'invalid_parameter_value';
   end if;
   insert into sluice.request (workflow, subject, resource, input, traceparent, requested_by)

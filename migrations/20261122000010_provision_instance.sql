@@ -17,6 +17,7 @@ as $$
       select from sluice.run
       join sluice.step on step.run_id = run.id
       where run.subject = reset.subject::text
+        and run.workflow = 'provision-instance'
         and run.state = 'active'
         and step.state = 'running'
     )
@@ -25,7 +26,10 @@ as $$
   update sluice.step as step
   set failures = 0
   from asked
-  join sluice.run on run.subject = asked.subject and run.state = 'active'
+  join sluice.run
+    on run.subject = asked.subject
+    and run.workflow = 'provision-instance'
+    and run.state = 'active'
   where step.run_id = run.id
     and step.state = 'due'
     and step.failures > 0
@@ -146,6 +150,7 @@ begin
               select held.name
               from sluice.resource as held
               where held.subject = pending.user_id::text
+                and held.workflow = 'provision-instance'
               order by held.created_at
               limit 1
             ),
@@ -400,7 +405,13 @@ begin
   -- its own.
   update public.evolution_instances as forged
   set instance_name = coalesce(
-    (select own.name from sluice.resource as own where own.subject = forged.user_id::text limit 1),
+    (
+      select own.name
+      from sluice.resource as own
+      where own.subject = forged.user_id::text
+        and own.workflow = 'provision-instance'
+      limit 1
+    ),
     'user_' || forged.user_id
   )
   from sluice.shown_run as shown

@@ -182,6 +182,16 @@ impl Session {
     }
 }
 
+/// A run of a workflow of the app's own for this user, and what it works on.
+pub fn another_workflows(user: Uuid) -> String {
+    format!(
+        "insert into sluice.run (id, workflow, version, subject, resource, deadline_at)
+         values (gen_random_uuid(), 'welcome', 1, '{user}', 'welcome:{user}', now() + interval '1 day');
+         insert into sluice.resource (name, subject, workflow, secret, created_at)
+         values ('welcome:{user}', '{user}', 'welcome', 'a-secret', now() - interval '1 day')"
+    )
+}
+
 /// The users of `sql/existing.sql`, by number.
 pub fn existing_user(number: u8) -> Uuid {
     format!("00000000-0000-4000-8000-0000000000{number:02}").parse().unwrap()

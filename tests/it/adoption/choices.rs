@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{NOBODY, TRIGGER, migrate, queued, sluice};
 use crate::{
-    app::{App, Session},
+    app::{App, Session, another_workflows},
     program::{printed, said},
 };
 
@@ -159,6 +159,24 @@ async fn who_confirms_later_is_queued_at_that_moment_and_found_where_the_trigger
             assert_eq!((now, recently_lost(&app).await), (vec![], vec![user]), "it looks each half minute");
         }
     }
+}
+
+/// The app has started another workflow for the same user.
+#[tokio::test]
+async fn who_has_a_run_of_another_workflow_is_queued_all_the_same() {
+    let app = with_real_users().await;
+    decide(&app, &["--provision-when", "confirmed"]).await;
+    let mut owner = app.owner().await;
+    let user = sign_up(&app, false, false).await;
+    owner.run(&another_workflows(user)).await;
+
+    let mut auth = app.login("supabase_auth_admin").await;
+    auth.run(&format!("update auth.users set email_confirmed_at = now(), updated_at = now() where id = '{user}'"))
+        .await;
+
+    assert_eq!(queued(&mut owner).await, [user]);
+    owner.run("delete from public.evolution_instance_creation_queue").await;
+    assert_eq!(lost(&app).await, [user]);
 }
 
 /// What cannot be read cannot be judged: everybody gets an instance, and `migrate` says so.

@@ -122,7 +122,8 @@ async fn nobodys_word_makes_one_instance_two_users() {
     let mut owner = app.owner().await;
     owner
         .run(&format!(
-            "insert into sluice.resource (subject, name, secret) values ('{victim}', 'user_{victim}', 'theirs')"
+            "insert into sluice.resource (subject, workflow, name, secret)
+             values ('{victim}', 'provision-instance', 'user_{victim}', 'theirs')"
         ))
         .await;
 

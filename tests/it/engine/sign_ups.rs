@@ -1,5 +1,7 @@
 //! What a sign-up becomes.
 
+use sluice::ledger::RelayLedger;
+
 use super::*;
 
 /// The finder looks every half minute.
@@ -22,6 +24,21 @@ async fn a_sign_up_becomes_a_ready_instance() {
         .await;
     assert_eq!(shown, format!("user_{user} connecting http://127.0.0.1:9/hook/{user} t t"));
     engine.stop().await;
+}
+
+/// The app has started another workflow for the same user.
+#[tokio::test]
+async fn what_another_workflow_works_on_is_not_taken_for_the_users_instance() {
+    let engine = Engine::idle(App::migrated().await, Options::default()).await;
+    let user = Uuid::new_v4();
+    let mut session = engine.app.superuser().await;
+    session.run(&another_workflows(user)).await;
+
+    engine.app.sign_up(user).await.unwrap();
+    engine.ledger.intake(10).await.unwrap();
+
+    let resources = "select resource from sluice.run where workflow = 'provision-instance'";
+    assert_eq!(session.all::<String>(resources).await, [format!("user_{user}")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

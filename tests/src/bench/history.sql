@@ -69,8 +69,8 @@ as $$
   select user_id, name, instance_status, 'https://example.org/hook', run_id::text, at, at
   from bench.sign_ups(first, number);
 
-  insert into sluice.resource (name, subject, run_id, exclusive_at, secret, memory, created_at)
-  select name, user_id::text, case when lasted is null then run_id end, at, run_id::text,
+  insert into sluice.resource (name, subject, workflow, run_id, exclusive_at, secret, memory, created_at)
+  select name, user_id::text, 'provision-instance', case when lasted is null then run_id end, at, run_id::text,
     jsonb_build_object('status', instance_status, 'webhook_url', 'https://example.org/hook'), at
   from bench.sign_ups(first, number);
 $$;

@@ -10,7 +10,7 @@ use workflows::{
     whatsapp::names::{InstanceName, UserId},
 };
 
-use super::{ModelLedger, QueueRow, QueueStatus, Tables, Tx, start::Wanted};
+use super::{ModelLedger, QueueRow, QueueStatus, Resource, Tables, Tx, start::Wanted};
 
 impl ModelLedger {
     /// A user signs up: the trigger writes a pending row, where there is none.
@@ -113,7 +113,9 @@ impl Tx<'_> {
     /// The run that a sign-up asks for: on the resource that the user has, else on the one that is named after them.
     fn sign_up_of(&self, user: UserId) -> NewRun {
         let subject = user.subject();
-        let own = self.tables.resources.iter().filter(|(_, resource)| resource.subject == subject);
+        let workflow = &self.setup.on_sign_up;
+        let is_own = |resource: &Resource| resource.subject == subject && resource.workflow == *workflow;
+        let own = self.tables.resources.iter().filter(|(_, resource)| is_own(resource));
         let own = own.min_by_key(|(_, resource)| resource.created_at).map(|(name, _)| name.clone());
         let asked_at = self.tables.queue.get(&user).map_or(self.now, |row| row.created_at);
         NewRun {

@@ -200,6 +200,8 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
     pub subject: Subject,
+    /// The workflow that made it.
+    pub workflow: WorkflowName,
     /// The run whose turn it is.
     pub run: Option<RunId>,
     pub busy_until: Option<Duration>,

@@ -65,6 +65,7 @@ impl Tx<'_> {
         }
         let resource = Resource {
             subject: new.subject.clone(),
+            workflow: new.workflow.clone(),
             run: None,
             busy_until: None,
             busy_token: None,

@@ -25,11 +25,8 @@ pub(in crate::queue) struct Acknowledged {
 
 impl Acknowledged {
     pub(in crate::queue) fn add(&self, id: String) {
-        let mut ids = self.ids.lock();
-        ids.push(id);
-        if ids.len() == 1 {
-            self.added.notify_one();
-        }
+        self.ids.lock().push(id);
+        self.added.notify_one();
     }
 
     /// Those that are told next. Where that fails a sweep forgets their hints.
