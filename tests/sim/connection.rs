@@ -6,8 +6,8 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use sluice::ledger::{
-    Ask, Claimed, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, NewRun, Probe, RelayLedger, Result,
-    Settled, Settlement, Started, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
+    Ask, Claimed, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, Probe, RelayLedger, Result, Settled,
+    Settlement, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use tokio::time;
 use uuid::Uuid;
@@ -90,12 +90,6 @@ fn away() -> Error {
 impl RelayLedger for Connection {
     fn registry(&self) -> &Registry {
         &self.stage.registry
-    }
-
-    async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
-        self.send().await?;
-        let started = self.stage.ledger.start(runs).await?;
-        self.receive(started).await
     }
 
     async fn intake(&self, limit: usize) -> Result<Intake> {

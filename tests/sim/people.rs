@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice::ledger::{By, Changed, OperatorLedger, RelayLedger, Scope};
+use sluice::ledger::{By, Changed, OperatorLedger, Scope};
+use tests::ledger::Ledger;
 use tokio::time;
 use workflows::{
     ids::RunId,

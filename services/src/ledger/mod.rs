@@ -19,7 +19,7 @@ use uuid::Uuid;
 use workflows::{
     breaker::{self, Answer, Rules, Signal, Word},
     definition::{Reach, Registry},
-    ids::{ResourceName, RunId, StepName, Subject, Token, WorkflowName},
+    ids::{RunId, StepName, Subject, Token, WorkflowName},
     outcome::{Memory, StepInput},
     state::{DeathReason, RunState, Spent},
 };
@@ -164,29 +164,6 @@ pub struct Lease {
     pub key: Key,
     /// How long it lasts from each renewal on.
     pub length: Duration,
-}
-
-/// A run to start.
-#[derive(Debug, Clone)]
-pub struct NewRun {
-    pub workflow: WorkflowName,
-    pub subject: Subject,
-    pub resource: ResourceName,
-    pub input: Value,
-    pub traceparent: Option<String>,
-    /// How long ago it was asked for.
-    pub age: Duration,
-}
-
-/// What starting came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Started {
-    /// A new run.
-    New(RunId),
-    /// The run that was there: starting again joins it, a dead one too.
-    Joined(RunId, RunState),
-    /// The resource belongs to another subject, or the workflow is not one of ours.
-    Refused(String),
 }
 
 /// A run that intake started.
@@ -453,9 +430,6 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// The definitions that this ledger admits claims by.
     fn registry(&self) -> &Registry;
 
-    /// Start these runs, or join those that are there. One answer per run, in order.
-    fn start(&self, runs: &[NewRun]) -> impl Asked<Vec<Started>>;
-
     /// Take up to `limit` requests of each source: start, revive or join their runs, in one transaction. Two callers never
     /// take the same request.
     fn intake(&self, limit: usize) -> impl Asked<Intake>;
@@ -595,11 +569,6 @@ pub trait EventLedger: Clone + Send + Sync + 'static {
     /// The first are with the broker, which has confirmed them; the others are given back.
     fn publish_events(&self, publisher: &str, confirmed: &[Uuid], unconfirmed: &[Uuid]) -> impl Asked<()>;
 }
-
-/// Every verb.
-pub trait Ledger: RelayLedger + WorkerLedger + OperatorLedger {}
-
-impl<L: RelayLedger + WorkerLedger + OperatorLedger> Ledger for L {}
 
 /// The context of a run's trace, and the one that it had when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,9 +7,10 @@ use std::{
 
 use serde_json::{Value, json};
 use sluice::ledger::{
-    Ask, By, Claim, Claimed, Due, DueKey, Expired, NewRun, RelayLedger, Settled, Settlement, Started, Waiting, Worker,
-    WorkerLedger, settlement::Quiet,
+    Ask, By, Claim, Claimed, Due, DueKey, Expired, RelayLedger, Settled, Settlement, Waiting, Worker, WorkerLedger,
+    settlement::Quiet,
 };
+use tests::ledger::{Ledger, NewRun, Started};
 use uuid::Uuid;
 use workflows::{
     definition::{Definition, Reach, Registry, Step},

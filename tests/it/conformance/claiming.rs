@@ -6,6 +6,7 @@ use serde_json::json;
 use sluice::ledger::{
     Ask, Claimed, DueKey, Key, Lease, Refusal, RelayLedger, Settled, WorkerLedger, settlement::Quiet,
 };
+use tests::ledger::{Ledger, Started};
 use workflows::{
     definition::{Definition, EXCLUSIVE_CALL, Reach, Registry},
     state::{Spent, StepState},
@@ -386,7 +387,7 @@ pub async fn an_unknown_version_waits_longer_each_time(bench: &Bench<impl World>
     let both = Registry::new(ours.all().cloned().chain([newer]).collect());
     let new = super::bench::new_run(PROVISION, user());
     let started = bench.world.build(both).await.start(std::slice::from_ref(&new)).await.unwrap();
-    let sluice::ledger::Started::New(run) = started[0] else { panic!("{started:?}") };
+    let Started::New(run) = started[0] else { panic!("{started:?}") };
     let mut generation = None;
 
     for seconds in [5, 10, 20, 40, 60, 60] {

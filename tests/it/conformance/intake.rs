@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{Claimed, Intake, OperatorLedger, RelayLedger, Started};
+use sluice::ledger::{Claimed, Intake, OperatorLedger, RelayLedger};
+use tests::ledger::{Ledger, Started};
 use workflows::{
     ids::RunId,
     state::{RunState, StepState},

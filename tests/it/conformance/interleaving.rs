@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{
-    Changed, Claimed, DueKey, HostGate, OperatorLedger, Refusal, RelayLedger, Settled, Started, WorkerLedger,
-};
+use sluice::ledger::{Changed, Claimed, DueKey, HostGate, OperatorLedger, Refusal, RelayLedger, Settled, WorkerLedger};
 use sqlx::{PgPool, Postgres as Driver, Transaction};
-use tests::servers::until;
+use tests::{
+    ledger::{Ledger, Started},
+    servers::until,
+};
 use workflows::{
     breaker::{Probed, Rules, Signal, State},
     ids::RunId,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use sluice::ledger::{OperatorLedger, RelayLedger};
+use tests::ledger::Ledger;
 use workflows::{ids::RunId, state::RunState};
 
 use super::{

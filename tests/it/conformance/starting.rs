@@ -1,6 +1,6 @@
 //! Starting runs: at most one unfinished per workflow and subject.
 
-use sluice::ledger::{RelayLedger, Started};
+use tests::ledger::{Ledger, Started};
 use workflows::state::RunState;
 
 use super::{

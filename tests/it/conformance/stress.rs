@@ -17,7 +17,7 @@ use sluice::ledger::{
     Ask, Claim, Claimed, Error, Key, Lease, OperatorLedger, RelayLedger, Result, WorkerLedger, postgres::Postgres,
     settlement::Quiet,
 };
-use tests::servers::until;
+use tests::{ledger::Ledger, servers::until};
 use workflows::{
     breaker::{Rules, Signal},
     outcome::{Memory, Outcome},

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use sluice::ledger::{
-    Ask, AttemptSpan, Changed, Claim, Claimed, NewRun, OperatorLedger, RelayLedger, Settled, SpanIds, Waited, WholeRun,
+    Ask, AttemptSpan, Changed, Claim, Claimed, OperatorLedger, RelayLedger, Settled, SpanIds, Waited, WholeRun,
     WorkerLedger,
 };
+use tests::ledger::{Ledger, NewRun, Started};
 use workflows::{
     ids::RunId,
     outcome::{Class, Failure, Outcome},
@@ -41,7 +42,7 @@ async fn start(bench: &Bench<impl World>) -> RunId {
     let new = NewRun { traceparent: Some(ASKED.to_owned()), ..new_run(PROVISION, user()) };
     let started = bench.ledger().start(&[new]).await.unwrap().remove(0);
     match started {
-        sluice::ledger::Started::New(run) => run,
+        Started::New(run) => run,
         other => panic!("it was not started: {other:?}"),
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use sluice::ledger::{Claimed, RelayLedger};
+use tests::ledger::Ledger;
 use workflows::ids::RunId;
 
 use super::{

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 pub use sluice::ledger::Scope;
-use sluice::ledger::{By, Ledger, OperatorLedger};
+use sluice::ledger::{By, OperatorLedger};
+use tests::ledger::Ledger;
 use workflows::{
     definition::Registry,
     ids::{ResourceName, RunId},

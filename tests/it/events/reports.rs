@@ -21,6 +21,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tests::{
     evolution::Config,
     fleet::Fleet,
+    ledger::{Ledger, Started},
     servers::{Process, RabbitMq, until},
 };
 use workflows::{
@@ -63,8 +64,8 @@ async fn provision(bench: &Bench<InPostgres>, instance: &str) -> (UserId, RunId)
     bench.world.sign_up(user).await;
     let mut run = new_run(PROVISION, user);
     run.resource = instance.parse().unwrap();
-    let started = sluice::ledger::RelayLedger::start(bench.ledger(), &[run]).await.unwrap();
-    let sluice::ledger::Started::New(run) = started[0] else { panic!("{started:?}") };
+    let started = bench.ledger().start(&[run]).await.unwrap();
+    let Started::New(run) = started[0] else { panic!("{started:?}") };
     (user, run)
 }
 
@@ -226,8 +227,8 @@ async fn a_step_that_looked_before_an_event_does_not_undo_it_and_one_that_looked
     let after_the_settle = status(&bench).await;
     let mut again = new_run(PROVISION, user);
     again.resource = "user_1".parse().unwrap();
-    let started = sluice::ledger::RelayLedger::start(bench.ledger(), &[again]).await.unwrap();
-    let sluice::ledger::Started::New(second) = started[0] else { panic!("{started:?}") };
+    let started = bench.ledger().start(&[again]).await.unwrap();
+    let Started::New(second) = started[0] else { panic!("{started:?}") };
     bench.work(second, CREATE, finds("disconnected")).await;
 
     assert_eq!(after_the_settle, "connected connected");

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{By, Intake, NewRun, Started, TakenIn};
+use sluice::ledger::{By, Intake, TakenIn};
 use workflows::{
     ids::{ResourceName, RunId},
     state::{RunState, StepState},
     whatsapp::names::{InstanceName, UserId},
 };
 
-use super::{ModelLedger, QueueRow, QueueStatus, Resource, Tables, Tx, start::Wanted};
+use super::{ModelLedger, NewRun, QueueRow, QueueStatus, Resource, Started, Tables, Tx, start::Wanted};
 
 impl ModelLedger {
     /// A user signs up: the trigger writes a pending row, where there is none.

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{NewRun, Started};
 use workflows::{
     definition::LEASE,
     ids::{ResourceName, RunId, WorkflowName},
     state::RunState,
 };
 
-use super::{Run, Tx, start::Wanted};
+use super::{NewRun, Run, Started, Tx, start::Wanted};
 
 impl Tx<'_> {
     pub(super) fn doubt(&mut self, run: RunId) {

@@ -8,6 +8,7 @@ mod breaker;
 mod claim;
 mod closed_time;
 mod command;
+mod direct;
 mod end;
 mod events;
 mod gate;
@@ -29,8 +30,8 @@ use std::{
 };
 
 use sluice::ledger::{
-    Ask, By, Changed, Claimed, Draw, Expired, HostGate, Intake, Lease, NewRun, OperatorLedger, Probe, RelayLedger,
-    Result, Settled, Settlement, Started, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
+    Ask, By, Changed, Claimed, Draw, Expired, HostGate, Intake, Lease, OperatorLedger, Probe, RelayLedger, Result,
+    Settled, Settlement, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
@@ -41,11 +42,14 @@ use workflows::{
     whatsapp::names::UserId,
 };
 
-pub use self::rows::{
-    Attempt, Behind, ClosedTime, DeadLetter, Event as EventRow, Gate, QueueRow, QueueStatus, Resolution, Resource, Run,
-    Scope, Step, Tables,
+pub use self::{
+    direct::{Ledger, NewRun, Started},
+    rows::{
+        Attempt, Behind, ClosedTime, DeadLetter, Event as EventRow, Gate, QueueRow, QueueStatus, Resolution, Resource,
+        Run, Scope, Step, Tables,
+    },
+    safeguard::Safeguard,
 };
-pub use self::safeguard::Safeguard;
 
 /// The time since a moment of the caller's choice. It never goes back.
 pub type Clock = Draw<Duration>;
@@ -172,10 +176,6 @@ impl Tx<'_> {
 impl RelayLedger for ModelLedger {
     fn registry(&self) -> &Registry {
         &self.setup.registry
-    }
-
-    async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
-        Ok(runs.iter().map(|run| self.transact(|tx| tx.start(run))).collect())
     }
 
     async fn intake(&self, limit: usize) -> Result<Intake> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice::ledger::{Due, DueKey, NewRun, Started, Traced};
+use sluice::ledger::{Due, DueKey, Traced};
 use workflows::{
     definition::Definition,
     ids::RunId,
@@ -10,7 +10,7 @@ use workflows::{
     state::{RunState, StepState},
 };
 
-use super::{Resource, Run, Safeguard, Step, Tx};
+use super::{NewRun, Resource, Run, Safeguard, Started, Step, Tx};
 
 /// Who wants a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

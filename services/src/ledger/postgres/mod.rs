@@ -20,9 +20,9 @@ use workflows::{
 };
 
 use super::{
-    Ask, By, Changed, Claimed, DueKey, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, NewRun,
-    OperatorLedger, Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Started, Traced, Upkeep, Waiting,
-    WholeRun, Worker, WorkerLedger,
+    Ask, By, Changed, Claimed, DueKey, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, OperatorLedger,
+    Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Traced, Upkeep, Waiting, WholeRun, Worker,
+    WorkerLedger,
 };
 use crate::database::{Database, PATIENCE};
 
@@ -96,10 +96,6 @@ impl Postgres {
 impl RelayLedger for Postgres {
     fn registry(&self) -> &Registry {
         &self.registry
-    }
-
-    async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
-        self.within(runs::start(self, runs)).await
     }
 
     async fn intake(&self, limit: usize) -> Result<Intake> {

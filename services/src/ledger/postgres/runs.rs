@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 use uuid::Uuid;
-use workflows::{ids::RunId, state::RunState};
+use workflows::ids::RunId;
 
-use super::{
-    By, Changed, DueKey, Intake, NewRun, Postgres, Result, Started, Traced, Waiting, duration, is_row_fault, limit,
-    parse, seconds,
-};
-use crate::ledger::{Due, Error, TakenIn};
+use super::{By, Changed, DueKey, Intake, Postgres, Result, Traced, Waiting, duration, limit, parse};
+use crate::ledger::{Due, TakenIn};
 
 /// A row of `sluice.taken`.
 #[derive(FromRow)]
@@ -25,46 +22,6 @@ pub(super) struct TakenRow {
     pub step: Option<String>,
     pub step_position: Option<i16>,
     pub generation: Option<i32>,
-}
-
-/// One statement a run, so that a bad one harms only itself.
-pub(super) async fn start(ledger: &Postgres, runs: &[NewRun]) -> Result<Vec<Started>> {
-    let mut started = Vec::with_capacity(runs.len());
-    for run in runs {
-        started.push(match start_one(ledger, run).await {
-            Err(error) if is_row_fault(&error) => Started::Refused(words(&error)),
-            answer => answer?,
-        });
-    }
-    Ok(started)
-}
-
-async fn start_one(ledger: &Postgres, run: &NewRun) -> Result<Started> {
-    let sql = "with started as materialized (
-          select taken.*
-          from sluice.start_run($1, $2, $3, $4, $5, now() - make_interval(secs => $6)) as taken
-        )
-        select started.*
-        from started, sluice.project(started.workflow, array[started.run_id])";
-    let start = ledger.database.ask_one(sql, |start| {
-        let start = start.bind(run.workflow.to_string()).bind(run.subject.to_string()).bind(run.resource.to_string());
-        start.bind(run.input.clone()).bind(run.traceparent.clone()).bind(seconds(run.age))
-    });
-    let row: TakenRow = start.await?;
-    let id = RunId::new(row.run_id.ok_or_else(|| Error::Unreadable("a run without an id".to_owned()))?);
-    Ok(match row.outcome.as_str() {
-        "started" => Started::New(id),
-        "dead" => Started::Joined(id, RunState::Dead),
-        _ => Started::Joined(id, RunState::Active),
-    })
-}
-
-/// What the database said, without what the driver puts around it.
-fn words(error: &Error) -> String {
-    match error {
-        Error::Database(sqlx::Error::Database(said)) => said.message().to_owned(),
-        other => other.to_string(),
-    }
 }
 
 pub(super) async fn intake(ledger: &Postgres, most: usize) -> Result<Intake> {
