@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sluice::ledger::Scope;
-use tests::evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage as At, When};
+use tests::{
+    evolution::{Database, Fault, Outage, RetryAfter, Route, Rule, Stage as At, When},
+    ledger::slow_start,
+};
 use tokio::{runtime::Builder, time};
 use workflows::{
-    breaker::slow_start,
     state::{RunState, StepState},
     whatsapp::names::{InstanceName, UserId},
 };

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use sluice::ledger::{Claim, Claimed, DueKey, HostGate, OperatorLedger, Refusal, RelayLedger, WorkerLedger};
+use tests::ledger::{BETWEEN_RUNS, PREFER_UNTRIED};
 use workflows::{
-    breaker::{BETWEEN_RUNS, PREFER_UNTRIED, Probed, Rules, Signal, State},
+    breaker::{Probed, Rules, Signal, State},
     ids::RunId,
     outcome::{Class, Failure, HostSignal, Outcome},
     state::StepState,

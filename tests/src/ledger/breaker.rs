@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice::ledger::{HostGate, Probe};
 use workflows::{
-    breaker::{Answer, BETWEEN_RUNS, Breaker, Rules, Say, Signal, State, Word},
+    breaker::{Answer, Breaker, Rules, Say, Signal, State, Word},
     ids::RunId,
     state::StepState,
 };
@@ -13,6 +13,18 @@ use super::{
     Gate, Scope, Step, Tx,
     closed_time::{Behind, Cause},
 };
+
+/// What a host may be sent after it was closed: the backlog of an hour is not let go at once. Twenty starts a second, which
+/// ordinary sign-ups do not feel, doubling every second; after six seconds (over 1200 a second) there is no limit any more.
+pub fn slow_start(open_for: Duration) -> Option<f64> {
+    (open_for < Duration::from_secs(6)).then(|| 20.0 * 2f64.powf(open_for.as_secs_f64()))
+}
+
+/// How long a half-open breaker looks for a run that has not failed yet before it lets one of the others through.
+pub const PREFER_UNTRIED: Duration = Duration::from_secs(2);
+
+/// The least time between two runs that a half-open breaker lets through: by then the first one's answer was reported.
+pub const BETWEEN_RUNS: Duration = Duration::from_secs(1);
 
 impl Gate {
     /// Its half-open breaker lets this run through.
@@ -156,5 +168,17 @@ impl Tx<'_> {
         };
         let steps = self.tables.steps.iter().map(|(key, step)| (*key, step, reason(step)));
         steps.filter(|(_, step, reason)| step.held_by != *reason).map(|(key, _, reason)| (key, reason)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_back_gets_more_and_more() {
+        let limits = [0, 1, 4, 8].map(|seconds| slow_start(Duration::from_secs(seconds)));
+
+        assert_eq!(limits, [Some(20.0), Some(40.0), Some(320.0), None]);
     }
 }

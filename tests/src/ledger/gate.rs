@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use workflows::{
-    breaker::{PREFER_UNTRIED, State, slow_start},
+    breaker::State,
     ids::{RunId, StepName, WorkflowName},
     state::StepState,
 };
 
 use super::{
     Gate, Run, Scope, Step, Tx,
+    breaker::{PREFER_UNTRIED, slow_start},
     closed_time::{Behind, Cause},
 };
 

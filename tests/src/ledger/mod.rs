@@ -43,6 +43,7 @@ use workflows::{
 };
 
 pub use self::{
+    breaker::{BETWEEN_RUNS, PREFER_UNTRIED, slow_start},
     direct::{Ledger, NewRun, Started},
     rows::{
         Attempt, Behind, ClosedTime, DeadLetter, Event as EventRow, Gate, QueueRow, QueueStatus, Resolution, Resource,

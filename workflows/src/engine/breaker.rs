@@ -146,18 +146,6 @@ pub struct Breaker {
 /// The most runs that are remembered as failing: they are the last to be let through by a half-open breaker.
 const REMEMBERED: usize = 64;
 
-/// What a host may be sent after it was closed: the backlog of an hour is not let go at once. Twenty starts a second, which
-/// ordinary sign-ups do not feel, doubling every second; after six seconds (over 1200 a second) there is no limit any more.
-pub fn slow_start(open_for: Duration) -> Option<f64> {
-    (open_for < Duration::from_secs(6)).then(|| 20.0 * 2f64.powf(open_for.as_secs_f64()))
-}
-
-/// How long a half-open breaker looks for a run that has not failed yet before it lets one of the others through.
-pub const PREFER_UNTRIED: Duration = Duration::from_secs(2);
-
-/// The least time between two runs that a half-open breaker lets through: by then the first one's answer was reported.
-pub const BETWEEN_RUNS: Duration = Duration::from_secs(1);
-
 impl Rules {
     /// The pause after the `probes`th probe, or after opening. Half of it is drawn, so that relays and hosts spread.
     pub fn pause(&self, breaker: &Breaker, jitter: f64) -> Duration {
@@ -422,13 +410,6 @@ mod tests {
         assert_eq!(pause(5, 0.0), 15_000);
         let refused = hear(Breaker::default(), &[Signal::KeyRefused(run(1))]);
         assert!(rules.pause(&Breaker { probes: 900, ..refused }, 1.0) <= Duration::from_secs(5));
-    }
-
-    #[test]
-    fn a_host_that_is_back_gets_more_and_more() {
-        let limits = [0, 1, 4, 8].map(|seconds| slow_start(Duration::from_secs(seconds)));
-
-        assert_eq!(limits, [Some(20.0), Some(40.0), Some(320.0), None]);
     }
 
     #[test]
