@@ -110,7 +110,7 @@ pub async fn limit(stage: &Arc<Stage>, chance: &Chance) {
     stage.log.hit("people.limited");
     let host = crate::stage::HOST;
     let by = by("operator");
-    let _ = stage.ledger.hold(Scope::Host, host, chance.millis(100, 10_000), &by).await;
+    let _ = stage.ledger.hold(Scope::Host, host, chance.millis(100, 10_000)).await;
     let _ = stage.ledger.set_rate(Scope::Host, host, Some(chance.between(1, 20) as f64 / 4.0), &by).await;
     let _ = stage.ledger.set_concurrency(Scope::Host, host, Some(chance.between(1, 4) as u32), &by).await;
     time::sleep(chance.millis(500, 20_000)).await;

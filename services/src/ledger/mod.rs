@@ -525,9 +525,6 @@ pub trait OperatorLedger: Clone + Send + Sync + 'static {
     /// End a pause and a hold; a breaker opens and closes by itself. `false`: there was neither.
     fn resume(&self, scope: Scope, name: &str, by: &By) -> impl Asked<bool>;
 
-    /// Close the gate for so long. A longer hold that is there stays: `false`.
-    fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> impl Asked<bool>;
-
     /// Step starts per second; `None` lifts the limit. `false`: a workflow has no rate of its own, or it is none above 0.
     fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> impl Asked<bool>;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sluice::ledger::{Claim, Claimed, DueKey, HostGate, OperatorLedger, Refusal, RelayLedger, WorkerLedger};
-use tests::ledger::{BETWEEN_RUNS, PREFER_UNTRIED};
+use tests::ledger::{BETWEEN_RUNS, Ledger, PREFER_UNTRIED};
 use workflows::{
     breaker::{Probed, Rules, Signal, State},
     ids::RunId,
@@ -74,8 +74,8 @@ pub async fn a_gate_says_whether_a_change_changed_it(bench: &Bench<impl World>) 
     assert!(!ledger.resume(Scope::Host, HOST, ana).await.unwrap());
     assert!(ledger.pause(Scope::Host, HOST, ana).await.unwrap());
     assert!(!ledger.pause(Scope::Host, HOST, ana).await.unwrap());
-    assert!(ledger.hold(Scope::Host, HOST, Duration::from_secs(60), ana).await.unwrap());
-    assert!(!ledger.hold(Scope::Host, HOST, Duration::from_secs(30), ana).await.unwrap());
+    assert!(ledger.hold(Scope::Host, HOST, Duration::from_secs(60)).await.unwrap());
+    assert!(!ledger.hold(Scope::Host, HOST, Duration::from_secs(30)).await.unwrap());
     assert!(ledger.resume(Scope::Host, HOST, ana).await.unwrap());
     assert!(!ledger.resume(Scope::Host, HOST, ana).await.unwrap());
     assert!(!ledger.set_rate(Scope::Workflow, PROVISION, Some(1.0), ana).await.unwrap());

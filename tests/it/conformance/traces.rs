@@ -165,7 +165,7 @@ pub async fn a_claim_in_a_trace_says_what_the_step_waited_for(bench: &Bench<impl
     bench.world.advance(LONG).await;
     let after_rest = take(bench, run, CREATE).await;
     bench.settle(&after_rest, success()).await;
-    bench.ledger().hold(Scope::Host, HOST, Duration::from_secs(40), &by("ana")).await.unwrap();
+    bench.ledger().hold(Scope::Host, HOST, Duration::from_secs(40)).await.unwrap();
     bench.world.advance(LONG).await;
     let behind_a_gate = take(bench, run, CONFIGURE).await;
     bench.settle(&behind_a_gate, retry()).await;

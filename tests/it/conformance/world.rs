@@ -47,7 +47,7 @@ pub trait World {
         let changed = match gate {
             Gate::Pause(scope, name) => ledger.pause(scope, name, by).await,
             Gate::Resume(scope, name) => ledger.resume(scope, name, by).await,
-            Gate::Hold(scope, name, duration) => ledger.hold(scope, name, duration, by).await,
+            Gate::Hold(scope, name, duration) => ledger.hold(scope, name, duration).await,
             Gate::Rate(scope, name, rate) => ledger.set_rate(scope, name, Some(rate), by).await,
             Gate::Concurrency(scope, name, limit) => ledger.set_concurrency(scope, name, Some(limit), by).await,
         };

@@ -7,6 +7,7 @@ use sluice::{
     events::{Answer, Message, Round, publish_once},
     ledger::OperatorLedger,
 };
+use tests::ledger::Ledger;
 use uuid::Uuid;
 
 use super::Recorder;
@@ -109,7 +110,7 @@ async fn a_gate_that_closes_and_passes_again_is_announced_once_whatever_closed_i
     let host = crate::conformance::bench::HOST;
 
     ledger.pause(scope, host, &by("ana")).await.unwrap();
-    ledger.hold(scope, host, Duration::from_secs(600), &by("ana")).await.unwrap();
+    ledger.hold(scope, host, Duration::from_secs(600)).await.unwrap();
     ledger.resume(scope, host, &by("ana")).await.unwrap();
     ledger.set_rate(scope, host, Some(5.0), &by("ana")).await.unwrap();
 

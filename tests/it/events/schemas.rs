@@ -7,6 +7,7 @@ use sluice::{
     events::publish_once,
     ledger::{By, OperatorLedger, Scope},
 };
+use tests::ledger::Ledger;
 
 use super::Recorder;
 use crate::{
@@ -83,7 +84,7 @@ async fn every_event_is_what_its_schema_says_and_each_schema_has_an_event() {
     ledger.cancel(dead, &told).await.unwrap();
     ledger.pause(Scope::Host, HOST, &by("ana")).await.unwrap();
     ledger.resume(Scope::Host, HOST, &by("ana")).await.unwrap();
-    ledger.hold(Scope::Step, CREATE, Duration::from_secs(60), &by("ana")).await.unwrap();
+    ledger.hold(Scope::Step, CREATE, Duration::from_secs(60)).await.unwrap();
     superuser
         .run(
             "update sluice.resource set secret = 'drawn-0f-ada';

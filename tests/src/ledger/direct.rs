@@ -1,11 +1,11 @@
-//! What only tests ask of a ledger: to start runs that nobody has requested.
+//! What only tests ask of a ledger: to start runs that nobody has requested, and to hold any gate.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use sluice::{
     database::Database,
-    ledger::{Asked, OperatorLedger, RelayLedger, Result, WorkerLedger, postgres::Postgres},
+    ledger::{Asked, OperatorLedger, RelayLedger, Result, Scope, WorkerLedger, postgres::Postgres},
 };
 use sqlx::error::DatabaseError;
 use uuid::Uuid;
@@ -43,11 +43,18 @@ pub enum Started {
 pub trait Ledger: RelayLedger + WorkerLedger + OperatorLedger {
     /// Start these runs, or join those that are there. One answer per run, in order.
     fn start(&self, runs: &[NewRun]) -> impl Asked<Vec<Started>>;
+
+    /// Close the gate for so long. A longer hold that is there stays: `false`.
+    fn hold(&self, scope: Scope, name: &str, duration: Duration) -> impl Asked<bool>;
 }
 
 impl Ledger for ModelLedger {
     async fn start(&self, runs: &[NewRun]) -> Result<Vec<Started>> {
         Ok(runs.iter().map(|run| self.transact(|tx| tx.start(run))).collect())
+    }
+
+    async fn hold(&self, scope: Scope, name: &str, duration: Duration) -> Result<bool> {
+        Ok(self.transact(|tx| tx.hold(scope, name, duration)))
     }
 }
 
@@ -59,6 +66,10 @@ impl Ledger for Postgres {
             started.push(self.within(start(self.database(), run)).await?);
         }
         Ok(started)
+    }
+
+    async fn hold(&self, scope: Scope, name: &str, duration: Duration) -> Result<bool> {
+        self.within(hold(self.database(), scope, name, duration)).await
     }
 }
 
@@ -85,6 +96,21 @@ async fn start(database: &Database, run: &NewRun) -> Result<Started> {
         "dead" => Started::Joined(id, RunState::Dead),
         _ => Started::Joined(id, RunState::Active),
     })
+}
+
+async fn hold(database: &Database, scope: Scope, name: &str, duration: Duration) -> Result<bool> {
+    let mut tx = database.begin().await?;
+    let make = tx.query("insert into sluice.gate (scope, name) values ($1, $2) on conflict do nothing");
+    make.bind(scope.as_str()).bind(name.to_owned()).execute(tx.connection()).await?;
+    let sql = "update sluice.gate
+        set hold_until = now() + make_interval(secs => $3), hold_reason = 'held by a test'
+        where scope = $1
+          and name = $2
+          and coalesce(hold_until, '-infinity') < now() + make_interval(secs => $3)";
+    let hold = tx.query(sql).bind(scope.as_str()).bind(name.to_owned()).bind(duration.as_secs_f64());
+    let held = hold.execute(tx.connection()).await?.rows_affected() > 0;
+    tx.commit().await?;
+    Ok(held)
 }
 
 /// Whether the database refused what the run's row would hold.

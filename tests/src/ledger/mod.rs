@@ -284,10 +284,6 @@ impl OperatorLedger for ModelLedger {
         Ok(self.transact(|tx| tx.resume(scope, name)))
     }
 
-    async fn hold(&self, scope: Scope, name: &str, duration: Duration, _by: &By) -> Result<bool> {
-        Ok(self.transact(|tx| tx.hold(scope, name, duration)))
-    }
-
     async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, _by: &By) -> Result<bool> {
         Ok(self.transact(|tx| tx.set_rate(scope, name, rate)))
     }

@@ -33,16 +33,6 @@ pub(super) async fn resume(ledger: &Postgres, scope: Scope, name: &str, by: &By)
     finish(tx, resume, "resume", by, json!({ "scope": scope.as_str(), "name": name })).await
 }
 
-pub(super) async fn hold(ledger: &Postgres, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
-    let mut tx = ledger.database.begin().await?;
-    ensure(&mut tx, scope, name).await?;
-    let reason =
-        by.note.as_ref().map_or_else(|| format!("held by {}", by.actor), |note| format!("{}: {note}", by.actor));
-    let held = hold_in(&tx, scope, name, duration, &reason);
-    let detail = json!({ "scope": scope.as_str(), "name": name, "seconds": seconds(duration) });
-    finish(tx, held, "hold", by, detail).await
-}
-
 /// Closes the gate for so long, unless it is held for longer already.
 pub(super) fn hold_in(tx: &Tx, scope: Scope, name: &str, duration: Duration, reason: &str) -> Statement {
     let sql = "update sluice.gate

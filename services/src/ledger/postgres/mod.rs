@@ -211,10 +211,6 @@ impl OperatorLedger for Postgres {
         self.within(gate::resume(self, scope, name, by)).await
     }
 
-    async fn hold(&self, scope: Scope, name: &str, duration: Duration, by: &By) -> Result<bool> {
-        self.within(gate::hold(self, scope, name, duration, by)).await
-    }
-
     async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> Result<bool> {
         self.within(gate::set_rate(self, scope, name, rate, by)).await
     }
