@@ -40,10 +40,7 @@ pub async fn keep(stage: Arc<Stage>, number: usize) {
 
 fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     let duties = Arc::new(Duties::new(stage.clone(), process.clone()));
-    let mut tasks = vec![
-        stage.spawn("intake", intake(duties.clone())),
-        stage.spawn("rescue", rescue(duties.clone())),
-    ];
+    let mut tasks = vec![stage.spawn("intake", intake(duties.clone())), stage.spawn("rescue", rescue(duties.clone()))];
     if stage.plan.removed != Some(Removed::Scan) {
         tasks.push(stage.spawn("dispatch", dispatch(duties)));
     }
@@ -99,7 +96,7 @@ async fn intake(duties: Arc<Duties>) {
         duties.process.pass().await;
         pause = match relay::intake_once(&duties.ledger, duties.settings.batch).await {
             Ok(intake) => {
-                let taken = intake.total();
+                let taken = intake.started.len() + intake.revived.len() + intake.joined;
                 duties.push(intake.due).await;
                 if taken >= duties.settings.batch { Duration::ZERO } else { INTAKE }
             }

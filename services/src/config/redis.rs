@@ -5,7 +5,7 @@ use url::Url;
 use workflows::secret::Secret;
 
 use super::{Faults, fault::ENCODE};
-use crate::queue::{self, Transport};
+use crate::queue::{self, BadPrefix, Transport};
 
 #[derive(Args)]
 #[command(next_help_heading = "Redis")]
@@ -40,10 +40,8 @@ impl RedisOptions {
         let what = "give the address of Redis, redis://[user:password@]host:6379";
         let url = faults.required("REDIS_URL", self.redis_url.as_deref(), what);
         let url = url.map(str::trim).filter(|url| is_redis(url, faults));
-        let prefix = self.redis_prefix.trim().parse().ok().or_else(|| {
-            let problem = "expected 1 to 40 letters, digits, hyphens or underscores";
-            faults.refuse("REDIS_PREFIX", &self.redis_prefix, problem)
-        });
+        let bad = |problem: BadPrefix| faults.add("REDIS_PREFIX", &self.redis_prefix, problem.to_string());
+        let prefix = self.redis_prefix.trim().parse().map_err(bad).ok();
         let transports = [("lists", Transport::Lists), ("apalis-redis", Transport::ApalisRedis)];
         let transport = faults.choice("QUEUE_TRANSPORT", &self.queue_transport, &transports);
         let high_water = faults.number("QUEUE_HIGH_WATER", &self.queue_high_water, 1..=100_000);

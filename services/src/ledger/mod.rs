@@ -190,12 +190,6 @@ pub struct Intake {
     pub due: Vec<Due>,
 }
 
-impl Intake {
-    pub fn total(&self) -> usize {
-        self.started.len() + self.revived.len() + self.joined
-    }
-}
-
 /// Who works.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Worker {
@@ -574,6 +568,3 @@ pub struct Traced {
     pub was: Option<String>,
     pub now: String,
 }
-
-/// Draws what must be random or fresh.
-pub type Draw<T> = Arc<dyn Fn() -> T + Send + Sync>;

@@ -71,15 +71,9 @@ pub struct BadConfig {
     pub(super) source: RedisError,
 }
 
-/// What all keys begin with: letters, digits, hyphens and underscores, at most 40.
+/// What all keys begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix(String);
-
-impl Default for Prefix {
-    fn default() -> Self {
-        Self("sluice".to_owned())
-    }
-}
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,9 +82,9 @@ impl fmt::Display for Prefix {
 }
 
 /// A text that is no prefix.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("Redis key prefix {0:?} is not valid: expected 1 to 40 letters, digits, hyphens or underscores")]
-pub struct BadPrefix(String);
+#[derive(Debug, thiserror::Error)]
+#[error("expected 1 to 40 letters, digits, hyphens or underscores")]
+pub struct BadPrefix;
 
 impl FromStr for Prefix {
     type Err = BadPrefix;
@@ -98,7 +92,7 @@ impl FromStr for Prefix {
     fn from_str(text: &str) -> Result<Self, BadPrefix> {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if text.is_empty() || text.len() > 40 || !text.chars().all(fits) {
-            return Err(BadPrefix(text.chars().take(80).collect()));
+            return Err(BadPrefix);
         }
         Ok(Self(text.to_owned()))
     }

@@ -34,8 +34,6 @@ pub struct Status {
     pub worker: Option<Arc<str>>,
     /// How often the worker had to be rebuilt.
     pub rebuilds: u64,
-    /// Why it was rebuilt last.
-    pub last_error: Option<String>,
     /// Handlers that panicked.
     pub panics: u64,
     /// Handlers that were dropped when the grace period of a drain was over; their leases expire.
@@ -136,10 +134,7 @@ impl Consumer {
             if backoff == FIRST_BACKOFF {
                 tracing::warn!(step = %self.step, worker = %name, error, "Redis is lost; trying again");
             }
-            self.state.status.send_modify(|status| {
-                status.rebuilds += 1;
-                status.last_error = Some(error);
-            });
+            self.state.status.send_modify(|status| status.rebuilds += 1);
             let _ = time::timeout(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0), shutdown.cancelled()).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }

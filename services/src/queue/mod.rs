@@ -22,7 +22,7 @@ mod sink;
 pub mod wakes;
 
 pub use check::{Finding, Severity};
-pub use config::{BadConfig, Config, Prefix, Transport};
+pub use config::{BadConfig, BadPrefix, Config, Prefix, Transport};
 pub use consume::{Consumer, Drained, Status};
 pub use hint::Hint;
 pub use send::send;

@@ -112,8 +112,7 @@ async fn one_fails(engine: &Engine) {
 
 /// A worker as a process of its own, to be killed.
 async fn start_process(engine: &Engine) -> Process {
-    let program =
-        Program::new(binary("sluice").unwrap()).args(["worker"]).args(provision::step_names().map(|s| s.to_string()));
+    let program = Program::new(binary("sluice").unwrap()).args(["worker"]).args(STEPS);
     let redis = servers::shared().await.redis.url();
     let variables = [
         ("DATABASE_URL", engine.app.options().to_url_lossy().to_string()),
@@ -139,7 +138,7 @@ async fn redis() -> ::redis::aio::MultiplexedConnection {
 async fn held(engine: &Engine) -> i64 {
     let mut redis = redis().await;
     let mut held = 0;
-    for step in provision::step_names() {
+    for step in STEPS {
         let key = format!("{}:{step}:held", engine.prefix);
         let hints: i64 = ::redis::cmd("ZCARD").arg(key).query_async(&mut redis).await.unwrap();
         held += hints;

@@ -35,7 +35,10 @@ use workflows::{
     workflow::Catalog,
 };
 
-use crate::app::{App, another_workflows};
+use crate::{
+    app::{App, another_workflows},
+    conformance::bench::STEPS,
+};
 
 /// Long enough for a loaded machine with two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -153,7 +156,7 @@ impl Engine {
 
     async fn start_worker(&mut self, key: &str, stop: CancellationToken) {
         let settings = worker::Settings {
-            steps: provision::step_names().to_vec(),
+            steps: STEPS.map(|step| step.parse().unwrap()).to_vec(),
             concurrency: NonZeroUsize::new(20).unwrap(),
             grace: Duration::from_secs(5),
             rules: self.options.rules,

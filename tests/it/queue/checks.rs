@@ -130,7 +130,7 @@ async fn a_wrong_password_or_database_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_that_is_none_is_refused_without_showing_it() {
-    let config = Config::new(Secret::new("postgres://u:hunter2@host/db"), Prefix::default());
+    let config = Config::new(Secret::new("postgres://u:hunter2@host/db"), "sluice".parse().unwrap());
 
     let error = Queue::connect(&config).err().expect("it is no Redis URL").to_string();
 

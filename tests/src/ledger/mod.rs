@@ -30,8 +30,8 @@ use std::{
 };
 
 use sluice::ledger::{
-    Ask, By, Changed, Claimed, Draw, Expired, HostGate, Intake, Lease, OperatorLedger, Probe, RelayLedger, Result,
-    Settled, Settlement, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
+    Ask, By, Changed, Claimed, Expired, HostGate, Intake, Lease, OperatorLedger, Probe, RelayLedger, Result, Settled,
+    Settlement, Traced, Upkeep, Waiting, WholeRun, Worker, WorkerLedger,
 };
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
@@ -51,6 +51,9 @@ pub use self::{
     },
     safeguard::Safeguard,
 };
+
+/// Draws what must be random or fresh.
+pub type Draw<T> = Arc<dyn Fn() -> T + Send + Sync>;
 
 /// The time since a moment of the caller's choice. It never goes back.
 pub type Clock = Draw<Duration>;

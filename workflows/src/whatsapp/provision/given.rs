@@ -138,8 +138,6 @@ pub struct Given {
     /// Whether that webhook is known to have been changed at the API.
     pub drifted_before: bool,
     pub counts: Counts,
-    /// The run's input for the first step, else the output of the step before.
-    pub input: Value,
 }
 
 impl Given {
@@ -164,7 +162,6 @@ impl Given {
             webhook_before: input.memory.get(key::WEBHOOK).and_then(|digest| Digest::deserialize(digest).ok()),
             drifted_before: input.memory.get(key::DRIFT).is_some_and(|drift| !drift.is_null()),
             counts: Counts::of(&input.memory),
-            input: input.input.clone(),
         }
     }
 

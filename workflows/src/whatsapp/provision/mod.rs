@@ -250,8 +250,3 @@ impl<E: ExclusiveEvolution + Send + Sync> Workflow for Provision<E> {
         })
     }
 }
-
-/// The steps by name, so that the engine's registry and this module cannot drift apart.
-pub fn step_names() -> [StepName; 3] {
-    [CREATE_INSTANCE, CONFIGURE_WEBHOOKS, VERIFY].map(|name| name.parse().expect("the step names are valid"))
-}

@@ -109,11 +109,6 @@ impl Settings {
         }
         Err(faults)
     }
-
-    /// What is asked of the API for each instance: reconcile compares with it.
-    pub fn webhook(&self) -> &WebhookTemplate {
-        &self.webhook
-    }
 }
 
 impl Timings {

@@ -79,7 +79,7 @@ fn values_are_encoded_in_the_url_and_plain_in_a_header() {
     options.webhook.headers = [("X-Instance".to_owned(), Secret::new("{instance}"))].into();
     let given = Given { instance: "a/b c&d".parse().unwrap(), token: Secret::new("t/1?&"), ..given() };
 
-    let (webhook, asked) = Settings::parse(options).unwrap().webhook().expand(&given).unwrap();
+    let (webhook, asked) = Settings::parse(options).unwrap().webhook.expand(&given).unwrap();
 
     assert_eq!(webhook.url.expose(), "https://u:pass-word@app.test/a%2Fb%20c%26d?t=t%2F1%3F%26&j={%22a%22:1}");
     assert_eq!(webhook.headers["X-Instance"].expose(), "a/b c&d");
@@ -92,7 +92,7 @@ fn a_value_that_no_header_can_carry_is_refused_when_it_is_expanded() {
     options.webhook.headers = [("X-Instance".to_owned(), Secret::new("{instance}"))].into();
     let given = Given { instance: "inst_é".parse().unwrap(), ..given() };
 
-    let fault = Settings::parse(options).unwrap().webhook().expand(&given).unwrap_err();
+    let fault = Settings::parse(options).unwrap().webhook.expand(&given).unwrap_err();
 
     assert!(fault.to_string().starts_with("webhook.headers.X-Instance: its value is none"));
 }
