@@ -47,10 +47,10 @@ pub async fn create_instance(
 }
 
 async fn make_or_find(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, host: &Host) -> Outcome {
-    let Attempt { api, given, settings, .. } = *attempt;
+    let Attempt { api, given, .. } = *attempt;
     let seen = match given.created_before {
         true => look(&**api, given).await,
-        false => first_look(&**api, given, settings, host).await,
+        false => first_look(&**api, given, host).await,
     };
     if !matches!(seen, Look::NotLoaded) {
         attempt.counts.not_loaded = 0;
@@ -66,10 +66,7 @@ async fn make_or_find(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, host
 
 /// No create of ours was ever sent for this name. The API refuses a name that it has loaded; where it may be loading still,
 /// the list of its database tells whether somebody else made one.
-async fn first_look(api: &impl Evolution, given: &Given, settings: &Settings, host: &Host) -> Look {
-    if settings.timings.loading.is_zero() {
-        return Look::Absent;
-    }
+async fn first_look(api: &impl Evolution, given: &Given, host: &Host) -> Look {
     match host.roster(api).await {
         Ok(roster) if roster.get(&given.instance).is_some() => look(api, given).await,
         Ok(_) => Look::Absent,

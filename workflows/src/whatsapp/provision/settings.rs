@@ -53,8 +53,7 @@ pub struct Timings {
     pub qr_pause: Duration,
     /// How long all of these may take together: the user is ready without a code after that.
     pub qr_limit: Duration,
-    /// How long the API may take, after its start, to load its instances. Nothing: its cache of instances is known to be off
-    /// (CACHE_REDIS_SAVE_INSTANCES=false), so that it refuses a create for a name that it has not loaded yet.
+    /// How long the API may take, after its start, to load its instances.
     pub loading: Duration,
 }
 
@@ -101,33 +100,6 @@ impl Settings {
     /// Checks everything and reports every fault.
     pub fn parse(options: Options) -> Result<Self, Vec<Fault>> {
         let Options { webhook, qr_at_signup, amqp_mode, timings } = options;
-        let mut faults = timings.faults();
-        match WebhookTemplate::parse(webhook) {
-            Ok(webhook) if faults.is_empty() => return Ok(Self { webhook, qr_at_signup, amqp_mode, timings }),
-            Ok(_) => {}
-            Err(more) => faults.extend(more),
-        }
-        Err(faults)
-    }
-}
-
-impl Timings {
-    fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        for (setting, value) in [
-            ("timings.read_back_pause", self.read_back_pause),
-            ("timings.quiet", self.quiet),
-            ("timings.gone_after", self.gone_after),
-        ] {
-            if value < Duration::from_millis(10) {
-                faults.push(Fault::new(setting, format!("{value:?} is too short: expected 10 ms or more")));
-            }
-        }
-        if self.read_back_limit < self.quiet {
-            let (limit, quiet) = (self.read_back_limit, self.quiet);
-            let problem = format!("{limit:?} is shorter than timings.quiet ({quiet:?}): nothing would ever be known");
-            faults.push(Fault::new("timings.read_back_limit", problem));
-        }
-        faults
+        Ok(Self { webhook: WebhookTemplate::parse(webhook)?, qr_at_signup, amqp_mode, timings })
     }
 }

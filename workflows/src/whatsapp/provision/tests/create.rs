@@ -11,7 +11,7 @@ use super::{
     assert_no_secret, end, script,
     script::{
         Calls, Reply, Script, absent, answer, database_away, found, given, gone, host, in_use, not_in_list, not_loaded,
-        not_there, options, phantom, refused, roster_with, settings, timed_out,
+        not_there, phantom, refused, roster_with, settings, timed_out,
     },
     success,
 };
@@ -82,13 +82,6 @@ fn listed_only() -> Calls {
 /// What a failure leaves in the memory under this key.
 fn kept(outcome: &Outcome, key: &str) -> Option<u64> {
     outcome.failure().unwrap().memory.get(key).and_then(Value::as_u64)
-}
-
-/// Of an API whose cache of instances is known to be off.
-fn without_loading() -> Settings {
-    let mut options = options();
-    options.timings.loading = Duration::ZERO;
-    Settings::parse(options).unwrap()
 }
 
 #[test]
@@ -287,13 +280,6 @@ fn an_instance_that_somebody_else_made_is_not_destroyed_while_the_api_loads() {
     assert_eq!(end(&outcome), ("defer", Class::Loading));
 }
 
-#[test]
-fn an_api_whose_cache_is_known_to_be_off_is_asked_for_no_list() {
-    let script = Script::new([vec![(Version, Reply::Version("2.3.7"))], made()].concat());
-
-    success(script.play(create(&script, &given(), &without_loading(), &Host::default())));
-}
-
 fn never_loaded(looks: u32) -> Given {
     Given { counts: Counts { not_loaded: looks, ..Counts::default() }, ..again() }
 }
@@ -460,10 +446,11 @@ fn an_attempt_that_asked_the_host_nothing_does_not_hide_its_silence() {
 
 #[test]
 fn a_newer_version_is_said_once_and_with_what_nobody_recorded() {
-    let script = Script::new([vec![(Version, Reply::Version("2.4.0"))], made()].concat());
+    let asked = vec![(Version, Reply::Version("2.4.0")), (Roster, Reply::Roster(vec![]))];
+    let script = Script::new([asked, made()].concat());
     let host = Host::default();
 
-    let first = host.say(script.play(create(&script, &given(), &without_loading(), &host)));
+    let first = host.say(script.play(create(&script, &given(), &settings(), &host)));
     let odd = ErrorKind::Unreadable { status: 200, what: "not a list".into() };
     let later = host.say(classify::outcome(&ApiError { call: Fetch, kind: odd }, &given().instance));
 
