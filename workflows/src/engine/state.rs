@@ -259,34 +259,6 @@ mod tests {
     }
 
     #[test]
-    fn failures_end_in_a_dead_letter_only_when_the_budget_is_spent() {
-        let mut current = step(StepState::Running);
-
-        for failures in 1..3 {
-            let (next, effects) = transition(current, Event::Fail, &LIMITS).unwrap();
-            assert_eq!((next.state, next.spent.failures), (StepState::Due, failures));
-            assert_eq!(effects, [Effect::RecordAttempt]);
-            current = Step { state: StepState::Running, ..next };
-        }
-        let (last, effects) = transition(current, Event::Fail, &LIMITS).unwrap();
-
-        assert_eq!(last.state, StepState::Dead);
-        assert!(effects.contains(&Effect::Bury(DeathReason::AttemptsExhausted)));
-    }
-
-    #[test]
-    fn a_defer_spends_nothing() {
-        let mut current = step(StepState::Running);
-
-        for _ in 0..1000 {
-            let (next, _) = transition(current, Event::Defer, &LIMITS).unwrap();
-            current = Step { state: StepState::Running, ..next };
-        }
-
-        assert_eq!((current.spent.failures, current.spent.crashes), (0, 0));
-    }
-
-    #[test]
     fn a_revived_step_has_a_fresh_budget() {
         let spent = Spent { failures: 3, crashes: 1, send_backs: 1, defers: 9 };
 
