@@ -37,14 +37,8 @@ pub struct AmqpModeOptions {
 
 impl AmqpModeOptions {
     pub fn read(&self, faults: &mut Faults) -> Option<AmqpMode> {
-        match self.evolution_amqp_mode.trim() {
-            "global" => Some(AmqpMode::Global),
-            "instance" => Some(AmqpMode::Instance),
-            _ => {
-                faults.add("EVOLUTION_AMQP_MODE", &self.evolution_amqp_mode, "expected global or instance");
-                None
-            }
-        }
+        let modes = [("global", AmqpMode::Global), ("instance", AmqpMode::Instance)];
+        faults.choice("EVOLUTION_AMQP_MODE", &self.evolution_amqp_mode, &modes)
     }
 }
 
