@@ -16,8 +16,7 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            ApiError, ApiState, Call, Connect, ErrorKind, Event, Evolution, ExclusiveEvolution, Own, RetryAfter,
-            Webhook,
+            ApiError, ApiState, Call, Connect, ErrorKind, Evolution, ExclusiveEvolution, Own, RetryAfter, Webhook,
             classify::{Verdict, classify},
         },
         names::InstanceName,
@@ -138,7 +137,7 @@ async fn a_webhook_goes_out_whole_and_its_row_comes_back() {
     let webhook = Webhook {
         enabled: true,
         url: Secret::new("https://app.test/x"),
-        events: [Event::Call].into(),
+        events: ["CALL".parse().unwrap()].into(),
         headers: [("jwt_key".to_owned(), Secret::new("k-12345"))].into(),
         by_events: false,
         base64: true,
