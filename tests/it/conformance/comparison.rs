@@ -91,7 +91,8 @@ pub async fn an_only_step_moves_as_the_state_machine_says(bench: &Bench<impl Wor
 }
 
 async fn compare_all(bench: &Bench<impl World>, subject: Subject) {
-    for state in StepState::ALL {
+    use StepState::*;
+    for state in [Due, Running, Succeeded, Dead, Cancelled] {
         for event in subject.events() {
             compare(bench, subject, state, event).await;
         }

@@ -17,7 +17,7 @@ use tests::servers::{self, Database, fresh_database_from, until};
 use workflows::{
     definition::{LEASE, Registry},
     ids::{ResourceName, RunId},
-    state::{RunState, Spent, StepState},
+    state::{RunState, Spent},
     whatsapp::names::UserId,
 };
 
@@ -155,7 +155,7 @@ impl World for InPostgres {
     async fn run(&self, run: RunId) -> RunState {
         let select = "select state from sluice.run where id = $1";
         let state: String = sqlx::query_scalar(select).bind(run.uuid()).fetch_one(&self.pool).await.unwrap();
-        state.parse().unwrap()
+        labelled(state)
     }
 
     async fn step(&self, run: RunId, position: i16) -> Option<StepSeen> {
@@ -180,7 +180,7 @@ impl World for InPostgres {
             send_backs: count(send_backs),
             defers: count(defers),
         };
-        Some(StepSeen { state: state.parse::<StepState>().unwrap(), generation, spent, moment, output })
+        Some(StepSeen { state: labelled(state), generation, spent, moment, output })
     }
 
     async fn attempts(&self, run: RunId) -> Vec<AttemptSeen> {

@@ -6,7 +6,9 @@
 //!    └────────────── the run that was let through gets an answer ────────────────────────────────────┘
 //! ```
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
+
+use serde::Deserialize;
 
 use super::{
     ids::RunId,
@@ -14,7 +16,8 @@ use super::{
 };
 
 /// Where a breaker stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     #[default]
     Closed,
@@ -25,7 +28,8 @@ pub enum State {
 }
 
 /// Why a breaker is not closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The host does not answer, or only with errors.
     Outage,
@@ -283,35 +287,12 @@ impl Cause {
 }
 
 impl State {
-    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
-
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Open => "open",
             Self::HalfOpen => "half_open",
         }
-    }
-}
-
-/// A text in a breaker's column that means nothing.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no state or cause of a breaker: the schema is newer than this program; deploy the newer one")]
-pub struct Unknown(String);
-
-impl FromStr for State {
-    type Err = Unknown;
-
-    fn from_str(text: &str) -> Result<Self, Unknown> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| Unknown(text.to_owned()))
-    }
-}
-
-impl FromStr for Cause {
-    type Err = Unknown;
-
-    fn from_str(text: &str) -> Result<Self, Unknown> {
-        [Self::Outage, Self::Key].into_iter().find(|c| c.as_str() == text).ok_or_else(|| Unknown(text.to_owned()))
     }
 }
 

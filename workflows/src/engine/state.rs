@@ -35,8 +35,6 @@ pub enum StepState {
 }
 
 impl RunState {
-    pub const ALL: [Self; 4] = [Self::Active, Self::Succeeded, Self::Dead, Self::Cancelled];
-
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -48,8 +46,6 @@ impl RunState {
 }
 
 impl StepState {
-    pub const ALL: [Self; 5] = [Self::Due, Self::Running, Self::Succeeded, Self::Dead, Self::Cancelled];
-
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Due => "due",
@@ -58,27 +54,6 @@ impl StepState {
             Self::Dead => "dead",
             Self::Cancelled => "cancelled",
         }
-    }
-}
-
-/// A text in a state column that is no state.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no state of a run or step: the schema is newer than this program; deploy the newer one")]
-pub struct UnknownState(String);
-
-impl std::str::FromStr for RunState {
-    type Err = UnknownState;
-
-    fn from_str(text: &str) -> Result<Self, UnknownState> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
-    }
-}
-
-impl std::str::FromStr for StepState {
-    type Err = UnknownState;
-
-    fn from_str(text: &str) -> Result<Self, UnknownState> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
     }
 }
 

@@ -173,5 +173,5 @@ impl Cancel {
 }
 
 fn state(text: &str) -> Result<RunState, String> {
-    text.parse().map_err(|_| "expected active, succeeded, dead or cancelled".to_owned())
+    serde_json::from_value(text.into()).map_err(|_| "expected active, succeeded, dead or cancelled".to_owned())
 }

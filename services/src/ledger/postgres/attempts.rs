@@ -13,8 +13,8 @@ use workflows::{
 };
 
 use super::{
-    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_locked, is_row_fault, parse,
-    seconds, upkeep::EndedRow,
+    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_locked, is_row_fault,
+    label, parse, seconds, upkeep::EndedRow,
 };
 use crate::ledger::{
     CarriedOn, Claim, Due, Error, Key, Refusal,
@@ -209,7 +209,7 @@ async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Resul
 impl SettledRow {
     /// `sent` is when the settlement was, `token` what it gave for the step after its own.
     fn settled(self, settlement: &Settlement, token: Token, sent: Instant) -> Result<Settled> {
-        let run: RunState = parse(&self.run_state)?;
+        let run: RunState = label(&self.run_state)?;
         let due = match (self.due_step, self.due_position, self.due_generation) {
             (Some(step), Some(position), Some(generation)) => Some(Due {
                 key: DueKey { run: settlement.key.run, position, generation },

@@ -10,7 +10,7 @@ use workflows::{
     ids::RunId,
 };
 
-use super::{HostGate, Postgres, Probe, Result, Scope, count, duration, gate, parse, seconds};
+use super::{HostGate, Postgres, Probe, Result, Scope, count, duration, gate, label, seconds};
 use crate::database::Tx;
 
 pub(super) async fn report(
@@ -99,8 +99,8 @@ async fn lock(tx: &mut Tx, host: &str) -> Result<(Breaker, Option<String>)> {
         for no key update";
     let row: BreakerRow = tx.query_as(sql).bind(host.to_owned()).fetch_one(tx.connection()).await?;
     let breaker = Breaker {
-        state: parse(&row.breaker)?,
-        cause: row.breaker_cause.as_deref().map(parse).transpose()?,
+        state: label(&row.breaker)?,
+        cause: row.breaker_cause.as_deref().map(label).transpose()?,
         failing: row.failing_runs.into_iter().map(RunId::new).collect(),
         failing_for: duration(Some(row.failing_for)),
         probes: count(row.probes),
@@ -168,8 +168,8 @@ async fn finish(mut tx: Tx, host: &str) -> Result<HostGate> {
 fn seen(rows: Vec<GateRow>) -> Result<HostGate> {
     let Some(row) = rows.into_iter().next() else { return Ok(HostGate::default()) };
     Ok(HostGate {
-        breaker: parse(&row.breaker)?,
-        cause: row.breaker_cause.as_deref().map(parse).transpose()?,
+        breaker: label(&row.breaker)?,
+        cause: row.breaker_cause.as_deref().map(label).transpose()?,
         failing: row.failing,
         probe_due: row.probe_due,
         closed_for: row.closed_for.map(|ago| duration(Some(ago))),

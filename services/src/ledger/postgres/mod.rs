@@ -12,6 +12,7 @@ mod upkeep;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use workflows::{
     breaker::{Answer, Rules, Signal, Word},
@@ -235,6 +236,11 @@ fn is_locked(error: &Error) -> bool {
 
 fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T> {
     text.parse().map_err(|error: T::Err| Error::Unreadable(error.to_string()))
+}
+
+/// The state, cause or reason of this name.
+fn label<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_value(text.into()).map_err(|_| Error::Unreadable(format!("the label {text:?}")))
 }
 
 fn count(number: i32) -> u32 {

@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::ids::RunId;
 
-use super::{By, Changed, DueKey, Intake, Postgres, Result, Traced, Waiting, duration, limit, parse};
+use super::{By, Changed, DueKey, Intake, Postgres, Result, Traced, Waiting, duration, label, limit, parse};
 use crate::ledger::{Due, TakenIn};
 
 /// A row of `sluice.taken`.
@@ -141,7 +141,7 @@ pub(super) async fn revive(ledger: &Postgres, run: RunId, by: &By) -> Result<Cha
     Ok(match before.as_deref() {
         None => Changed::Missing,
         Some("dead") => Changed::Yes,
-        Some(state) => Changed::No(parse(state)?),
+        Some(state) => Changed::No(label(state)?),
     })
 }
 
@@ -161,6 +161,6 @@ pub(super) async fn end(ledger: &Postgres, run: RunId, by: &By, which: Which) ->
         None => Changed::Missing,
         Some("yes") => Changed::Yes,
         Some("at_settle") => Changed::AtSettle,
-        Some(state) => Changed::No(parse(state)?),
+        Some(state) => Changed::No(label(state)?),
     })
 }
