@@ -12,10 +12,7 @@ use crate::{
         output::{self, Column, EXIT_CODES, Form, or_dash, shortened, table},
     },
     config::StatsOptions,
-    ledger::postgres::{
-        Postgres,
-        read::{self, COUNTED, Gate, OpenLetters, Pending, ReadOnly, Steps},
-    },
+    ledger::postgres::read::{self, COUNTED, Gate, OpenLetters, Pending, ReadOnly, Steps, Taken},
     process,
     queue::{self, Queue},
 };
@@ -63,28 +60,23 @@ impl Stats {
     pub(super) fn run(self) -> ExitCode {
         process::read(self.config.parse(), async |(ledger, queue)| {
             let ledger = process::open(&ledger).await?;
-            let report = Report {
-                read_only: read::read_only(&ledger).await?,
-                steps: queues(&ledger, queue.as_ref()).await?,
-                gates: read::gates(&ledger).await?,
-                dead_letters: read::open_letters(&ledger).await?,
-                projections_pending: read::pending_projections(&ledger).await?,
-            };
-            self.form.print(&report, describe)
+            let read_only = read::read_only(&ledger).await?;
+            let Taken { steps, gates, letters: dead_letters, pending: projections_pending, .. } =
+                read::standing(&ledger).await?;
+            let steps = with_depths(steps, queue.as_ref()).await;
+            self.form.print(&Report { read_only, steps, gates, dead_letters, projections_pending }, describe)
         })
     }
 }
 
-/// Every queue that a build has registered.
-async fn queues(ledger: &Postgres, redis: Option<&queue::Config>) -> anyhow::Result<Vec<QueueLine>> {
-    let steps = read::steps(ledger).await?;
+async fn with_depths(steps: Vec<Steps>, redis: Option<&queue::Config>) -> Vec<QueueLine> {
     let mut redis = redis.and_then(|config| said(Queue::connect(config)));
     let mut lines = Vec::with_capacity(steps.len());
     for steps in steps {
         let redis_depth = depth(&mut redis, &steps.step).await;
         lines.push(QueueLine { steps, redis_depth });
     }
-    Ok(lines)
+    lines
 }
 
 /// A Redis that did not answer is not asked again.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Gate, OpenLetters, Pending, Postgres, Result, Steps,
-    queues::{gates_in, open_letters_in, pending_projections_in, steps_in},
+    Gate, OpenLetters, Pending, Postgres, Result, Steps, begin,
+    queues::{gates, open_letters, pending_projections, steps},
     seconds,
 };
 use crate::{database::Tx, ledger::Error};
@@ -34,14 +34,19 @@ pub struct Taken {
     pub oldest_event_at: Option<DateTime<Utc>>,
 }
 
+/// How the system stands now. Keeps nothing: a standby answers too.
+pub async fn standing(ledger: &Postgres) -> Result<Taken> {
+    take(&mut begin(ledger).await?).await
+}
+
 /// The gauges, none older than `max_age`, unless another relay is taking them this moment.
 pub async fn gauges(ledger: &Postgres, max_age: Duration) -> Result<Gauges> {
-    let begin = "begin isolation level read committed read write; \
+    let write = "begin isolation level read committed read write; \
         set local lock_timeout = '1s'; \
         set local statement_timeout = '2s'; \
         set local idle_in_transaction_session_timeout = '10s'; \
         set local jit = off";
-    let mut tx = ledger.database.begin_with(begin).await?;
+    let mut tx = ledger.database.begin_with(write).await?;
     let gauges = match lock_if_older(&mut tx, max_age).await? {
         Some(now) => {
             let taken = take(&mut tx).await?;
@@ -67,10 +72,10 @@ async fn lock_if_older(tx: &mut Tx, age: Duration) -> Result<Option<DateTime<Utc
 
 async fn take(tx: &mut Tx) -> Result<Taken> {
     Ok(Taken {
-        steps: steps_in(tx).await?,
-        gates: gates_in(tx).await?,
-        letters: open_letters_in(tx).await?,
-        pending: pending_projections_in(tx).await?,
+        steps: steps(tx).await?,
+        gates: gates(tx).await?,
+        letters: open_letters(tx).await?,
+        pending: pending_projections(tx).await?,
         oldest_event_at: oldest_event(tx).await?,
     })
 }

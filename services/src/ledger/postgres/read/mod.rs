@@ -19,12 +19,9 @@ pub(super) use self::secrets::Secrets;
 pub use self::{
     events::{EventFilter, ListedEvent, Published, events},
     export::export,
-    gauges::{Gauges, Taken, gauges},
+    gauges::{Gauges, Taken, gauges, standing},
     letters::{Letter, LetterFilter, LetterId, Which, letters, letters_by_id},
-    queues::{
-        COUNTED, Gate, OpenLetters, Pending, ReadOnly, STEPS, Steps, Unfinished, gates, known, open_letters,
-        pending_projections, read_only, steps,
-    },
+    queues::{COUNTED, Gate, OpenLetters, Pending, ReadOnly, STEPS, Steps, Unfinished, known, read_only},
     run::{Attempt, Event, RunDetail, Step, run},
     runs::{Run, RunFilter, runs},
     waits::Wait,

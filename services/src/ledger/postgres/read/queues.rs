@@ -107,28 +107,8 @@ pub async fn read_only(ledger: &Postgres) -> Result<Option<ReadOnly>> {
     })
 }
 
-/// Every queue that a build has registered.
-pub async fn steps(ledger: &Postgres) -> Result<Vec<Steps>> {
-    steps_in(&mut begin(ledger).await?).await
-}
-
-/// Every gate.
-pub async fn gates(ledger: &Postgres) -> Result<Vec<Gate>> {
-    gates_in(&mut begin(ledger).await?).await
-}
-
-/// The open dead letters, by reason and step.
-pub async fn open_letters(ledger: &Postgres) -> Result<Vec<OpenLetters>> {
-    open_letters_in(&mut begin(ledger).await?).await
-}
-
-/// How many subjects' rows in the app are behind the ledger.
-pub async fn pending_projections(ledger: &Postgres) -> Result<Pending> {
-    pending_projections_in(&mut begin(ledger).await?).await
-}
-
 /// Reads the indexes of live steps only, and looks at no run where no gate holds a part of a queue.
-pub(super) async fn steps_in(tx: &mut Tx) -> Result<Vec<Steps>> {
+pub(super) async fn steps(tx: &mut Tx) -> Result<Vec<Steps>> {
     Ok(tx.query_as(STEPS).bind(COUNTED).fetch_all(tx.connection()).await?)
 }
 
@@ -280,7 +260,7 @@ pub const STEPS: &str = "
     left join counted using (step)
     order by queue.step";
 
-pub(super) async fn gates_in(tx: &mut Tx) -> Result<Vec<Gate>> {
+pub(super) async fn gates(tx: &mut Tx) -> Result<Vec<Gate>> {
     let sql = "select gate.scope, gate.name, gate.paused_at, gate.paused_by,
           case when gate.hold_until > now() then gate.hold_until end as hold_until,
           case when gate.hold_until > now() then gate.hold_reason end as hold_reason,
@@ -301,7 +281,7 @@ pub(super) async fn gates_in(tx: &mut Tx) -> Result<Vec<Gate>> {
     Ok(tx.query_as(sql).bind(capped(GATES)).fetch_all(tx.connection()).await?)
 }
 
-pub(super) async fn open_letters_in(tx: &mut Tx) -> Result<Vec<OpenLetters>> {
+pub(super) async fn open_letters(tx: &mut Tx) -> Result<Vec<OpenLetters>> {
     let sql = "select reason, step, count(*) as count, min(died_at) as oldest_died_at
         from (
           select reason, step, died_at
@@ -314,7 +294,7 @@ pub(super) async fn open_letters_in(tx: &mut Tx) -> Result<Vec<OpenLetters>> {
     Ok(tx.query_as(sql).bind(COUNTED).fetch_all(tx.connection()).await?)
 }
 
-pub(super) async fn pending_projections_in(tx: &mut Tx) -> Result<Pending> {
+pub(super) async fn pending_projections(tx: &mut Tx) -> Result<Pending> {
     let sql = "select count(*) as count, min(since) as oldest_since
         from (
           select since
