@@ -15,6 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
+use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
     breaker::{self, Answer, Rules, Signal, Word},
@@ -527,11 +528,12 @@ pub trait OperatorLedger: Clone + Send + Sync + 'static {
 }
 
 /// An announcement to other programs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, FromRow)]
 pub struct Event {
     /// What is published twice has the same.
     pub id: Uuid,
     /// Its place among the events of its run or gate, from 1.
+    #[sqlx(try_from = "i32")]
     pub sequence: u32,
     /// What happened, and the version of the payload's schema.
     pub r#type: String,

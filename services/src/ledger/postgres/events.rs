@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -12,23 +10,16 @@ use crate::ledger::{By, Event};
 
 #[derive(FromRow)]
 struct EventRow {
-    id: Uuid,
-    sequence: i32,
-    r#type: String,
-    routing_key: String,
-    payload: Value,
-    traceparent: Option<String>,
-    created_at: DateTime<Utc>,
+    #[sqlx(flatten)]
+    event: Event,
     #[sqlx(flatten)]
     secrets: Secrets,
 }
 
 impl From<EventRow> for Event {
-    fn from(row: EventRow) -> Self {
-        let EventRow { id, sequence, r#type, routing_key, mut payload, traceparent, created_at, secrets } = row;
-        secrets.cut_from(&mut payload);
-        let sequence = super::count(sequence);
-        Self { id, sequence, r#type, routing_key, payload, traceparent, created_at }
+    fn from(EventRow { mut event, secrets }: EventRow) -> Self {
+        secrets.cut_from(&mut event.payload);
+        event
     }
 }
 
