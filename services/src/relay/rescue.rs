@@ -1,5 +1,5 @@
 //! What nobody holds any more: expired leases, runs past their deadline, public rows that could not be written; what waits
-//! for an API without saying so; and resources that `look_again` looks at.
+//! for an API without saying so; and resources at which two calls may have met.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::{
 use tracing::Span;
 use workflows::{definition::LEASE, outcome::Class, state::RunState};
 
-use super::{Next, Relay, look_again_once};
+use super::{Next, Relay};
 use crate::{
     ledger::{Due, Expired, RelayLedger, Settled, Settlement, settlement::Attempt},
     telemetry::{
@@ -26,6 +26,9 @@ const QUIET_TICK: Duration = Duration::from_secs(1);
 
 /// The most that one round rescues.
 const BATCH: usize = 200;
+
+/// The most resources that one round looks at again.
+const LOOKS: usize = 50;
 
 /// A list of expired leases that took longer is ignored: the network or Postgres stood still, and the workers' renewals with
 /// it, which may arrive a moment later. The next round looks again.
@@ -77,7 +80,7 @@ pub async fn rescue_once<L: RelayLedger>(
         rescued.explained = ledger.explain(BATCH).await.context("say why steps wait")?;
     }
     if upkeep.doubted {
-        rescued.doubted = look_again_once(ledger).await?;
+        rescued.doubted = look_again(ledger).await?;
         metrics.rescued("doubted", rescued.doubted);
     }
     Ok(rescued)
@@ -166,6 +169,16 @@ async fn tell_of_cancelled<L: RelayLedger>(ledger: &L) -> anyhow::Result<()> {
     let ended = ledger.spans_that_wait(BATCH).await.context("look for runs that were cancelled")?;
     ended.iter().for_each(|whole| drop(spans::whole(whole)));
     Ok(())
+}
+
+/// A worker stood still around a call that creates or deletes, and another one went on. Once the run
+/// there has succeeded, another one reads back what there is and mends it. How many there were.
+async fn look_again<L: RelayLedger>(ledger: &L) -> anyhow::Result<usize> {
+    let started = ledger.look_again(LOOKS).await.context("look again at doubted resources")?;
+    if started > 0 {
+        tracing::warn!(started, "calls had outlived their leases: their resources are looked at again");
+    }
+    Ok(started)
 }
 
 fn log(settlement: &Settlement, state: RunState) {
