@@ -39,8 +39,7 @@ create table if not exists sluice.workflow (
   source text,
   -- Which of these subjects are gone: schema.function(text[]) returns text[]. Nothing is made for
   -- them any more.
-  gone text,
-  registered_at timestamptz not null default now()
+  gone text
 );
 
 -- The steps of every registered version.
@@ -298,7 +297,6 @@ create table if not exists sluice.gate (
   reopened_at timestamptz,
   -- How many events have announced that it closed or passes again.
   events integer not null default 0,
-  updated_at timestamptz not null default now(),
   primary key (scope, name),
   constraint gate_breaker check ((breaker = 'closed') = (breaker_cause is null))
 );

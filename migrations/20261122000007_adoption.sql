@@ -23,7 +23,6 @@ create table if not exists sluice.adoption (
   retry_count integer,
   -- The row's own moment, which its user may have forged: shown, and decides nothing.
   made_at timestamptz,
-  seen_at timestamptz not null default now(),
   -- Intake starts no run for this user: the fence between old rows and new ones.
   held_back boolean not null,
   decision text check (decision in ('start', 'leave', 'allow', 'sql')),

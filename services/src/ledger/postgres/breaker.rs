@@ -126,8 +126,7 @@ async fn write(
           probes = $9, probe_run = $10,
           probe_at = case when $4 = 'closed' then null else now() + make_interval(secs => $11) end,
           breaker_at = case when breaker = $4 then breaker_at else now() end,
-          reopened_at = case when $4 = 'closed' and breaker <> 'closed' then now() else reopened_at end,
-          updated_at = now()
+          reopened_at = case when $4 = 'closed' and breaker <> 'closed' then now() else reopened_at end
         where scope = 'host'
           and name = $1
           and breaker = $2

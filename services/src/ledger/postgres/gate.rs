@@ -12,7 +12,7 @@ pub(super) async fn pause(ledger: &Postgres, scope: Scope, name: &str, by: &By) 
     let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
     let sql = "update sluice.gate
-        set paused_at = now(), paused_by = $3, updated_at = now()
+        set paused_at = now(), paused_by = $3
         where scope = $1
           and name = $2
           and paused_at is null";
@@ -24,8 +24,7 @@ pub(super) async fn pause(ledger: &Postgres, scope: Scope, name: &str, by: &By) 
 pub(super) async fn resume(ledger: &Postgres, scope: Scope, name: &str, by: &By) -> Result<bool> {
     let tx = ledger.database.begin().await?;
     let sql = "update sluice.gate
-        set paused_at = null, paused_by = null, hold_until = null, hold_reason = null, reopened_at = now(),
-          updated_at = now()
+        set paused_at = null, paused_by = null, hold_until = null, hold_reason = null, reopened_at = now()
         where scope = $1
           and name = $2
           and (paused_at is not null or hold_until > now())";
@@ -36,7 +35,7 @@ pub(super) async fn resume(ledger: &Postgres, scope: Scope, name: &str, by: &By)
 /// Closes the gate for so long, unless it is held for longer already.
 pub(super) fn hold_in(tx: &Tx, scope: Scope, name: &str, duration: Duration, reason: &str) -> Statement {
     let sql = "update sluice.gate
-        set hold_until = now() + make_interval(secs => $3), hold_reason = $4, updated_at = now()
+        set hold_until = now() + make_interval(secs => $3), hold_reason = $4
         where scope = $1
           and name = $2
           and coalesce(hold_until, '-infinity') < now() + make_interval(secs => $3)";
@@ -51,7 +50,7 @@ pub(super) async fn set_rate(ledger: &Postgres, scope: Scope, name: &str, rate: 
     let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
     let sql = "update sluice.gate
-        set rate = $3, allowance = 0, refilled_at = now(), updated_at = now()
+        set rate = $3, allowance = 0, refilled_at = now()
         where scope = $1
           and name = $2";
     let set = tx.query(sql).bind(scope.as_str()).bind(name.to_owned()).bind(rate);
@@ -71,7 +70,7 @@ pub(super) async fn set_concurrency(
     let mut tx = ledger.database.begin().await?;
     ensure(&mut tx, scope, name).await?;
     let sql = "update sluice.gate
-        set concurrency = $3, updated_at = now()
+        set concurrency = $3
         where scope = $1
           and name = $2";
     let most = limit.map(|limit| i32::try_from(limit).unwrap_or(i32::MAX));

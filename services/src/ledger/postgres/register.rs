@@ -30,7 +30,7 @@ pub(super) async fn register(ledger: &Postgres) -> Result<()> {
             on conflict (name) do update
             set version = excluded.version, first_step = excluded.first_step, priority = excluded.priority,
               deadline = excluded.deadline, projection = excluded.projection, source = excluded.source,
-              gone = excluded.gone, registered_at = now()
+              gone = excluded.gone
             where known.version <= excluded.version
               and (known.version, known.first_step, known.priority, known.deadline, known.projection, known.source,
                 known.gone) is distinct from (excluded.version, excluded.first_step, excluded.priority, excluded.deadline,
