@@ -4,9 +4,7 @@ use serde_json::Value;
 use sqlx::FromRow;
 use workflows::secret;
 
-/// A shorter text is no secret, and cutting it would mangle every message.
-const SHORTEST: usize = 4;
-/// A word of small letters that is shorter is a status, and no secret either.
+/// A word of small letters that is no longer is a status, and no secret.
 const LONGEST_WORD: usize = 15;
 
 #[derive(Debug, FromRow)]
@@ -20,10 +18,12 @@ impl Secrets {
     /// of the resource and the subject are none, also where a secret is part of them.
     pub(super) fn cut(&self, names: [&str; 2], text: &mut Option<String>) {
         let Some(given) = text else { return };
-        let secrets = self.texts(names);
-        let names = names.map(|name| (name, name));
-        let rules: Vec<(&str, &str)> = names.into_iter().chain(secrets.into_iter().map(|text| (text, "***"))).collect();
-        *given = secret::replace(given, &rules);
+        let mut secrets: Vec<&str> = self.secret.as_deref().into_iter().collect();
+        if let Some(memory) = &self.memory {
+            collect(memory, &mut secrets);
+        }
+        secrets.retain(|text| !is_status(text));
+        *given = secret::cut(given, &names, &secrets);
     }
 
     /// Takes them out of an event's texts, which name the resource and the subject beside them.
@@ -35,17 +35,6 @@ impl Secrets {
             self.cut([name("resource"), name("subject")], &mut text);
             payload[key] = text.into();
         }
-    }
-
-    /// The longest first: a URL that holds a token goes as a whole.
-    fn texts(&self, names: [&str; 2]) -> Vec<&str> {
-        let mut texts: Vec<&str> = self.secret.as_deref().into_iter().collect();
-        if let Some(memory) = &self.memory {
-            collect(memory, &mut texts);
-        }
-        texts.retain(|text| text.len() >= SHORTEST && !is_status(text) && !names.contains(text));
-        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        texts
     }
 }
 
@@ -89,5 +78,12 @@ mod tests {
         let text = cut(json!({ "key": "7051bc96" }), ["user_7051bc96", "s"], "user_7051bc96 is taken (7051bc96)");
 
         assert_eq!(text, "user_7051bc96 is taken (***)");
+    }
+
+    #[test]
+    fn a_secret_that_begins_with_a_name_is_cut_as_a_whole() {
+        let text = cut(json!({ "token": "user_1-hunter2" }), ["user_1", "s"], "user_1 was refused with user_1-hunter2");
+
+        assert_eq!(text, "user_1 was refused with ***");
     }
 }
