@@ -44,8 +44,7 @@ pub async fn count_older(ledger: &Postgres) -> Result<i64> {
 async fn lost(ledger: &Postgres, since: Duration) -> Result<Vec<Uuid>> {
     let find = "select user_id from sluice.lost_sign_ups(make_interval(secs => $1)) order by random() limit $2";
     let most = i64::try_from(BATCH).unwrap_or(i64::MAX);
-    let lost: Vec<(Uuid,)> =
-        ledger.database().ask(find, |find| find.bind(since.as_secs_f64()).bind(most)).await?;
+    let lost: Vec<(Uuid,)> = ledger.database().ask(find, |find| find.bind(since.as_secs_f64()).bind(most)).await?;
     Ok(lost.into_iter().map(|(user,)| user).collect())
 }
 

@@ -13,8 +13,8 @@ use workflows::{
 };
 
 use super::{
-    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_locked, is_row_fault,
-    label, parse, seconds, upkeep::EndedRow,
+    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_locked,
+    is_row_fault, label, parse, seconds, upkeep::EndedRow,
 };
 use crate::ledger::{
     CarriedOn, Claim, Due, Error, Key, Refusal,
