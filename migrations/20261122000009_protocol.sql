@@ -1806,8 +1806,8 @@ $$;
 
 -- Upkeep ----------------------------------------------------------------------------------------------------------------
 
--- Which of the functions below would find something: one look for all of them, twice a second while a
--- step is running, whose lease may end. May say so in vain, never the other way round.
+-- Which of the functions below would find something: one look for all of them, twice a second while
+-- a step is running, whose lease may end. May say so in vain, never the other way round.
 create or replace function sluice.upkeep(
   out running boolean,
   out expired boolean,

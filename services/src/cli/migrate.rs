@@ -33,7 +33,8 @@ pub struct Options {
     #[command(flatten)]
     config: OperatorOptions,
 
-    /// Only say what is pending and what is missing (a grant, a trigger); exit code 3 if anything is
+    /// Only say what is pending and what is missing (a grant, a trigger); exit code 3 if anything
+    /// is
     #[arg(long)]
     check: bool,
 

@@ -47,8 +47,9 @@ pub struct WorkerTuning {
     worker_concurrency: String,
 
     /// How long attempts may go on after SIGTERM. Those that are not done by then are handed back
-    /// within 2s, uncounted; a process that is killed before that loses them, counted as worker_lost.
-    /// Keep it 5s below the supervisor's own patience (Kubernetes: terminationGracePeriodSeconds, 30 s)
+    /// within 2s, uncounted; a process that is killed before that loses them, counted as
+    /// worker_lost. Keep it 5s below the supervisor's own patience (Kubernetes:
+    /// terminationGracePeriodSeconds, 30 s)
     #[arg(long, env = "DRAIN_GRACE", value_name = "DURATION", default_value = "25s")]
     drain_grace: String,
 }

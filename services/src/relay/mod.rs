@@ -1,8 +1,8 @@
 //! The relay: moves requests into runs, what is due into Redis, and what nobody holds any more back to due.
 //!
 //! Each duty is a file with a function that does it once, its tick, and the loop that repeats it: `intake`, `dispatch`,
-//! `rescue`, `finder`, `schema`, `prune`. `listen` hears the rings that `doorbell` asks for. Any number of relays run side by
-//! side; none is special, and none holds anything in memory that another would miss.
+//! `rescue`, `finder`, `schema`, `prune`. `listen` hears the rings that `doorbell` asks for. Any
+//! number of relays run side by side; none is special, and none holds anything in memory that another would miss.
 
 mod dispatch;
 mod doorbell;

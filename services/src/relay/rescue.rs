@@ -1,5 +1,5 @@
-//! What nobody holds any more: expired leases, runs past their deadline, public rows that could not be written; what waits
-//! for an API without saying so; and resources at which two calls may have met.
+//! What nobody holds any more: expired leases, runs past their deadline, public rows that could not
+//! be written; what waits for an API without saying so; and resources at which two calls may have met.
 
 use std::time::Duration;
 

@@ -14,16 +14,19 @@ use super::{
     closed_time::{Behind, Cause},
 };
 
-/// What a host may be sent after it was closed: the backlog of an hour is not let go at once. Twenty starts a second, which
-/// ordinary sign-ups do not feel, doubling every second; after six seconds (over 1200 a second) there is no limit any more.
+/// What a host may be sent after it was closed: the backlog of an hour is not let go at once.
+/// Twenty starts a second, which ordinary sign-ups do not feel, doubling every second; after six
+/// seconds (over 1200 a second) there is no limit any more.
 pub fn slow_start(open_for: Duration) -> Option<f64> {
     (open_for < Duration::from_secs(6)).then(|| 20.0 * 2f64.powf(open_for.as_secs_f64()))
 }
 
-/// How long a half-open breaker looks for a run that has not failed yet before it lets one of the others through.
+/// How long a half-open breaker looks for a run that has not failed yet before it lets one of the
+/// others through.
 pub const PREFER_UNTRIED: Duration = Duration::from_secs(2);
 
-/// The least time between two runs that a half-open breaker lets through: by then the first one's answer was reported.
+/// The least time between two runs that a half-open breaker lets through: by then the first one's
+/// answer was reported.
 pub const BETWEEN_RUNS: Duration = Duration::from_secs(1);
 
 impl Gate {
