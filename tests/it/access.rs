@@ -169,6 +169,36 @@ async fn the_services_role_sees_all_rows_and_owns_none() {
     }
 }
 
+/// docs/adding-a-workflow.md
+#[tokio::test]
+async fn a_login_of_the_apps_starts_runs_by_two_grants_and_does_nothing_else() {
+    let app = App::migrated().await;
+    let mut owner = app.owner().await;
+    owner
+        .run(
+            "insert into sluice.workflow (name, version, first_step, deadline) values ('welcome', 1, 'greet', '1 day')",
+        )
+        .await;
+    let role = format!("shop_{}", Uuid::new_v4().simple());
+    app.superuser().await.run(&format!("create role {role}")).await;
+    let start = r#"select sluice.start('welcome', 'ada', '{"list": "news"}')"#;
+    let mut shop = app.login(&role).await;
+    assert_eq!(shop.refusal(start).await, REFUSED);
+
+    owner
+        .run(&format!(
+            "grant usage on schema sluice to {role};
+             grant execute on function sluice.start(text, text, jsonb, text) to {role}"
+        ))
+        .await;
+    shop.run(start).await;
+
+    assert_eq!(owner.all::<String>("select subject from sluice.request").await, ["ada"]);
+    for refused in ["select from sluice.request", "delete from sluice.run", "select sluice.intake(1)"] {
+        assert_eq!(shop.refusal(refused).await, REFUSED, "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn the_services_role_reaches_tables_that_later_migrations_add() {
     let app = App::migrated().await;

@@ -34,6 +34,11 @@ pub fn said(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
+/// Whether a lock was not to be had for as long as a statement waits.
+pub fn met_a_lock(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
+}
+
 /// A statement without its arguments.
 pub type Statement = Query<'static, Postgres, PgArguments>;
 

@@ -14,7 +14,7 @@ use sqlx::{
     migrate::{AppliedMigration, Migrate, MigrateError, Migrator},
 };
 
-use crate::database::said;
+use crate::database::{met_a_lock, said};
 
 /// sqlx reads these two only from a file at compile time (`sqlx.toml`) or from the migrator itself, as here.
 const TABLE: &str = "sluice._sqlx_migrations";
@@ -351,7 +351,7 @@ async fn change_patiently(connection: &mut PgConnection, before: Option<&str>, c
             }
         }
         match done {
-            Err(error) if left > 0 && met_a_lock(&error) => tokio::time::sleep(PAUSE).await,
+            Err(error) if left > 0 && is_held_up(&error) => tokio::time::sleep(PAUSE).await,
             done => return done,
         }
     }
@@ -365,7 +365,7 @@ fn refusal(error: sqlx::Error, migration: Option<&Migration>) -> Error {
     let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
     match migration {
         _ if code == UNFIT => Error::Unfit(said(&error)),
-        _ if met_a_lock(&error) => Error::LockedOut { said: said(&error) },
+        _ if is_held_up(&error) => Error::LockedOut { said: said(&error) },
         Some(Migration { version, name }) => Error::Apply { version: *version, name: name.clone(), said: said(&error) },
         None => Error::Database(error),
     }
@@ -378,9 +378,11 @@ fn cause(error: MigrateError) -> sqlx::Error {
     }
 }
 
-fn met_a_lock(error: &sqlx::Error) -> bool {
-    // lock_not_available, deadlock_detected
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03" || code == "40P01")
+/// Whether others held locks that it needs.
+fn is_held_up(error: &sqlx::Error) -> bool {
+    const DEADLOCK_DETECTED: &str = "40P01";
+    met_a_lock(error)
+        || error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(DEADLOCK_DETECTED))
 }
 
 fn stand(applied: &[AppliedMigration], missing: Vec<Missing>) -> Result<Standing, Error> {

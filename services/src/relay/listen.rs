@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Relay, doorbell::Doorbell};
 use crate::{
-    database::{Database, is_by_transaction, settings},
+    database::{Database, is_by_transaction, met_a_lock, settings},
     telemetry::{chain, health::Pulse},
 };
 
@@ -33,7 +33,6 @@ const SLEEP: &str = "set local lock_timeout = '50ms'; select pg_advisory_lock_sh
 const WAKE: &str = "select pg_advisory_unlock_shared(7318, 1)";
 /// Waits for requests under way that saw nobody sleep: each holds this lock until its commit.
 const WAIT_FOR_SILENT: &str = "set local lock_timeout = '50ms'; select pg_advisory_xact_lock(7318, 2)";
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Hears rings until the relay stops. Where LISTEN does not work it is tried again, and said once until it does.
 pub(super) async fn run(relay: Relay, database: Option<PgConnectOptions>) {
@@ -196,7 +195,7 @@ async fn turn(listener: &mut PgListener, wanted: Lock) -> Result<Lock, Error> {
 fn taken<T>(answer: sqlx::Result<T>) -> sqlx::Result<bool> {
     match answer {
         Ok(_) => Ok(true),
-        Err(sqlx::Error::Database(said)) if said.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => Ok(false),
+        Err(error) if met_a_lock(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -70,7 +70,7 @@ pub async fn start(connection: &mut PgConnection, class: &str, by: &str, note: O
         match start_batch(connection, class, by, note).await {
             Ok(0) => break,
             Ok(batch) => users += batch,
-            Err(error) if super::met_a_lock(&error) => break,
+            Err(error) if super::is_held_up(&error) => break,
             Err(error) => return Err(error),
         }
     }

@@ -25,7 +25,7 @@ use super::{
     Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Traced, Upkeep, Waiting, WholeRun, Worker,
     WorkerLedger,
 };
-use crate::database::{Database, PATIENCE};
+use crate::database::{Database, PATIENCE, met_a_lock};
 
 /// The ledger that ships.
 #[derive(Clone)]
@@ -228,10 +228,8 @@ fn is_row_fault(error: &Error) -> bool {
     error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
-/// Whether somebody else had a row locked for longer than a statement waits.
 fn is_locked(error: &Error) -> bool {
-    let Error::Database(sqlx::Error::Database(error)) = error else { return false };
-    error.code().as_deref() == Some("55P03")
+    matches!(error, Error::Database(error) if met_a_lock(error))
 }
 
 fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T> {

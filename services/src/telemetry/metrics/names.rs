@@ -90,7 +90,7 @@ pub static BREAKER_STATE: Metric<1> =
 pub static GATE_CLOSED: Metric<3> = Metric::gauge(
     "sluice_gate_closed",
     &["scope", "name", "cause"],
-    "1 where a gate is closed: by a pause, a hold (Retry-After, or by hand) or an open breaker",
+    "1 where a gate is closed: by a pause, a hold (Retry-After, or by SQL) or an open breaker",
 );
 pub static REDIS_OUTSTANDING: Metric<1> =
     Metric::gauge("sluice_redis_outstanding", &["step"], "Hints in Redis that no worker has acknowledged");
