@@ -329,6 +329,7 @@ conformance! {
         a_request_joins_the_run_that_is_there,
         a_request_never_revives_a_dead_run,
         a_request_for_an_unknown_workflow_is_refused_at_once,
+        a_subject_whose_own_resource_would_be_too_long_is_refused_at_once,
         a_request_that_cannot_be_taken_says_why_and_harms_no_neighbour,
         a_request_in_another_relays_hands_is_passed_over,
         of_two_relays_each_takes_other_requests,

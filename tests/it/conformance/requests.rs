@@ -110,6 +110,22 @@ pub async fn a_request_in_another_relays_hands_is_passed_over(bench: &Bench<InPo
     assert_eq!(bench.ledger().intake(10).await.unwrap().started.len(), 1);
 }
 
+/// Its run could be claimed by nobody.
+pub async fn a_subject_whose_own_resource_would_be_too_long_is_refused_at_once(bench: &Bench<InPostgres>) {
+    let (workflow, subject) = ("w".repeat(60), "s".repeat(200));
+    sqlx::query("insert into sluice.workflow (name, version, first_step, deadline) values ($1, 1, 'first', '1 day')")
+        .bind(&workflow)
+        .execute(bench.world.pool())
+        .await
+        .unwrap();
+
+    let refused = ask(bench, &workflow, &subject, None).await.unwrap_err().to_string();
+
+    assert!(refused.contains("is not valid: 1 to 255 characters"), "{refused}");
+    ask(bench, &workflow, &subject, Some("a thing")).await.unwrap();
+    ask(bench, &workflow, &subject[..194], None).await.unwrap();
+}
+
 pub async fn of_two_relays_each_takes_other_requests(bench: &Bench<InPostgres>) {
     for number in 0..20 {
         ask(bench, BRITTLE, &format!("somebody {number}"), None).await.unwrap();
