@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         Role::Migrate(options) => cli::migrate::run(options),
         Role::Relay { engine, product } => {
             let program = Program::default().adding(move |catalog, _, faults| product.add_to(catalog, faults));
-            program.relay(&engine)
+            whatsapp::with_duties(program).relay(&engine)
         }
         Role::Worker { engine, product } => running(*product).worker(&engine),
         Role::Events(options) => match options.command {
@@ -89,7 +89,8 @@ fn main() -> ExitCode {
         }
         Role::All { engine, product, reports } => {
             let mode = product.amqp_mode();
-            running(*product).following(move |faults| reports.read_if_given(mode, faults)).all(&engine)
+            let program = whatsapp::with_duties(running(*product));
+            program.following(move |faults| reports.read_if_given(mode, faults)).all(&engine)
         }
         Role::Adopt(command) => command.run(),
         Role::DeadLetters(command) => command.run(),

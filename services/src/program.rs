@@ -1,7 +1,7 @@
 //! A program of one's own: relay, worker, events, follow and all over a catalog of workflows, with
 //! the options that `sluice` has.
 
-use std::process::ExitCode;
+use std::{mem, process::ExitCode};
 
 use workflows::workflow::Catalog;
 
@@ -9,6 +9,7 @@ use crate::{
     config::{AllOptions, Config, EventsOptions, Faults, FollowOptions, RelayOptions, WorkerOptions},
     events::feed::Feed,
     process::{self, Life},
+    relay::Duty,
     telemetry::Vitals,
 };
 
@@ -18,6 +19,7 @@ use crate::{
 pub struct Program {
     catalog: Catalog,
     additions: Vec<Addition>,
+    duties: Vec<Box<dyn Duty>>,
     feed: Option<Read>,
 }
 
@@ -35,6 +37,12 @@ impl Program {
         self
     }
 
+    /// Adds a duty that each relay of the program does.
+    pub fn with_duty(mut self, duty: impl Duty) -> Self {
+        self.duties.push(Box::new(duty));
+        self
+    }
+
     /// Follows another program's events, where `read` finds in its settings where they are.
     pub fn following(mut self, read: impl FnOnce(&mut Faults) -> Option<Feed> + 'static) -> Self {
         self.feed = Some(Box::new(read));
@@ -42,8 +50,10 @@ impl Program {
     }
 
     /// Moves requests into runs and due steps into Redis. It needs the workflows' definitions only.
-    pub fn relay(self, options: &RelayOptions) -> ExitCode {
-        self.serve("relay", |catalog, faults| options.parse(catalog, faults), process::relay)
+    pub fn relay(mut self, options: &RelayOptions) -> ExitCode {
+        let duties = mem::take(&mut self.duties);
+        let run = async |config, life| process::relay(config, duties, life).await;
+        self.serve("relay", |catalog, faults| options.parse(catalog, faults), run)
     }
 
     /// Runs steps.
@@ -65,9 +75,10 @@ impl Program {
 
     /// All, in one process.
     pub fn all(mut self, options: &AllOptions) -> ExitCode {
-        let read = self.feed.take();
+        let (read, duties) = (self.feed.take(), mem::take(&mut self.duties));
         let parse = |catalog: &_, mut faults| options.parse(catalog, read.and_then(|read| read(&mut faults)), faults);
-        self.serve("all", parse, process::all)
+        let run = async |config, life| process::all(config, duties, life).await;
+        self.serve("all", parse, run)
     }
 
     fn serve<R>(

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use sluice::{
     database::{Database, Pooling},
     ledger::{Ask, Claimed, DueKey, RelayLedger, Worker, WorkerLedger, postgres::Postgres},
-    relay,
+    relay::{self, Rescued},
 };
 use tests::servers;
 use uuid::Uuid;
@@ -51,6 +51,10 @@ async fn insert(session: &mut Session, number: u32, version: u16, name: &str, st
     DueKey { run: RunId::new(run), position: 0, generation: 1 }
 }
 
+async fn rescue(ledger: &Postgres) -> anyhow::Result<Rescued> {
+    relay::rescue_once(ledger, &|| 0.5, &Default::default(), &Default::default()).await
+}
+
 const RUNNING: &str =
     "('create-instance', 'running', 7::bigint, null::timestamptz, now() - interval '30 minutes', 'a-dead-worker')";
 const RUNNING_MISNAMED: &str =
@@ -70,7 +74,7 @@ async fn leases_of_steps_that_cannot_be_read_keep_nobody_from_being_rescued() {
 
     // One at a time: those that cannot be read are older.
     let one = servers::until(PATIENCE, async || ledger.expired(1).await.unwrap().into_iter().next()).await;
-    let rescued = relay::rescue_once(&ledger, &|| 0.5, &Default::default()).await.unwrap();
+    let rescued = rescue(&ledger).await.unwrap();
 
     // A resource is nothing that a rescue reads.
     assert_eq!(one.expect("one is found").key.run, nameless.run);
@@ -95,12 +99,34 @@ async fn a_step_whose_row_somebody_has_locked_keeps_nobody_from_being_rescued() 
     let mut somebody = app.superuser().await;
     somebody.run("begin").await;
     somebody.run(&format!("update sluice.step set error = 'mended' where run_id = '{}'", locked.run)).await;
-    let crashed = async || relay::rescue_once(&ledger, &|| 0.5, &Default::default()).await.unwrap().crashed;
+    let crashed = async || rescue(&ledger).await.unwrap().crashed;
 
     assert_eq!(crashed().await, 2);
 
     somebody.run("commit").await;
     assert_eq!(crashed().await, 1);
+}
+
+/// Somebody has taken one of the upkeep's functions away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_the_upkeep_that_the_database_refuses_keeps_the_others_from_nothing() {
+    let app = App::migrated().await;
+    let ledger = ledger_of(&app).await;
+    let mut session = app.superuser().await;
+    insert(&mut session, 1, 1, "'lost'", RUNNING).await;
+    insert(&mut session, 2, 1, "'late'", DUE).await;
+    let expired = servers::until(PATIENCE, async || ledger.expired(1).await.unwrap().into_iter().next()).await;
+    assert!(expired.is_some());
+    session.run("alter function sluice.expired(text[], integer) rename to mislaid").await;
+
+    let refused = rescue(&ledger).await.unwrap_err();
+
+    assert!(format!("{refused:#}").contains("sluice.expired"), "{refused:#}");
+    let dead: Vec<String> =
+        session.all("select resource from sluice.dead_letter join sluice.run on run.id = run_id").await;
+    assert_eq!(dead, ["late"]);
+    session.run("alter function sluice.mislaid(text[], integer) rename to expired").await;
+    assert_eq!(rescue(&ledger).await.unwrap().crashed, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,7 +121,7 @@ async fn dispatch(duties: Arc<Duties>) {
 
 async fn rescue(duties: Arc<Duties>) {
     let dice = duties.stage.chance(&format!("{} dice", duties.process.name));
-    let metrics = Metrics::default();
+    let (metrics, late) = (Metrics::default(), relay::Ration::default());
     let mut pause = RESCUE;
     // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
     let mut in_touch = Instant::now();
@@ -139,7 +139,7 @@ async fn rescue(duties: Arc<Duties>) {
             };
             continue;
         }
-        pause = match relay::rescue_once(&duties.ledger, &|| dice.share(), &metrics).await {
+        pause = match relay::rescue_once(&duties.ledger, &|| dice.share(), &metrics, &late).await {
             Ok(rescued) => {
                 in_touch = Instant::now();
                 duties.push(rescued.due).await;

@@ -13,11 +13,9 @@ use super::{
 };
 use crate::{
     config::{self, OperatorOptions},
-    ledger::{
-        By,
-        migrations::adoption::{self, Allowed, Class, Started},
-    },
+    ledger::By,
     process,
+    supabase::adoption::{self, Allowed, Class, Started},
 };
 
 #[derive(Subcommand)]

@@ -16,11 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{adopt, duration};
 use crate::{
     config::{self, OperatorOptions},
-    ledger::migrations::{
-        self, Choice, Migration, Missing, Progress, Standing,
-        adoption::{self, Class},
-    },
+    ledger::migrations::{self, Choice, Migration, Missing, Progress, Standing},
     process,
+    supabase::adoption::{self, Class},
 };
 
 /// The code that says: pending.

@@ -39,6 +39,13 @@ pub fn met_a_lock(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
+/// Whether others held locks that a change of the schema needs.
+pub(crate) fn is_held_up(error: &sqlx::Error) -> bool {
+    const DEADLOCK_DETECTED: &str = "40P01";
+    met_a_lock(error)
+        || error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(DEADLOCK_DETECTED))
+}
+
 /// A statement without its arguments.
 pub type Statement = Query<'static, Postgres, PgArguments>;
 

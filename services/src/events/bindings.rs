@@ -12,10 +12,12 @@ use uuid::Uuid;
 use super::{
     Trouble,
     feed::{Feed, Source},
-    keep::Said,
     rabbitmq::{answered, declare_exchange, or_find},
 };
-use crate::ledger::{self, postgres::Postgres};
+use crate::{
+    ledger::{self, postgres::Postgres},
+    telemetry::Said,
+};
 
 /// How often it looks for what has begun.
 const LOOKS: Duration = Duration::from_millis(500);
@@ -80,8 +82,8 @@ pub(super) async fn keep_bound(connection: &Connection, feed: &Feed, ledger: &Po
             }
             Err(Stopped::Link(trouble)) => return trouble,
             Err(Stopped::Ledger(error)) => {
-                if let Some(error) = said.news(&error) {
-                    tracing::warn!(error, "cannot read which exchanges there are; trying again");
+                if said.is_news(&error) {
+                    tracing::warn!(%error, "cannot read which exchanges there are; trying again");
                 }
                 LOOKS
             }

@@ -19,12 +19,12 @@ pub use super::bindings::Exchanges;
 use super::{
     Address, Deps, Trouble,
     bindings::{bind_queue, keep_bound},
-    keep::{FIRST_PAUSE, Keeper, Said},
+    keep::{FIRST_PAUSE, Keeper},
     rabbitmq::{answered, close, connect, declare_exchange, declare_quorum, or_find},
 };
 use crate::{
     ledger::{self, postgres::Postgres},
-    telemetry::{health::Pulse, metrics::Metrics},
+    telemetry::{Said, health::Pulse, metrics::Metrics},
 };
 
 /// How many messages the broker sends ahead: the most of one batch.
@@ -220,8 +220,8 @@ async fn read(
         match pulse.waiting(feed.reader.read(ledger, messages)).await {
             Ok(verdicts) => return Some(verdicts),
             Err(error) => {
-                if let Some(error) = said.news(&error) {
-                    tracing::warn!(error, "cannot write what the other program's events say; trying again");
+                if said.is_news(&error) {
+                    tracing::warn!(%error, "cannot write what the other program's events say; trying again");
                 }
             }
         }

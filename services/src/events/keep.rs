@@ -1,4 +1,4 @@
-//! Links to a broker, one after the other, for as long as it takes. Each trouble is said once.
+//! Links to a broker, one after the other, for as long as it takes.
 
 use std::time::Duration;
 
@@ -6,24 +6,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Address, Trouble};
-use crate::telemetry::health::Pulse;
+use crate::telemetry::{Said, health::Pulse};
 
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A link that held for so long was a good one: what ends it is news.
 const STEADY: Duration = Duration::from_secs(30);
-
-/// What was said last, so that a trouble that goes on is said once.
-#[derive(Default)]
-pub(super) struct Said(String);
-
-impl Said {
-    /// The text, where it is not what was said last.
-    pub(super) fn news(&mut self, trouble: &impl ToString) -> Option<&str> {
-        let before = std::mem::replace(&mut self.0, trouble.to_string());
-        (before != self.0).then_some(self.0.as_str())
-    }
-}
 
 /// What links are kept for.
 pub(super) struct Keeper<'a> {
@@ -66,8 +54,8 @@ impl Keeper<'_> {
                 Err(trouble) => Some(trouble),
             };
             let Some(trouble) = trouble else { return };
-            if let Some(text) = said.news(&trouble) {
-                tracing::warn!(broker = %self.address, "{}: {text}", self.meanwhile);
+            if said.is_news(&trouble) {
+                tracing::warn!(broker = %self.address, "{}: {trouble}", self.meanwhile);
                 is_news = true;
             }
             self.pulse.waiting(self.shutdown.run_until_cancelled(sleep(pause))).await;

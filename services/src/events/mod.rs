@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use self::keep::{FIRST_PAUSE, Keeper, Said};
+use self::keep::{FIRST_PAUSE, Keeper};
 pub use self::{
     message::Message,
     publish::{Answer, Broker, CLAIM, Round, publish_once},
@@ -32,7 +32,7 @@ pub use self::{
 use crate::{
     ledger::postgres::Postgres,
     name,
-    telemetry::{Vitals, health::Pulse},
+    telemetry::{Said, Vitals, health::Pulse},
 };
 
 /// Where events go.
@@ -132,8 +132,8 @@ impl Publisher {
                     }
                 }
                 Err(error) => {
-                    if let Some(error) = said.news(&error) {
-                        tracing::warn!(error, "cannot take events from the ledger; trying again");
+                    if said.is_news(&error) {
+                        tracing::warn!(%error, "cannot take events from the ledger; trying again");
                     }
                     FIRST_PAUSE
                 }

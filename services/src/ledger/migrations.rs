@@ -1,11 +1,9 @@
 //! The migrations, embedded, and how they are brought to a database: all that is pending in one transaction, together with its
-//! entries in `sluice._sqlx_migrations` (never in `public`, which Supabase exposes), so that a refusal leaves nothing behind. At
+//! entries in `sluice._sqlx_migrations` (never in `public`, which many projects expose to their users), so that a refusal leaves nothing behind. At
 //! the end of each call what depends on the database's state is brought to what it should be, and what takes long on a large table
 //! is done outside that transaction. The same files may have been applied by another tool before: they are safe to run again.
 //!
 //! The only engine SQL outside `postgres`. Needs a session of its own: never a transaction pooler.
-
-pub mod adoption;
 
 use std::{borrow::Cow, collections::HashMap, time::Duration};
 
@@ -14,7 +12,7 @@ use sqlx::{
     migrate::{AppliedMigration, Migrate, MigrateError, Migrator},
 };
 
-use crate::database::{met_a_lock, said};
+use crate::database::{is_held_up, said};
 
 /// sqlx reads these two only from a file at compile time (`sqlx.toml`) or from the migrator itself, as here.
 const TABLE: &str = "sluice._sqlx_migrations";
@@ -376,13 +374,6 @@ fn cause(error: MigrateError) -> sqlx::Error {
         MigrateError::ExecuteMigration(error, _) | MigrateError::Execute(error) => error,
         other => sqlx::Error::Migrate(Box::new(other)),
     }
-}
-
-/// Whether others held locks that it needs.
-fn is_held_up(error: &sqlx::Error) -> bool {
-    const DEADLOCK_DETECTED: &str = "40P01";
-    met_a_lock(error)
-        || error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(DEADLOCK_DETECTED))
 }
 
 fn stand(applied: &[AppliedMigration], missing: Vec<Missing>) -> Result<Standing, Error> {

@@ -16,13 +16,12 @@ use crate::{
         migrations::{self, INSUFFICIENT_PRIVILEGE, Schema},
         postgres::Postgres,
     },
+    telemetry::Said,
 };
 
 const LOOK: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(30);
-/// How often a wait that goes on is said again.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What Postgres shows of a connection.
 pub(super) fn application(name: &str) -> String {
@@ -41,7 +40,7 @@ pub(super) async fn register(ledger: &Postgres, life: &Life) -> anyhow::Result<b
     let mut said = Said::default();
     loop {
         let Err(error) = ledger.register().await else { return Ok(true) };
-        said.say_of(life, &unregistered(&error));
+        unregistered(&error).say_of(life, &mut said);
         if life.shutdown.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return Ok(false);
         }
@@ -82,7 +81,7 @@ pub(super) async fn wait_for(database: &Database, name: &str, life: &Life) -> an
             None => return Ok(false),
             Some(Ok(())) => return Ok(true),
             Some(Err(Trouble::Refused(reason))) => return Err(Refused(vec![reason]).into()),
-            Some(Err(Trouble::Away(away))) => said.say_of(life, &away),
+            Some(Err(Trouble::Away(away))) => away.say_of(life, &mut said),
         }
         if life.shutdown.run_until_cancelled(sleep(PAUSE)).await.is_none() {
             return Ok(false);
@@ -106,7 +105,7 @@ pub async fn open_session(database: &Database, name: &str, deadline: Option<Inst
             let wait = if deadline.is_none() { ", or wait for it with --wait" } else { "" };
             anyhow::bail!("cannot connect to Postgres ({}): check DATABASE_URL{wait}", away.reason);
         }
-        said.say(&away);
+        away.say(&mut said);
         sleep(PAUSE).await;
     }
 }
@@ -136,23 +135,18 @@ const RIGHTS: &str = "rights in the database";
 const SCHEMA: &str = "the schema";
 const STANDBY: &str = "a Postgres that takes writes";
 
-/// Says what is waited for: once, and again each minute.
-#[derive(Default)]
-struct Said(Option<(String, Instant)>);
-
-impl Said {
-    fn say(&mut self, Away { what, reason }: &Away) {
-        let is_known = self.0.as_ref().is_some_and(|(said, at)| said == reason && at.elapsed() < SAY_AGAIN);
-        if !is_known {
+impl Away {
+    fn say(&self, said: &mut Said) {
+        let Self { what, reason } = self;
+        if said.is_news(reason) {
             tracing::warn!("waiting for {what}: {reason}");
-            self.0 = Some((reason.clone(), Instant::now()));
         }
     }
 
     /// The same of a role, whose readiness tells it too.
-    fn say_of(&mut self, life: &Life, away: &Away) {
-        life.readiness.wait_for(away.what);
-        self.say(away);
+    fn say_of(&self, life: &Life, said: &mut Said) {
+        life.readiness.wait_for(self.what);
+        self.say(said);
     }
 }
 

@@ -20,12 +20,15 @@ use crate::{
     worker as worker_role,
 };
 
+/// What products have a relay do.
+type Duties = Vec<Box<dyn relay_role::Duty>>;
+
 /// Runs a relay until `shutdown`.
-pub(crate) async fn relay(config: config::Relay, life: Life) -> anyhow::Result<()> {
+pub(crate) async fn relay(config: config::Relay, duties: Duties, life: Life) -> anyhow::Result<()> {
     on_redis(&config.queue.clone(), async |queue| {
         let ledger = life.relay_ledger(&config, &queue);
         match database::wait_for(&config.ledger.database, "relay", &life).await? {
-            true => run_relay(config, ledger, queue, &life).await,
+            true => run_relay(config, duties, ledger, queue, &life).await,
             false => Ok(()),
         }
     })
@@ -59,7 +62,7 @@ pub(crate) async fn follow(config: config::Follow, life: Life) -> anyhow::Result
 }
 
 /// Runs every role until `shutdown`.
-pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<()> {
+pub(crate) async fn all(config: config::All, duties: Duties, life: Life) -> anyhow::Result<()> {
     let config::All { relay, worker, events, follow } = config;
     life.readiness.await_roles(2 + usize::from(events.is_some()) + usize::from(follow.is_some()));
     on_redis(&relay.queue.clone(), async |queue| {
@@ -69,7 +72,7 @@ pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<()> {
             return Ok(());
         }
         let mut roles = vec![
-            ("relay", run_relay(relay, of_relay, queue.clone(), &life).boxed_local()),
+            ("relay", run_relay(relay, duties, of_relay, queue.clone(), &life).boxed_local()),
             ("worker", run_worker(worker, of_worker, queue, &life).boxed_local()),
         ];
         roles.extend(events.map(|events| ("events", run_events(events, &life).boxed_local())));
@@ -79,14 +82,20 @@ pub(crate) async fn all(config: config::All, life: Life) -> anyhow::Result<()> {
     .await
 }
 
-async fn run_relay(config: config::Relay, ledger: Postgres, queue: Queue, life: &Life) -> anyhow::Result<()> {
+async fn run_relay(
+    config: config::Relay,
+    duties: Duties,
+    ledger: Postgres,
+    queue: Queue,
+    life: &Life,
+) -> anyhow::Result<()> {
     if !database::register(&ledger, life).await? {
         return Ok(());
     }
     let listen = config.listen.map(|database| database.connect(&database::application("relay-listen")));
     let database = ledger.database().clone();
     let ledger = if spans::enabled() { ledger.traced() } else { ledger };
-    let deps = relay_role::Deps { ledger, queue, listen, vitals: life.vitals.clone() };
+    let deps = relay_role::Deps { ledger, queue, listen, duties, vitals: life.vitals.clone() };
     life.work("relay", &database, relay_role::run(config.settings, deps, life.shutdown.clone())).await
 }
 

@@ -3,13 +3,27 @@
 
 use std::{future::Future, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::{chain, health::Pulse};
+use crate::{
+    ledger::postgres::Postgres,
+    telemetry::{Said, chain, health::Pulse, metrics::Metrics},
+};
+
+/// What a product has each relay do beside the engine's duties. Relays do it side by side, and any may be killed in a round.
+pub trait Duty: Send + Sync + 'static {
+    /// As in "cannot {what}".
+    fn what(&self) -> &'static str;
+    /// From the end of a round to the next one.
+    fn tick(&self) -> Duration;
+    /// An error is logged, and the next round comes after a pause.
+    fn round<'a>(&'a self, ledger: &'a Postgres, metrics: &'a Metrics) -> BoxFuture<'a, anyhow::Result<Next>>;
+}
 
 /// When the next round is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +38,6 @@ pub enum Next {
 /// The pause after a first failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often a failure that goes on is said again.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
-
-/// What a duty last failed with, and when that was said.
-type Said = (String, Instant);
 
 /// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and while the duty rests.
 pub(super) async fn repeat<F, Fut>(
@@ -44,7 +53,7 @@ pub(super) async fn repeat<F, Fut>(
 {
     let mut next = Next::AtOnce;
     let mut pause = FIRST_PAUSE;
-    let mut said = None;
+    let mut said = Said::default();
     loop {
         let rest = match next {
             Next::AtOnce => Duration::ZERO,
@@ -61,15 +70,13 @@ pub(super) async fn repeat<F, Fut>(
         }
         next = match duty().await {
             Ok(next) => {
-                (pause, said) = (FIRST_PAUSE, None);
+                (pause, said) = (FIRST_PAUSE, Said::default());
                 next
             }
             Err(error) => {
                 let error = chain(error.as_ref());
-                let known = said.as_ref().is_some_and(|(known, at): &Said| *known == error && at.elapsed() < SAY_AGAIN);
-                if !known {
+                if said.is_news(&error) {
                     tracing::warn!(error, "cannot {what}; trying again");
-                    said = Some((error, Instant::now()));
                 }
                 shutdown.run_until_cancelled(sleep(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -85,6 +92,8 @@ mod tests {
         Arc,
         atomic::{AtomicUsize, Ordering},
     };
+
+    use tokio::time::Instant;
 
     use super::*;
 

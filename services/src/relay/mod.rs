@@ -1,13 +1,12 @@
 //! The relay: moves requests into runs, what is due into Redis, and what nobody holds any more back to due.
 //!
 //! Each duty is a file with a function that does it once, its tick, and the loop that repeats it: `intake`, `dispatch`,
-//! `rescue`, `finder`, `schema`, `prune`. `listen` hears the rings that `doorbell` asks for. Any
+//! `rescue`, `schema`, `prune`; a product brings its own (`duty`). `listen` hears the rings that `doorbell` asks for. Any
 //! number of relays run side by side; none is special, and none holds anything in memory that another would miss.
 
 mod dispatch;
 mod doorbell;
 mod duty;
-mod finder;
 mod gauges;
 mod intake;
 mod listen;
@@ -25,10 +24,9 @@ use tokio_util::sync::CancellationToken;
 use self::doorbell::Doorbell;
 pub use self::{
     dispatch::{dispatch_once, push_due},
-    duty::Next,
-    finder::{find_once, report_older},
+    duty::{Duty, Next},
     intake::intake_once,
-    rescue::{Rescued, rescue_once},
+    rescue::{Ration, Rescued, rescue_once},
 };
 use crate::{
     ledger::{Due, postgres::Postgres},
@@ -48,13 +46,14 @@ pub struct Settings {
 }
 
 /// What a relay works with.
-#[derive(Clone)]
 pub struct Deps {
     /// It has registered its definitions.
     pub ledger: Postgres,
     pub queue: Queue,
     /// Where LISTEN works, if anywhere: one connection is opened there.
     pub listen: Option<PgConnectOptions>,
+    /// What products have it do beside its own.
+    pub duties: Vec<Box<dyn Duty>>,
     /// Where it leaves what it counts, and its loops' pulses.
     pub vitals: Vitals,
 }
@@ -62,10 +61,6 @@ pub struct Deps {
 /// Runs until `shutdown`, then ends each duty after the round it is in: there is nothing to hand back. A duty that panics
 /// ends the relay.
 pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let finds = finder::is_wanted(&deps.ledger);
-    if finds {
-        report_older(&deps.ledger).await;
-    }
     let relay = Relay {
         settings: Arc::new(settings),
         ledger: deps.ledger,
@@ -83,9 +78,8 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     duties.spawn(dispatch::hear_wakes(relay.clone()));
     duties.spawn(dispatch::run(relay.clone()));
     duties.spawn(rescue::run(relay.clone()));
-    if finds {
-        duties.spawn(finder::find(relay.clone(), finder::RECENT));
-        duties.spawn(finder::find(relay.clone(), finder::ALL));
+    for duty in deps.duties {
+        duties.spawn(of_a_product(relay.clone(), duty));
     }
     duties.spawn(schema::run(relay.clone()));
     duties.spawn(prune::run(relay));
@@ -94,6 +88,11 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
         ended.context("a duty of the relay ended")?;
     }
     Ok(())
+}
+
+async fn of_a_product(relay: Relay, duty: Box<dyn Duty>) {
+    let round = async || duty.round(&relay.ledger, &relay.vitals.metrics).await;
+    relay.repeat(duty.what(), duty.tick(), &Notify::new(), round).await;
 }
 
 /// What the duties share.

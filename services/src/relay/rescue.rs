@@ -1,7 +1,10 @@
 //! What nobody holds any more: expired leases, runs past their deadline, public rows that could not
 //! be written; what waits for an API without saying so; and resources at which two calls may have met.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
@@ -13,7 +16,7 @@ use workflows::{definition::LEASE, outcome::Class, state::RunState};
 
 use super::{Next, Relay};
 use crate::{
-    ledger::{Due, Expired, RelayLedger, Settled, Settlement, settlement::Attempt},
+    ledger::{Due, Error, Expired, RelayLedger, Settled, Settlement, settlement::Attempt},
     telemetry::{
         metrics::{Ended, Metrics},
         spans, trace,
@@ -52,38 +55,74 @@ pub struct Rescued {
     pub due: Vec<Due>,
 }
 
-/// `dice` draws shares between 0 and 1.
+/// Rations a look that may take long: over time it takes no more than a twentieth of it.
+#[derive(Default)]
+pub struct Ration(Mutex<Option<Instant>>);
+
+impl Ration {
+    /// Looks, if it is time to.
+    async fn spend<T: Default>(&self, look: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let next = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = Instant::now();
+        if next.is_some_and(|next| asked < next) {
+            return Ok(T::default());
+        }
+        let found = look.await;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + 19 * asked.elapsed());
+        found
+    }
+}
+
+/// `dice` draws shares between 0 and 1. What the database refuses harms only the part that asked for it; the round's error is
+/// the first refusal. `late` rations the look for late runs: those that stand behind a closed gate are read in each.
 pub async fn rescue_once<L: RelayLedger>(
     ledger: &L,
     dice: &(dyn Fn() -> f64 + Sync),
     metrics: &Metrics,
+    late: &Ration,
 ) -> anyhow::Result<Rescued> {
     let asked = Instant::now();
     let upkeep = ledger.upkeep().await.context("look for what nobody holds")?;
     let mut rescued = Rescued { quiet: !upkeep.running, ..Rescued::default() };
+    let mut refused = None;
     // Counted one by one: what is done is done, whatever becomes of the rest.
     if upkeep.expired {
-        (rescued.crashed, rescued.due) = rescue_expired(ledger, asked, dice, metrics).await?;
+        let expired = rescue_expired(ledger, asked, dice, metrics).await;
+        (rescued.crashed, rescued.due) = unless_refused(expired, &mut refused)?;
         metrics.rescued("crashed", rescued.crashed);
     }
     if upkeep.late {
-        rescued.exceeded = end_late(ledger).await?;
+        rescued.exceeded = unless_refused(late.spend(end_late(ledger)).await, &mut refused)?;
         metrics.rescued("exceeded", rescued.exceeded);
     }
     if upkeep.cancelled {
-        tell_of_cancelled(ledger).await?;
+        unless_refused(tell_of_cancelled(ledger).await, &mut refused)?;
     }
     if upkeep.unwritten {
-        rescued.projections_pending = ledger.project_pending(BATCH).await.context("write public rows again")?;
+        let pending = ledger.project_pending(BATCH).await.context("write public rows again");
+        rescued.projections_pending = unless_refused(pending, &mut refused)?;
     }
     if upkeep.untold {
-        rescued.explained = ledger.explain(BATCH).await.context("say why steps wait")?;
+        let explained = ledger.explain(BATCH).await.context("say why steps wait");
+        rescued.explained = unless_refused(explained, &mut refused)?;
     }
     if upkeep.doubted {
-        rescued.doubted = look_again(ledger).await?;
+        rescued.doubted = unless_refused(look_again(ledger).await, &mut refused)?;
         metrics.rescued("doubted", rescued.doubted);
     }
-    Ok(rescued)
+    refused.map_or(Ok(rescued), Err)
+}
+
+/// Nothing where the database answered with an error, which is kept if it is the first. Any other error is the connection's, and
+/// ends the round.
+fn unless_refused<T: Default>(result: anyhow::Result<T>, first: &mut Option<anyhow::Error>) -> anyhow::Result<T> {
+    result.or_else(|error| match error.downcast_ref() {
+        Some(Error::Database(sqlx::Error::Database(_))) => {
+            first.get_or_insert(error);
+            Ok(T::default())
+        }
+        _ => Err(error),
+    })
 }
 
 /// Settles each expired lease, guarded by its expiry: a worker that renews or settles first wins.
@@ -192,13 +231,14 @@ fn log(settlement: &Settlement, state: RunState) {
 pub(super) async fn run(relay: Relay) {
     // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
     let (in_touch, seen) = watch::channel(Instant::now());
+    let late = Ration::default();
     let rescue = async || {
         let mut next = Next::AtTick;
         if seen.borrow().elapsed() > LEASE {
             relay.ledger.ping().await?;
             relay.shutdown.run_until_cancelled(sleep(LEASE)).await;
         } else {
-            let rescued = rescue_once(&relay.ledger, &rand::random::<f64>, &relay.vitals.metrics).await?;
+            let rescued = rescue_once(&relay.ledger, &rand::random::<f64>, &relay.vitals.metrics, &late).await?;
             relay.push(rescued.due).await;
             relay.look_if(rescued.doubted > 0);
             if rescued.explained >= BATCH {
@@ -211,4 +251,31 @@ pub(super) async fn run(relay: Relay) {
         Ok(next)
     };
     relay.repeat("rescue", TICK, &Notify::new(), rescue).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_takes_long_takes_a_twentieth_of_the_time() {
+        let (ration, second) = (Ration::default(), Duration::from_secs(1));
+        let look = async || {
+            ration
+                .spend(async {
+                    sleep(second).await;
+                    Ok(1)
+                })
+                .await
+                .unwrap()
+        };
+
+        let first = look().await;
+        let at_once = look().await;
+        sleep(18 * second).await;
+        let early = look().await;
+        sleep(second).await;
+
+        assert_eq!((first, at_once, early, look().await), (1, 0, 0, 1));
+    }
 }

@@ -1,4 +1,5 @@
 //! What Sluice tells about itself. `log` is what it says to people and collectors; `metrics` what it counts and measures;
+//! `said` keeps the log from repeating itself;
 //! `health` whether its loops turn; `spans` makes every span there is, with the names in `names`; `trace` carries their context
 //! in and out; `sampling` decides which traces are recorded; `outbox`, `export` and `otlp` bring them to a collector. No secret
 //! passes here: the types of the secrets see to that. Nothing here may slow, block or fail the work.
@@ -10,6 +11,7 @@ pub mod metrics;
 pub mod names;
 pub mod otlp;
 mod outbox;
+mod said;
 pub mod sampling;
 pub mod spans;
 pub mod trace;
@@ -23,7 +25,7 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing_subscriber::{Layer, Registry, filter};
 
-pub use self::outbox::Exported;
+pub use self::{outbox::Exported, said::Said};
 use self::{health::Health, metrics::Metrics};
 use crate::database;
 

@@ -22,7 +22,7 @@ use workflows::{
     workflow::{Boxed, Catalog, Workflow},
 };
 
-use crate::{config::Faults, telemetry::Vitals};
+use crate::{Program, config::Faults, supabase::Finder, telemetry::Vitals};
 
 /// What a relay is told of the product.
 #[derive(Args)]
@@ -77,6 +77,11 @@ impl WorkflowOptions {
         let probe = HostProbe::new(host, client.clone());
         catalog.with(Provision::new(client, settings, definition)).probing(probe)
     }
+}
+
+/// Has the program's relays find sign-ups that got lost.
+pub fn with_duties(program: Program) -> Program {
+    program.with_duty(Finder::of_recent()).with_duty(Finder::of_all())
 }
 
 /// A workflow for processes that run none of its steps.

@@ -29,7 +29,7 @@ use crate::{
     name,
     queue::{self, Consumer, Delivery, Hint, HintSink, Queue, Status},
     telemetry::{
-        Vitals,
+        Said, Vitals,
         health::Pulse,
         metrics::{Metrics, Sample, names},
         spans, trace,
@@ -240,7 +240,7 @@ where
 {
     let mut tick = tokio::time::interval(RENEWAL_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut beat, mut fails) = (None, false);
+    let (mut beat, mut said) = (None, Said::default());
     loop {
         tick.tick().await;
         pulse.beat();
@@ -249,13 +249,12 @@ where
         }
         let asked = Instant::now();
         match renew().await {
-            Ok(()) => (beat, fails) = (Some(asked), false),
-            // Said once: it is the same at each tick until the ledger answers.
-            Err(error) if !fails => {
-                tracing::warn!(%error, "cannot renew leases");
-                fails = true;
+            Ok(()) => (beat, said) = (Some(asked), Said::default()),
+            Err(error) => {
+                if said.is_news(&error) {
+                    tracing::warn!(%error, "cannot renew leases");
+                }
             }
-            Err(error) => tracing::debug!(%error, "cannot renew leases yet"),
         }
     }
 }

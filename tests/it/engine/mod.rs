@@ -16,7 +16,9 @@ use sluice::{
     evolution,
     ledger::{self, postgres::Postgres},
     queue::{self, Queue},
-    relay, worker,
+    relay,
+    supabase::{self, Finder},
+    worker,
 };
 use tests::{
     evolution::{Config, server::Server},
@@ -150,7 +152,8 @@ impl Engine {
         let ledger = self.wired_ledger(8).await;
         let listen = Some(self.app.options());
         let queue = queue_of(&self.prefix, self.wires).await;
-        let deps = relay::Deps { ledger, queue, listen, vitals: Default::default() };
+        let duties: Vec<Box<dyn relay::Duty>> = vec![Box::new(Finder::of_recent()), Box::new(Finder::of_all())];
+        let deps = relay::Deps { ledger, queue, listen, duties, vitals: Default::default() };
         self.roles.push(tokio::spawn(relay::run(settings, deps, self.stop.clone())));
     }
 

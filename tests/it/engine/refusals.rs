@@ -103,8 +103,8 @@ async fn one_lost_sign_up_that_the_app_refuses_does_not_keep_the_others() {
     let users = lose_three(&engine).await;
     owner.run(&format!("alter table {QUEUE} add constraint not_this_one check (user_id <> '{}')", users[1])).await;
 
-    let found = relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
-    let again = relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
+    let found = supabase::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
+    let again = supabase::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
 
     assert_eq!((found, again), (2, 0));
     assert_eq!(engine.ledger.intake(10).await.unwrap().started.len(), 2);
@@ -117,11 +117,11 @@ async fn the_search_for_lost_sign_ups_holds_nothing_while_the_app_holds_one() {
     let users = lose_three(&engine).await;
     owner.run(&format!("begin; delete from profiles where id = '{}'", users[1])).await;
 
-    let found = relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
+    let found = supabase::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap();
 
     assert_eq!(found, 2);
     owner.run("rollback").await;
-    assert_eq!(relay::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap(), 1);
+    assert_eq!(supabase::find_once(&engine.ledger, Duration::from_secs(900)).await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -172,7 +172,7 @@ async fn a_profile_older_than_the_adoption_is_not_started() {
     let mut session = engine.app.superuser().await;
     session.run("delete from evolution_instance_creation_queue; delete from evolution_instances").await;
 
-    let queued = relay::find_once(&engine.ledger, Duration::from_secs(86_400 * 365)).await.unwrap();
+    let queued = supabase::find_once(&engine.ledger, Duration::from_secs(86_400 * 365)).await.unwrap();
 
     assert_eq!(queued, 0);
     engine.stop().await;

@@ -3,6 +3,8 @@
 
 use sqlx::{Connection, FromRow, PgConnection};
 
+use crate::database::is_held_up;
+
 /// The most users that one transaction starts.
 const BATCH: i32 = 500;
 
@@ -70,7 +72,7 @@ pub async fn start(connection: &mut PgConnection, class: &str, by: &str, note: O
         match start_batch(connection, class, by, note).await {
             Ok(0) => break,
             Ok(batch) => users += batch,
-            Err(error) if super::is_held_up(&error) => break,
+            Err(error) if is_held_up(&error) => break,
             Err(error) => return Err(error),
         }
     }
