@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The workflows of a program, and its roles. Each role runs until the process is told to stop, and says how the process
-/// is to exit.
+/// is to exit. None starts with a workflow that cannot run.
 #[derive(Default)]
 pub struct Program {
     catalog: Catalog,
@@ -87,9 +87,99 @@ impl Program {
         parse: impl FnOnce(&Catalog, Faults) -> Result<Config<R>, Faults>,
         role: impl AsyncFnOnce(R, Life) -> anyhow::Result<()>,
     ) -> ExitCode {
-        let (vitals, mut faults) = (Vitals::new(name), Faults::default());
-        let additions = self.additions.into_iter();
-        let catalog = additions.fold(self.catalog, |catalog, add| add(catalog, &vitals, &mut faults));
+        let vitals = Vitals::new(name);
+        let (catalog, faults) = self.complete(&vitals);
         process::serve(vitals, parse(&catalog, faults), role)
+    }
+
+    /// Every workflow, and what is wrong with their settings and definitions.
+    fn complete(self, vitals: &Vitals) -> (Catalog, Faults) {
+        let (additions, mut faults) = (self.additions.into_iter(), Faults::default());
+        let catalog = additions.fold(self.catalog, |catalog, add| add(catalog, vitals, &mut faults));
+        faults.add_definitions(&catalog.registry());
+        (catalog, faults)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Parser};
+    use workflows::{
+        calls::ExclusiveCalls,
+        definition::Definition,
+        ids::StepName,
+        outcome::{Outcome, StepInput},
+        workflow::{Boxed, Workflow},
+    };
+
+    use super::*;
+
+    /// A workflow that somebody has begun to write.
+    struct Begun;
+
+    impl Workflow for Begun {
+        fn definitions(&self) -> Vec<Definition> {
+            vec![Definition {
+                name: "begun".parse().unwrap(),
+                version: 1,
+                steps: Vec::new(),
+                deadline: Default::default(),
+                priority: 0,
+                projection: None,
+                source: None,
+                gone: None,
+            }]
+        }
+
+        fn run<'a>(
+            &'a self,
+            _: &'a StepName,
+            _: &'a StepInput,
+            _: &'a ExclusiveCalls<'a>,
+        ) -> Boxed<'a, Option<Outcome>> {
+            Box::pin(async { None })
+        }
+    }
+
+    #[derive(Parser)]
+    struct Told<O: Args> {
+        #[command(flatten)]
+        options: O,
+    }
+
+    fn told<O: Args>(settings: &[&str]) -> O {
+        let command = ["program", "--database-url=postgres://ada@127.0.0.1:9/app"].iter().chain(settings);
+        Told::<O>::parse_from(command).options
+    }
+
+    fn begun() -> Program {
+        Program::new(Catalog::default().with(Begun))
+    }
+
+    #[test]
+    fn a_program_says_what_is_wrong_with_its_workflows_after_what_is_wrong_with_its_settings() {
+        let add = |catalog: Catalog, _: &Vitals, faults: &mut Faults| {
+            faults.add("GREETING", "", "is empty");
+            catalog.with(Begun)
+        };
+
+        let (_, faults) = begun().adding(add).complete(&Vitals::new("all"));
+
+        assert_eq!(
+            faults.to_string(),
+            "GREETING=: is empty\n\
+             WORKFLOW=begun 1: has no step: give it one, or leave the workflow out\n\
+             WORKFLOW=begun 1: is defined twice: give one of the two another name or version\n\
+             WORKFLOW=begun 1: has no step: give it one, or leave the workflow out"
+        );
+    }
+
+    #[test]
+    fn no_role_starts_with_a_workflow_that_cannot_run() {
+        let (redis, amqp) = ("--redis-url=redis://127.0.0.1:9", "--amqp-url=amqp://127.0.0.1:9/%2f");
+
+        for ended in [begun().relay(&told(&[redis])), begun().events(&told(&[amqp])), begun().all(&told(&[redis]))] {
+            assert_eq!(ended, ExitCode::from(2));
+        }
     }
 }

@@ -6,14 +6,14 @@ use sluice::{
     ledger::{self, Due},
     queue,
     telemetry::health::Pulse,
-    worker::{AttemptRunner, Attempted, Deps, Leases, Places, RENEWAL_TICK},
+    worker::{AttemptRunner, Attempted, Deps, Leases, Places},
 };
 use tokio::{
     sync::Semaphore,
     task::AbortHandle,
     time::{self, Instant, MissedTickBehavior},
 };
-use workflows::{breaker::Rules, ids::StepName, state::RunState};
+use workflows::{breaker::Rules, definition::RENEWAL_TICK, ids::StepName, state::RunState};
 
 use crate::{chance::Chance, connection::Connection, process::Process, queue::Line, stage::Stage, weather::Pusher};
 

@@ -9,4 +9,4 @@
 mod engine;
 pub mod whatsapp;
 
-pub use engine::{breaker, calls, definition, ids, outcome, policy, secret, state, workflow};
+pub use engine::{breaker, calls, definition, faults, ids, outcome, policy, secret, state, workflow};

@@ -3,11 +3,15 @@
 use std::fmt;
 
 use url::{Host, Url};
+use workflows::definition::Registry;
 
 use crate::telemetry::log::Format;
 
 /// For passwords in addresses.
 pub(super) const ENCODE: &str = "in a password write %2F for a /, %3F for a ?, %23 for a #, %40 for an @";
+
+/// What stands for a setting where a workflow's definition cannot work.
+const WORKFLOW: &str = "WORKFLOW";
 
 /// One setting that cannot work: which, what it is set to, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,13 @@ pub struct Fault {
     /// What it is set to, fit to be seen; none where it is not set.
     pub shown: Option<String>,
     pub problem: String,
+}
+
+impl Fault {
+    /// Whether it is mended in the program's code, and not by a setting.
+    pub(crate) fn is_of_a_workflow(&self) -> bool {
+        self.setting == WORKFLOW
+    }
 }
 
 impl fmt::Display for Fault {
@@ -73,6 +84,13 @@ impl Faults {
 
     pub fn add_unset(&mut self, setting: &str, problem: impl Into<String>) {
         self.push(setting, None, problem);
+    }
+
+    /// What is wrong with the definitions of workflows.
+    pub(crate) fn add_definitions(&mut self, registry: &Registry) {
+        for fault in registry.faults() {
+            self.add(WORKFLOW, &fault.workflow, fault.problem);
+        }
     }
 
     fn push(&mut self, setting: &str, shown: Option<String>, problem: impl Into<String>) {

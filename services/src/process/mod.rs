@@ -24,7 +24,7 @@ pub(crate) use self::{
     roles::{all, events, follow, relay, worker},
 };
 use crate::{
-    config::{Config, Faults},
+    config::{Config, Fault, Faults},
     telemetry::{
         self, Vitals,
         export::{Exporters, Traces},
@@ -107,8 +107,15 @@ fn refuse(faults: &Faults) {
             tracing::error!(setting = fault.setting, "cannot start: {fault}");
         }
     } else {
-        eprintln!("sluice cannot start, for these settings are not right:\n{faults}");
-        eprintln!("Every setting is a variable and a flag: see --help and .env.example.");
+        let (workflows, settings): (Vec<&Fault>, Vec<_>) = faults.iter().partition(|fault| fault.is_of_a_workflow());
+        let what = if settings.is_empty() { "workflows" } else { "settings" };
+        eprintln!("sluice cannot start, for these {what} are not right:\n{faults}");
+        if !workflows.is_empty() {
+            eprintln!("A WORKFLOW is mended in the code of its definition: see docs/adding-a-workflow.md.");
+        }
+        if !settings.is_empty() {
+            eprintln!("Every setting is a variable and a flag: see --help and .env.example.");
+        }
     }
 }
 

@@ -6,21 +6,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use workflows::{calls::Permission, definition::EXCLUSIVE_CALL};
+use workflows::{
+    calls::Permission,
+    definition::{EXCLUSIVE_CALL, RENEWED_AT},
+};
 
 use crate::ledger::{Key, Lease};
 
-/// How old a lease is when it is renewed: that of a short attempt never is. `RENEWAL_TICK` makes
-/// that once a second, and a lease no older than 1.1 s: enough is left for a call that creates or
-/// deletes, and for a slow answer.
-const RENEWED_AT: Duration = Duration::from_millis(600);
-
-/// The same of the heartbeat, where no lease is held. Who has lost a lease and lives beats once
-/// more between the moment at which it would have moved that lease (1.1 s) and its end (4 s).
+/// How old a heartbeat is when it is made again, where no lease is held. Who has lost a lease and
+/// lives beats once more between the moment at which it would have moved that lease (1.1 s) and its
+/// end (4 s).
 const IDLE_BEAT: Duration = Duration::from_millis(2_500);
-
-/// How often a process looks for leases to renew.
-pub const RENEWAL_TICK: Duration = Duration::from_millis(500);
 
 /// Every lease that this process holds.
 #[derive(Default)]
@@ -140,7 +136,10 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use workflows::ids::{RunId, Token};
+    use workflows::{
+        definition::RENEWAL_TICK,
+        ids::{RunId, Token},
+    };
 
     fn lease() -> Lease {
         let key = Key { run: RunId::new(uuid::Uuid::nil()), position: 0, token: Token::new(1) };

@@ -19,10 +19,10 @@ use anyhow::Context;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
-use workflows::{breaker::Rules, ids::StepName, state::RunState, workflow::Catalog};
+use workflows::{breaker::Rules, definition::RENEWAL_TICK, ids::StepName, state::RunState, workflow::Catalog};
 
 pub use self::attempt::{AttemptRunner, Attempted, Dice, Next, Place, Places};
-pub use self::lease::{Leases, RENEWAL_TICK};
+pub use self::lease::Leases;
 pub use self::signals::{Signals, Watch};
 use crate::{
     ledger::{self, Ask, Due, WorkerLedger},

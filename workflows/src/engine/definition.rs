@@ -34,7 +34,8 @@ pub struct Step {
     pub name: StepName,
     /// How long one attempt may take.
     pub timeout: Duration,
-    /// How long a worker may hold the step without renewing.
+    /// How long a worker may hold the step without renewing. Shorter than three renewals it is
+    /// refused.
     pub lease: Duration,
     pub retry: Retry,
     pub reach: Reach,
@@ -53,6 +54,17 @@ pub enum Reach {
 
 /// A lease that survives two renewals that fail.
 pub const LEASE: Duration = Duration::from_secs(4);
+
+/// How often a worker looks for leases to renew.
+pub const RENEWAL_TICK: Duration = Duration::from_millis(500);
+
+/// How old a lease is when it is renewed: that of a short attempt never is. `RENEWAL_TICK` makes
+/// that once a second.
+pub const RENEWED_AT: Duration = Duration::from_millis(600);
+
+/// The oldest that a lease is when its renewal is sent. What is left of it is enough for a call
+/// that creates or deletes, and for a slow answer: `Registry::faults` sees to that.
+pub const BETWEEN_RENEWALS: Duration = RENEWED_AT.saturating_add(RENEWAL_TICK);
 
 /// The lease that must be left for a call that creates or deletes to be sent: then the lease's end is also the end of the
 /// time in which the server finishes what it was sent.
