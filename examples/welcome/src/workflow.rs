@@ -118,11 +118,9 @@ fn not_a_customer() -> Outcome {
     Outcome::Permanent(Failure::new(Class::Rejected, "the step before left no customer"))
 }
 
-/// A refusal below 500 will never work; all else is tried again.
 fn done(result: Result<(), Error>, output: Value, memory: Memory) -> Outcome {
     match result {
         Ok(()) => Outcome::Success { output, memory, note: None },
-        Err(error @ Error::Refused(status)) if status.is_client_error() => Outcome::Permanent(error.failure()),
-        Err(error) => Outcome::Retry(error.failure()),
+        Err(error) => error.outcome(),
     }
 }
