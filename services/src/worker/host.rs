@@ -57,9 +57,11 @@ impl<L: WorkerLedger> Hosts<L> {
     pub(super) fn hear(&self, step: &Step, claim: &Claim, outcome: &Outcome) {
         let failure = outcome.failure();
         let heard = failure.map_or(HostSignal::Healthy, |failure| failure.host);
-        if let (Some(host), Some(signal)) = (self.of(step), Signal::of(claim.key.run, heard)) {
+        if let Some(host) = self.of(step) {
             let names = [claim.input.resource.as_str(), claim.input.subject.as_str()];
-            host.watch.signals.hear(signal, failure.and_then(|failure| Word::of(failure, names)));
+            host.watch
+                .signals
+                .hear(Signal::of(claim.key.run, heard), failure.and_then(|failure| Word::of(failure, names)));
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::{
 };
 use workflows::{
     breaker::{Answer, Cause, Probed, Rules, Signal, State, Word},
+    outcome::HostSignal,
     workflow::Probe,
 };
 
@@ -57,18 +58,22 @@ impl Heard {
     /// While the breaker is closed, a good answer matters only after failures, and undoes them.
     /// Where the last look is old, the answer is kept, and a new look decides.
     fn hear(&mut self, signal: Signal) -> bool {
+        if signal.heard == HostSignal::Silent {
+            return false;
+        }
         self.active = true;
         let closed = self.gate.breaker == State::Closed;
         let matters = self.gate.failing || self.seen.is_none_or(|seen| seen.elapsed() > FRESH);
-        match signal {
-            Signal::Healthy(_) if closed => {
-                let failed = self.pending.iter().any(|other| !matches!(other, Signal::Healthy(_) | Signal::Hold(_)));
-                if !failed && (!matters || self.pending.iter().any(|s| matches!(s, Signal::Healthy(_)))) {
+        match signal.heard {
+            HostSignal::Healthy if closed => {
+                let failed =
+                    self.pending.iter().any(|other| !matches!(other.heard, HostSignal::Healthy | HostSignal::Hold(_)));
+                if !failed && (!matters || self.pending.iter().any(|other| other.heard == HostSignal::Healthy)) {
                     return false;
                 }
-                self.pending.retain(|other| !matches!(other, Signal::Failing(_)));
+                self.pending.retain(|other| other.heard != HostSignal::Failing);
             }
-            Signal::Hold(_) => {}
+            HostSignal::Hold(_) => {}
             _ if self.pending.contains(&signal) => return false,
             _ => {}
         }
@@ -176,7 +181,7 @@ impl<L: WorkerLedger> Watch<L> {
         let gate = self.ledger.probed(&self.host, probe, &answer, &self.rules, (self.dice)()).await?;
         self.signals.see(&self.host, gate, &self.rules);
         if let Some(duration) = answer.hold {
-            self.signals.hear(Signal::Hold(duration), None);
+            self.signals.hear(Signal::of_a_probe(HostSignal::Hold(duration)), None);
         }
         Ok(())
     }
@@ -198,7 +203,7 @@ impl<L: WorkerLedger> Watch<L> {
 
     /// Good answers alone are said only where the gate, looked at now, waits for one.
     async fn say(&self, signals: &[Signal]) -> Result<HostGate> {
-        if signals.iter().all(|signal| matches!(signal, Signal::Healthy(_))) {
+        if signals.iter().all(|signal| signal.heard == HostSignal::Healthy) {
             let gate = self.ledger.host_gate(&self.host).await?;
             if signals.is_empty() || is_well(&gate) {
                 return Ok(gate);
@@ -236,15 +241,15 @@ mod tests {
     async fn one_good_answer_is_kept_where_nobody_has_looked_for_a_while() {
         let signals = Signals::default();
         signals.see("api", HostGate::default(), &Rules::default());
-        signals.hear(Signal::Healthy(run(1)), None);
+        signals.hear(Signal::of(run(1), HostSignal::Healthy), None);
         assert_eq!(signals.take(), []);
 
         tokio::time::advance(FRESH + Duration::from_millis(1)).await;
         for number in 2..1000 {
-            signals.hear(Signal::Healthy(run(number)), None);
+            signals.hear(Signal::of(run(number), HostSignal::Healthy), None);
         }
 
-        assert_eq!(signals.take(), [Signal::Healthy(run(2))]);
+        assert_eq!(signals.take(), [Signal::of(run(2), HostSignal::Healthy)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -254,7 +259,7 @@ mod tests {
 
         signals.see("api", HostGate::default(), &Rules::default());
         assert!(signals.are_idle());
-        signals.hear(Signal::Healthy(run(1)), None);
+        signals.hear(Signal::of(run(1), HostSignal::Healthy), None);
         assert!(!signals.are_idle());
 
         signals.see("api", HostGate { failing: true, ..HostGate::default() }, &Rules::default());
@@ -263,7 +268,10 @@ mod tests {
 
     #[test]
     fn what_is_told_depends_on_how_the_gate_stands() {
-        let (healthy, failing) = (|number| Signal::Healthy(run(number)), |number| Signal::Failing(run(number)));
+        let (healthy, failing) = (
+            |number| Signal::of(run(number), HostSignal::Healthy),
+            |number| Signal::of(run(number), HostSignal::Failing),
+        );
         let gate = HostGate::default();
         for (what, gate, heard, told) in [
             ("good answers of a healthy host are not", Some(gate), (0..1000).map(healthy).collect(), vec![]),
@@ -297,12 +305,12 @@ mod tests {
     #[test]
     fn a_report_that_failed_is_made_again_in_order() {
         let signals = Signals::default();
-        signals.hear(Signal::Failing(run(1)), None);
+        signals.hear(Signal::of(run(1), HostSignal::Failing), None);
         let told = signals.take();
-        signals.hear(Signal::Failing(run(2)), None);
+        signals.hear(Signal::of(run(2), HostSignal::Failing), None);
 
         signals.give_back(told);
 
-        assert_eq!(signals.take(), [Signal::Failing(run(1)), Signal::Failing(run(2))]);
+        assert_eq!(signals.take(), [Signal::of(run(1), HostSignal::Failing), Signal::of(run(2), HostSignal::Failing)]);
     }
 }

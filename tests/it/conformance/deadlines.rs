@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice::ledger::{OperatorLedger, RelayLedger};
 use workflows::{
     breaker::Signal,
-    outcome::{Class, Failure, Outcome},
+    outcome::{Class, Failure, HostSignal, Outcome},
     state::{DeathReason, RunState, StepState},
 };
 
@@ -131,7 +131,7 @@ pub async fn time_that_a_breaker_held_does_not_count(bench: &Bench<impl World>) 
     bench.world.advance(PAST).await;
     let let_through = gates::half_open(bench).await;
     assert_eq!(bench.ledger().exceed(10).await.unwrap().len(), 0, "who waits to be let through is not late");
-    gates::report(bench, &[Signal::Healthy(let_through.key.run)]).await;
+    gates::report(bench, &[Signal::of(let_through.key.run, HostSignal::Healthy)]).await;
     bench.settle(&let_through, retry()).await;
     bench.world.advance(Duration::from_secs(20)).await;
 

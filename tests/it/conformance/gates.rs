@@ -33,7 +33,7 @@ fn nobody(number: u128) -> RunId {
 
 /// Three runs of nobody's fail.
 pub async fn trip(bench: &Bench<impl World>) -> HostGate {
-    report(bench, &[1, 2, 3].map(|number| Signal::Failing(nobody(number)))).await
+    report(bench, &[1, 2, 3].map(|number| Signal::of(nobody(number), HostSignal::Failing))).await
 }
 
 /// The host answers a probe, and one run that is due is let through: its claim.
@@ -92,8 +92,9 @@ pub async fn three_runs_that_fail_open_the_breaker(bench: &Bench<impl World>) {
     let elsewhere = bench.start(BRITTLE, user()).await;
     let keys = bench.due(CREATE).await;
 
-    let twice = report(bench, &[Signal::Failing(nobody(1)), Signal::Failing(nobody(2))]).await;
-    let opened = report(bench, &[Signal::Failing(nobody(3))]).await;
+    let twice =
+        report(bench, &[Signal::of(nobody(1), HostSignal::Failing), Signal::of(nobody(2), HostSignal::Failing)]).await;
+    let opened = report(bench, &[Signal::of(nobody(3), HostSignal::Failing)]).await;
 
     assert_eq!((twice.breaker, twice.failing), (State::Closed, true));
     assert_eq!((opened.breaker, opened.probe_due), (State::Open, false));
@@ -106,10 +107,10 @@ pub async fn three_runs_that_fail_open_the_breaker(bench: &Bench<impl World>) {
 }
 
 pub async fn a_good_answer_in_between_keeps_it_closed(bench: &Bench<impl World>) {
-    report(bench, &[Signal::Failing(nobody(1)), Signal::Failing(nobody(2))]).await;
+    report(bench, &[Signal::of(nobody(1), HostSignal::Failing), Signal::of(nobody(2), HostSignal::Failing)]).await;
 
-    let calm = report(bench, &[Signal::Healthy(nobody(9))]).await;
-    let gate = report(bench, &[Signal::Failing(nobody(3))]).await;
+    let calm = report(bench, &[Signal::of(nobody(9), HostSignal::Healthy)]).await;
+    let gate = report(bench, &[Signal::of(nobody(3), HostSignal::Failing)]).await;
 
     assert!(!calm.failing);
     assert_eq!(gate.breaker, State::Closed);
@@ -145,7 +146,7 @@ pub async fn a_probe_that_came_too_late_changes_nothing(bench: &Bench<impl World
 pub async fn a_half_open_breaker_lets_one_untried_run_through(bench: &Bench<impl World>) {
     let runs = bench.start_many(PROVISION, 5).await;
     let keys = bench.due(CREATE).await;
-    report(bench, &[0, 1, 2].map(|number| Signal::Failing(runs[number]))).await;
+    report(bench, &[0, 1, 2].map(|number| Signal::of(runs[number], HostSignal::Failing))).await;
     answer(bench).await;
     let named: Vec<_> = bench.due(CREATE).await.into_iter().map(|key| key.run).collect();
     assert_eq!(named, runs[3..], "those that failed are pushed last");
@@ -172,7 +173,7 @@ pub async fn a_half_open_breaker_names_few_to_be_pushed(bench: &Bench<impl World
 pub async fn where_only_failing_runs_wait_one_of_them_is_let_through(bench: &Bench<impl World>) {
     let runs = bench.start_many(PROVISION, 3).await;
     let keys = bench.due(CREATE).await;
-    report(bench, &[0, 1, 2].map(|number| Signal::Failing(runs[number]))).await;
+    report(bench, &[0, 1, 2].map(|number| Signal::of(runs[number], HostSignal::Failing))).await;
     answer(bench).await;
 
     let at_first = claim_each(bench, &keys).await;
@@ -214,12 +215,13 @@ pub async fn only_the_answer_to_the_run_let_through_closes_it(bench: &Bench<impl
     trip(bench).await;
     let first = half_open(bench).await;
 
-    let unmoved = report(bench, &[Signal::Healthy(nobody(1)), Signal::Failing(nobody(2))]).await;
-    let reopened = report(bench, &[Signal::Failing(first.key.run)]).await;
+    let unmoved =
+        report(bench, &[Signal::of(nobody(1), HostSignal::Healthy), Signal::of(nobody(2), HostSignal::Failing)]).await;
+    let reopened = report(bench, &[Signal::of(first.key.run, HostSignal::Failing)]).await;
     assert_eq!((unmoved.breaker, reopened.breaker), (State::HalfOpen, State::Open));
     bench.settle(&first, retry()).await;
     let second = half_open(bench).await;
-    let closed = report(bench, &[Signal::Healthy(second.key.run)]).await;
+    let closed = report(bench, &[Signal::of(second.key.run, HostSignal::Healthy)]).await;
 
     assert_eq!((closed.breaker, closed.failing), (State::Closed, false));
     let (first, second) = (first.key.run, second.key.run);
@@ -246,7 +248,7 @@ pub async fn a_backlog_is_let_go_slowly(bench: &Bench<impl World>) {
     trip(bench).await;
     let let_through = half_open(bench).await;
     keys.retain(|key| key.run != let_through.key.run);
-    report(bench, &[Signal::Healthy(let_through.key.run)]).await;
+    report(bench, &[Signal::of(let_through.key.run, HostSignal::Healthy)]).await;
 
     let (closed, mut given) = (Instant::now(), Vec::new());
     for second in 0..3 {
@@ -269,9 +271,12 @@ pub async fn a_backlog_is_let_go_slowly(bench: &Bench<impl World>) {
 pub async fn what_the_host_asks_for_holds_it(bench: &Bench<impl World>) {
     bench.start(PROVISION, user()).await;
 
-    let held = [Signal::Hold(Duration::from_secs(60)), Signal::Hold(Duration::from_secs(20))];
+    let held = [
+        Signal::of_a_probe(HostSignal::Hold(Duration::from_secs(60))),
+        Signal::of_a_probe(HostSignal::Hold(Duration::from_secs(20))),
+    ];
     report(bench, &held).await;
-    report(bench, &[Signal::Hold(Duration::from_secs(5))]).await;
+    report(bench, &[Signal::of_a_probe(HostSignal::Hold(Duration::from_secs(5)))]).await;
 
     bench.world.advance(Duration::from_secs(40)).await;
     assert_eq!(bench.due(CREATE).await, []);
@@ -286,7 +291,7 @@ pub async fn a_step_that_waits_for_the_api_says_why(bench: &Bench<impl World>) {
     bench.start(BRITTLE, super::bench::user()).await;
     let untold = async || bench.ledger().upkeep().await.unwrap().untold;
     assert_eq!((untold().await, bench.ledger().explain(10).await.unwrap()), (false, 0));
-    report(bench, &[Signal::KeyRefused(nobody(1))]).await;
+    report(bench, &[Signal::of(nobody(1), HostSignal::KeyRefused)]).await;
 
     assert!(untold().await);
     assert_eq!(bench.ledger().explain(10).await.unwrap(), 1);

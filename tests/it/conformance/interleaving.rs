@@ -12,6 +12,7 @@ use tests::{
 use workflows::{
     breaker::{Probed, Rules, Signal, State},
     ids::RunId,
+    outcome::HostSignal,
     state::{RunState, StepState},
 };
 
@@ -238,7 +239,7 @@ pub async fn failures_reported_at_once_are_all_heard(bench: &Bench<InPostgres>) 
     bench.world.set(Gate::Rate(Scope::Host, HOST, 100.0)).await;
     let held = Held::by(bench, GATE_ROWS).await;
     let report = async |number| -> HostGate {
-        let failing = [Signal::Failing(RunId::new(uuid::Uuid::from_u128(number)))];
+        let failing = [Signal::of(RunId::new(uuid::Uuid::from_u128(number)), HostSignal::Failing)];
         bench.ledger().report(HOST, &failing, None, &Rules::default(), 1.0).await.unwrap()
     };
 

@@ -20,7 +20,7 @@ use sluice::ledger::{
 use tests::{ledger::Ledger, servers::until};
 use workflows::{
     breaker::{Rules, Signal},
-    outcome::{Memory, Outcome},
+    outcome::{HostSignal, Memory, Outcome},
     whatsapp::names::UserId,
 };
 
@@ -221,7 +221,7 @@ async fn close_gates(crowd: &Crowd<'_>) {
             unless_it_waited(crowd.ledger.set_rate(scope, name, rate, &ana).await);
         }
         let nobody = workflows::ids::RunId::new(uuid::Uuid::from_u128(random.next_u64().into()));
-        let heard = [Signal::Failing(nobody), Signal::Healthy(nobody)];
+        let heard = [Signal::of(nobody, HostSignal::Failing), Signal::of(nobody, HostSignal::Healthy)];
         unless_it_waited(crowd.ledger.report(HOST, &heard, None, &Rules::default(), 0.5).await);
     }
 }

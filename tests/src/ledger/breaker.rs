@@ -54,11 +54,7 @@ impl Tx<'_> {
             let pause = rules.pause(&after, jitter);
             self.write(after, pause, &Say { host, advice: rules.key_advice, word });
         }
-        let asked = signals.iter().filter_map(|signal| match signal {
-            Signal::Hold(duration) => Some(*duration),
-            _ => None,
-        });
-        if let Some(longest) = asked.max() {
+        if let Some(longest) = signals.iter().filter_map(Signal::hold).max() {
             self.hold(Scope::Host, host, longest);
         }
         self.host_gate(host)

@@ -37,14 +37,12 @@ pub enum Cause {
     Key,
 }
 
-/// What an attempt of a run, or a probe, heard of the host.
+/// What was heard of the host, and by whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    Healthy(RunId),
-    Failing(RunId),
-    KeyRefused(RunId),
-    /// It asks to be left alone for so long.
-    Hold(Duration),
+pub struct Signal {
+    /// None: a probe heard it.
+    pub run: Option<RunId>,
+    pub heard: HostSignal,
 }
 
 /// What the questions of a probe came to.
@@ -177,24 +175,26 @@ impl Breaker {
     /// The breaker after what the workers heard, in order.
     pub fn hear(mut self, signals: &[Signal], rules: &Rules) -> Self {
         for signal in signals {
-            match (self.state, *signal) {
-                (State::Closed, Signal::Healthy(_)) => self.forget(),
-                (State::Closed, Signal::Failing(run)) => {
+            // What a probe finds comes by `probed`; here it has only a hold to tell of.
+            let Some(run) = signal.run else { continue };
+            match (self.state, signal.heard) {
+                (State::Closed, HostSignal::Healthy) => self.forget(),
+                (State::Closed, HostSignal::Failing) => {
                     self.remember(run, rules);
                     if self.failing.len() >= rules.runs {
                         self.open(Cause::Outage);
                     }
                 }
-                (State::Closed, Signal::KeyRefused(_)) => self.open(Cause::Key),
-                (State::Open, Signal::KeyRefused(_)) => self.cause = Some(Cause::Key),
+                (State::Closed, HostSignal::KeyRefused) => self.open(Cause::Key),
+                (State::Open, HostSignal::KeyRefused) => self.cause = Some(Cause::Key),
                 // Attempts that began before it opened end while it is half-open: only the run let through is heard.
-                (State::HalfOpen, Signal::Healthy(run)) if self.probe_run == Some(run) => self = Self::default(),
-                (State::HalfOpen, Signal::Failing(run)) if self.probe_run == Some(run) => {
+                (State::HalfOpen, HostSignal::Healthy) if self.probe_run == Some(run) => self = Self::default(),
+                (State::HalfOpen, HostSignal::Failing) if self.probe_run == Some(run) => {
                     self.remember(run, rules);
                     self.reopen(Cause::Outage);
                 }
-                (State::HalfOpen, Signal::KeyRefused(run)) if self.probe_run == Some(run) => self.reopen(Cause::Key),
-                (State::Open | State::HalfOpen, _) | (_, Signal::Hold(_)) => {}
+                (State::HalfOpen, HostSignal::KeyRefused) if self.probe_run == Some(run) => self.reopen(Cause::Key),
+                (State::Open | State::HalfOpen, _) | (_, HostSignal::Hold(_) | HostSignal::Silent) => {}
             }
         }
         self
@@ -251,14 +251,21 @@ impl Breaker {
 }
 
 impl Signal {
-    /// What an attempt of `run` tells of the host, if anything.
-    pub fn of(run: RunId, heard: HostSignal) -> Option<Self> {
-        match heard {
-            HostSignal::Silent => None,
-            HostSignal::Healthy => Some(Self::Healthy(run)),
-            HostSignal::Failing => Some(Self::Failing(run)),
-            HostSignal::KeyRefused => Some(Self::KeyRefused(run)),
-            HostSignal::Hold(duration) => Some(Self::Hold(duration)),
+    /// What an attempt of `run` heard.
+    pub fn of(run: RunId, heard: HostSignal) -> Self {
+        Self { run: Some(run), heard }
+    }
+
+    /// What a probe heard beside its answer.
+    pub fn of_a_probe(heard: HostSignal) -> Self {
+        Self { run: None, heard }
+    }
+
+    /// How long the host asks to be left alone, if it does.
+    pub fn hold(&self) -> Option<Duration> {
+        match self.heard {
+            HostSignal::Hold(duration) => Some(duration),
+            HostSignal::Silent | HostSignal::Healthy | HostSignal::Failing | HostSignal::KeyRefused => None,
         }
     }
 }
@@ -310,7 +317,7 @@ mod tests {
     }
 
     fn open() -> Breaker {
-        hear(Breaker::default(), &[1, 2, 3].map(|number| Signal::Failing(run(number))))
+        hear(Breaker::default(), &[1, 2, 3].map(|number| Signal::of(run(number), HostSignal::Failing)))
     }
 
     fn half_open(probe_run: RunId) -> Breaker {
@@ -319,7 +326,7 @@ mod tests {
 
     #[test]
     fn three_different_runs_open_it() {
-        let two = hear(Breaker::default(), &[1, 2, 1, 2, 2].map(|number| Signal::Failing(run(number))));
+        let two = hear(Breaker::default(), &[1, 2, 1, 2, 2].map(|number| Signal::of(run(number), HostSignal::Failing)));
 
         assert_eq!(two.state, State::Closed);
         assert_eq!((open().state, open().cause), (State::Open, Some(Cause::Outage)));
@@ -327,32 +334,39 @@ mod tests {
 
     #[test]
     fn one_poison_run_never_opens_it() {
-        let poison = hear(Breaker::default(), &[Signal::Failing(run(1)); 100]);
+        let poison = hear(Breaker::default(), &[Signal::of(run(1), HostSignal::Failing); 100]);
 
         assert_eq!((poison.state, poison.failing.len()), (State::Closed, 1));
     }
 
     #[test]
     fn a_good_answer_in_between_starts_the_count_again() {
-        let heard =
-            [Signal::Failing(run(1)), Signal::Failing(run(2)), Signal::Healthy(run(9)), Signal::Failing(run(3))];
+        let heard = [
+            Signal::of(run(1), HostSignal::Failing),
+            Signal::of(run(2), HostSignal::Failing),
+            Signal::of(run(9), HostSignal::Healthy),
+            Signal::of(run(3), HostSignal::Failing),
+        ];
 
         assert_eq!(hear(Breaker::default(), &heard).state, State::Closed);
     }
 
     #[test]
     fn failures_far_apart_have_nothing_to_do_with_each_other() {
-        let heard = hear(Breaker::default(), &[Signal::Failing(run(1)), Signal::Failing(run(2))]);
+        let heard = hear(
+            Breaker::default(),
+            &[Signal::of(run(1), HostSignal::Failing), Signal::of(run(2), HostSignal::Failing)],
+        );
         let later = Breaker { failing_for: Duration::from_secs(61), ..heard };
 
-        let heard = hear(later, &[Signal::Failing(run(3))]);
+        let heard = hear(later, &[Signal::of(run(3), HostSignal::Failing)]);
 
         assert_eq!((heard.state, heard.failing), (State::Closed, vec![run(3)]));
     }
 
     #[test]
     fn a_refused_key_opens_it_at_once_and_an_answered_probe_half_opens_it() {
-        let refused = hear(Breaker::default(), &[Signal::KeyRefused(run(1))]);
+        let refused = hear(Breaker::default(), &[Signal::of(run(1), HostSignal::KeyRefused)]);
         let mended = refused.clone().probed(Probed::Answered);
 
         assert_eq!((refused.state, refused.cause), (State::Open, Some(Cause::Key)));
@@ -361,7 +375,14 @@ mod tests {
 
     #[test]
     fn an_open_one_listens_to_probes_only() {
-        let heard = hear(open(), &[Signal::Healthy(run(1)), Signal::Healthy(run(9)), Signal::Failing(run(8))]);
+        let heard = hear(
+            open(),
+            &[
+                Signal::of(run(1), HostSignal::Healthy),
+                Signal::of(run(9), HostSignal::Healthy),
+                Signal::of(run(8), HostSignal::Failing),
+            ],
+        );
 
         assert_eq!(heard, open());
         assert_eq!(open().probed(Probed::Failed), open());
@@ -371,9 +392,12 @@ mod tests {
     fn only_the_run_let_through_closes_or_reopens_a_half_open_one() {
         let half = half_open(run(7));
 
-        assert_eq!(hear(half.clone(), &[Signal::Healthy(run(1)), Signal::Failing(run(2))]), half);
-        assert_eq!(hear(half.clone(), &[Signal::Healthy(run(7))]), Breaker::default());
-        let reopened = hear(half, &[Signal::Failing(run(7))]);
+        assert_eq!(
+            hear(half.clone(), &[Signal::of(run(1), HostSignal::Healthy), Signal::of(run(2), HostSignal::Failing)]),
+            half
+        );
+        assert_eq!(hear(half.clone(), &[Signal::of(run(7), HostSignal::Healthy)]), Breaker::default());
+        let reopened = hear(half, &[Signal::of(run(7), HostSignal::Failing)]);
         assert_eq!((reopened.state, reopened.probes, reopened.probe_run), (State::Open, 2, None));
         assert_eq!(reopened.failing.last(), Some(&run(7)));
     }
@@ -389,14 +413,14 @@ mod tests {
 
         assert_eq!([0, 1, 2, 5, 60].map(|probes| pause(probes, 1.0)), [1000, 2000, 4000, 30_000, 30_000]);
         assert_eq!(pause(5, 0.0), 15_000);
-        let refused = hear(Breaker::default(), &[Signal::KeyRefused(run(1))]);
+        let refused = hear(Breaker::default(), &[Signal::of(run(1), HostSignal::KeyRefused)]);
         assert!(rules.pause(&Breaker { probes: 900, ..refused }, 1.0) <= Duration::from_secs(5));
     }
 
     #[test]
     fn what_is_remembered_of_failing_runs_is_bounded() {
         let rules = Rules { runs: usize::MAX, ..Rules::default() };
-        let signals: Vec<_> = (0..1000).map(|number| Signal::Failing(run(number))).collect();
+        let signals: Vec<_> = (0..1000).map(|number| Signal::of(run(number), HostSignal::Failing)).collect();
 
         assert_eq!(Breaker::default().hear(&signals, &rules).failing.len(), REMEMBERED);
     }

@@ -29,8 +29,7 @@ pub(super) async fn report(
         let reason = after.reason(before.cause, there, &say);
         write(&mut tx, host, &before, &after, rules.pause(&after, jitter), reason).await?;
     }
-    let asked = signals.iter().filter_map(|signal| if let Signal::Hold(hold) = signal { Some(*hold) } else { None });
-    if let Some(longest) = asked.max() {
+    if let Some(longest) = signals.iter().filter_map(Signal::hold).max() {
         let reason = "the API asked to be left alone for so long (Retry-After)";
         gate::hold_in(&tx, Scope::Host, host, longest, reason).execute(tx.connection()).await?;
     }
