@@ -6,13 +6,14 @@ use sluice::ledger::{
     scenario::{FORMAT, Met, Scenario},
     settlement::Quiet,
 };
+use tests::ledger::Ledger;
 use workflows::{ids::RunId, outcome::Class, state::RunState};
 
 use super::Cli;
 use crate::{
     app::App,
     conformance::{
-        bench::{LONG, PROVISION, RECONFIGURE, refusal, retry, success, user},
+        bench::{LONG, PROVISION, RECONFIGURE, new_run, refusal, retry, success, user},
         world::World,
     },
     program,
@@ -54,6 +55,27 @@ async fn a_users_runs_are_found_by_id_and_by_address() {
     }
     let nobody = cli.run(&["runs", "list", "--subject", "nobody@example.org"]).await.expect(4);
     assert!(nobody.err.contains("no profile has the address nobody@example.org"), "{}", nobody.err);
+}
+
+/// The profiles are not asked: another workflow's subject may look like an address, and be one that
+/// somebody has.
+#[tokio::test]
+async fn a_subject_with_an_at_sign_goes_before_an_address() {
+    let cli = Cli::new().await;
+    let ada = user();
+    cli.bench.world.sign_up(ada).await;
+    cli.bench.start(PROVISION, ada).await;
+    let address = format!("{ada}@example.org");
+    let mut of_the_shop = new_run(RECONFIGURE, user());
+    of_the_shop.subject = address.parse().unwrap();
+    cli.bench.ledger().start(&[of_the_shop]).await.unwrap();
+
+    let found = cli.run(&["runs", "list", "--subject", &address, "--json"]).await.expect(0).json();
+    let dead = cli.run(&["runs", "list", "--subject", &address, "--state", "dead"]).await.expect(4);
+
+    let subjects: Vec<_> = found["runs"].as_array().unwrap().iter().map(|run| &run["subject"]).collect();
+    assert_eq!(subjects, [&json!(address)]);
+    assert!(!dead.err.contains("profile"), "{}", dead.err);
 }
 
 #[tokio::test]

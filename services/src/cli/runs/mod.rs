@@ -62,7 +62,8 @@ pub struct List {
     #[arg(long, value_name = "STEP", help_heading = "Filter")]
     step: Option<StepName>,
 
-    /// Whom they are for: a user's id, or the e-mail address of the user's profile
+    /// Whom they are for: a user's id, or another subject; where no run has it, the e-mail address
+    /// of a user's profile
     #[arg(long, value_name = "USER|EMAIL", help_heading = "Filter")]
     subject: Option<Subject>,
 
@@ -91,10 +92,7 @@ impl List {
     fn run(&self) -> ExitCode {
         on_ledger(&self.config, async |ledger| {
             let runs = match self.filter(&ledger).await? {
-                Some(filter) => {
-                    let found = read::runs(&ledger, &filter, self.page.asks()).await;
-                    found.map_err(|error| narrower(error, "--state active, --since or --subject"))?
-                }
+                Some(filter) => find(&ledger, &filter, self.page.asks()).await?,
                 None => Vec::new(),
             };
             self.page.list(("runs", "no run matches"), runs, RUNS)
@@ -104,11 +102,11 @@ impl List {
     /// None where nobody has the e-mail address.
     async fn filter(&self, ledger: &Postgres) -> anyhow::Result<Option<RunFilter>> {
         let subject = match &self.subject {
-            Some(email) if email.as_str().contains('@') => {
-                let user = supabase::user_by_email(ledger, email.as_str()).await;
+            Some(text) if text.as_str().contains('@') && !is_subject(ledger, text).await? => {
+                let user = supabase::user_by_email(ledger, text.as_str()).await;
                 let user = user.context("look the address up among the profiles: give the user's id instead")?;
                 if user.is_none() {
-                    output::remark(format!("no profile has the address {email}"));
+                    output::remark(format!("no run has the subject {text}, and no profile has the address {text}"));
                     return Ok(None);
                 }
                 user.map(UserId::subject)
@@ -118,6 +116,17 @@ impl List {
         let (workflow, step) = (self.workflow.clone(), self.step.clone());
         Ok(Some(RunFilter { id: None, state: self.state, workflow, step, subject, since: self.since }))
     }
+}
+
+/// Whether a run is for this very text: a workflow may take its subjects from anywhere.
+async fn is_subject(ledger: &Postgres, text: &Subject) -> anyhow::Result<bool> {
+    let only = RunFilter { subject: Some(text.clone()), ..RunFilter::default() };
+    Ok(!find(ledger, &only, 1).await?.is_empty())
+}
+
+async fn find(ledger: &Postgres, filter: &RunFilter, most: usize) -> anyhow::Result<Vec<Run>> {
+    let found = read::runs(ledger, filter, most).await;
+    found.map_err(|error| narrower(error, "--state active, --since or --subject"))
 }
 
 const RUNS: &[Column<Run>] = &[
