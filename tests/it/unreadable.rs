@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use sluice::{
     database::{Database, Pooling},
-    ledger::{Ask, Claimed, DueKey, RelayLedger, Worker, WorkerLedger, postgres::Postgres},
+    ledger::{Claimed, DueKey, RelayLedger, Worker, WorkerLedger, postgres::Postgres},
     relay::{self, Rescued},
 };
 use tests::servers;
@@ -17,7 +17,10 @@ use workflows::{
     whatsapp::provision,
 };
 
-use crate::app::{App, Session};
+use crate::{
+    app::{App, Session},
+    conformance::bench::ask,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -142,7 +145,7 @@ async fn steps_that_cannot_be_read_keep_nobody_from_being_pushed_and_claimed() {
 
     let waiting = ledger.waiting(10).await.unwrap();
     let me = Worker { name: "w".to_owned() };
-    let claimed = ledger.claim(&me, &[nameless, misnamed, odd, good].map(Ask::from)).await.unwrap();
+    let claimed = ledger.claim(&me, &[nameless, misnamed, odd, good].map(ask)).await.unwrap();
 
     let due: Vec<_> = waiting.iter().flat_map(|waiting| &waiting.due).map(|due| due.key).collect();
     assert!(due.contains(&good), "{waiting:?}");

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sluice::{
-    ledger::{self, Due},
+    ledger::{self, Ask, Due},
     queue,
     telemetry::health::Pulse,
     worker::{AttemptRunner, Attempted, Deps, Leases, Places},
@@ -121,7 +121,8 @@ impl Consumer {
         };
         // Between the fetch and the claim, a process may die with the hint in its hands.
         time::sleep(chance.millis(1, 3)).await;
-        let mut attempted = runner.attempt(hint.key, || stage.redis.acknowledge(process, &hint)).await;
+        let ask = Ask { key: hint.key, span: None };
+        let mut attempted = runner.attempt(ask, || stage.redis.acknowledge(process, &hint)).await;
         while let Ok(Attempted::CarriedOn(next)) = attempted {
             attempted = runner.go_on(*next).await;
         }

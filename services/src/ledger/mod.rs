@@ -85,12 +85,6 @@ pub struct Ask {
     pub span: Option<AttemptSpan>,
 }
 
-impl From<DueKey> for Ask {
-    fn from(key: DueKey) -> Self {
-        Self { key, span: None }
-    }
-}
-
 /// A span and its trace, in hexadecimal, as Jaeger shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpanIds {

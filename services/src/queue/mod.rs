@@ -4,14 +4,14 @@
 //! what is due stays due in Postgres until a worker has claimed it, a hint may be pushed twice, and a claim is won once. So
 //! wiping Redis at any moment costs a delay, no more.
 //!
-//! [`send`] pushes hints to a [`HintSink`], [`Consumer`] hands them to a handler. Two transports carry them: `lists` is our
-//! own, `apalis_redis` is that of the crate. [`wakes`] rings bells, `link` is the connection, [`check`] refuses a Redis that
-//! would drop hints.
+//! [`send`] pushes hints to a [`HintSink`], [`Consumer`] hands them to a handler. Two transports
+//! carry them: `lists` is our own, `apalis_redis` is that of the crate. `wakes` rings bells, `link`
+//! is the connection, [`check`] refuses a Redis that would drop hints.
 
 mod apalis_redis;
 pub mod check;
 mod config;
-pub mod consume;
+mod consume;
 mod hint;
 mod keys;
 mod link;
@@ -19,7 +19,7 @@ mod lists;
 mod send;
 mod service;
 mod sink;
-pub mod wakes;
+mod wakes;
 
 pub use check::{Finding, Severity};
 pub use config::{BadConfig, BadPrefix, Config, Prefix, Transport};

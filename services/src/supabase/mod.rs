@@ -6,7 +6,7 @@
 
 pub mod adoption;
 mod finder;
-pub mod instances;
+pub(crate) mod instances;
 mod sign_ups;
 
 pub use finder::{Finder, find_once};

@@ -9,10 +9,10 @@ pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod names;
-pub mod otlp;
+pub(crate) mod otlp;
 mod outbox;
 mod said;
-pub mod sampling;
+pub(crate) mod sampling;
 pub mod spans;
 pub mod trace;
 
@@ -25,8 +25,8 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing_subscriber::{Layer, Registry, filter};
 
-pub use self::{outbox::Exported, said::Said};
 use self::{health::Health, metrics::Metrics};
+pub use self::{outbox::Exported, said::Said};
 use crate::database;
 
 /// Where the roles of one process leave what it tells about itself. Cheap to clone; clones share it.

@@ -184,9 +184,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
 
     /// Makes one attempt of the step that `ask` names. `claimed` is called as soon as the ledger
     /// has answered the claim. The span that it runs in is the attempt's.
-    pub async fn attempt(&self, ask: impl Into<Ask>, claimed: impl FnOnce()) -> Result<Attempted> {
-        let (ask, asked) = (ask.into(), Instant::now());
-        let key = ask.key;
+    pub async fn attempt(&self, ask: Ask, claimed: impl FnOnce()) -> Result<Attempted> {
+        let (key, asked) = (ask.key, Instant::now());
         let answer = self.claims.ask(ask).instrument(spans::claim()).await?;
         claimed();
         let claim = match answer {

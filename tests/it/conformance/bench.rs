@@ -117,6 +117,11 @@ pub fn resource_of(user: UserId) -> ResourceName {
     InstanceName::of_user(user).resource()
 }
 
+/// For a step, by an attempt that no trace records.
+pub fn ask(key: DueKey) -> Ask {
+    Ask { key, span: None }
+}
+
 /// A token that no claim draws.
 pub fn forged_token() -> Token {
     Token::new(draw().try_into().unwrap())
@@ -266,7 +271,7 @@ impl<W: World> Bench<W> {
     }
 
     pub async fn claim_all(&self, worker_name: &str, keys: &[DueKey]) -> Vec<Claimed> {
-        let asked: Vec<Ask> = keys.iter().copied().map(Ask::from).collect();
+        let asked: Vec<Ask> = keys.iter().copied().map(ask).collect();
         self.ledger().claim(&worker(worker_name), &asked).await.unwrap()
     }
 

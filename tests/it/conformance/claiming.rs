@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{
-    Ask, Claimed, DueKey, Key, Lease, Refusal, RelayLedger, Settled, WorkerLedger, settlement::Quiet,
-};
+use sluice::ledger::{Claimed, DueKey, Key, Lease, Refusal, RelayLedger, Settled, WorkerLedger, settlement::Quiet};
 use tests::ledger::{Ledger, Started};
 use workflows::{
     definition::{Definition, EXCLUSIVE_CALL, Reach, Registry},
@@ -14,7 +12,7 @@ use workflows::{
 
 use super::{
     bench::{
-        Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LIMITS, LONG, PROVISION, RECONFIGURE, VERIFY, defer,
+        Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LIMITS, LONG, PROVISION, RECONFIGURE, VERIFY, ask, defer,
         forged_token, refusal, registry, resource_of, retry, success, success_that_keeps, success_with, user, worker,
         workflow,
     },
@@ -102,7 +100,7 @@ pub async fn a_step_that_waits_for_its_turn_is_not_claimed(bench: &Bench<impl Wo
 pub async fn of_two_claims_of_one_step_one_wins(bench: &Bench<impl World>) {
     for _ in 0..10 {
         let run = bench.start(PROVISION, user()).await;
-        let asked = [Ask::from(bench.due_of(run, CREATE).await)];
+        let asked = [ask(bench.due_of(run, CREATE).await)];
         let (one, other) = (bench.ledger().clone(), bench.ledger().clone());
 
         let (workers, [first, second]) = ([worker("one"), worker("other")], [&asked, &asked]);

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use sluice::ledger::{Ask, Claim, Claimed, DueKey, OperatorLedger, Refusal, WorkerLedger};
+use sluice::ledger::{Claim, Claimed, DueKey, OperatorLedger, Refusal, WorkerLedger};
 
 use super::{
     bench::{
-        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LONG, PROVISION, RECONFIGURE, by, defer,
+        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, LONG, PROVISION, RECONFIGURE, ask, by, defer,
         due_after, success, user, worker,
     },
     claiming::assert_refused,
@@ -33,7 +33,7 @@ fn left(keys: &[DueKey], taken: &[Claim]) -> Vec<DueKey> {
 async fn two_workers_claim(bench: &Bench<impl World>, keys: &[DueKey]) -> Vec<Claim> {
     let (one, other) = (bench.ledger().clone(), bench.ledger().clone());
     let (odd, even): (Vec<_>, Vec<_>) = keys.iter().enumerate().partition(|(at, _)| at % 2 == 1);
-    let keys_of = |half: Vec<(usize, &DueKey)>| half.into_iter().map(|(_, key)| Ask::from(*key)).collect::<Vec<_>>();
+    let keys_of = |half: Vec<(usize, &DueKey)>| half.into_iter().map(|(_, key)| ask(*key)).collect::<Vec<_>>();
     let (odd, even) = (keys_of(odd), keys_of(even));
     let workers = [worker("one"), worker("other")];
     let (a, b) = tokio::join!(one.claim(&workers[0], &odd), other.claim(&workers[1], &even));

@@ -26,7 +26,7 @@ use workflows::{
 
 use super::{
     bench::{
-        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, PROVISION, RECONFIGURE, by, new_run, refusal,
+        BRITTLE, Bench, CONFIGURE, CREATE, DEPROVISION, HOST, LEASE, PROVISION, RECONFIGURE, ask, by, new_run, refusal,
         retry, send_back, user, worker,
     },
     postgres::InPostgres,
@@ -120,7 +120,7 @@ async fn work(crowd: &Crowd<'_>, number: usize) {
     let me = worker(&format!("worker-{number}"));
     for _ in 0..ROUNDS {
         let waiting = crowd.ledger.waiting(20).await.unwrap();
-        let mut asked: Vec<Ask> = waiting.iter().flat_map(|waiting| &waiting.due).map(|due| due.key.into()).collect();
+        let mut asked: Vec<Ask> = waiting.iter().flat_map(|waiting| &waiting.due).map(|due| ask(due.key)).collect();
         asked.shuffle(&mut random);
         asked.truncate(10);
         if let Some(claimed) = unless_it_waited(crowd.ledger.claim(&me, &asked).await) {

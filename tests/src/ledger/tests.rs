@@ -75,7 +75,8 @@ fn settle(ledger: &ModelLedger, outcome: Outcome) -> RunState {
     ledger.transact(|tx| {
         let waiting = tx.waiting(1);
         let due = waiting.iter().find(|waiting| waiting.queue == STEP.parse::<StepName>().unwrap());
-        let mut claimed = tx.claim_all(&worker, &[due.expect("it is due").due[0].key.into()]);
+        let ask = Ask { key: due.expect("it is due").due[0].key, span: None };
+        let mut claimed = tx.claim_all(&worker, &[ask]);
         let Claimed::Yes(claim) = claimed.remove(0) else { panic!("it was not claimed") };
         let workflow = tx.setup.registry.find(&claim.workflow, 1).unwrap();
         let settled = tx.settle(&Settlement::plan(&claim, workflow, outcome, Quiet::Yes, 1.0).unwrap());

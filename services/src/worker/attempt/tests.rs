@@ -43,7 +43,7 @@ async fn a_process_with_a_place_for_the_next_step_goes_on_with_it() {
     let ledger = Stub { places: Arc::new(Semaphore::new(1)), ..Stub::default() };
     let runner = runner(&ledger, catalog(Answers::Success));
 
-    let Attempted::CarriedOn(next) = runner.attempt(key(), || {}).await.unwrap() else { panic!("it does not go on") };
+    let Attempted::CarriedOn(next) = runner.attempt(ask(), || {}).await.unwrap() else { panic!("it does not go on") };
 
     assert_eq!(ledger.places.available_permits(), 0);
     assert_eq!((next.claim.step.as_str(), next.claim.key.token), ("second", Token::new(2)));
@@ -58,7 +58,7 @@ async fn a_process_with_a_place_for_the_next_step_goes_on_with_it() {
 async fn an_attempt_that_does_not_succeed_asks_for_no_next_step_and_keeps_no_place() {
     let ledger = Stub { places: Arc::new(Semaphore::new(1)), ..Stub::default() };
 
-    runner(&ledger, catalog(Answers::Panic)).attempt(key(), || {}).await.unwrap();
+    runner(&ledger, catalog(Answers::Panic)).attempt(ask(), || {}).await.unwrap();
 
     assert_eq!(ledger.settled().carry_on, None);
     assert_eq!(ledger.places.available_permits(), 1);
@@ -87,7 +87,7 @@ async fn a_host_without_a_probe_has_no_watch_and_its_failures_count() {
     let ledger = Stub::default();
     let runner = runner(&ledger, Catalog::default().with(Greeting(Answers::Failing)));
 
-    runner.attempt(key(), || {}).await.unwrap();
+    runner.attempt(ask(), || {}).await.unwrap();
 
     assert!(runner.watches().is_empty());
     assert_eq!(ledger.settled().attempt.outcome, "failed");
@@ -105,7 +105,7 @@ async fn a_watch_takes_its_advice_from_the_probe() {
 
 async fn attempt(input: Value, answers: Answers) -> (Attempted, Settlement) {
     let ledger = Stub { input: input.clone(), ..Stub::default() };
-    let attempted = runner(&ledger, catalog(answers)).attempt(key(), || {}).await.unwrap();
+    let attempted = runner(&ledger, catalog(answers)).attempt(ask(), || {}).await.unwrap();
     (attempted, ledger.settled())
 }
 
@@ -122,8 +122,8 @@ fn runner(ledger: &Stub, catalog: Catalog) -> AttemptRunner<Stub> {
     AttemptRunner::new(deps, me, Arc::default(), Rules::default(), Arc::new(|| 0.5), places)
 }
 
-fn key() -> DueKey {
-    DueKey { run: RunId::new(uuid::Uuid::nil()), position: 0, generation: 1 }
+fn ask() -> Ask {
+    Ask { key: DueKey { run: RunId::new(uuid::Uuid::nil()), position: 0, generation: 1 }, span: None }
 }
 
 /// What the steps of a workflow do.

@@ -204,7 +204,7 @@ pub fn host_signal(error: &ApiError, name: &InstanceName) -> HostSignal {
 }
 
 /// Whether an answer came that the Evolution API cannot have given, by its shape: a proxy, a firewall, another server.
-pub fn is_foreign(error: &ApiError) -> bool {
+fn is_foreign(error: &ApiError) -> bool {
     match &error.kind {
         ErrorKind::Answer(answer) => answer.shape == Shape::Foreign && answer.status != 429,
         ErrorKind::Foreign { .. } => true,
