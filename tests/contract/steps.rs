@@ -19,8 +19,8 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::{
-            AmqpMode, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, ExclusiveEvolution, Guarded,
-            Listed, Own, Rabbitmq, Roster, StoredWebhook, Version, Webhook,
+            AmqpMode, ApiError, ApiState, Call, Connect, Created, ErrorKind, Evolution, ExclusiveApi,
+            ExclusiveEvolution, Listed, Own, Rabbitmq, Roster, StoredWebhook, Version, Webhook,
             answer::{self, Response},
             default_settings,
             redact::Redaction,
@@ -263,7 +263,7 @@ impl Bench {
         let step: StepName = step.parse().expect("a step's name");
         let given = Given::of(&input);
         let calls = ExclusiveCalls::new(|| Permission::Granted);
-        let api = Guarded::new(&self.api, &calls);
+        let api = ExclusiveApi::new(&self.api, &calls);
         let run = provision::run(&step, &api, &given, &self.settings, &self.host);
         let outcome = play(run).expect("a step of ours");
         let kept = match &outcome {

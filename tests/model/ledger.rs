@@ -2,7 +2,7 @@
 //! has. A verb answers whether its guard held. It knows no clock: that a lease or a quiet time is over is a fact that the
 //! model states.
 
-use workflows::state::{Effect, Event, Limits, Place, RunState, Spent, Step, StepState, transition};
+use workflows::state::{Effect, Limits, Move, Place, RunState, Spent, Standing, StepState, transition};
 
 use crate::guard::Guard;
 
@@ -49,7 +49,7 @@ pub struct Hint {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Row {
-    pub step: Step,
+    pub step: Standing,
     pub generation: Generation,
     /// A claim of this generation was won.
     pub claimed: bool,
@@ -181,7 +181,7 @@ impl Ledger {
             return Claimed::No;
         }
         if !held_already {
-            self.moved(hint.position, Event::Claim, &LIMITS);
+            self.moved(hint.position, Move::Claim, &LIMITS);
         }
         let row = self.row(hint.position);
         (row.token, row.lease_over) = (Some(token), false);
@@ -246,14 +246,14 @@ impl Ledger {
             _ => LIMITS,
         };
         let place = if key.position == VERIFY { Place::Last } else { Place::Inner };
-        let event = match outcome {
-            Outcome::Success => Event::Succeed(place),
-            Outcome::Retry => Event::Fail,
-            Outcome::Defer => Event::Defer,
-            Outcome::SendBack(_) => Event::SendBack,
-            Outcome::Crash => Event::Expire,
+        let wanted = match outcome {
+            Outcome::Success => Move::Succeed(place),
+            Outcome::Retry => Move::Fail,
+            Outcome::Defer => Move::Defer,
+            Outcome::SendBack(_) => Move::SendBack,
+            Outcome::Crash => Move::Expire,
         };
-        let Some(effects) = self.moved(key.position, event, &limits) else { return Settled::Stale };
+        let Some(effects) = self.moved(key.position, wanted, &limits) else { return Settled::Stale };
         let row = self.row(key.position);
         row.become_another();
         match quiet {
@@ -292,7 +292,7 @@ impl Ledger {
 
     /// The step `to` is due again, or dies where it was sent back to too often; those after it wait for it.
     fn rerun(&mut self, to: usize, limits: &Limits) {
-        let effects = self.moved(to, Event::Rerun, limits).unwrap_or_default();
+        let effects = self.moved(to, Move::Rerun, limits).unwrap_or_default();
         self.row(to).become_another();
         for row in self.rows[to + 1..].iter_mut().flatten() {
             if row.step.state == StepState::Succeeded {
@@ -317,17 +317,17 @@ impl Ledger {
     }
 
     /// The one way in which a step moves. Defers in a row only make delays grow: the model has none and forgets them.
-    fn moved(&mut self, position: usize, event: Event, limits: &Limits) -> Option<Vec<Effect>> {
+    fn moved(&mut self, position: usize, wanted: Move, limits: &Limits) -> Option<Vec<Effect>> {
         let row = self.rows[position].as_mut()?;
-        let (step, effects) = transition(row.step, event, limits).ok()?;
-        row.step = Step { spent: Spent { defers: 0, ..step.spent }, ..step };
+        let (step, effects) = transition(row.step, wanted, limits).ok()?;
+        row.step = Standing { spent: Spent { defers: 0, ..step.spent }, ..step };
         Some(effects)
     }
 }
 
 impl Row {
     fn due(generation: Generation) -> Self {
-        let step = Step { state: StepState::Due, spent: Spent::default() };
+        let step = Standing { state: StepState::Due, spent: Spent::default() };
         Self { step, generation, claimed: false, token: None, lease_over: false, waits: false }
     }
 

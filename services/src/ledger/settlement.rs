@@ -12,17 +12,17 @@ use workflows::{
     definition::{Definition, Reach},
     ids::{StepName, WorkflowName},
     outcome::{Class, Failure, Memory, Outcome},
-    state::{DeathReason, Effect, Event, Illegal, RunState, Spent, Step, StepState, transition},
+    state::{DeathReason, Effect, Illegal, Move, RunState, Spent, Standing, StepState, transition},
 };
 
 use super::{AttemptSpan, Claim, Expired, Key, SpanIds};
 
-/// Everything that one settle writes. Guarded by `key` and `guard`; a run that was cancelled meanwhile ends as cancelled
-/// instead.
+/// Everything that one settle writes. It is fenced by `key` and `fence`; a run that was cancelled
+/// meanwhile ends as cancelled instead.
 #[derive(Debug, Clone)]
 pub struct Settlement {
     pub key: Key,
-    pub guard: Guard,
+    pub fence: Fence,
     pub workflow: WorkflowName,
     pub step: StepName,
     pub to: StepState,
@@ -53,7 +53,7 @@ pub struct CarryOn {
 
 /// Who may settle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guard {
+pub enum Fence {
     /// Whoever holds the token.
     Token,
     /// Only where the lease has run out as well: a rescue.
@@ -137,15 +137,15 @@ impl Settlement {
                 plan.settlement.output = Some(output);
                 plan.settlement.memory = memory;
                 plan.settlement.attempt.note = note;
-                plan.meet(Event::Succeed(workflow.place(claim.key.position)), "succeeded", None)
+                plan.make(Move::Succeed(workflow.place(claim.key.position)), "succeeded", None)
             }
-            Outcome::Retry(failure) => plan.meet(Event::Fail, "failed", Some(failure)),
+            Outcome::Retry(failure) => plan.make(Move::Fail, "failed", Some(failure)),
             Outcome::Defer { failure, after } => {
                 plan.asked = after;
-                plan.meet(Event::Defer, "deferred", Some(failure))
+                plan.make(Move::Defer, "deferred", Some(failure))
             }
             Outcome::SendBack { to, failure } => plan.send_back(&to, &claim.send_backs, failure),
-            Outcome::Permanent(failure) => plan.meet(Event::Refuse, "refused", Some(failure)),
+            Outcome::Permanent(failure) => plan.make(Move::Refuse, "refused", Some(failure)),
         }
     }
 
@@ -159,15 +159,15 @@ impl Settlement {
     pub fn rescue(expired: &Expired, workflow: &Definition, jitter: f64) -> Result<Self, Illegal> {
         let Expired { key, workflow: name, step, spent, .. } = expired;
         let mut plan = Plan::new(*key, name, step, *spent, workflow, Quiet::Unsure, jitter);
-        plan.settlement.guard = Guard::Expiry;
+        plan.settlement.fence = Fence::Expiry;
         if expired.worker_lives {
             let failure =
                 Failure::new(Class::WorkerLost, "the lease ran out while the worker lived on: it was not renewed");
             plan.asked = Some(Duration::ZERO);
-            plan.meet(Event::Defer, "deferred", Some(failure))
+            plan.make(Move::Defer, "deferred", Some(failure))
         } else {
             let failure = Failure::new(Class::WorkerLost, "the lease ran out: the worker is gone");
-            plan.meet(Event::Expire, "crashed", Some(failure))
+            plan.make(Move::Expire, "crashed", Some(failure))
         }
     }
 }
@@ -193,7 +193,7 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let settlement = Settlement {
             key,
-            guard: Guard::Token,
+            fence: Fence::Token,
             workflow: name.clone(),
             step: step.clone(),
             to: StepState::Running,
@@ -210,17 +210,17 @@ impl<'a> Plan<'a> {
         Self { workflow, jitter, asked: None, settlement }
     }
 
-    fn meet(mut self, event: Event, outcome: &'static str, failure: Option<Failure>) -> Result<Settlement, Illegal> {
+    fn make(mut self, wanted: Move, outcome: &'static str, failure: Option<Failure>) -> Result<Settlement, Illegal> {
         let retry = self.workflow.step(self.settlement.key.position).map(|step| step.retry).unwrap_or_default();
-        let running = Step { state: StepState::Running, spent: self.settlement.spent };
-        let (step, effects) = transition(running, event, &retry.limits)?;
+        let running = Standing { state: StepState::Running, spent: self.settlement.spent };
+        let (step, effects) = transition(running, wanted, &retry.limits)?;
         self.settlement.to = step.state;
         self.settlement.spent = step.spent;
-        self.settlement.due = match event {
-            Event::Fail => DueIn::After(retry.after_failure(step.spent, self.jitter)),
-            Event::Expire => DueIn::After(retry.after_crash(step.spent, self.jitter)),
-            Event::Defer => DueIn::After(retry.after_defer(step.spent, self.asked, self.jitter)),
-            Event::SendBack => DueIn::Waiting,
+        self.settlement.due = match wanted {
+            Move::Fail => DueIn::After(retry.after_failure(step.spent, self.jitter)),
+            Move::Expire => DueIn::After(retry.after_crash(step.spent, self.jitter)),
+            Move::Defer => DueIn::After(retry.after_defer(step.spent, self.asked, self.jitter)),
+            Move::SendBack => DueIn::Waiting,
             _ => DueIn::After(Duration::ZERO),
         };
         self.record(outcome, failure);
@@ -260,13 +260,13 @@ impl<'a> Plan<'a> {
     fn send_back(self, to: &StepName, send_backs: &[u32], failure: Failure) -> Result<Settlement, Illegal> {
         let target = self.workflow.position(to).filter(|&target| target < self.settlement.key.position);
         let Some(target) = target else {
-            return self.meet(Event::Refuse, "refused", Some(failure));
+            return self.make(Move::Refuse, "refused", Some(failure));
         };
         let limits = self.workflow.step(target).map(|step| step.retry).unwrap_or_default().limits;
         let send_backs = usize::try_from(target).ok().and_then(|at| send_backs.get(at)).copied();
         let spent = Spent { send_backs: send_backs.unwrap_or_default(), ..Spent::default() };
-        let (step, _) = transition(Step { state: StepState::Succeeded, spent }, Event::Rerun, &limits)?;
-        let mut settlement = self.meet(Event::SendBack, "sent_back", Some(failure))?;
+        let (step, _) = transition(Standing { state: StepState::Succeeded, spent }, Move::Rerun, &limits)?;
+        let mut settlement = self.make(Move::SendBack, "sent_back", Some(failure))?;
         settlement.then = if step.state == StepState::Dead {
             Then::Die { position: target, step: to.clone(), reason: DeathReason::AttemptsExhausted }
         } else {

@@ -1,6 +1,6 @@
-//! The state machine against the ledger, exhaustively: every state of a step meets every event that a verb of the ledger
-//! brings. The step moves exactly where `transition` says, with the effects that it says; where `transition` knows no such
-//! move the verb changes nothing about it.
+//! The state machine against the ledger, exhaustively: every state of a step against every move
+//! that a verb of the ledger brings. The step moves exactly where `transition` says, with the
+//! effects that it says; where `transition` knows no such move the verb changes nothing about it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use workflows::{
     ids::RunId,
     outcome::{Memory, Outcome, StepInput},
     secret::Secret,
-    state::{Effect, Event, Limits, Place, RunState, Step, StepState, transition},
+    state::{Effect, Limits, Move, Place, RunState, Standing, StepState, transition},
 };
 
 use super::{
@@ -46,23 +46,23 @@ impl Subject {
     }
 
     /// What can happen to a step in that place: the first one has nothing to send back to, the last nobody to send it back.
-    fn events(&self) -> Vec<Event> {
-        let mut events = vec![
-            Event::Claim,
-            Event::Succeed(self.place()),
-            Event::Fail,
-            Event::Defer,
-            Event::Expire,
-            Event::Refuse,
-            Event::Exceed,
-            Event::Cancel,
-            Event::Revive,
+    fn moves(&self) -> Vec<Move> {
+        let mut moves = vec![
+            Move::Claim,
+            Move::Succeed(self.place()),
+            Move::Fail,
+            Move::Defer,
+            Move::Expire,
+            Move::Refuse,
+            Move::Exceed,
+            Move::Cancel,
+            Move::Revive,
         ];
         // With no send-backs left it is the earlier step's `Rerun` that decides: tried from the other end.
         let sends_back = self.position > 0 && self.limits.send_backs > 0;
-        events.extend(sends_back.then_some(Event::SendBack));
-        events.extend((self.place() == Place::Inner).then_some(Event::Rerun));
-        events
+        moves.extend(sends_back.then_some(Move::SendBack));
+        moves.extend((self.place() == Place::Inner).then_some(Move::Rerun));
+        moves
     }
 }
 
@@ -93,23 +93,23 @@ pub async fn an_only_step_moves_as_the_state_machine_says(bench: &Bench<impl Wor
 async fn compare_all(bench: &Bench<impl World>, subject: Subject) {
     use StepState::*;
     for state in [Due, Running, Succeeded, Dead, Cancelled] {
-        for event in subject.events() {
-            compare(bench, subject, state, event).await;
+        for wanted in subject.moves() {
+            compare(bench, subject, state, wanted).await;
         }
     }
 }
 
-async fn compare(bench: &Bench<impl World>, subject: Subject, state: StepState, event: Event) {
+async fn compare(bench: &Bench<impl World>, subject: Subject, state: StepState, wanted: Move) {
     let held = drive(bench, subject, state).await;
     let before = seen(bench, &held).await;
     assert_eq!(before.state, state, "the step was not driven there");
     let attempts = own_attempts(bench, &held).await;
 
-    apply(bench, &held, event).await;
+    apply(bench, &held, wanted).await;
 
     let after = seen(bench, &held).await;
-    let what = format!("{state:?} meets {event:?} at {} of {}", subject.position, subject.workflow);
-    match transition(before, event, &subject.limits) {
+    let what = format!("{state:?} makes the move {wanted:?} at {} of {}", subject.position, subject.workflow);
+    match transition(before, wanted, &subject.limits) {
         Ok((expected, effects)) => {
             assert_eq!(after, expected, "{what}");
             let written = own_attempts(bench, &held).await - attempts;
@@ -125,9 +125,9 @@ async fn compare(bench: &Bench<impl World>, subject: Subject, state: StepState, 
     bench.ledger().cancel(held.run, &by("the test")).await.unwrap();
 }
 
-async fn seen(bench: &Bench<impl World>, held: &Held) -> Step {
+async fn seen(bench: &Bench<impl World>, held: &Held) -> Standing {
     let step = bench.step(held.run, held.subject.position).await;
-    Step { state: step.state, spent: step.spent }
+    Standing { state: step.state, spent: step.spent }
 }
 
 async fn own_attempts(bench: &Bench<impl World>, held: &Held) -> usize {
@@ -212,30 +212,30 @@ fn forged(subject: Subject, run: RunId, position: i16) -> Claim {
     }
 }
 
-async fn apply(bench: &Bench<impl World>, held: &Held, event: Event) {
+async fn apply(bench: &Bench<impl World>, held: &Held, wanted: Move) {
     let ledger = bench.ledger();
-    match event {
-        Event::Claim => {
+    match wanted {
+        Move::Claim => {
             let generation = bench.step(held.run, held.subject.position).await.generation;
             bench.claim("w", DueKey { run: held.run, position: held.subject.position, generation }).await;
         }
-        Event::Succeed(_) => settle(bench, held, success()).await,
-        Event::Fail => settle(bench, held, retry()).await,
-        Event::Defer => settle(bench, held, defer()).await,
-        Event::Refuse => settle(bench, held, refusal()).await,
-        Event::SendBack => settle(bench, held, send_back(held.subject.steps[0])).await,
-        Event::Expire => expire(bench, held).await,
-        Event::Rerun => rerun(bench, held).await,
-        Event::Exceed => {
+        Move::Succeed(_) => settle(bench, held, success()).await,
+        Move::Fail => settle(bench, held, retry()).await,
+        Move::Defer => settle(bench, held, defer()).await,
+        Move::Refuse => settle(bench, held, refusal()).await,
+        Move::SendBack => settle(bench, held, send_back(held.subject.steps[0])).await,
+        Move::Expire => expire(bench, held).await,
+        Move::Rerun => rerun(bench, held).await,
+        Move::Exceed => {
             bench.world.advance(DEADLINE + Duration::from_secs(60)).await;
             ledger.exceed(1000).await.unwrap();
         }
-        Event::Cancel => {
+        Move::Cancel => {
             ledger.cancel(held.run, &by("ana")).await.unwrap();
             // From `running` it takes effect at the settle; this one spends nothing by itself.
             settle(bench, held, refusal()).await;
         }
-        Event::Revive => {
+        Move::Revive => {
             ledger.revive(held.run, &by("ana")).await.unwrap();
         }
     }

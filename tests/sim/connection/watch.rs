@@ -75,7 +75,7 @@ impl Connection {
         });
         let held = before.is_some_and(|step| {
             let over = step.lease_until.is_some_and(|until| until < log.now());
-            let guard = settlement.guard == settlement::Guard::Token || over;
+            let guard = settlement.fence == settlement::Fence::Token || over;
             step.state == StepState::Running && step.token == Some(key.token) && guard
         });
         match settled {

@@ -7,7 +7,7 @@ use workflows::{
     definition::{Reach, Step as Definition},
     ids::RunId,
     outcome::StepInput,
-    state::{Event, StepState},
+    state::{Move, StepState},
     whatsapp::names::UserId,
 };
 
@@ -113,7 +113,7 @@ impl Tx<'_> {
         span: Option<AttemptSpan>,
         definition: &Definition,
     ) -> Option<Claim> {
-        self.meet(key.run, key.position, Event::Claim)?;
+        self.make(key.run, key.position, Move::Claim)?;
         let key = Key { run: key.run, position: key.position, token: (self.setup.draw_token)() };
         let (now, lease_until) = (self.now, self.now + definition.lease);
         let step = self.tables.steps.get_mut(&(key.run, key.position))?;

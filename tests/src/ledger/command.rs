@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice::ledger::{By, Changed};
 use workflows::{
     ids::RunId,
-    state::{Event, RunState, StepState},
+    state::{Move, RunState, StepState},
 };
 
 use super::Tx;
@@ -46,7 +46,7 @@ impl Tx<'_> {
         for key in dead {
             let ended = |attempt: &&super::Attempt| (attempt.run, attempt.position) == key;
             let budget_from = self.tables.attempts.iter().filter(ended).count();
-            self.meet(key.0, key.1, Event::Revive);
+            self.make(key.0, key.1, Move::Revive);
             if let Some(step) = self.tables.steps.get_mut(&key) {
                 step.become_due(None);
                 step.budget_from = budget_from;

@@ -6,7 +6,7 @@ use serde_json::json;
 use sluice::ledger::{By, Upkeep, WholeRun, settlement};
 use workflows::{
     ids::RunId,
-    state::{DeathReason, Event, RunState, StepState},
+    state::{DeathReason, Move, RunState, StepState},
 };
 
 use super::{DeadLetter, EventRow, Resolution, Tx};
@@ -55,7 +55,7 @@ impl Tx<'_> {
             self.tables.steps.range((id, 0)..=(id, i16::MAX)).map(|((_, position), _)| *position).collect();
         for position in positions {
             if self.tables.steps.get(&(id, position)).is_some_and(|step| step.state != StepState::Running) {
-                self.meet(id, position, Event::Cancel);
+                self.make(id, position, Move::Cancel);
             }
         }
     }
@@ -106,7 +106,7 @@ impl Tx<'_> {
     pub(super) fn exceed(&mut self, limit: usize) -> Vec<WholeRun> {
         let mut died = Vec::new();
         for (run, position) in self.late(limit) {
-            if self.give_back(run) || self.meet(run, position, Event::Exceed).is_none() {
+            if self.give_back(run) || self.make(run, position, Move::Exceed).is_none() {
                 continue;
             }
             let Some(step) = self.tables.steps.get_mut(&(run, position)) else { continue };

@@ -38,7 +38,7 @@ use workflows::{
     definition::{Definition, Registry},
     ids::{RunId, Token, WorkflowName},
     secret::Secret,
-    state::{Effect, Event, transition},
+    state::{Effect, Move, transition},
     whatsapp::names::UserId,
 };
 
@@ -160,12 +160,12 @@ impl Tx<'_> {
     }
 
     /// Moves a step as the state machine says; `None` where it has no such move, and then nothing changed.
-    fn meet(&mut self, run: RunId, position: i16, event: Event) -> Option<Vec<Effect>> {
+    fn make(&mut self, run: RunId, position: i16, wanted: Move) -> Option<Vec<Effect>> {
         let definition = self.definition(run).and_then(|definition| definition.step(position));
         let limits = definition.map(|step| step.retry).unwrap_or_default().limits;
         let step = self.tables.steps.get_mut(&(run, position))?;
-        let held = workflows::state::Step { state: step.state, spent: step.spent };
-        let (next, effects) = transition(held, event, &limits).ok()?;
+        let held = workflows::state::Standing { state: step.state, spent: step.spent };
+        let (next, effects) = transition(held, wanted, &limits).ok()?;
         step.enter(next.state);
         step.spent = next.spent;
         Some(effects)

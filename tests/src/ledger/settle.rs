@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::Value;
 use sluice::ledger::{
     CarriedOn, Expired, Key, Settled, Settlement,
-    settlement::{CarryOn, DueIn, Guard, Quiet, Then},
+    settlement::{CarryOn, DueIn, Fence, Quiet, Then},
 };
 use workflows::{
     definition::EXCLUSIVE_CALL,
     ids::RunId,
     outcome::ERROR_BYTES,
-    state::{Event, RunState, Spent, StepState},
+    state::{Move, RunState, Spent, StepState},
 };
 
 use super::{Attempt, Safeguard, Step, Tx};
@@ -64,7 +64,7 @@ impl Tx<'_> {
         if !(is_quiet && are_plain && is_new) {
             return None;
         }
-        self.meet(run, position + 1, Event::Claim)?;
+        self.make(run, position + 1, Move::Claim)?;
         let (now, token) = (self.now, (self.setup.draw_token)());
         let next = self.tables.steps.get_mut(&(run, position + 1))?;
         next.token = Some(token);
@@ -82,7 +82,7 @@ impl Tx<'_> {
         let now = self.now;
         let step = self.held(&settlement.key)?;
         let over = step.lease_until.is_some_and(|until| until < now);
-        (settlement.guard == Guard::Token || over).then_some(step.cancel_asked)
+        (settlement.fence == Fence::Token || over).then_some(step.cancel_asked)
     }
 
     fn record(&mut self, settlement: &Settlement) {
@@ -108,10 +108,10 @@ impl Tx<'_> {
         let resource = self.resource_of(&settlement.key)?;
         resource.memory.merge(&settlement.memory);
         if resource.busy_token == token {
-            match (settlement.quiet, settlement.guard) {
+            match (settlement.quiet, settlement.fence) {
                 (Quiet::Yes, _) => (resource.busy_until, resource.busy_token) = (None, None),
-                (Quiet::Unsure, Guard::Token) => resource.busy_until = resource.busy_until.max(Some(quiet_at)),
-                (Quiet::Unsure, Guard::Expiry) => {}
+                (Quiet::Unsure, Fence::Token) => resource.busy_until = resource.busy_until.max(Some(quiet_at)),
+                (Quiet::Unsure, Fence::Expiry) => {}
             }
         } else if settlement.memory.is_empty() {
             return None;

@@ -76,9 +76,9 @@ pub struct Limits {
     pub send_backs: u32,
 }
 
-/// A step as the state machine sees it.
+/// Where a step stands, and what it has spent: a step as the state machine sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Step {
+pub struct Standing {
     pub state: StepState,
     pub spent: Spent,
 }
@@ -90,9 +90,9 @@ pub enum Place {
     Last,
 }
 
-/// What may happen to a step.
+/// How a step may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum Move {
     /// A worker takes it, under a token of its own.
     Claim,
     /// The attempt succeeded.
@@ -155,68 +155,67 @@ pub enum Effect {
 
 /// A move that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a step that is {} cannot meet {event:?}", state.as_str())]
+#[error("a step that is {} cannot make the move {wanted:?}", state.as_str())]
 pub struct Illegal {
     pub state: StepState,
-    pub event: Event,
+    pub wanted: Move,
 }
 
-/// The step after `event`, and what comes with it. Every other combination is illegal.
-pub fn transition(step: Step, event: Event, limits: &Limits) -> Result<(Step, Vec<Effect>), Illegal> {
+/// The step after the move that is wanted, and what comes with it. Every other combination is
+/// illegal.
+pub fn transition(step: Standing, wanted: Move, limits: &Limits) -> Result<(Standing, Vec<Effect>), Illegal> {
     use StepState::*;
     let spent = step.spent;
-    let to = |state, spent| Step { state, spent };
+    let to = |state, spent| Standing { state, spent };
     let rested = Spent { defers: 0, ..spent };
-    Ok(match (step.state, event) {
-        (Due, Event::Claim) => (to(Running, spent), vec![]),
+    Ok(match (step.state, wanted) {
+        (Due, Move::Claim) => (to(Running, spent), vec![]),
 
-        (Running, Event::Succeed(Place::Inner)) => {
-            (to(Succeeded, rested), vec![Effect::RecordAttempt, Effect::Advance])
-        }
-        (Running, Event::Succeed(Place::Last)) => {
+        (Running, Move::Succeed(Place::Inner)) => (to(Succeeded, rested), vec![Effect::RecordAttempt, Effect::Advance]),
+        (Running, Move::Succeed(Place::Last)) => {
             (to(Succeeded, rested), vec![Effect::RecordAttempt, Effect::EndRun(RunState::Succeeded)])
         }
-        (Running, Event::Fail) => {
+        (Running, Move::Fail) => {
             let spent = Spent { failures: spent.failures + 1, ..rested };
             retried_or_dead(spent, spent.failures >= limits.failures, DeathReason::AttemptsExhausted)
         }
-        (Running, Event::Expire) => {
+        (Running, Move::Expire) => {
             let spent = Spent { crashes: spent.crashes + 1, ..rested };
             retried_or_dead(spent, spent.crashes >= limits.crashes, DeathReason::WorkerLost)
         }
-        (Running, Event::Defer) => {
+        (Running, Move::Defer) => {
             let spent = Spent { defers: spent.defers.saturating_add(1), ..spent };
             (to(Due, spent), vec![Effect::RecordAttempt])
         }
-        (Running, Event::SendBack) => (to(Due, rested), vec![Effect::RecordAttempt]),
-        (Running, Event::Refuse) => {
+        (Running, Move::SendBack) => (to(Due, rested), vec![Effect::RecordAttempt]),
+        (Running, Move::Refuse) => {
             let mut effects = vec![Effect::RecordAttempt];
             effects.extend(death(DeathReason::PermanentError));
             (to(Dead, rested), effects)
         }
-        (Running, Event::Cancel) => {
+        (Running, Move::Cancel) => {
             (to(Cancelled, rested), vec![Effect::RecordAttempt, Effect::EndRun(RunState::Cancelled)])
         }
 
-        (Succeeded, Event::Rerun) if spent.send_backs < limits.send_backs => {
+        (Succeeded, Move::Rerun) if spent.send_backs < limits.send_backs => {
             (to(Due, Spent { send_backs: spent.send_backs + 1, ..spent }), vec![])
         }
-        (Succeeded, Event::Rerun) => (to(Dead, spent), death(DeathReason::AttemptsExhausted)),
+        (Succeeded, Move::Rerun) => (to(Dead, spent), death(DeathReason::AttemptsExhausted)),
 
-        (Due | Dead, Event::Cancel) => (to(Cancelled, spent), vec![Effect::EndRun(RunState::Cancelled)]),
-        (Due, Event::Exceed) => (to(Dead, spent), death(DeathReason::DeadlineExceeded)),
-        (Dead, Event::Revive) => (to(Due, Spent::default()), vec![Effect::ReviveRun]),
+        (Due | Dead, Move::Cancel) => (to(Cancelled, spent), vec![Effect::EndRun(RunState::Cancelled)]),
+        (Due, Move::Exceed) => (to(Dead, spent), death(DeathReason::DeadlineExceeded)),
+        (Dead, Move::Revive) => (to(Due, Spent::default()), vec![Effect::ReviveRun]),
 
-        (state, event) => return Err(Illegal { state, event }),
+        (state, wanted) => return Err(Illegal { state, wanted }),
     })
 }
 
-fn retried_or_dead(spent: Spent, dead: bool, reason: DeathReason) -> (Step, Vec<Effect>) {
+fn retried_or_dead(spent: Spent, dead: bool, reason: DeathReason) -> (Standing, Vec<Effect>) {
     let mut effects = vec![Effect::RecordAttempt];
     if dead {
         effects.extend(death(reason));
     }
-    (Step { state: if dead { StepState::Dead } else { StepState::Due }, spent }, effects)
+    (Standing { state: if dead { StepState::Dead } else { StepState::Due }, spent }, effects)
 }
 
 fn death(reason: DeathReason) -> Vec<Effect> {
@@ -229,15 +228,15 @@ mod tests {
 
     const LIMITS: Limits = Limits { failures: 3, crashes: 2, send_backs: 1 };
 
-    fn step(state: StepState) -> Step {
-        Step { state, spent: Spent::default() }
+    fn step(state: StepState) -> Standing {
+        Standing { state, spent: Spent::default() }
     }
 
     #[test]
     fn a_revived_step_has_a_fresh_budget() {
         let spent = Spent { failures: 3, crashes: 1, send_backs: 1, defers: 9 };
 
-        let (next, effects) = transition(Step { state: StepState::Dead, spent }, Event::Revive, &LIMITS).unwrap();
+        let (next, effects) = transition(Standing { state: StepState::Dead, spent }, Move::Revive, &LIMITS).unwrap();
 
         assert_eq!(next, step(StepState::Due));
         assert_eq!(effects, [Effect::ReviveRun]);
@@ -245,10 +244,10 @@ mod tests {
 
     #[test]
     fn a_run_that_keeps_being_sent_back_dies() {
-        let (again, _) = transition(step(StepState::Succeeded), Event::Rerun, &LIMITS).unwrap();
-        let again = Step { state: StepState::Succeeded, ..again };
+        let (again, _) = transition(step(StepState::Succeeded), Move::Rerun, &LIMITS).unwrap();
+        let again = Standing { state: StepState::Succeeded, ..again };
 
-        let (dead, effects) = transition(again, Event::Rerun, &LIMITS).unwrap();
+        let (dead, effects) = transition(again, Move::Rerun, &LIMITS).unwrap();
 
         assert_eq!(dead.state, StepState::Dead);
         assert!(effects.contains(&Effect::EndRun(RunState::Dead)));
@@ -256,9 +255,9 @@ mod tests {
 
     #[test]
     fn what_has_ended_stays_ended() {
-        for event in [Event::Claim, Event::Fail, Event::Revive, Event::Exceed, Event::Cancel] {
-            assert!(transition(step(StepState::Succeeded), event, &LIMITS).is_err(), "{event:?}");
-            assert!(transition(step(StepState::Cancelled), event, &LIMITS).is_err(), "{event:?}");
+        for wanted in [Move::Claim, Move::Fail, Move::Revive, Move::Exceed, Move::Cancel] {
+            assert!(transition(step(StepState::Succeeded), wanted, &LIMITS).is_err(), "{wanted:?}");
+            assert!(transition(step(StepState::Cancelled), wanted, &LIMITS).is_err(), "{wanted:?}");
         }
     }
 }

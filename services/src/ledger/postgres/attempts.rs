@@ -18,7 +18,7 @@ use super::{
 };
 use crate::ledger::{
     CarriedOn, Claim, Due, Error, Key, Refusal,
-    settlement::{DueIn, Guard, Quiet, Then},
+    settlement::{DueIn, Fence, Quiet, Then},
 };
 
 #[derive(FromRow)]
@@ -252,7 +252,7 @@ fn columns(settlement: &Settlement, at: usize, next_token: Token) -> Value {
         "run": key.run,
         "position": key.position,
         "token": key.token.bits(),
-        "expiry": settlement.guard == Guard::Expiry,
+        "expiry": settlement.fence == Fence::Expiry,
         "to_state": settlement.to.as_str(),
         "due": due,
         "failures": spent.failures,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use workflows::{
-    definition::{LEASE, Step as StepDefinition},
+    definition::{LEASE, Step},
     ids::{RunId, Token},
     outcome::StepInput,
     policy::Retry,
@@ -20,7 +20,7 @@ const SPENT: Spent = Spent { failures: 1, crashes: 0, send_backs: 1, defers: 4 }
 
 /// Three steps, of which the first may create or delete.
 pub(crate) fn workflow() -> Definition {
-    let step = |(name, reach): (&str, Reach)| StepDefinition {
+    let step = |(name, reach): (&str, Reach)| Step {
         name: name.parse().unwrap(),
         timeout: Duration::from_secs(30),
         lease: LEASE,
@@ -100,7 +100,7 @@ fn a_success_makes_the_next_step_due_and_keeps_what_was_learnt() {
 
     let settlement = plan(&claim(1), outcome);
 
-    assert_eq!((settlement.key, settlement.guard), (claim(1).key, Guard::Token));
+    assert_eq!((settlement.key, settlement.fence), (claim(1).key, Fence::Token));
     assert_eq!((settlement.to, settlement.spent), (StepState::Succeeded, Spent { defers: 0, ..SPENT }));
     assert_eq!(settlement.then, Then::Advance(name("third")));
     assert_eq!((settlement.output, settlement.memory), (Some(json!({ "made": 1 })), memory));
@@ -243,7 +243,7 @@ fn rescue(crashes: u32, worker_lives: bool) -> Settlement {
 fn a_crash_is_counted_and_guarded_by_the_expiry() {
     let settlement = rescue(0, false);
 
-    assert_eq!((settlement.guard, settlement.quiet), (Guard::Expiry, Quiet::Unsure));
+    assert_eq!((settlement.fence, settlement.quiet), (Fence::Expiry, Quiet::Unsure));
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!(settlement.spent, Spent { crashes: 1, defers: 0, ..SPENT });
     assert_eq!(settlement.due, DueIn::After(Duration::ZERO));
@@ -263,7 +263,7 @@ fn the_last_crash_of_the_budget_ends_the_run() {
 fn a_lost_lease_whose_worker_lives_is_no_crash() {
     let settlement = rescue(LIMITS.crashes - 1, true);
 
-    assert_eq!((settlement.guard, settlement.quiet), (Guard::Expiry, Quiet::Unsure));
+    assert_eq!((settlement.fence, settlement.quiet), (Fence::Expiry, Quiet::Unsure));
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!((settlement.spent.crashes, settlement.spent.failures), (LIMITS.crashes - 1, SPENT.failures));
     assert_eq!(settlement.due, DueIn::After(Duration::ZERO));

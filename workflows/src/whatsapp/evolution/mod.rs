@@ -3,7 +3,7 @@
 //!
 //! `answer` turns a response's bytes into a typed answer or an `ApiError`; `redact` cuts what
 //! nobody may see; `webhook` and `rabbitmq` are what is asked of the API for its deliveries;
-//! `report` reads the events that it sends by itself; `guarded` decides right before a call that
+//! `report` reads the events that it sends by itself; `exclusive` decides right before a call that
 //! creates or deletes is sent. Nothing here reads a clock or opens a socket, and no error text here
 //! ever holds a secret.
 
@@ -11,7 +11,7 @@ pub mod answer;
 pub mod classify;
 mod error;
 mod event;
-mod guarded;
+mod exclusive;
 mod probe;
 mod rabbitmq;
 pub mod redact;
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 pub use error::{Answer, ApiError, ErrorKind, MESSAGE_CHARS, Shape};
 pub use event::{Event, UnknownEvent};
-pub use guarded::Guarded;
+pub use exclusive::ExclusiveApi;
 pub use probe::{HostProbe, judge};
 pub use rabbitmq::{AmqpMode, Rabbitmq};
 pub use retry_after::RetryAfter;
@@ -97,8 +97,8 @@ pub trait Evolution: Sync {
     fn elapsed(&self) -> Duration;
 }
 
-/// The calls that create or delete, which an attempt makes through `Guarded` alone: what is lent an
-/// `Evolution` has none of them.
+/// The calls that create or delete, which an attempt makes through `ExclusiveApi` alone: what is
+/// lent an `Evolution` has none of them.
 pub trait ExclusiveEvolution: Evolution {
     /// Makes an instance with our token, without a QR code and without a webhook.
     fn create(&self, name: &InstanceName, token: &Secret) -> impl Asked<Created>;

@@ -14,7 +14,7 @@ use crate::{
     outcome::{Class, Failure, HostSignal, Outcome},
     whatsapp::{
         evolution::{
-            ApiError, Created, Evolution, ExclusiveEvolution, Guarded, Kind, Listed,
+            ApiError, Created, Evolution, ExclusiveApi, ExclusiveEvolution, Kind, Listed,
             classify::{self, Pairing, Verdict, classify, instance_status},
         },
         names::{InstanceName, InstanceStatus, UserId},
@@ -30,7 +30,7 @@ const WITHOUT_ROW: u32 = 8;
 
 /// Makes the subject's instance, or finds it made.
 pub async fn create_instance(
-    api: &Guarded<'_, impl ExclusiveEvolution>,
+    api: &ExclusiveApi<'_, impl ExclusiveEvolution>,
     given: &Given,
     settings: &Settings,
     host: &Host,

@@ -43,7 +43,7 @@ use crate::{
     outcome::{Class, Failure, HostSignal, Outcome, StepInput},
     whatsapp::{
         evolution::{
-            ApiError, Evolution, ExclusiveEvolution, Guarded,
+            ApiError, Evolution, ExclusiveApi, ExclusiveEvolution,
             classify::{self, Verdict, classify},
         },
         names::{InstanceName, InstanceStatus},
@@ -115,7 +115,7 @@ struct Attempt<'a, A> {
 }
 
 /// One whose step may create and delete.
-type Exclusive<'a, E> = Attempt<'a, Guarded<'a, E>>;
+type Exclusive<'a, E> = Attempt<'a, ExclusiveApi<'a, E>>;
 
 impl<'a, A> Attempt<'a, A> {
     fn new(api: &'a A, given: &'a Given, settings: &'a Settings) -> Self {
@@ -203,7 +203,7 @@ fn is_uncounted(error: &ApiError, name: &InstanceName) -> bool {
 /// Runs the step of this name. `None`: this build has no code for it.
 pub async fn run(
     step: &StepName,
-    api: &Guarded<'_, impl ExclusiveEvolution>,
+    api: &ExclusiveApi<'_, impl ExclusiveEvolution>,
     given: &Given,
     settings: &Settings,
     host: &Host,
@@ -245,7 +245,7 @@ impl<E: ExclusiveEvolution + Send + Sync> Workflow for Provision<E> {
         calls: &'a ExclusiveCalls<'a>,
     ) -> Boxed<'a, Option<Outcome>> {
         Box::pin(async move {
-            let api = Guarded::new(&self.api, calls);
+            let api = ExclusiveApi::new(&self.api, calls);
             run(step, &api, &Given::of(input), &self.settings, &self.host).await
         })
     }

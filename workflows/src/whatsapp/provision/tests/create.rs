@@ -23,7 +23,7 @@ use crate::{
         evolution::{
             ApiError, ApiState,
             Call::{ConnectionState, Create, Discard, Fetch, FetchOwn, Roster, Version},
-            ErrorKind, Evolution, Guarded, Kind, Listed, Own, RetryAfter, Shape,
+            ErrorKind, Evolution, ExclusiveApi, Kind, Listed, Own, RetryAfter, Shape,
             classify::{self, Pairing},
         },
         names::InstanceStatus,
@@ -34,7 +34,7 @@ use crate::{
 /// The step, under a lease that lasts.
 async fn create(script: &Script, given: &Given, settings: &Settings, host: &Host) -> Outcome {
     let calls = ExclusiveCalls::new(|| Permission::Granted);
-    create_instance(&Guarded::new(script, &calls), given, settings, host).await
+    create_instance(&ExclusiveApi::new(script, &calls), given, settings, host).await
 }
 
 fn run(given: &Given, calls: Calls) -> (Outcome, Script) {

@@ -1,7 +1,7 @@
 mod configure;
 mod create;
+mod exclusive;
 mod given;
-mod guarded;
 mod script;
 mod settings;
 mod verify;

@@ -14,7 +14,7 @@ use crate::{
     calls::{ExclusiveCalls, InFlight, Permission},
     outcome::{Class, Failure, Outcome},
     whatsapp::{
-        evolution::{Call::Create, Guarded, Shape},
+        evolution::{Call::Create, ExclusiveApi, Shape},
         provision::{Given, create_instance},
     },
 };
@@ -24,10 +24,10 @@ use crate::{
 fn in_flight_after(replies: &[Reply]) -> InFlight {
     let script = Script::new(replies.iter().map(|reply| (Create, reply.clone())));
     let calls = ExclusiveCalls::new(|| Permission::Granted);
-    let (guarded, given) = (Guarded::new(&script, &calls), given());
+    let (api, given) = (ExclusiveApi::new(&script, &calls), given());
     script.play(async {
         for reply in replies {
-            let mut create = pin!(guarded.create(&given.instance, &given.token));
+            let mut create = pin!(api.create(&given.instance, &given.token));
             let polled = poll_fn(|context| Poll::Ready(create.as_mut().poll(context))).await;
             assert_eq!(polled.is_pending(), matches!(reply, Reply::Hangs));
         }
@@ -39,7 +39,7 @@ fn in_flight_after(replies: &[Reply]) -> InFlight {
 fn withheld(given: &Given, calls: Calls) -> Failure {
     let script = Script::new(calls);
     let calls = ExclusiveCalls::new(|| Permission::Withheld);
-    let outcome = script.play(create_instance(&Guarded::new(&script, &calls), given, &settings(), &host()));
+    let outcome = script.play(create_instance(&ExclusiveApi::new(&script, &calls), given, &settings(), &host()));
     assert_eq!(end(&outcome), ("defer", Class::LeaseTooShort));
     assert_eq!(calls.in_flight(), InFlight::Never);
     outcome.failure().unwrap().clone()
@@ -79,7 +79,7 @@ fn the_permission_is_asked_when_the_call_is_sent_and_not_before() {
     let calls = ExclusiveCalls::new(|| if script.left() == 1 { Permission::Granted } else { Permission::Withheld });
     let given = Given { created_before: true, ..given() };
 
-    let outcome = script.play(create_instance(&Guarded::new(&script, &calls), &given, &settings(), &host()));
+    let outcome = script.play(create_instance(&ExclusiveApi::new(&script, &calls), &given, &settings(), &host()));
 
     assert!(matches!(outcome, Outcome::Success { .. }), "{outcome:?}");
 }

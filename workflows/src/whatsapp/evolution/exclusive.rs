@@ -12,12 +12,12 @@ use crate::{
 
 /// The API as one attempt may use it. Its own methods stand before those of the API that have the
 /// same names.
-pub struct Guarded<'a, C> {
+pub struct ExclusiveApi<'a, C> {
     api: &'a C,
     calls: &'a ExclusiveCalls<'a>,
 }
 
-impl<'a, C: ExclusiveEvolution> Guarded<'a, C> {
+impl<'a, C: ExclusiveEvolution> ExclusiveApi<'a, C> {
     pub fn new(api: &'a C, calls: &'a ExclusiveCalls<'a>) -> Self {
         Self { api, calls }
     }
@@ -44,7 +44,7 @@ impl<'a, C: ExclusiveEvolution> Guarded<'a, C> {
     }
 }
 
-impl<C> Deref for Guarded<'_, C> {
+impl<C> Deref for ExclusiveApi<'_, C> {
     type Target = C;
 
     fn deref(&self) -> &C {
