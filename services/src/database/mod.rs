@@ -147,8 +147,7 @@ impl Database {
             "begin isolation level read committed read write; \
              set local lock_timeout = '900ms'; \
              set local statement_timeout = '15s'; \
-             set local idle_in_transaction_session_timeout = '10s'; \
-             set local sluice.projecting = 'on'",
+             set local idle_in_transaction_session_timeout = '10s'",
         )
         .await
     }
