@@ -1,9 +1,12 @@
-//! The ledger: what is true about every run, step and attempt. The traits' verbs are the whole protocol, split by who calls
-//! them: relays, workers, people. Each verb takes a slice, does one guarded move per row and says for every row what
-//! happened. "Somebody else did it" is an ordinary answer, never an error, and a bad row harms only itself.
+//! The ledger: what is true about every run, step and attempt. Each verb of the four traits does
+//! guarded moves and says what came of each; relays, workers, people and publishers of events have
+//! a trait each. "Somebody else did it" is an ordinary answer, never an error, and a bad row harms
+//! only itself.
 //!
-//! `postgres` is the ledger that ships; the tests have a model of it in memory, and one conformance suite holds both. No other
-//! module of the engine holds SQL, and no ledger transaction is open across a network call.
+//! `postgres` is the ledger that ships; the tests have a model of it in memory, and one conformance
+//! suite holds both. The model lacks what only Postgres needs or people read (`register`, `prune`,
+//! `discard`, `replay`, `read`). No transaction is open across a network call. The engine's other
+//! SQL is about connections (`database`) and LISTEN (`relay/listen.rs`).
 
 pub mod migrations;
 pub mod postgres;

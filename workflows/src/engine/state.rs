@@ -111,7 +111,7 @@ pub enum Move {
     Refuse,
     /// The run's deadline has passed.
     Exceed,
-    /// A person, or a deprovision, ends the run.
+    /// A person ends the run, or its subject is gone.
     Cancel,
     /// A person gives a dead run a fresh budget.
     Revive,

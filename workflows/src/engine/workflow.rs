@@ -21,7 +21,9 @@ pub trait Workflow: Send + Sync {
     /// Every version that this build runs, the one that new runs get among them.
     fn definitions(&self) -> Vec<Definition>;
 
-    /// Whether a run may be started with this input. The error is for the person who wrote it.
+    /// Whether a run can be worked on with this input. It is asked before the first step runs: a
+    /// run that is refused has been started and announced, and is a dead letter then. The error is
+    /// for the person who wrote the input.
     fn validate(&self, _input: &Value) -> Result<(), String> {
         Ok(())
     }

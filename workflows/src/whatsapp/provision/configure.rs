@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Sets both. The input is not looked at: `reconfigure-webhooks` starts here.
+/// Sets both. The input is not looked at: all that is needed is known of the resource.
 pub async fn configure_webhooks(api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
     let name = &given.instance;
     let (webhook, asked) = match settings.webhook.expand(given) {
