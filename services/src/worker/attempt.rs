@@ -224,8 +224,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         spans::claimed(&span, &claim);
         let definition = self.registry.find(&claim.workflow, claim.version);
         let step = definition.and_then(|definition| definition.step(claim.key.position));
-        let (Some(definition), Some(step), Some(workflow)) = (definition, step, self.catalog.workflow(&claim.workflow))
-        else {
+        let workflow = self.catalog.workflow(&claim.workflow, claim.version);
+        let (Some(definition), Some(step), Some(workflow)) = (definition, step, workflow) else {
             // The ledger refuses what its own registry does not hold, and that is made of the same catalog.
             return Err(Error::Unreadable(format!("a claim of {} {}", claim.workflow, claim.version)));
         };

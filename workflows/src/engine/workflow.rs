@@ -77,13 +77,60 @@ impl Catalog {
         Registry::new(self.workflows.iter().flat_map(|workflow| workflow.definitions()).collect())
     }
 
-    /// The code behind a workflow's name.
-    pub fn workflow(&self, name: &WorkflowName) -> Option<&Arc<dyn Workflow>> {
-        self.workflows.iter().find(|workflow| workflow.definitions().iter().any(|known| &known.name == name))
+    /// The code behind a definition. Versions of one workflow may have code of their own.
+    pub fn workflow(&self, name: &WorkflowName, version: i16) -> Option<&Arc<dyn Workflow>> {
+        let has = |known: &Definition| &known.name == name && known.version == version;
+        self.workflows.iter().find(|workflow| workflow.definitions().iter().any(has))
     }
 
     /// The probe of a host, where it has one.
     pub fn probe(&self, host: &str) -> Option<&Arc<dyn Probe>> {
         self.probes.iter().find(|probe| probe.host() == host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A version of the workflow `greet`, which says in `validate` which one it is.
+    struct Greet(i16);
+
+    impl Workflow for Greet {
+        fn definitions(&self) -> Vec<Definition> {
+            vec![Definition {
+                name: "greet".parse().unwrap(),
+                version: self.0,
+                steps: Vec::new(),
+                deadline: Duration::ZERO,
+                priority: 0,
+                projection: None,
+                source: None,
+                gone: None,
+            }]
+        }
+
+        fn validate(&self, _: &Value) -> Result<(), String> {
+            Err(self.0.to_string())
+        }
+
+        fn run<'a>(
+            &'a self,
+            _: &'a StepName,
+            _: &'a StepInput,
+            _: &'a ExclusiveCalls<'a>,
+        ) -> Boxed<'a, Option<Outcome>> {
+            Box::pin(async { None })
+        }
+    }
+
+    #[test]
+    fn each_version_has_the_code_that_defines_it() {
+        let (catalog, greet) = (Catalog::default().with(Greet(1)).with(Greet(2)), "greet".parse().unwrap());
+        let said = |version| Some(catalog.workflow(&greet, version)?.validate(&Value::Null).unwrap_err());
+
+        assert_eq!([1, 2, 3].map(said), [Some("1".to_owned()), Some("2".to_owned()), None]);
     }
 }
