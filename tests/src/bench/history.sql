@@ -75,7 +75,7 @@ as $$
   from bench.sign_ups(first, number);
 $$;
 
--- Runs that ended well: three steps, three attempts, one announcement each.
+-- Runs that ended well: each has three steps, one attempt of each step, and three announcements.
 create function bench.finished(first bigint, number bigint)
 returns void
 language sql
