@@ -83,7 +83,6 @@ create table if not exists sluice.run (
   resource text not null,
   input jsonb not null default '{}',
   state sluice.run_state not null default 'active',
-  priority smallint not null default 0,
   -- The span of the run's intake; at first the context that its request gave.
   traceparent text,
   -- The context that its request gave: the span of the whole run is below it. Null since a revival.
@@ -453,7 +452,10 @@ begin
   from sluice.step
   where state = 'due'
     and due_at < now()
-    and (new.scope = 'host' or name = new.name)
+    and case new.scope
+      when 'host' then name in (select definition.step from sluice.definition where definition.host = new.name)
+      else name = new.name
+    end
   on conflict (scope, name, cause, closed_at) do update
   set passed_at = excluded.passed_at;
   return null;
@@ -504,16 +506,12 @@ create table if not exists sluice.request (
 );
 create index if not exists request_waiting on sluice.request (id) where refused_at is null;
 
--- Which worker lives. Named after the worker's own name, which is new at every start.
-create table if not exists sluice.heartbeat (
+-- Which worker lives. Named after the worker's own name, which is new at every start. Unlogged: a beat that moves no lease is
+-- no commit to disk, and a Postgres that starts again rescues nobody before all have beaten anew.
+create unlogged table if not exists sluice.heartbeat (
   worker text primary key,
-  role text not null,
-  steps text[] not null default '{}',
-  started_at timestamptz not null default now(),
-  beat_at timestamptz not null default now(),
-  note text
+  beat_at timestamptz not null default now()
 );
-create index if not exists heartbeat_beat on sluice.heartbeat (beat_at);
 
 -- How the whole system stands, as the relays' metrics show it: whichever relay is asked takes it anew once it is some
 -- seconds old, the others read it here.

@@ -257,6 +257,9 @@ begin
   on conflict do nothing;
   get diagnostics queued = row_count;
   perform set_config('sluice.projecting', projecting_before, true);
+  if queued > 0 then
+    perform sluice.wake_intake();
+  end if;
   return queued;
 end
 $$;
@@ -292,9 +295,7 @@ begin
     )
     and not exists (select from sluice.adoption where adoption.subject = new.id)
   then
-    if sluice.queue_sign_up(new.id) > 0 then
-      perform sluice.wake_intake();
-    end if;
+    perform sluice.queue_sign_up(new.id);
   end if;
   return null;
 exception

@@ -21,8 +21,7 @@ create index if not exists audit_subject
 -- step, and deletes the row, in one transaction.
 create table if not exists sluice.budget_reset (
   id bigint generated always as identity primary key,
-  subject uuid not null,
-  at timestamptz not null default now()
+  subject uuid not null
 );
 
 -- Who is at the other end: the user (or role) that the API verified, else whoever logged in. Never raises.

@@ -9,8 +9,8 @@ set local lock_timeout = '5s';
 
 -- Gates -----------------------------------------------------------------------------------------------------------------
 
--- How each gate stands now. Every question about a gate reads this view: there is no second meaning of closed, half-open or
--- limited.
+-- How each gate stands now. Every question about a gate reads this view. Only `sluice.admit` asks the same of the rows
+-- themselves: it has them locked, and its moment is later than the statement's.
 create or replace view sluice.gate_now as
   select
     scope,
@@ -365,9 +365,9 @@ begin
   for begun in
     with begun as (
       insert into sluice.run
-        (id, workflow, version, subject, resource, input, priority, traceparent, asked_traceparent, deadline_at, requested_at, internal,
+        (id, workflow, version, subject, resource, input, traceparent, asked_traceparent, deadline_at, requested_at, internal,
           events)
-      select sluice.new_id(), known.name, known.version, given.subject, given.resource, given.input, known.priority,
+      select sluice.new_id(), known.name, known.version, given.subject, given.resource, given.input,
         given.traceparent, given.traceparent, now() + known.deadline,
         -- Who asks again, with a request as old as the first one, is served from now on.
         case
@@ -1406,7 +1406,8 @@ $$;
 
 -- Moves leases on, and the quiet time of the resources that they hold; says for each whether it is still held. Also the
 -- worker's sign of life, in one transaction with the leases: with its last, a
--- worker that was killed moved all that it held, but for what was too young.
+-- worker that was killed moved all that it held, but for what was too young. Where a row is locked
+-- the worker asks for each lease alone, all within the time that the others have left.
 create or replace function sluice.renew(
   claimant text,
   runs uuid[],
@@ -1417,7 +1418,7 @@ create or replace function sluice.renew(
 returns boolean[]
 language plpgsql
 set search_path = ''
-set lock_timeout = '900ms'
+set lock_timeout = '300ms'
 as $$
 #variable_conflict use_column
 declare
@@ -1442,8 +1443,8 @@ begin
         and held.busy_token = tokens[i];
     end if;
   end loop;
-  insert into sluice.heartbeat (worker, role)
-  values (claimant, 'worker')
+  insert into sluice.heartbeat (worker)
+  values (claimant)
   on conflict (worker) do update
   set beat_at = now();
   return kept;
@@ -1806,6 +1807,18 @@ $$;
 
 -- Upkeep ----------------------------------------------------------------------------------------------------------------
 
+-- For so long a call of this workflow may be under way that nobody knows of.
+create or replace function sluice.longest_lease(workflow text)
+returns interval
+language sql
+stable
+set search_path = ''
+as $$
+  select coalesce(max(definition.lease), '0')
+  from sluice.definition
+  where definition.workflow = longest_lease.workflow
+$$;
+
 -- Which of the functions below would find something: one look for all of them, twice a second while
 -- a step is running, whose lease may end. May say so in vain, never the other way round.
 create or replace function sluice.upkeep(
@@ -1830,7 +1843,10 @@ begin
   unwritten := exists (select from sluice.projection_pending);
   untold := exists (select from sluice.gate where gate.breaker = 'open' and gate.breaker_reason is not null)
     or exists (select from sluice.step where step.held_by is not null);
-  doubted := exists (select from sluice.resource as held where held.doubted_at < now() - interval '4 seconds');
+  doubted := exists (
+    select from sluice.resource as held
+    where held.doubted_at < now() - sluice.longest_lease(held.doubted_workflow)
+  );
 end
 $$;
 
@@ -1881,7 +1897,7 @@ begin
     left join sluice.heartbeat on heartbeat.worker = over.worker
     where over.state = 'running'
       and over.lease_until < now()
-      and now() > pg_postmaster_start_time() + interval '4 seconds'
+      and now() > pg_postmaster_start_time() + definition.lease
       and run.workflow || ':' || run.version = any (known)
     order by over.lease_until, over.run_id
     limit most;
@@ -2138,7 +2154,7 @@ as $$
 $$;
 
 -- A resource at which two calls may have met gets a new run, once nothing of them can be under way any more and the last run
--- there, of the workflow whose call was late, has succeeded: it reads back what there is and mends it. Where somebody has
+-- there, of the workflow whose call was late, has succeeded: with that run's input it reads back what there is and mends it. Where somebody has
 -- started a run meanwhile, a later round decides; where the last run is dead or cancelled, a person does, and a run of another
 -- workflow has the last word. Returns what was started.
 create or replace function sluice.look_again(most integer)
@@ -2153,18 +2169,18 @@ declare
   started sluice.taken;
 begin
   for doubted in
-    select held.name, held.subject, held.doubted_at, last.workflow,
+    select held.name, held.subject, held.doubted_at, last.workflow, last.input,
       last.state = 'succeeded' and last.workflow = held.doubted_workflow as looks
     from sluice.resource as held
     cross join lateral (
-      select run.workflow, run.state
+      select run.workflow, run.state, run.input
       from sluice.run
       where run.subject = held.subject
         and run.resource = held.name
       order by run.id desc
       limit 1
     ) as last
-    where held.doubted_at < now() - interval '4 seconds'
+    where held.doubted_at < now() - sluice.longest_lease(held.doubted_workflow)
       and last.state <> 'active'
       and exists (select from sluice.workflow as known where known.name = held.doubted_workflow)
     order by held.name
@@ -2173,7 +2189,7 @@ begin
   loop
     if doubted.looks then
       started := sluice.start_run(
-        doubted.workflow, doubted.subject, doubted.name, '{"second_look": true}', null, now(), true
+        doubted.workflow, doubted.subject, doubted.name, doubted.input, null, now(), true
       );
       continue when started.outcome <> 'started';
       return next started;

@@ -34,8 +34,8 @@ const RUNS: &str = "
     insert into sluice.event (run_id, sequence, type, routing_key, payload, created_at)
     select id, 3, 't', 'w.ended', '{}', now() - interval '40 days'
     from sluice.run where state = 'cancelled';
-    insert into sluice.heartbeat (worker, role, beat_at) values ('old', 'worker', now() - interval '2 hours'),
-      ('new', 'worker', now());
+    insert into sluice.heartbeat (worker, beat_at) values ('old', now() - interval '2 hours'),
+      ('new', now());
     insert into sluice.audit (actor, action, subject, at) values ('me', 'a', 's', now() - interval '40 days'),
       ('me', 'b', 's', now());";
 

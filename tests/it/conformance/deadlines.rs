@@ -169,6 +169,19 @@ pub async fn a_hosts_limit_holds_no_step_that_does_not_call_it(bench: &Bench<imp
     assert_eq!(bench.world.run(by_host).await, RunState::Active);
 }
 
+pub async fn a_hosts_limit_that_was_taken_away_excuses_no_step_that_does_not_call_it(bench: &Bench<impl World>) {
+    let elsewhere = bench.start(BRITTLE, user()).await;
+    let by_host = bench.start(RECONFIGURE, user()).await;
+    bench.world.set(Gate::Rate(Scope::Host, HOST, 0.5)).await;
+    bench.world.advance(PAST).await;
+    bench.ledger().set_rate(Scope::Host, HOST, None, &by("ana")).await.unwrap();
+
+    assert_eq!(bench.ledger().exceed(10).await.unwrap().len(), 1);
+
+    assert_eq!(bench.world.run(elsewhere).await, RunState::Dead);
+    assert_eq!(bench.world.run(by_host).await, RunState::Active);
+}
+
 pub async fn time_that_a_limit_held_does_not_count(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
     bench.world.set(Gate::Rate(Scope::Step, CREATE, 0.5)).await;

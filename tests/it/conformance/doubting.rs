@@ -1,16 +1,19 @@
 //! A call may have outlived its lease: the instance is looked at again.
 
 use sluice::ledger::{Changed, Intake, OperatorLedger, RelayLedger, WorkerLedger};
-use workflows::{definition, ids::RunId, state::RunState, whatsapp::names::UserId};
+use workflows::{ids::RunId, state::RunState, whatsapp::names::UserId};
 
 use super::{
-    bench::{Bench, CREATE, DEPROVISION, LONG, PROVISION, STEPS, by, refusal, success, user},
+    bench::{
+        Bench, CONFIGURE, CREATE, DEPROVISION, LEASE, LONG, PROVISION, RECONFIGURE, STEPS, VERIFY, by, refusal,
+        success, user,
+    },
     world::{Budget, Moment, World},
 };
 
 /// Long enough for whatever was under way.
 async fn be_quiet(bench: &Bench<impl World>) {
-    bench.world.advance(definition::LEASE * 2).await;
+    bench.world.advance(LEASE * 2).await;
 }
 
 async fn look(bench: &Bench<impl World>) -> usize {
@@ -44,6 +47,22 @@ pub async fn a_doubted_instance_gets_another_run_when_the_first_has_succeeded(be
     assert_eq!(bench.world.queue_row(user).await.status, "completed");
     assert_eq!(bench.world.events(again.key.run).await, [] as [&str; 0], "it announces nothing");
     assert!(!bench.ledger().upkeep().await.unwrap().doubted, "one look is enough");
+}
+
+/// A workflow may refuse an input that is not its own.
+pub async fn a_second_look_has_the_input_of_the_run_before(bench: &Bench<impl World>) {
+    let run = bench.start(RECONFIGURE, user()).await;
+    bench.ledger().doubt(run).await.unwrap();
+    let first = bench.take(run, CONFIGURE).await;
+    bench.settle(&first, success()).await;
+    bench.succeed(run, &[VERIFY]).await;
+    be_quiet(bench).await;
+
+    assert_eq!(look(bench).await, 1);
+
+    let again = bench.take_any(CONFIGURE).await;
+    assert_ne!(again.key.run, run);
+    assert_eq!(again.input.input, first.input.input);
 }
 
 pub async fn a_second_look_that_needs_a_person_is_shown(bench: &Bench<impl World>) {
@@ -112,9 +131,9 @@ async fn doubted_run(bench: &Bench<impl World>) -> RunId {
 pub async fn an_instance_is_not_looked_at_while_a_call_may_be_under_way_there(bench: &Bench<impl World>) {
     let run = doubted_run(bench).await;
     assert_eq!(look(bench).await, 0);
-    bench.world.advance(definition::LEASE / 2).await;
+    bench.world.advance(LEASE / 2).await;
     bench.ledger().doubt(run).await.unwrap();
-    bench.world.advance(definition::LEASE * 3 / 4).await;
+    bench.world.advance(LEASE * 3 / 4).await;
     assert_eq!(look(bench).await, 0, "it was doubted anew");
 
     be_quiet(bench).await;

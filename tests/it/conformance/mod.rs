@@ -212,6 +212,7 @@ conformance! {
     ],
     doubting: [
         a_doubted_instance_gets_another_run_when_the_first_has_succeeded,
+        a_second_look_has_the_input_of_the_run_before,
         a_second_look_that_needs_a_person_is_shown,
         a_second_look_that_a_person_revives_is_shown_to_its_end,
         a_second_look_that_a_user_asks_for_is_shown,
@@ -253,6 +254,7 @@ conformance! {
         time_that_a_breaker_held_does_not_count,
         a_step_that_waits_for_its_turn_behind_a_limit_does_not_exceed,
         a_hosts_limit_holds_no_step_that_does_not_call_it,
+        a_hosts_limit_that_was_taken_away_excuses_no_step_that_does_not_call_it,
         time_that_a_limit_held_does_not_count,
         time_behind_a_limit_that_was_taken_away_does_not_count,
     ],

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use sluice::ledger::RelayLedger;
 use tests::servers::{Postgres, postgres::Options, until};
-use workflows::definition;
 
 use super::{
     bench::{Bench, CREATE, LEASE, PROVISION, user},
@@ -27,5 +26,5 @@ pub async fn an_outage_of_postgres_is_no_crash_of_its_clients(bench: &Bench<InPo
     let up = "select extract(epoch from now() - pg_postmaster_start_time())::float8";
     let up: f64 = sqlx::query_scalar(up).fetch_one(bench.world.pool()).await.unwrap();
     assert_eq!(expired[0].key.run, run);
-    assert!(up > definition::LEASE.as_secs_f64(), "rescued {up} s after the server's start");
+    assert!(up > LEASE.as_secs_f64(), "rescued {up} s after the server's start");
 }

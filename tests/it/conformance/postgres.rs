@@ -15,14 +15,14 @@ use sqlx::{
 };
 use tests::servers::{self, Database, fresh_database_from, until};
 use workflows::{
-    definition::{LEASE, Registry},
+    definition::Registry,
     ids::{ResourceName, RunId},
     state::{RunState, Spent},
     whatsapp::names::UserId,
 };
 
 use super::{
-    bench::{Bench, registry},
+    bench::{Bench, LEASE, registry},
     world::{AttemptSeen, Budget, LetterSeen, Moment, ResourceSeen, RowSeen, StepSeen, World},
 };
 use crate::{app::App, pooler};

@@ -202,7 +202,7 @@ pub const GUARDS: &[Guard] = &[
         name: "rescue: Postgres is up for a lease",
         keeps: BUDGETS,
         within: "expired",
-        clause: "and now() > pg_postmaster_start_time() + interval '4 seconds'",
+        clause: "and now() > pg_postmaster_start_time() + definition.lease",
         missed_by: &["an_outage_of_postgres_is_no_crash_of_its_clients"],
         ..NONE
     },
@@ -279,7 +279,7 @@ pub const GUARDS: &[Guard] = &[
         name: "second look: nothing is under way",
         keeps: QUIET,
         within: "look_again",
-        clause: "held.doubted_at < now() - interval '4 seconds'",
+        clause: "held.doubted_at < now() - sluice.longest_lease(held.doubted_workflow)",
         instead: "held.doubted_at is not null",
         missed_by: &["an_instance_is_not_looked_at_while_a_call_may_be_under_way_there"],
         ..NONE

@@ -70,7 +70,10 @@ impl Tx<'_> {
             return;
         }
         let waits = |step: &super::Step| {
-            let behind = scope == Scope::Host || step.name.as_str() == name;
+            let behind = match scope {
+                Scope::Host => self.calls(&step.name, name),
+                _ => step.name.as_str() == name,
+            };
             step.due_at.filter(|at| step.state == StepState::Due && behind && *at < self.now)
         };
         let waited: Vec<_> =

@@ -54,7 +54,6 @@ pub struct Run {
     pub resource: ResourceName,
     pub input: Value,
     pub state: RunState,
-    pub priority: i16,
     pub traceparent: Option<String>,
     pub asked_traceparent: Option<String>,
     pub linked_traceparent: Option<String>,

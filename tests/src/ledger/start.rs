@@ -91,7 +91,6 @@ impl Tx<'_> {
             resource: new.resource.clone(),
             input: new.input.clone(),
             state: RunState::Active,
-            priority: definition.priority,
             traceparent: new.traceparent.clone(),
             asked_traceparent: new.traceparent.clone(),
             linked_traceparent: None,

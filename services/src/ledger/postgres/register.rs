@@ -3,6 +3,7 @@
 use workflows::definition::{Definition, Reach};
 
 use super::{Postgres, Result, seconds};
+use crate::database::Tx;
 
 /// Older builds beside this one keep what a newer one has registered.
 pub(super) async fn register(ledger: &Postgres) -> Result<()> {
@@ -48,7 +49,23 @@ pub(super) async fn register(ledger: &Postgres) -> Result<()> {
         on conflict do nothing";
     let gates = tx.query(sql).bind(ledger.queues.to_vec()).bind(ledger.registry.hosts());
     gates.execute(tx.connection()).await?;
+    say_of_two_hosts(&mut tx).await?;
     Ok(tx.commit().await?)
+}
+
+/// A step's name is one queue, and has one host's gate before it, in all workflows of a database. Within one program that is a
+/// fault; another program may be about to name the same host.
+async fn say_of_two_hosts(tx: &mut Tx) -> Result<()> {
+    let sql = "select known.step, string_agg(known.workflow || ' calls ' || coalesce(known.host, 'none'), ', ' order by known.workflow)
+        from sluice.definition as known
+        join sluice.workflow as newest on newest.name = known.workflow and newest.version = known.version
+        group by known.step
+        having count(distinct coalesce(known.host, '')) > 1";
+    let shared: Vec<(String, String)> = tx.query_as(sql).fetch_all(tx.connection()).await?;
+    for (step, hosts) in shared {
+        tracing::warn!(step, hosts, "workflows have a step of one name that calls different hosts: rename one of them");
+    }
+    Ok(())
 }
 
 fn newest(ledger: &Postgres) -> impl Iterator<Item = &Definition> {
