@@ -182,10 +182,10 @@ impl WorkerLedger for Connection {
         self.receive(claimed).await
     }
 
-    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
         self.send().await?;
         let kept = self.stage.ledger.renew(worker, leases).await?;
-        if kept.contains(&false) {
+        if kept.contains(&Some(false)) {
             self.stage.log.hit("renew.refused");
         }
         self.receive(kept).await

@@ -140,7 +140,7 @@ async fn rescue(duties: Arc<Duties>) {
             continue;
         }
         pause = match relay::rescue_once(&duties.ledger, &|| dice.share(), &metrics, &late).await {
-            Ok(rescued) => {
+            Ok((rescued, _)) => {
                 in_touch = Instant::now();
                 duties.push(rescued.due).await;
                 if rescued.doubted > 0 {

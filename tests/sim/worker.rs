@@ -53,7 +53,7 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     let runner = Arc::new(Runner::new(deps, me, leases, Rules::default(), dice, places(stage, process)));
     let mut tasks = vec![stage.spawn("renewals", renew(runner.clone(), process.clone()))];
     for watch in runner.watches() {
-        tasks.push(stage.spawn("the watch over the host", async move { watch.run(Pulse::default()).await }));
+        tasks.push(stage.spawn("the watch over the host", async move { match watch.run(Pulse::default()).await {} }));
     }
     for step in stage.registry.queues() {
         for slot in 0..stage.plan.slots {

@@ -13,6 +13,7 @@ use deadpool::{
 use parking_lot::Mutex;
 use sqlx::{
     ConnectOptions, Connection, PgConnection, Row,
+    error::DatabaseError,
     postgres::{PgConnectOptions, PgDatabaseError, PgSeverity},
 };
 use tokio::{
@@ -37,6 +38,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)
 const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 /// What a standby answers to `begin read write`.
 const FEATURE_NOT_SUPPORTED: &str = "0A000";
+/// Of a prepared statement that the server no longer knows; one whose rows have another form than
+/// when it was prepared is `FEATURE_NOT_SUPPORTED` too.
+const INVALID_SQL_STATEMENT_NAME: &str = "26000";
 /// What a server answers to a new connection that it may take a moment later.
 const NOT_NOW: [&str; 2] = ["53300", "57P03"];
 
@@ -217,15 +221,26 @@ pub async fn takes_writes(connection: &mut PgConnection) -> sqlx::Result<bool> {
     timeout(ANSWERS, ask).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?.try_get(0)
 }
 
-/// Whether the server has answered, if with an error, and goes on to serve the connection.
+/// Whether the server has answered, if with an error, and the connection can go on to be used.
 pub(super) fn is_answer<T>(answer: &sqlx::Result<T>) -> bool {
     match answer {
         Ok(_) => true,
         Err(sqlx::Error::Database(said)) => {
             let severity = said.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
             severity.is_some_and(|severity| !matches!(severity, PgSeverity::Fatal | PgSeverity::Panic))
+                && !is_outdated(&**said)
         }
         Err(_) => false,
+    }
+}
+
+/// Whether a statement that this connection has prepared cannot be used any more: a migration has changed what it reads. It
+/// would fail for as long as the connection lives.
+fn is_outdated(said: &dyn DatabaseError) -> bool {
+    match said.code().as_deref() {
+        Some(INVALID_SQL_STATEMENT_NAME) => true,
+        Some(FEATURE_NOT_SUPPORTED) => said.message().contains("cached plan"),
+        _ => false,
     }
 }
 

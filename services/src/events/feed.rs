@@ -35,8 +35,8 @@ const GATHERS: Duration = Duration::from_millis(200);
 const DELIVERIES: i64 = 20;
 /// The pause after some were put off: what they wait for is soon over, or is not.
 const PUT_OFF: Duration = Duration::from_secs(1);
-/// How many messages wait while nobody follows, the last ones: of each instance the last report
-/// holds.
+/// How many messages wait while nobody follows, the last ones: of each thing that they tell of
+/// the last message holds.
 const WAITING: i64 = 50_000;
 /// How many messages that nobody could read are kept, the last ones.
 const UNREAD: i64 = 10_000;

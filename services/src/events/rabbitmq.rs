@@ -126,9 +126,11 @@ impl Trouble {
                  right to write to both exchanges: rabbitmqctl set_permissions -p {vhost} {user} …"
             )
         } else if has("precondition_failed") && !publishes {
-            "one of that name is there with other properties: delete it (what waits in a queue goes with it), or set \
-             EVOLUTION_AMQP_QUEUE or EVOLUTION_AMQP_EXCHANGE to another name"
-                .to_owned()
+            let of_the_feed = setting.trim_end_matches("_URL");
+            format!(
+                "one of that name is there with other properties: delete it (what waits in a queue goes with it), or set \
+                 {of_the_feed}_QUEUE or {of_the_feed}_EXCHANGE to another name"
+            )
         } else if has("precondition_failed") {
             "one of that name is there and is another one: delete it, or set EVENTS_EXCHANGE or \
              EVENTS_DEAD_LETTER_EXCHANGE to another name"

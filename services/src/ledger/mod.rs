@@ -470,9 +470,9 @@ pub trait WorkerLedger: Clone + Send + Sync + 'static {
     /// Take due steps in hand, each under a token of its own. One answer per question, in order.
     fn claim(&self, worker: &Worker, asked: &[Ask]) -> impl Asked<Vec<Claimed>>;
 
-    /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. Also the
-    /// worker's heartbeat.
-    fn renew(&self, worker: &Worker, leases: &[Lease]) -> impl Asked<Vec<bool>>;
+    /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. None:
+    /// somebody has its row locked, and it is as it was. Also the worker's heartbeat.
+    fn renew(&self, worker: &Worker, leases: &[Lease]) -> impl Asked<Vec<Option<bool>>>;
 
     /// As `RelayLedger::settle`.
     fn settle(&self, settlements: &[Settlement]) -> impl Asked<Vec<Settled>>;

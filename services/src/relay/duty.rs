@@ -21,7 +21,7 @@ pub trait Duty: Send + Sync + 'static {
     fn what(&self) -> &'static str;
     /// From the end of a round to the next one.
     fn tick(&self) -> Duration;
-    /// An error is logged, and the next round comes after a pause.
+    /// An error is logged, and the next round comes within 32 seconds.
     fn round<'a>(&'a self, ledger: &'a Postgres, metrics: &'a Metrics) -> BoxFuture<'a, anyhow::Result<Next>>;
 }
 
@@ -38,6 +38,8 @@ pub enum Next {
 /// The pause after a first failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// When a duty that failed is tried again at the latest, beside that pause: its tick may be an hour.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and while the duty rests.
 pub(super) async fn repeat<F, Fut>(
@@ -80,7 +82,7 @@ pub(super) async fn repeat<F, Fut>(
                 }
                 shutdown.run_until_cancelled(sleep(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                Next::AtTick
+                Next::After(tick.min(AFTER_FAILURE))
             }
         };
     }

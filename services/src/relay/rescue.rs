@@ -1,18 +1,16 @@
 //! What nobody holds any more: expired leases, runs past their deadline, public rows that could not
 //! be written; what waits for an API without saying so; and resources at which two calls may have met.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use tracing::Span;
-use workflows::{definition::LEASE, outcome::Class, state::RunState};
+use workflows::{outcome::Class, state::RunState};
 
 use super::{Next, Relay};
 use crate::{
@@ -55,32 +53,31 @@ pub struct Rescued {
     pub due: Vec<Due>,
 }
 
-/// Rations a look that may take long: over time it takes no more than a twentieth of it.
+/// Rations a look that may take long for nothing: over time that takes no more than a twentieth of it.
 #[derive(Default)]
 pub struct Ration(Mutex<Option<Instant>>);
 
 impl Ration {
-    /// Looks, if it is time to.
-    async fn spend<T: Default>(&self, look: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-        let next = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Looks, if it is time to. What it finds was worth the time.
+    async fn spend(&self, look: impl Future<Output = anyhow::Result<usize>>) -> anyhow::Result<usize> {
         let asked = Instant::now();
-        if next.is_some_and(|next| asked < next) {
-            return Ok(T::default());
+        if self.0.lock().is_some_and(|next| asked < next) {
+            return Ok(0);
         }
-        let found = look.await;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + 19 * asked.elapsed());
-        found
+        let found = look.await?;
+        *self.0.lock() = (found == 0).then(|| Instant::now() + 19 * asked.elapsed());
+        Ok(found)
     }
 }
 
-/// `dice` draws shares between 0 and 1. What the database refuses harms only the part that asked for it; the round's error is
-/// the first refusal. `late` rations the look for late runs: those that stand behind a closed gate are read in each.
+/// `dice` draws shares between 0 and 1. `late` rations the look for late runs: those that stand behind a closed gate are read in
+/// each. What the database refuses harms only the part that asked for it: the first refusal comes with what the others found.
 pub async fn rescue_once<L: RelayLedger>(
     ledger: &L,
     dice: &(dyn Fn() -> f64 + Sync),
     metrics: &Metrics,
     late: &Ration,
-) -> anyhow::Result<Rescued> {
+) -> anyhow::Result<(Rescued, Option<anyhow::Error>)> {
     let asked = Instant::now();
     let upkeep = ledger.upkeep().await.context("look for what nobody holds")?;
     let mut rescued = Rescued { quiet: !upkeep.running, ..Rescued::default() };
@@ -110,14 +107,15 @@ pub async fn rescue_once<L: RelayLedger>(
         rescued.doubted = unless_refused(look_again(ledger).await, &mut refused)?;
         metrics.rescued("doubted", rescued.doubted);
     }
-    refused.map_or(Ok(rescued), Err)
+    Ok((rescued, refused))
 }
 
-/// Nothing where the database answered with an error, which is kept if it is the first. Any other error is the connection's, and
-/// ends the round.
+/// Nothing where the database refused to answer, which is kept if it is the first time. Any other error ends the round: it is
+/// the connection's, or says that the database takes too long.
 fn unless_refused<T: Default>(result: anyhow::Result<T>, first: &mut Option<anyhow::Error>) -> anyhow::Result<T> {
+    const QUERY_CANCELED: &str = "57014";
     result.or_else(|error| match error.downcast_ref() {
-        Some(Error::Database(sqlx::Error::Database(_))) => {
+        Some(Error::Database(sqlx::Error::Database(said))) if said.code().as_deref() != Some(QUERY_CANCELED) => {
             first.get_or_insert(error);
             Ok(T::default())
         }
@@ -232,50 +230,53 @@ pub(super) async fn run(relay: Relay) {
     // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
     let (in_touch, seen) = watch::channel(Instant::now());
     let late = Ration::default();
+    let lease = relay.ledger.registry().longest_lease();
     let rescue = async || {
-        let mut next = Next::AtTick;
-        if seen.borrow().elapsed() > LEASE {
+        if seen.borrow().elapsed() > lease {
             relay.ledger.ping().await?;
-            relay.shutdown.run_until_cancelled(sleep(LEASE)).await;
-        } else {
-            let rescued = rescue_once(&relay.ledger, &rand::random::<f64>, &relay.vitals.metrics, &late).await?;
-            relay.push(rescued.due).await;
-            relay.look_if(rescued.doubted > 0);
-            if rescued.explained >= BATCH {
-                next = Next::AtOnce;
-            } else if rescued.quiet {
-                next = Next::After(QUIET_TICK);
-            }
+            relay.shutdown.run_until_cancelled(sleep(lease)).await;
+            in_touch.send_replace(Instant::now());
+            return Ok(Next::AtTick);
         }
+        let (rescued, refused) = rescue_once(&relay.ledger, &rand::random::<f64>, &relay.vitals.metrics, &late).await?;
         in_touch.send_replace(Instant::now());
-        Ok(next)
+        relay.push(rescued.due).await;
+        relay.look_if(rescued.doubted > 0);
+        match refused {
+            Some(error) => Err(error),
+            None if rescued.explained >= BATCH => Ok(Next::AtOnce),
+            None if rescued.quiet => Ok(Next::After(QUIET_TICK)),
+            None => Ok(Next::AtTick),
+        }
     };
     relay.repeat("rescue", TICK, &Notify::new(), rescue).await;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_look_that_takes_long_takes_a_twentieth_of_the_time() {
+    async fn a_look_that_finds_nothing_takes_a_twentieth_of_the_time() {
         let (ration, second) = (Ration::default(), Duration::from_secs(1));
-        let look = async || {
-            ration
-                .spend(async {
-                    sleep(second).await;
-                    Ok(1)
-                })
-                .await
-                .unwrap()
+        let looks = AtomicUsize::new(0);
+        let look = async |found| {
+            let looking = async {
+                looks.fetch_add(1, Ordering::Relaxed);
+                sleep(second).await;
+                Ok(found)
+            };
+            assert_eq!(ration.spend(looking).await.unwrap(), found);
+            looks.load(Ordering::Relaxed)
         };
 
-        let first = look().await;
-        let at_once = look().await;
+        let (found, in_vain, at_once) = (look(1).await, look(0).await, look(0).await);
         sleep(18 * second).await;
-        let early = look().await;
+        let early = look(0).await;
         sleep(second).await;
 
-        assert_eq!((first, at_once, early, look().await), (1, 0, 0, 1));
+        assert_eq!((found, in_vain, at_once, early, look(0).await), (1, 2, 2, 2, 3));
     }
 }

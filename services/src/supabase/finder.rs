@@ -45,8 +45,9 @@ impl Duty for Finder {
 
     fn round<'a>(&'a self, ledger: &'a Postgres, metrics: &'a Metrics) -> BoxFuture<'a, anyhow::Result<Next>> {
         Box::pin(async move {
-            if let Some(reported) = &self.reported {
+            if let Some(reported) = self.reported.as_ref().filter(|reported| !reported.initialized()) {
                 reported.get_or_init(|| report_older(ledger)).await;
+                return Ok(Next::AtOnce);
             }
             let found = find_once(ledger, self.since).await?;
             metrics.lost_sign_ups_found(found);

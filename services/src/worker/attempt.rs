@@ -7,7 +7,10 @@ mod tests;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout},
+};
 use tracing::{Instrument, Span};
 use workflows::{
     breaker::Rules,
@@ -84,8 +87,9 @@ pub struct AttemptRunner<L> {
     hosts: Hosts<L>,
     me: Worker,
     leases: Arc<Leases>,
-    claims: Batch<Ask, Claimed>,
-    settles: Batch<Settlement, Settled>,
+    /// With the moment at which the batch was sent.
+    claims: Batch<Ask, (Claimed, Instant)>,
+    settles: Batch<Settlement, (Settled, Instant)>,
     dice: Dice,
     places: Places,
     metrics: Arc<Metrics>,
@@ -93,6 +97,9 @@ pub struct AttemptRunner<L> {
 
 /// How long until the ledger is asked again that could not be asked.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long a renewal may take: half a lease.
+const RENEWS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A step that was claimed, and what is needed to run and settle it.
 struct InHand<'a> {
@@ -140,12 +147,12 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
         let claims = Batch::new(move |asked: Vec<Ask>| {
             let (ledger, worker) = (ledger.clone(), worker.clone());
-            async move { ledger.claim(&worker, &asked).await }
+            sent(async move { ledger.claim(&worker, &asked).await })
         });
         let ledger = deps.ledger.clone();
         let settles = Batch::new(move |settlements: Vec<Settlement>| {
             let ledger = ledger.clone();
-            async move { ledger.settle(&settlements).await }
+            sent(async move { ledger.settle(&settlements).await })
         });
         Self {
             hosts: Hosts::new(&deps.catalog, &registry, &deps.ledger, &rules, &dice),
@@ -177,7 +184,9 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     pub async fn renew_once(&self) -> Result<()> {
         let leases = self.leases.due();
         let asked = Instant::now();
-        let kept = self.renewals.renew(&self.me, &leases).await?;
+        // A connection that has died without a word is given up while another one can still save the leases.
+        let renewing = timeout(RENEWS_WITHIN, self.renewals.renew(&self.me, &leases));
+        let kept = renewing.await.map_err(|_| Error::Late(RENEWS_WITHIN))??;
         self.leases.renewed(asked, &leases, &kept);
         Ok(())
     }
@@ -185,8 +194,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     /// Makes one attempt of the step that `ask` names. `claimed` is called as soon as the ledger
     /// has answered the claim. The span that it runs in is the attempt's.
     pub async fn attempt(&self, ask: Ask, claimed: impl FnOnce()) -> Result<Attempted> {
-        let (key, asked) = (ask.key, Instant::now());
-        let answer = self.claims.ask(ask).instrument(spans::claim()).await?;
+        let key = ask.key;
+        let (answer, asked) = self.claims.ask(ask).instrument(spans::claim()).await?;
         claimed();
         let claim = match answer {
             Claimed::Yes(claim) => claim,
@@ -245,7 +254,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
             biased;
             () = lease.lost() => lease_lost(),
             () = lease.let_go() => handed_back(),
-            ended = tokio::time::timeout(step.timeout, running) => match ended {
+            ended = timeout(step.timeout, running) => match ended {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => panicked(),
                 Err(_) => timed_out(step),
@@ -302,14 +311,13 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let (mut settlement, mut unanswered) = (plan(outcome)?, false);
         let mut ready = self.make_ready(in_hand, &mut settlement);
         loop {
-            let sent = Instant::now();
             match self.settles.ask(settlement.clone()).await {
-                Ok(Settled::Done { run, due, carried_on, whole }) => {
+                Ok((Settled::Done { run, due, carried_on, whole }, sent)) => {
                     let next = ready.zip(carried_on).map(|(ready, on)| ready.go(in_hand, &settlement, on, sent));
                     let next = next.map(Box::new);
                     return Ok(Written::Done { settlement: Box::new(settlement), run, due, next, whole });
                 }
-                Ok(Settled::Stale) => {
+                Ok((Settled::Stale, _)) => {
                     // It may have been written by a settle of ours whose answer was lost: then
                     // nobody else exports the span. A step that it took in hand comes back when
                     // its lease is over.
@@ -318,11 +326,11 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                     }
                     return Ok(Written::Overtaken);
                 }
-                Ok(Settled::Locked) => {
+                Ok((Settled::Locked, _)) => {
                     tracing::warn!(run = %claim.key.run, "cannot settle yet: somebody has locked its row");
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
-                Ok(Settled::Refused(reason)) => {
+                Ok((Settled::Refused(reason), _)) => {
                     settlement = plan(result_refused(&reason))?;
                     ready = None;
                 }
@@ -360,6 +368,12 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         }
         tracing::warn!(%run, %step, %resource, "two calls may have met: the resource is looked at again when its run has ended");
     }
+}
+
+/// The answers of a batch, each with the moment at which the batch was sent: a lease counts from there.
+async fn sent<T>(asking: impl Future<Output = Result<Vec<T>>>) -> Result<Vec<(T, Instant)>> {
+    let sent = Instant::now();
+    Ok(asking.await?.into_iter().map(|answer| (answer, sent)).collect())
 }
 
 impl Ready<'_> {

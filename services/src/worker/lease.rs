@@ -70,10 +70,10 @@ impl Leases {
     }
 
     /// What the ledger answered to renewals that were sent at `asked`.
-    pub fn renewed(&self, asked: Instant, leases: &[Lease], answers: &[bool]) {
+    pub fn renewed(&self, asked: Instant, leases: &[Lease], answers: &[Option<bool>]) {
         let held = self.held.lock();
         for (lease, kept) in leases.iter().zip(answers) {
-            let Some(entry) = held.get(&lease.key) else { continue };
+            let (Some(entry), Some(kept)) = (held.get(&lease.key), kept) else { continue };
             let end = if *kept { asked + lease.length } else { asked };
             entry.ends.send_replace(end);
         }
@@ -165,7 +165,7 @@ mod tests {
         let held = leases.hold(lease(), started, Duration::from_secs(60));
 
         tokio::time::advance(Duration::from_secs(2)).await;
-        leases.renewed(started + Duration::from_secs(1), &leases.due(), &[true]);
+        leases.renewed(started + Duration::from_secs(1), &leases.due(), &[Some(true)]);
         held.lost().await;
 
         assert_eq!(started.elapsed(), Duration::from_secs(5));
@@ -176,7 +176,7 @@ mod tests {
         let leases = Arc::new(Leases::default());
         let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
 
-        leases.renewed(Instant::now(), &[lease()], &[false]);
+        leases.renewed(Instant::now(), &[lease()], &[Some(false)]);
 
         held.lost().await;
     }
@@ -211,7 +211,7 @@ mod tests {
         for tick in 1..=6 {
             tokio::time::advance(RENEWAL_TICK).await;
             let due = leases.due();
-            leases.renewed(Instant::now(), &due, &vec![true; due.len()]);
+            leases.renewed(Instant::now(), &due, &vec![Some(true); due.len()]);
             renewals.extend(due.iter().map(|_| tick));
         }
 

@@ -13,11 +13,11 @@ mod lease;
 mod log;
 mod signals;
 
-use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, Span};
 use workflows::{breaker::Rules, definition::RENEWAL_TICK, ids::StepName, state::RunState, workflow::Catalog};
 
@@ -83,30 +83,31 @@ pub async fn run<L: WorkerLedger>(
     let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>), places);
     let runner = Arc::new(runner);
 
-    let renewals = tokio::spawn({
+    // What runs as long as the worker does. Each of them ends with this function, and this function with each that panics.
+    let mut kept = JoinSet::new();
+    kept.spawn({
         let (runner, pulse) = (runner.clone(), vitals.health.pulse("worker: renew leases"));
         async move { keep_alive(|beat| runner.must_renew(beat), || runner.renew_once(), pulse).await }
     });
-    let watching: Vec<_> = runner
-        .watches()
-        .into_iter()
-        .map(|watch| {
-            let pulse = vitals.health.pulse(format!("worker: watch the gate of {}", watch.host));
-            tokio::spawn(async move { watch.run(pulse).await })
-        })
-        .collect();
-    let consumers: Vec<_> = consumers
-        .into_iter()
-        .map(|(step, consumer)| {
-            show(&step, consumer.status(), &vitals);
-            let (runner, queue, metrics) = (runner.clone(), queue.clone(), vitals.metrics.clone());
-            let handler = Handler { runner, queue, step, metrics };
-            tokio::spawn(consumer.run(move |delivery| handler.clone().handle(delivery), shutdown.clone()))
-        })
-        .collect();
-    let letting_go = tokio::spawn(let_go_after(shutdown, settings.grace, leases));
-    for consumer in consumers {
-        let drained = consumer.await.context("run a consumer")?;
+    for watch in runner.watches() {
+        let pulse = vitals.health.pulse(format!("worker: watch the gate of {}", watch.host));
+        kept.spawn(async move { watch.run(pulse).await });
+    }
+    let mut consuming = JoinSet::new();
+    for (step, consumer) in consumers {
+        show(&step, consumer.status(), &vitals);
+        let (runner, queue, metrics) = (runner.clone(), queue.clone(), vitals.metrics.clone());
+        let handler = Handler { runner, queue, step, metrics };
+        consuming.spawn(consumer.run(move |delivery| handler.clone().handle(delivery), shutdown.clone()));
+    }
+    let _letting_go = AbortOnDropHandle::new(tokio::spawn(let_go_after(shutdown, settings.grace, leases)));
+    loop {
+        let drained = tokio::select! {
+            drained = consuming.join_next() => drained,
+            Some(Err(panic)) = kept.join_next() => return Err(panic).context("keep leases and watch gates"),
+        };
+        let Some(drained) = drained else { break };
+        let drained = drained.context("run a consumer")?;
         if drained.abandoned > 0 {
             tracing::warn!(
                 abandoned = drained.abandoned,
@@ -114,9 +115,6 @@ pub async fn run<L: WorkerLedger>(
             );
         }
     }
-    letting_go.abort();
-    renewals.abort();
-    watching.iter().for_each(tokio::task::JoinHandle::abort);
     for watch in runner.watches() {
         tell_the_last(&watch).await;
     }
@@ -234,7 +232,7 @@ async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> Hand
 
 /// Keeps the leases of all attempts of this process, and its heartbeat. One that failed is made
 /// again at the next tick: a worker that has lost a lease is alive only by the beat that follows.
-async fn keep_alive<F>(must_renew: impl Fn(Duration) -> bool, renew: impl Fn() -> F, pulse: Pulse)
+async fn keep_alive<F>(must_renew: impl Fn(Duration) -> bool, renew: impl Fn() -> F, pulse: Pulse) -> Infallible
 where
     F: Future<Output = ledger::Result<()>>,
 {

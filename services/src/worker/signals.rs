@@ -1,7 +1,7 @@
 //! What the attempts of this process hear of an API host is told to the host's gate in batches, and a host whose breaker is
 //! open is probed. A settle never waits for this, and good answers are told only where they are news.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use workflows::{
 use super::Dice;
 use crate::{
     ledger::{HostGate, Result, WorkerLedger},
-    telemetry::health::Pulse,
+    telemetry::{Said, health::Pulse},
 };
 
 /// How long signals wait for others while the breaker is closed.
@@ -155,16 +155,22 @@ pub struct Watch<L> {
 
 impl<L: WorkerLedger> Watch<L> {
     /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never returns.
-    pub async fn run(&self, pulse: Pulse) {
+    pub async fn run(&self, pulse: Pulse) -> Infallible {
+        let mut unasked = Said::default();
         loop {
             let look = if self.signals.are_idle() { IDLE_LOOK.max(self.rules.look) } else { self.rules.look };
             let said = pulse.waiting(timeout(look, self.signals.said.notified())).await.is_ok();
             if said && self.signals.gate().breaker == State::Closed {
                 sleep(BATCH.min(self.rules.look)).await;
             }
-            if let Err(error) = self.once().await {
-                tracing::warn!(host = %self.host, %error, "cannot ask the gate of the API's host");
-                sleep(BATCH).await;
+            match self.once().await {
+                Ok(()) => unasked = Said::default(),
+                Err(error) => {
+                    if unasked.is_news(&error) {
+                        tracing::warn!(host = %self.host, %error, "cannot ask the gate of the API's host; trying again");
+                    }
+                    sleep(BATCH).await;
+                }
             }
         }
     }

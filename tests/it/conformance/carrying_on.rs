@@ -64,7 +64,7 @@ pub async fn a_step_that_was_carried_on_is_settled_and_renewed_like_a_claimed_on
     let next = next_claim(&claim, success(), carried_on_by(&settled).unwrap(), CONFIGURE);
 
     let kept = bench.ledger().renew(&worker("w"), &[Lease { key: next.key, length: LEASE }]).await.unwrap();
-    assert_eq!(kept, [true]);
+    assert_eq!(kept, [Some(true)]);
     let settled = bench.write(going_on(bench, &next, success(), Quiet::Yes)).await;
     let last = next_claim(&next, success(), carried_on_by(&settled).unwrap(), VERIFY);
     assert_eq!(run_after(&bench.settle(&last, success()).await), RunState::Succeeded);

@@ -412,13 +412,13 @@ pub async fn a_renewal_extends_the_lease_and_reports_a_lost_one(bench: &Bench<im
     for _ in 0..5 {
         bench.world.advance(LEASE * 7 / 10).await;
         let renewed = bench.ledger().renew(&worker("w"), &[unknown, lease]).await.unwrap();
-        assert_eq!(renewed, [false, true]);
+        assert_eq!(renewed, [Some(false), Some(true)]);
         assert_eq!(bench.rescue().await, 0);
     }
     bench.world.advance(LEASE + Duration::from_secs(1)).await;
     assert_eq!(bench.rescue().await, 1);
 
-    assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [false]);
+    assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [Some(false)]);
     assert_eq!(bench.settle(&claim, success_that_keeps("theirs")).await, Settled::Stale);
     assert_eq!(bench.kept_token(user).await, None);
 }
@@ -429,7 +429,7 @@ pub async fn only_a_running_step_is_renewed(bench: &Bench<impl World>) {
     bench.settle(&claim, defer()).await;
     let lease = Lease { key: claim.key, length: LEASE };
 
-    assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [false]);
+    assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [Some(false)]);
 
     assert_eq!(bench.state(run, 0).await, StepState::Due);
 }
@@ -440,7 +440,7 @@ pub async fn a_renewal_without_the_token_extends_nothing(bench: &Bench<impl Worl
     let forged = Lease { key: Key { token: forged_token(), ..claim.key }, length: LEASE };
     bench.world.advance(LEASE * 7 / 10).await;
 
-    assert_eq!(bench.ledger().renew(&worker("other"), &[forged]).await.unwrap(), [false]);
+    assert_eq!(bench.ledger().renew(&worker("other"), &[forged]).await.unwrap(), [Some(false)]);
 
     bench.world.advance(LEASE / 2).await;
     assert_eq!(bench.rescue().await, 1);

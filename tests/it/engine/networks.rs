@@ -192,9 +192,10 @@ async fn expired_leases_that_were_long_in_coming_are_looked_for_again_before_any
     engine.until("the lease is over", over).await;
     proxy.mend();
     let (behind, first) = asked.await.unwrap();
-    let crashed =
-        async || relay::rescue_once(&behind, &|| 0.5, &Default::default(), &Default::default()).await.unwrap().crashed;
+    let crashed = async || {
+        relay::rescue_once(&behind, &|| 0.5, &Default::default(), &Default::default()).await.unwrap().0.crashed
+    };
     let later = servers::until(PATIENCE, async || Some(crashed().await).filter(|crashed| *crashed > 0)).await;
 
-    assert_eq!((first.unwrap().crashed, later), (0, Some(1)));
+    assert_eq!((first.unwrap().0.crashed, later), (0, Some(1)));
 }

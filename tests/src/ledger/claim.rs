@@ -162,9 +162,9 @@ impl Tx<'_> {
         })
     }
 
-    pub(super) fn renew_all(&mut self, worker: &Worker, leases: &[Lease]) -> Vec<bool> {
+    pub(super) fn renew_all(&mut self, worker: &Worker, leases: &[Lease]) -> Vec<Option<bool>> {
         self.tables.heartbeats.insert(worker.name.clone(), self.now);
-        leases.iter().map(|lease| self.renew(lease)).collect()
+        leases.iter().map(|lease| Some(self.renew(lease))).collect()
     }
 
     /// Whether the lease is still the token's.

@@ -233,7 +233,7 @@ impl WorkerLedger for ModelLedger {
         Ok(self.transact(|tx| tx.claim_all(worker, asked)))
     }
 
-    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
         Ok(self.transact(|tx| tx.renew_all(worker, leases)))
     }
 

@@ -117,6 +117,11 @@ impl Registry {
         hosts
     }
 
+    /// For so long a step may be in somebody's hand who does not renew any more.
+    pub fn longest_lease(&self) -> Duration {
+        self.workflows.iter().flat_map(|w| w.steps.iter().map(|s| s.lease)).max().unwrap_or(LEASE)
+    }
+
     /// The name of every step of every workflow, once: the queues that a relay serves.
     pub fn queues(&self) -> Vec<StepName> {
         let mut names: Vec<_> = self.workflows.iter().flat_map(|w| w.steps.iter().map(|s| s.name.clone())).collect();

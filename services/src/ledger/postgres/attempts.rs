@@ -1,6 +1,6 @@
 //! The way of an attempt: claim, renewals, settle. One statement each.
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, slice, time::Instant};
 
 use serde_json::{Value, json};
 use sqlx::FromRow;
@@ -134,16 +134,32 @@ fn memory(column: Option<Value>) -> Memory {
     }
 }
 
-/// A sign of life is one even where a lease cannot be renewed.
-pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
-    let renewed = renew_all(ledger, worker, leases).await;
+/// A sign of life is one even where a lease cannot be renewed. Where one of the rows is locked, each
+/// lease has a transaction of its own.
+pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
+    let renewed = match renew_all(ledger, worker, leases).await {
+        Err(error) if is_locked(&error) => renew_each(ledger, worker, leases).await,
+        renewed => renewed,
+    };
     if renewed.is_err() && !leases.is_empty() {
         renew_all(ledger, worker, &[]).await?;
     }
     renewed
 }
 
-async fn renew_all(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+async fn renew_each(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
+    let mut renewed = Vec::with_capacity(leases.len());
+    for lease in leases {
+        match renew_all(ledger, worker, slice::from_ref(lease)).await {
+            Ok(alone) => renewed.extend(alone),
+            Err(error) if is_locked(&error) => renewed.push(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(renewed)
+}
+
+async fn renew_all(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
     let runs: Vec<Uuid> = leases.iter().map(|lease| lease.key.run.uuid()).collect();
     let positions: Vec<i16> = leases.iter().map(|lease| lease.key.position).collect();
     let tokens: Vec<i64> = leases.iter().map(|lease| lease.key.token.bits()).collect();
@@ -152,7 +168,7 @@ async fn renew_all(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Resu
         renew.bind(worker.name.clone()).bind(runs).bind(positions).bind(tokens).bind(lengths)
     });
     let (kept,): (Vec<bool>,) = renew.await?;
-    Ok(kept)
+    Ok(kept.into_iter().map(Some).collect())
 }
 
 /// All in one transaction; where the database refuses what one of them holds, or one of their rows
@@ -162,7 +178,7 @@ pub(super) async fn settle(ledger: &Postgres, settlements: &[Settlement]) -> Res
         Err(error) if is_row_fault(&error) || is_locked(&error) && settlements.len() > 1 => {
             let mut settled = Vec::with_capacity(settlements.len());
             for settlement in settlements {
-                settled.push(match settle_together(ledger, std::slice::from_ref(settlement)).await {
+                settled.push(match settle_together(ledger, slice::from_ref(settlement)).await {
                     Ok(mut alone) => alone.remove(0),
                     Err(error) if is_row_fault(&error) => Settled::Refused(error.to_string()),
                     Err(error) if is_locked(&error) => Settled::Locked,

@@ -149,7 +149,7 @@ impl WorkerLedger for Postgres {
         self.within(attempts::claim(self, worker, asked)).await
     }
 
-    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
+    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
         self.within(attempts::renew(self, worker, leases)).await
     }
 

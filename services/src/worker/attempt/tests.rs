@@ -223,8 +223,8 @@ impl WorkerLedger for Stub {
         Ok(asked.iter().map(|ask| Claimed::Yes(Box::new(claim(ask.key)))).collect())
     }
 
-    async fn renew(&self, _: &Worker, leases: &[Lease]) -> Result<Vec<bool>> {
-        Ok(vec![true; leases.len()])
+    async fn renew(&self, _: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
+        Ok(vec![Some(true); leases.len()])
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
