@@ -1,5 +1,5 @@
 -- The public face, part three: SQL that a person (or the app) writes on the queue table is a command, and who gave
--- it is kept. Sluice's own statements say `set local sluice.projecting = 'on'` and pass by: a convention among those
+-- it is kept. Sluice's own functions set `sluice.projecting` to 'on' and pass by: a convention among those
 -- who may write the table anyway, not a wall. May be run again at any time.
 
 create schema if not exists sluice;

@@ -36,6 +36,8 @@ fn statements() -> Vec<String> {
         for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             match entry.is_dir() {
                 true => folders.push(entry),
+                // A person asks these, as the owner.
+                false if entry.ends_with("adoption.rs") => {}
                 false => found.extend(
                     literals(&fs::read_to_string(entry).unwrap()).into_iter().filter(|text| is_statement(text)),
                 ),
