@@ -25,7 +25,8 @@ begin
 end
 $$;
 
--- The workflows that deployed builds have registered: what a run is started by, and which functions of its own a workflow has.
+-- The workflows that deployed builds have registered: what a run is started by, and which functions
+-- of its own a workflow has.
 create table if not exists sluice.workflow (
   name text primary key,
   -- The newest version: what a new run gets.
@@ -92,7 +93,8 @@ create table if not exists sluice.run (
   deadline_at timestamptz not null,
   -- Up to when the time that a gate held the run is in `deadline_at` already.
   deadline_from timestamptz not null default now(),
-  -- A cancellation is asked for here and happens at once, or at the settle of the step that is running.
+  -- A cancellation is asked for here and happens at once, or at the settle of the step that is
+  -- running.
   cancel_by text,
   cancel_reason text,
   -- Sluice started it for itself: nobody is told of its success.
@@ -123,8 +125,9 @@ create index if not exists run_ended on sluice.run using brin (ended_at) with (p
 create index if not exists run_waits on sluice.run (resource, id) where waits;
 create index if not exists run_span_waits on sluice.run (id) where span_waits;
 
--- One step of a run. A `due` row is the outbox entry that is pushed to Redis: whether Redis holds it is no state of the
--- ledger. Without a moment (due_at is null) it waits: for an earlier step, or for its run's turn on the resource.
+-- One step of a run. A `due` row is the outbox entry that is pushed to Redis: whether Redis holds
+-- it is no state of the ledger. Without a moment (due_at is null) it waits: for an earlier step, or
+-- for its run's turn on the resource.
 create table if not exists sluice.step (
   run_id uuid not null,
   position smallint not null,
@@ -157,7 +160,8 @@ create table if not exists sluice.step (
   constraint step_state check ((state = 'running') = (token is not null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
 
--- One index per question that is asked all the time, each of live rows only. A renewal changes no indexed column.
+-- One index per question that is asked all the time, each of live rows only. A renewal changes no
+-- indexed column.
 create index if not exists step_due on sluice.step (name, priority, due_at) where state = 'due';
 create index if not exists step_running on sluice.step (name) where state = 'running';
 create index if not exists step_held on sluice.step (run_id, position) where held_by is not null;
@@ -241,8 +245,9 @@ create table if not exists sluice.dead_letter (
 create index if not exists dead_letter_of_run on sluice.dead_letter (run_id);
 create unique index if not exists dead_letter_open on sluice.dead_letter (run_id) where resolved_at is null;
 
--- What runs work on, one row per name: whose turn it is, until when a call that creates or deletes may be under way (nobody
--- else touches the name until then), and what its workflow keeps of it. The engine never looks into `memory`.
+-- What runs work on, one row per name: whose turn it is, until when a call that creates or deletes
+-- may be under way (nobody else touches the name until then), and what its workflow keeps of it.
+-- The engine never looks into `memory`.
 create table if not exists sluice.resource (
   name text primary key,
   subject text not null,
@@ -251,11 +256,12 @@ create table if not exists sluice.resource (
   run_id uuid,
   busy_until timestamptz,
   busy_token bigint,
-  -- A call of this workflow outlived its lease and may have met another one: the resource is looked at again once the run
-  -- there has succeeded.
+  -- A call of this workflow outlived its lease and may have met another one: the resource is looked
+  -- at again once the run there has succeeded.
   doubted_at timestamptz,
   doubted_workflow text,
-  -- When a step that may create or delete was first claimed: from then on a worker reads back before it acts.
+  -- When a step that may create or delete was first claimed: from then on a worker reads back
+  -- before it acts.
   exclusive_at timestamptz,
   -- Drawn by us and stored before the first call.
   secret text not null,
@@ -288,7 +294,8 @@ create table if not exists sluice.gate (
   -- The runs that failed since the last good answer, each once, and when the first of them did.
   failing_runs uuid[] not null default '{}',
   failing_since timestamptz,
-  -- The run that may pass a half-open breaker. The next probe is made from `probe_at` on; whoever makes it moves that on.
+  -- The run that may pass a half-open breaker. The next probe is made from `probe_at` on; whoever
+  -- makes it moves that on.
   probe_run uuid,
   probe_at timestamptz,
   probes integer not null default 0,
@@ -300,8 +307,9 @@ create table if not exists sluice.gate (
   constraint gate_breaker check ((breaker = 'closed') = (breaker_cause is null))
 );
 
--- Time that does not count towards the deadlines of runs, whatever caused it: when a gate was closed (scope and name are the
--- gate's), and when a step waited for its turn behind a limit (scope `run`, name is the run's id).
+-- Time that does not count towards the deadlines of runs, whatever caused it: when a gate was
+-- closed (scope and name are the gate's), and when a step waited for its turn behind a limit (scope
+-- `run`, name is the run's id).
 create table if not exists sluice.closed_time (
   scope text not null check (scope in ('workflow', 'step', 'host', 'run')),
   name text not null,
@@ -356,8 +364,8 @@ revoke all
   on function sluice.announce_gate(sluice.gate, text)
   from public;
 
--- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes. A gate that was not there was
--- open.
+-- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes. A
+-- gate that was not there was open.
 create or replace function sluice.note_closed_time()
 returns trigger
 language plpgsql
@@ -485,13 +493,15 @@ create table if not exists sluice.projection_pending (
   since timestamptz not null default now(),
   tried_at timestamptz not null default now(),
   tries integer not null default 1,
-  -- A source took the app's row and could not write it: it is not taken again, and may be written over.
+  -- A source took the app's row and could not write it: it is not taken again, and may be written
+  -- over.
   taken boolean not null default false,
   error text not null,
   primary key (workflow, subject)
 );
 
--- The inbox of sluice.start: somebody asks for a run. A row goes when it is taken; one that cannot be taken says why.
+-- The inbox of sluice.start: somebody asks for a run. A row goes when it is taken; one that cannot
+-- be taken says why.
 create table if not exists sluice.request (
   id bigint generated always as identity primary key,
   workflow text not null,
@@ -506,15 +516,16 @@ create table if not exists sluice.request (
 );
 create index if not exists request_waiting on sluice.request (id) where refused_at is null;
 
--- Which worker lives. Named after the worker's own name, which is new at every start. Unlogged: a beat that moves no lease is
--- no commit to disk, and a Postgres that starts again rescues nobody before all have beaten anew.
+-- Which worker lives. Named after the worker's own name, which is new at every start. Unlogged: a
+-- beat that moves no lease is no commit to disk, and a Postgres that starts again rescues nobody
+-- before all have beaten anew.
 create unlogged table if not exists sluice.heartbeat (
   worker text primary key,
   beat_at timestamptz not null default now()
 );
 
--- How the whole system stands, as the relays' metrics show it: whichever relay is asked takes it anew once it is some
--- seconds old, the others read it here.
+-- How the whole system stands, as the relays' metrics show it: whichever relay is asked takes it
+-- anew once it is some seconds old, the others read it here.
 create table if not exists sluice.gauges (
   only_row boolean primary key default true check (only_row),
   taken_at timestamptz not null default '-infinity',

@@ -1,6 +1,7 @@
--- The public face, part one: the two tables in the user's app whose rows follow the ledger. This file looks at what is there
--- and refuses what it cannot build on. It makes the tables where they are missing, and changes none that is there:
--- `sluice.adapt()` (a later file) does that. May be run again at any time.
+-- The public face, part one: the two tables in the user's app whose rows follow the ledger. This
+-- file looks at what is there and refuses what it cannot build on. It makes the tables where they
+-- are missing, and changes none that is there: `sluice.adapt()` (a later file) does that. May be
+-- run again at any time.
 
 create schema if not exists sluice;
 
@@ -92,7 +93,8 @@ as $$
     and has_schema_privilege(auth.oid, 'usage')
 $$;
 
--- For the owner only: what is there and cannot be built on, and what mends it. Changes nothing. No row: all fits.
+-- For the owner only: what is there and cannot be built on, and what mends it. Changes nothing. No
+-- row: all fits.
 create or replace function sluice.unfit()
 returns table (problem text, mend text)
 language plpgsql
@@ -319,7 +321,8 @@ begin
       processed_at timestamptz,
       traceparent text
     )
-    -- Rows are updated several times in their first second: leave room for that on the page, and tidy up early.
+    -- Rows are updated several times in their first second: leave room for that on the page, and
+    -- tidy up early.
     with (
       fillfactor = 70,
       autovacuum_vacuum_scale_factor = 0.01,
@@ -363,9 +366,10 @@ begin
 end
 $$;
 
--- An instance's `status`, which the guide reads, repeats `instance_status`, which the app and Sluice write. An ordinary column,
--- so that a row that was read can be written back whole. Its name sorts last, so that it sees what the app's triggers made of
--- the row. Never raises. While `sluice.fill_status` fills old rows, nothing but `status` changes.
+-- An instance's `status`, which the guide reads, repeats `instance_status`, which the app and
+-- Sluice write. An ordinary column, so that a row that was read can be written back whole. Its name
+-- sorts last, so that it sees what the app's triggers made of the row. Never raises. While
+-- `sluice.fill_status` fills old rows, nothing but `status` changes.
 create or replace function sluice.keep_status()
 returns trigger
 language plpgsql
@@ -386,8 +390,8 @@ begin
 end
 $$;
 
--- For the owner only: gives up to `most` rows that were there before the column their status, and returns how many. Rows that
--- somebody has locked are left for the next call.
+-- For the owner only: gives up to `most` rows that were there before the column their status, and
+-- returns how many. Rows that somebody has locked are left for the next call.
 create or replace function sluice.fill_status(most integer)
 returns bigint
 language plpgsql
@@ -414,8 +418,8 @@ $$;
 
 comment on function sluice.fill_status(integer) is 'For the owner only: gives old instances their status.';
 
--- Whether an index on this table may be built where it stands: what takes a few milliseconds only. A larger table is indexed
--- without a lock, by `sluice migrate`.
+-- Whether an index on this table may be built where it stands: what takes a few milliseconds only.
+-- A larger table is indexed without a lock, by `sluice migrate`.
 create or replace function sluice.is_small(relation regclass)
 returns boolean
 language sql
@@ -425,8 +429,8 @@ as $$
   select pg_catalog.pg_table_size(relation) <= 1024 * 1024
 $$;
 
--- What the two tables should have, whether they have it, and the statement that gives it to them. None rewrites or reads a
--- table, but for indexes on small ones.
+-- What the two tables should have, whether they have it, and the statement that gives it to them.
+-- None rewrites or reads a table, but for indexes on small ones.
 create or replace function sluice.wanted_tables()
 returns table (rank integer, item text, present boolean, change text, without text, mend text)
 language plpgsql
@@ -473,7 +477,8 @@ begin
       (queue, 'updated_at', 'timestamptz not null', 'now()'),
       (queue, 'processed_at', 'timestamptz', null),
       (queue, 'traceparent', 'text', null),
-      -- Without a default: rows that are there say null (not known) until the ledger or the API says more.
+      -- Without a default: rows that are there say null (not known) until the ledger or the API
+      -- says more.
       (instances, 'instance_status', 'text', null),
       (instances, 'qr_code', 'text', null),
       (instances, 'phone_number', 'text', null),
@@ -531,8 +536,9 @@ begin
     and held.attname = wanted.name
     and not held.attisdropped;
 
-  -- The queue's four states. A check that allows them all stays, whatever else it allows; one that forbids any of them would
-  -- refuse our rows for ever, and goes. Rows that break the new one are kept and reported.
+  -- The queue's four states. A check that allows them all stays, whatever else it allows; one that
+  -- forbids any of them would refuse our rows for ever, and goes. Rows that break the new one are
+  -- kept and reported.
   return query
   select
     13,

@@ -1,14 +1,16 @@
--- The public face, part two: what happens in the user's sign-up transaction, and how a sign-up that got lost is found.
--- The promise: a sign-up never fails and never waits because of Sluice. No lock is awaited longer than 50 ms (20 times below
--- deadlock_timeout), whatever fails is caught and warned about, and the relay's finder makes up for it.
--- The trigger itself is made by `sluice.adapt()` (a later file). May be run again at any time.
+-- The public face, part two: what happens in the user's sign-up transaction, and how a sign-up that
+-- got lost is found. The promise: a sign-up never fails and never waits because of Sluice. No lock
+-- is awaited longer than 50 ms (20 times below deadlock_timeout), whatever fails is caught and
+-- warned about, and the relay's finder makes up for it. The trigger itself is made by
+-- `sluice.adapt()` (a later file). May be run again at any time.
 
 create schema if not exists sluice;
 
--- The trace context that the app gave for this user, or null. Sources, the first valid one wins: the user's metadata
--- (`signUp({ options: { data: { traceparent } } })`), PostgREST's request headers, the setting app.traceparent.
--- Whoever signs up writes it, so it is a claim: only the plain W3C form passes, its flags are kept as given, and the
--- relay decides about sampling by itself.
+-- The trace context that the app gave for this user, or null. Sources, the first valid one wins:
+-- the user's metadata (`signUp({ options: { data: { traceparent } } })`), PostgREST's request
+-- headers, the setting app.traceparent. Whoever signs up writes it, so it is a claim: only the
+-- plain W3C form passes, its flags are kept as given, and the relay decides about sampling by
+-- itself.
 create or replace function sluice.sign_up_traceparent(user_id uuid)
 returns text
 language plpgsql
@@ -92,12 +94,13 @@ revoke all
   on function sluice.wants_instance(uuid)
   from public;
 
--- Wakes a relay that sleeps when the calling transaction commits; where none does, nothing is sent: commits that notify take
--- turns. Relays that sleep hold the advisory lock (7318, 1) shared. Before a relay goes to sleep it holds (7318, 2) for a
--- moment alone: it waits for every transaction that found nobody asleep, and looks once more.
--- The setting intake_notify = off says that relays only poll; an app that prepares its transactions (two-phase commit) needs it,
--- for Postgres prepares none that notifies. A notification queue that is half full is left alone: a full one
--- would fail the commit, and the poll is enough. The caller catches.
+-- Wakes a relay that sleeps when the calling transaction commits; where none does, nothing is sent:
+-- commits that notify take turns. Relays that sleep hold the advisory lock (7318, 1) shared. Before
+-- a relay goes to sleep it holds (7318, 2) for a moment alone: it waits for every transaction that
+-- found nobody asleep, and looks once more. The setting intake_notify = off says that relays only
+-- poll; an app that prepares its transactions (two-phase commit) needs it, for Postgres prepares
+-- none that notifies. A notification queue that is half full is left alone: a full one would fail
+-- the commit, and the poll is enough. The caller catches.
 create or replace function sluice.wake_intake()
 returns void
 language plpgsql
@@ -132,12 +135,13 @@ revoke all
   on function sluice.wake_intake()
   from public;
 
--- One attempt for everything: a block that catches is a subtransaction, and each costs. Where it fails, the queue row and the
--- wake-up are tried again, each for itself. No handler reads the row: it may be what is at fault.
--- The row is written as Sluice's own, so that a sign-up is not noted as hand-made SQL.
--- `on conflict` names no column: a row that is there already, for whatever unique key, means that nothing is to do.
--- It waits for a concurrent sign-up of the same user that has not committed, hence the lock timeout.
--- Arguments: the column with the user's id where it is not `id`, and `judged` where the owner's settings keep some users out.
+-- One attempt for everything: a block that catches is a subtransaction, and each costs. Where it
+-- fails, the queue row and the wake-up are tried again, each for itself. No handler reads the row:
+-- it may be what is at fault. The row is written as Sluice's own, so that a sign-up is not noted as
+-- hand-made SQL. `on conflict` names no column: a row that is there already, for whatever unique
+-- key, means that nothing is to do. It waits for a concurrent sign-up of the same user that has not
+-- committed, hence the lock timeout. Arguments: the column with the user's id where it is not `id`,
+-- and `judged` where the owner's settings keep some users out.
 create or replace function public.handle_profile_evolution_instance()
 returns trigger
 language plpgsql
@@ -227,9 +231,10 @@ begin
 end
 $$;
 
--- Gives a user a queue row, as the trigger would have, with the trace that they brought. No row where there is one already, or
--- where the owner's settings keep the user out. Returns how many rows were made. Waits for no lock of the app's for longer than
--- the app would notice. For the finder and for auth.users' trigger.
+-- Gives a user a queue row, as the trigger would have, with the trace that they brought. No row
+-- where there is one already, or where the owner's settings keep the user out. Returns how many
+-- rows were made. Waits for no lock of the app's for longer than the app would notice. For the
+-- finder and for auth.users' trigger.
 create or replace function sluice.queue_sign_up(user_id uuid)
 returns bigint
 language plpgsql
@@ -268,8 +273,8 @@ revoke all
   on function sluice.queue_sign_up(uuid)
   from public;
 
--- A user who confirmed an address, or is anonymous no more, where the owner waits for that. Only for users who have a profile
--- and whom the finder would queue. Never raises and never waits.
+-- A user who confirmed an address, or is anonymous no more, where the owner waits for that. Only
+-- for users who have a profile and whom the finder would queue. Never raises and never waits.
 create or replace function sluice.take_confirmation()
 returns trigger
 language plpgsql
@@ -331,9 +336,9 @@ as $$
   ) as judged
 $$;
 
--- How the sign-up trigger stands: `on`; `off` (disabled); `dropped` (it was on this very table and somebody took it away);
--- `replaced` (somebody put another function there since); `other` (it is not as it should be); `missing` (it was never on this
--- table); `no table`.
+-- How the sign-up trigger stands: `on`; `off` (disabled); `dropped` (it was on this very table and
+-- somebody took it away); `replaced` (somebody put another function there since); `other` (it is
+-- not as it should be); `missing` (it was never on this table); `no table`.
 create or replace function sluice.sign_up_trigger_state()
 returns text
 language sql
@@ -381,8 +386,8 @@ as $$
     on true
 $$;
 
--- Whether sign-ups are to be queued at all. An owner who drops or disables the trigger, or says SIGN_UP_TRIGGER=off, means that
--- they are not.
+-- Whether sign-ups are to be queued at all. An owner who drops or disables the trigger, or says
+-- SIGN_UP_TRIGGER=off, means that they are not.
 create or replace function sluice.sign_ups_are_wanted()
 returns boolean
 language sql
@@ -594,8 +599,8 @@ revoke all
   on function sluice.gone_users(text[])
   from public;
 
--- What happens at a sign-up, and whether it is set up so. The foreign keys are added unchecked, so that the lock on the app's
--- tables is held for no scan; `sluice.slow_changes()` validates them.
+-- What happens at a sign-up, and whether it is set up so. The foreign keys are added unchecked, so
+-- that the lock on the app's tables is held for no scan; `sluice.slow_changes()` validates them.
 create or replace function sluice.wanted_sign_up()
 returns table (rank integer, item text, present boolean, change text, without text, mend text)
 language plpgsql

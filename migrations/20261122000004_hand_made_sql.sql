@@ -1,6 +1,7 @@
--- The public face, part three: SQL that a person (or the app) writes on the queue table is a command, and who gave
--- it is kept. Sluice's own functions set `sluice.projecting` to 'on' and pass by: a convention among those
--- who may write the table anyway, not a wall. May be run again at any time.
+-- The public face, part three: SQL that a person (or the app) writes on the queue table is a
+-- command, and who gave it is kept. Sluice's own functions set `sluice.projecting` to 'on' and pass
+-- by: a convention among those who may write the table anyway, not a wall. May be run again at any
+-- time.
 
 create schema if not exists sluice;
 
@@ -17,14 +18,15 @@ create table if not exists sluice.audit (
 create index if not exists audit_subject
   on sluice.audit (subject, id);
 
--- Fresh budgets that were asked for by hand. The relay takes a row, resets the failures of that user's current
--- step, and deletes the row, in one transaction.
+-- Fresh budgets that were asked for by hand. The relay takes a row, resets the failures of that
+-- user's current step, and deletes the row, in one transaction.
 create table if not exists sluice.budget_reset (
   id bigint generated always as identity primary key,
   subject uuid not null
 );
 
--- Who is at the other end: the user (or role) that the API verified, else whoever logged in. Never raises.
+-- Who is at the other end: the user (or role) that the API verified, else whoever logged in. Never
+-- raises.
 create or replace function sluice.actor()
 returns text
 language plpgsql
@@ -51,9 +53,10 @@ revoke all
   on function sluice.actor()
   from public;
 
--- Keeps who changed the row, passes a reset budget on, lets an old row start that the adoption holds back, and wakes intake
--- where something is pending. Each on its own, caught: the person's statement never fails and never waits because of us. No
--- handler reads the row: it may be what is at fault.
+-- Keeps who changed the row, passes a reset budget on, lets an old row start that the adoption
+-- holds back, and wakes intake where something is pending. Each on its own, caught: the person's
+-- statement never fails and never waits because of us. No handler reads the row: it may be what is
+-- at fault.
 create or replace function sluice.take_command()
 returns trigger
 language plpgsql

@@ -1,12 +1,14 @@
--- The public face, part four: who may see and do what. Over the API a user sees their own rows and anon nothing; the services
--- work as sluice_runtime, which owns nothing and is granted what it needs. Policies of the app stay. Defined here, brought about
--- by `sluice.adapt()` (the next file). May be run again at any time.
+-- The public face, part four: who may see and do what. Over the API a user sees their own rows and
+-- anon nothing; the services work as sluice_runtime, which owns nothing and is granted what it
+-- needs. Policies of the app stay. Defined here, brought about by `sluice.adapt()` (the next file).
+-- May be run again at any time.
 
 create schema if not exists sluice;
 
--- For the owner only: closes a table of ours to the API, but for a user's own rows. Once for each table: what the owner grants
--- later is the owner's decision. Supabase's defaults grant everything on a new table to anon and authenticated and leave the rest
--- to RLS: anon loses it all; what authenticated may do with an older table stays as the app set it.
+-- For the owner only: closes a table of ours to the API, but for a user's own rows. Once for each
+-- table: what the owner grants later is the owner's decision. Supabase's defaults grant everything
+-- on a new table to anon and authenticated and leave the rest to RLS: anon loses it all; what
+-- authenticated may do with an older table stays as the app set it.
 create or replace function sluice.close_to_api(relation regclass)
 returns void
 language plpgsql
@@ -62,7 +64,8 @@ $$;
 
 comment on function sluice.close_to_api(regclass) is 'For the owner only: closes a table of ours to the API.';
 
--- The table and who is there to be kept out of it: where one of them is another, the table is closed again.
+-- The table and who is there to be kept out of it: where one of them is another, the table is
+-- closed again.
 create or replace function sluice.api_roles(relation regclass)
 returns text
 language sql
@@ -108,7 +111,8 @@ as $$
     and class.relkind in ('r', 'p', 'v')
 $$;
 
--- The functions that the services may call: all but triggers, and those whose comment says that they are the owner's.
+-- The functions that the services may call: all but triggers, and those whose comment says that
+-- they are the owner's.
 create or replace function sluice.runtime_functions()
 returns setof regprocedure
 language sql
@@ -168,8 +172,8 @@ $$;
 
 comment on function sluice.let_runtime_in() is 'For the owner only: gives sluice_runtime its rights in schema sluice.';
 
--- For the owner only: nothing of ours in schema sluice is for the API. Supabase grants by default in public only; this holds
--- anyway.
+-- For the owner only: nothing of ours in schema sluice is for the API. Supabase grants by default
+-- in public only; this holds anyway.
 create or replace function sluice.keep_api_out()
 returns void
 language plpgsql
@@ -206,10 +210,12 @@ declare
   profiles constant regclass := case
     when sluice.profiles_key() is not null then to_regclass('public.profiles')
   end;
-  -- Asked of the table: to_regrole may still answer that a role is missing which another database's migration has just made.
+  -- Asked of the table: to_regrole may still answer that a role is missing which another database's
+  -- migration has just made.
   runtime constant oid := (select oid from pg_catalog.pg_roles where rolname = 'sluice_runtime');
 begin
-  -- First of all: it may wait for another database of the cluster that makes the role at this moment.
+  -- First of all: it may wait for another database of the cluster that makes the role at this
+  -- moment.
   return query
   select
     1,
@@ -316,7 +322,8 @@ begin
     'the services cannot work',
     'run `sluice migrate` as the owner of schema sluice';
 
-  -- No delete: an instance row has the app's conversations hanging on it. Of a profile only what `runs --subject` asks by.
+  -- No delete: an instance row has the app's conversations hanging on it. Of a profile only what
+  -- `runs --subject` asks by.
   return query
   select
     44,
@@ -350,7 +357,8 @@ begin
     and not attisdropped
   having count(*) > 0;
 
-  -- The grants say what the services may do, so the policies only open the rows; and to nobody else.
+  -- The grants say what the services may do, so the policies only open the rows; and to nobody
+  -- else.
   return query
   select
     46,
@@ -376,8 +384,8 @@ begin
     on class.oid = face.relation
   where class.relrowsecurity;
 
-  -- Supabase Realtime shows the app its rows as they change. A table without a primary key stays out: Postgres would refuse to
-  -- update it once it is published.
+  -- Supabase Realtime shows the app its rows as they change. A table without a primary key stays
+  -- out: Postgres would refuse to update it once it is published.
   return query
   select
     47,

@@ -1,12 +1,13 @@
--- What depends on the state of the database (roles, grants, policies, triggers, keys, the publication, columns of the app's tables)
--- is looked at again at the end of every `sluice migrate`, and whenever somebody asks. May be run again at any time.
--- After this came from another tool than `sluice migrate`, or after a change of the app: select * from sluice.adapt().
+-- What depends on the state of the database (roles, grants, policies, triggers, keys, the
+-- publication, columns of the app's tables) is looked at again at the end of every `sluice
+-- migrate`, and whenever somebody asks. May be run again at any time. After this came from another
+-- tool than `sluice migrate`, or after a change of the app: select * from sluice.adapt().
 
 create schema if not exists sluice;
 
--- All that should be there, a row each: whether it is, the statement that brings it about (none where only a person can), what is
--- lost without it, and what a person does about it. Ranks say in which order they are brought about: profiles before the queue, as
--- sign-ups lock them.
+-- All that should be there, a row each: whether it is, the statement that brings it about (none
+-- where only a person can), what is lost without it, and what a person does about it. Ranks say in
+-- which order they are brought about: profiles before the queue, as sign-ups lock them.
 create or replace function sluice.wanted()
 returns table (rank integer, item text, present boolean, change text, without text, mend text)
 language sql
@@ -22,7 +23,8 @@ as $$
   select * from sluice.wanted_access()
 $$;
 
--- What is not as it should be: for `migrate --check` and for the services, at their start and while they run. Changes nothing.
+-- What is not as it should be: for `migrate --check` and for the services, at their start and while
+-- they run. Changes nothing.
 create or replace function sluice.missing()
 returns table (item text, without text, mend text)
 language sql
@@ -54,9 +56,10 @@ as $$
   order by lacking.rank, lacking.item
 $$;
 
--- For the owner only: brings everything to what it should be, as far as the caller may, and returns a line for each thing that it
--- did or could not do. Needs no more than milliseconds of any lock on the app's tables; where it has to wait for one it gives up
--- (SQLSTATE 55P03) rather than make sign-ups queue behind it, and nothing is changed: call it again.
+-- For the owner only: brings everything to what it should be, as far as the caller may, and returns
+-- a line for each thing that it did or could not do. Needs no more than milliseconds of any lock on
+-- the app's tables; where it has to wait for one it gives up (SQLSTATE 55P03) rather than make
+-- sign-ups queue behind it, and nothing is changed: call it again.
 create or replace function sluice.adapt()
 returns table (item text, done boolean, without text, mend text)
 language plpgsql
@@ -140,7 +143,8 @@ $$;
 
 comment on function sluice.adapt() is 'For the owner only: brings what depends on the database''s state to what it should be.';
 
--- For the owner only: the same for whoever runs these files with another tool, a notice for each line.
+-- For the owner only: the same for whoever runs these files with another tool, a notice for each
+-- line.
 create or replace function sluice.adapt_and_tell()
 returns void
 language plpgsql
@@ -165,9 +169,10 @@ $$;
 
 comment on function sluice.adapt_and_tell() is 'For the owner only: sluice.adapt() with notices.';
 
--- What takes long on a large table and therefore happens outside every other transaction, a statement at a time: what it is, the
--- statement (none where a person must act first), whether it must stand alone (no transaction), what to run before it, and what
--- is lost without it. None holds a lock that a sign-up waits for while it reads rows.
+-- What takes long on a large table and therefore happens outside every other transaction, a
+-- statement at a time: what it is, the statement (none where a person must act first), whether it
+-- must stand alone (no transaction), what to run before it, and what is lost without it. None holds
+-- a lock that a sign-up waits for while it reads rows.
 create or replace function sluice.slow_changes()
 returns table (item text, change text, alone boolean, before text, without text, mend text)
 language plpgsql

@@ -1,5 +1,6 @@
--- Adoption: what stood in the database before Sluice came. It is written down once, by the first migration; nothing of it is
--- started without a person's word. May be run again at any time: what was written down stays.
+-- Adoption: what stood in the database before Sluice came. It is written down once, by the first
+-- migration; nothing of it is started without a person's word. May be run again at any time: what
+-- was written down stays.
 
 set local lock_timeout = '5s';
 
@@ -39,8 +40,9 @@ create or replace view sluice.held_back as
   from sluice.adoption
   where held_back;
 
--- For the owner only: takes an instance over from the set-up before us, with name and token. A create counts as claimed for it, so
--- that a run reads back before it creates. Returns whether it did: not where the user or the name has an instance already.
+-- For the owner only: takes an instance over from the set-up before us, with name and token. A
+-- create counts as claimed for it, so that a run reads back before it creates. Returns whether it
+-- did: not where the user or the name has an instance already.
 create or replace function sluice.import_instance(subject uuid, name text, shown jsonb)
 returns boolean
 language plpgsql
@@ -85,8 +87,9 @@ $$;
 comment on function sluice.import_instance(uuid, text, jsonb) is
   'For the owner only: takes an instance over from the set-up before us.';
 
--- Whether an instance's name is its user's own: `user_<id>`, or one that begins with it, as the old set-up made them
--- (`user_<id>_<milliseconds>`, `user_<id>_v2`), or with the bare id. And one that the API can have.
+-- Whether an instance's name is its user's own: `user_<id>`, or one that begins with it, as the old
+-- set-up made them (`user_<id>_<milliseconds>`, `user_<id>_v2`), or with the bare id. And one that
+-- the API can have.
 create or replace function sluice.is_own_name(subject uuid, name text)
 returns boolean
 language sql
@@ -101,8 +104,9 @@ as $$
   )
 $$;
 
--- For the owner only: writes down what is there, once: instances and queue rows at the first migration, profiles at the first
--- one that finds them. Reads without a lock. Called by `sluice.adapt()`, before it changes anything.
+-- For the owner only: writes down what is there, once: instances and queue rows at the first
+-- migration, profiles at the first one that finds them. Reads without a lock. Called by
+-- `sluice.adapt()`, before it changes anything.
 create or replace function sluice.note_adoption()
 returns void
 language plpgsql
@@ -206,7 +210,8 @@ $$;
 
 comment on function sluice.note_adoption() is 'For the owner only: writes down once what was there before Sluice.';
 
--- For the owner only: users who have a profile and nothing else, now: they are older, and not started without a word.
+-- For the owner only: users who have a profile and nothing else, now: they are older, and not
+-- started without a word.
 create or replace function sluice.note_older_users()
 returns void
 language plpgsql
@@ -243,8 +248,8 @@ $$;
 
 comment on function sluice.note_older_users() is 'For the owner only: writes down the users who have nothing.';
 
--- For the owner only: an old row that somebody sets to pending by hand starts. Not one whose instance may be another tenant's:
--- whoever may write the row must not decide that.
+-- For the owner only: an old row that somebody sets to pending by hand starts. Not one whose
+-- instance may be another tenant's: whoever may write the row must not decide that.
 create or replace function sluice.release_adopted(subject uuid)
 returns void
 language sql
@@ -392,8 +397,8 @@ begin
 end
 $$;
 
--- A person's word: everybody of the class who waits for one is left alone, and reported as open no more. SQL on a queue row is
--- still a command. Returns how many.
+-- A person's word: everybody of the class who waits for one is left alone, and reported as open no
+-- more. SQL on a queue row is still a command. Returns how many.
 create or replace function sluice.adopt_leave(class text, decided_by text, note text)
 returns bigint
 language plpgsql
@@ -421,9 +426,10 @@ begin
 end
 $$;
 
--- A person's word: this instance is its user's own, whatever it is called: it is taken over with the token that its row has now,
--- and a pending queue row of the user starts. Returns what came of it: `allowed`, `unknown` (no open row of that name), `changed`
--- (the user's row has another name now), `taken` (another user has an instance of that name).
+-- A person's word: this instance is its user's own, whatever it is called: it is taken over with
+-- the token that its row has now, and a pending queue row of the user starts. Returns what came of
+-- it: `allowed`, `unknown` (no open row of that name), `changed` (the user's row has another name
+-- now), `taken` (another user has an instance of that name).
 create or replace function sluice.adopt_allow(name text, decided_by text, note text)
 returns text
 language plpgsql
@@ -472,7 +478,8 @@ begin
 end
 $$;
 
--- For the owner only: keeps an owner's choice. Users who signed up while sign-ups were off are older ones from then on.
+-- For the owner only: keeps an owner's choice. Users who signed up while sign-ups were off are
+-- older ones from then on.
 create or replace function sluice.decide(name text, value text)
 returns void
 language plpgsql
@@ -506,8 +513,8 @@ $$;
 
 comment on function sluice.decide(text, text) is 'For the owner only: keeps an owner''s choice.';
 
--- With another tool than `sluice migrate`, which does this once all files are through: what was there is written down, and the
--- app's side is brought to what it should be.
+-- With another tool than `sluice migrate`, which does this once all files are through: what was
+-- there is written down, and the app's side is brought to what it should be.
 do $$
 begin
   if coalesce(current_setting('sluice.migrating', true), '') <> 'on' then

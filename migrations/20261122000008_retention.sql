@@ -1,8 +1,8 @@
--- Retention: what the relay may delete, and no more. And what takes a while on the app's tables, apart from the files that lock
--- them. May be run again at any time.
+-- Retention: what the relay may delete, and no more. And what takes a while on the app's tables,
+-- apart from the files that lock them. May be run again at any time.
 
--- The services write the audit and cannot change it. This is all they can remove: rows older than a week, and older than
--- they ask for.
+-- The services write the audit and cannot change it. This is all they can remove: rows older than a
+-- week, and older than they ask for.
 create or replace function sluice.prune_audit(older_than interval, most integer)
 returns bigint
 language sql
@@ -28,8 +28,8 @@ $$;
 
 revoke all on function sluice.prune_audit(interval, integer) from public;
 
--- With another tool than `sluice migrate`, which does this afterwards and in a transaction each. Validating reads the rows under a
--- lock that stops no insert, update or delete.
+-- With another tool than `sluice migrate`, which does this afterwards and in a transaction each.
+-- Validating reads the rows under a lock that stops no insert, update or delete.
 do $$
 declare
   slow record;

@@ -1,16 +1,19 @@
--- The protocol: each transition of a run is one function, called in one statement, which is its own transaction. What is read
--- to decide is read in the statement that decides. Every function is safe with any number of callers, and says why.
+-- The protocol: each transition of a run is one function, called in one statement, which is its own
+-- transaction. What is read to decide is read in the statement that decides. Every function is safe
+-- with any number of callers, and says why.
 --
--- Steps are locked first, in key order; what else a transition locks follows them, the app's rows last. A wait for a lock ends
--- before Postgres would look for a deadlock: the caller asks again. What is asked all the time is planned as look-ups by key,
--- whatever the statistics say of a young table. May be run again at any time.
+-- Steps are locked first, in key order; what else a transition locks follows them, the app's rows
+-- last. A wait for a lock ends before Postgres would look for a deadlock: the caller asks again.
+-- What is asked all the time is planned as look-ups by key, whatever the statistics say of a young
+-- table. May be run again at any time.
 
 set local lock_timeout = '5s';
 
--- Gates -----------------------------------------------------------------------------------------------------------------
+-- Gates -------------------------------------------------------------------------------------------
 
--- How each gate stands now. Every question about a gate reads this view. Only `sluice.admit` asks the same of the rows
--- themselves: it has them locked, and its moment is later than the statement's.
+-- How each gate stands now. Every question about a gate reads this view. Only `sluice.admit` asks
+-- the same of the rows themselves: it has them locked, and its moment is later than the
+-- statement's.
 create or replace view sluice.gate_now as
   select
     scope,
@@ -31,7 +34,8 @@ create or replace view sluice.gate_now as
     end as reason
   from sluice.gate;
 
--- How the gates before a step stand together. `passes`: none is closed. Of a half-open breaker only `probe_run` passes.
+-- How the gates before a step stand together. `passes`: none is closed. Of a half-open breaker only
+-- `probe_run` passes.
 create or replace function sluice.gate_state(
   workflow text,
   step text,
@@ -58,8 +62,8 @@ as $$
     or (gate.scope = 'host' and gate.name = gate_state.host)
 $$;
 
--- Whether a step of that workflow that became due may be pushed at once. Where a gate before it is closed, or lets steps through
--- one after another, the scan pushes it when its turn has come.
+-- Whether a step of that workflow that became due may be pushed at once. Where a gate before it is
+-- closed, or lets steps through one after another, the scan pushes it when its turn has come.
 create or replace function sluice.may_push(workflow text, step text)
 returns boolean
 language sql
@@ -81,8 +85,8 @@ as $$
   ) as gates
 $$;
 
--- The rate that holds now: its own, or, of a host that was closed until lately, the slow start's (20 a second, doubling each
--- second for six). Null: none.
+-- The rate that holds now: its own, or, of a host that was closed until lately, the slow start's
+-- (20 a second, doubling each second for six). Null: none.
 create or replace function sluice.rate_now(gate sluice.gate)
 returns double precision
 language sql
@@ -95,8 +99,9 @@ as $$
   ) as moment
 $$;
 
--- How many starts the gate's rate has in store now: at most one second's worth. Null: no rate. A slow start's rate has grown since
--- the last start: what held half-way gives no more than its curve.
+-- How many starts the gate's rate has in store now: at most one second's worth. Null: no rate. A
+-- slow start's rate has grown since the last start: what held half-way gives no more than its
+-- curve.
 create or replace function sluice.allowance_now(gate sluice.gate)
 returns double precision
 language sql
@@ -138,9 +143,9 @@ as $$
     )
 $$;
 
--- Whether a step may start now where a gate before it is not plain: half-open, limited or closed. Charges the start to the
--- gates, so the caller, who holds the step's lock, must start it. Safe with any number of callers: the gates are locked, in
--- key order.
+-- Whether a step may start now where a gate before it is not plain: half-open, limited or closed.
+-- Charges the start to the gates, so the caller, who holds the step's lock, must start it. Safe
+-- with any number of callers: the gates are locked, in key order.
 create or replace function sluice.admit(workflow text, step text, host text, run uuid)
 returns boolean
 language plpgsql
@@ -200,7 +205,7 @@ begin
 end
 $$;
 
--- Projections -----------------------------------------------------------------------------------------------------------
+-- Projections -------------------------------------------------------------------------------------
 
 -- Lets a workflow write the app's own rows for these runs, in the caller's transaction. What the
 -- app's schema refuses or has locked undoes nothing: it is kept as pending and written again
@@ -268,7 +273,8 @@ begin
 end
 $$;
 
--- Writes up to `most` pending rows again. How many still wait. Safe with any number of callers: each takes other rows.
+-- Writes up to `most` pending rows again. How many still wait. Safe with any number of callers:
+-- each takes other rows.
 create or replace function sluice.project_pending(most integer)
 returns bigint
 language plpgsql
@@ -308,7 +314,7 @@ begin
 end
 $$;
 
--- Starting --------------------------------------------------------------------------------------------------------------
+-- Starting ----------------------------------------------------------------------------------------
 
 -- What a request came to: what a relay must know to tell of it and to push it.
 do $$
@@ -332,9 +338,10 @@ begin
 end
 $$;
 
--- Starts a run for each of these subjects that has no unfinished one of that workflow; says only which it started. Raises where
--- the workflow is not registered or a resource is another subject's. Safe with any number of callers: a partial unique index lets
--- one run be unfinished, and the resource's row decides whose turn it is. In the order of the subjects.
+-- Starts a run for each of these subjects that has no unfinished one of that workflow; says only
+-- which it started. Raises where the workflow is not registered or a resource is another subject's.
+-- Safe with any number of callers: a partial unique index lets one run be unfinished, and the
+-- resource's row decides whose turn it is. In the order of the subjects.
 create or replace function sluice.start_runs(
   workflow text,
   subjects text[],
@@ -442,7 +449,8 @@ begin
 end
 $$;
 
--- Starts a run, or joins the unfinished one of that workflow and subject. Raises as `start_runs` does.
+-- Starts a run, or joins the unfinished one of that workflow and subject. Raises as `start_runs`
+-- does.
 create or replace function sluice.start_run(
   workflow text,
   subject text,
@@ -497,8 +505,8 @@ begin
 end
 $$;
 
--- Gives the resource to the run that has waited longest, whose current step becomes due. The caller has just ended the turn
--- of another, and with it locked the resource.
+-- Gives the resource to the run that has waited longest, whose current step becomes due. The caller
+-- has just ended the turn of another, and with it locked the resource.
 create or replace function sluice.give_turn(resource text)
 returns void
 language plpgsql
@@ -509,7 +517,8 @@ declare
   next uuid;
   free_at timestamptz;
 begin
-  -- Locked, so that nobody cancels it meanwhile: a turn that is given to a run which has ended is nobody's.
+  -- Locked, so that nobody cancels it meanwhile: a turn that is given to a run which has ended is
+  -- nobody's.
   select run.id
   into next
   from sluice.run
@@ -549,7 +558,8 @@ begin
 end
 $$;
 
--- Ends runs, whose rows and steps the caller has locked or is the only one to move: their state, their events, their turns.
+-- Ends runs, whose rows and steps the caller has locked or is the only one to move: their state,
+-- their events, their turns.
 create or replace function sluice.end_runs(runs uuid[], to_state text)
 returns void
 language plpgsql
@@ -633,8 +643,8 @@ begin
 end
 $$;
 
--- Gives a dead run a fresh budget and a fresh deadline; finished steps keep their outputs. Its failed step is due at the run's
--- turn. Whether it was dead.
+-- Gives a dead run a fresh budget and a fresh deadline; finished steps keep their outputs. Its
+-- failed step is due at the run's turn. Whether it was dead.
 create or replace function sluice.revive_run(run uuid, actor text, note text)
 returns boolean
 language plpgsql
@@ -729,10 +739,10 @@ begin
 end
 $$;
 
--- Ends an active or dead run that a person wants ended (`dead_only`: a dead one): at once, or at the settle of the step that
--- is running. Returns `yes`, `at_settle`, the state in which it cannot be ended, or null. The steps are locked first, so that
--- a claim or a settle comes before this or after it; and again, as long as a settle that was waited
--- for has made a new one.
+-- Ends an active or dead run that a person wants ended (`dead_only`: a dead one): at once, or at
+-- the settle of the step that is running. Returns `yes`, `at_settle`, the state in which it cannot
+-- be ended, or null. The steps are locked first, so that a claim or a settle comes before this or
+-- after it; and again, as long as a settle that was waited for has made a new one.
 create or replace function sluice.cancel(run uuid, actor text, note text, dead_only boolean default false, out answer text)
 language plpgsql
 set search_path = ''
@@ -801,11 +811,11 @@ begin
 end
 $$;
 
--- Intake ----------------------------------------------------------------------------------------------------------------
+-- Intake ------------------------------------------------------------------------------------------
 
--- Asks for a run, in the caller's own transaction: a relay starts it once that has committed, or joins the unfinished one of
--- that subject. `resource` is what it works on (by default the subject's own). Refuses a workflow that no build has
--- registered.
+-- Asks for a run, in the caller's own transaction: a relay starts it once that has committed, or
+-- joins the unfinished one of that subject. `resource` is what it works on (by default the
+-- subject's own). Refuses a workflow that no build has registered.
 create or replace function sluice.start(
   workflow text,
   subject text,
@@ -946,12 +956,12 @@ begin
 end
 $$;
 
--- Dispatch --------------------------------------------------------------------------------------------------------------
+-- Dispatch ----------------------------------------------------------------------------------------
 
--- What is due now in these queues and let through by its gates: the most urgent first, then the one due longest, up to `most`
--- of each. `capacity`: how many hints of the queue may lie in Redis, where a limit or a half-open breaker stands before it.
--- `traced`: the caller begins traces, and leaves runs of the last 200 ms to their intake, which is about to keep their trace.
--- Reads only.
+-- What is due now in these queues and let through by its gates: the most urgent first, then the one
+-- due longest, up to `most` of each. `capacity`: how many hints of the queue may lie in Redis,
+-- where a limit or a half-open breaker stands before it. `traced`: the caller begins traces, and
+-- leaves runs of the last 200 ms to their intake, which is about to keep their trace. Reads only.
 create or replace function sluice.waiting(queues text[], most integer, traced boolean default false)
 returns table (
   queue text,
@@ -1037,7 +1047,7 @@ begin
 end
 $$;
 
--- Attempts --------------------------------------------------------------------------------------------------------------
+-- Attempts ----------------------------------------------------------------------------------------
 
 -- Ends runs whose subject is gone before their first step makes anything for it. Asks the
 -- workflow's own function, once for all of them. Safe with any number of callers: the steps are
@@ -1115,8 +1125,9 @@ $$;
 -- is recorded: kept with the step, for a rescue. Such an attempt is told what the step has waited
 -- for.
 --
--- Safe with any number of callers: the update of the step's row is guarded by state and generation, and of two at once the
--- second finds it running. Whose turn a resource is needs no look: a step that waits for its turn has no moment.
+-- Safe with any number of callers: the update of the step's row is guarded by state and generation,
+-- and of two at once the second finds it running. Whose turn a resource is needs no look: a step
+-- that waits for its turn has no moment.
 create or replace function sluice.claim(
   claimant text,
   known text[],
@@ -1156,7 +1167,8 @@ set lock_timeout = '900ms'
 as $$
 #variable_conflict use_column
 declare
-  -- A parameter to the statements, so that none of their plans takes the index of all due steps for one step's row.
+  -- A parameter to the statements, so that none of their plans takes the index of all due steps for
+  -- one step's row.
   awaited constant text := 'due';
   plain constant boolean := not exists (
     select from sluice.gate_now as gate where gate.closed or gate.half_open or gate.limited
@@ -1362,7 +1374,8 @@ as $$
   where parts.took >= interval '1 millisecond'
 $$;
 
--- Why a step was not claimed. One whose definition the build does not know is postponed: 5 s, doubling to 60.
+-- Why a step was not claimed. One whose definition the build does not know is postponed: 5 s,
+-- doubling to 60.
 create or replace function sluice.why_not(known text[], run uuid, step_position smallint, step_generation integer)
 returns text
 language plpgsql
@@ -1404,8 +1417,8 @@ begin
 end
 $$;
 
--- Moves leases on, and the quiet time of the resources that they hold; says for each whether it is still held. Also the
--- worker's sign of life, in one transaction with the leases: with its last, a
+-- Moves leases on, and the quiet time of the resources that they hold; says for each whether it is
+-- still held. Also the worker's sign of life, in one transaction with the leases: with its last, a
 -- worker that was killed moved all that it held, but for what was too young. Where a row is locked
 -- the worker asks for each lease alone, all within the time that the others have left.
 create or replace function sluice.renew(
@@ -1518,8 +1531,9 @@ $$;
 -- its turn, the API has given its final answer to all that creates or deletes (`quiet`), and no
 -- gate counts. A step that may itself create or delete is never asked for so: it is claimed.
 --
--- Safe with any number of callers: the update of the step's row is guarded by its token, which only a running step has (a
--- rescue's also by the lease's end), and all else follows only where that held.
+-- Safe with any number of callers: the update of the step's row is guarded by its token, which only
+-- a running step has (a rescue's also by the lease's end), and all else follows only where that
+-- held.
 create or replace function sluice.settle(settlements jsonb)
 returns table (
   at integer,
@@ -1607,8 +1621,9 @@ begin
         (settlement).span_id
       from moved
     ),
-    -- Where the API has answered, the resource is free. Where it may still be at work, it stays busy for the time of one call
-    -- from now on; a rescue, which knows nothing of the worker, leaves it at the lease.
+    -- Where the API has answered, the resource is free. Where it may still be at work, it stays
+    -- busy for the time of one call from now on; a rescue, which knows nothing of the worker,
+    -- leaves it at the lease.
     kept as (
       update sluice.resource as held
       set memory = case
@@ -1718,8 +1733,8 @@ begin
       when 'die' then
         run_state := 'dead';
         died := died || settlement.run;
-        -- Where an earlier step dies than the one that settled, those after it wait for it, so that a revived run comes past
-        -- them again.
+        -- Where an earlier step dies than the one that settled, those after it wait for it, so that
+        -- a revived run comes past them again.
         update sluice.step as after
         set state = 'due', due_at = null, generation = after.generation + 1
         where after.run_id = settlement.run
@@ -1805,7 +1820,7 @@ begin
 end
 $$;
 
--- Upkeep ----------------------------------------------------------------------------------------------------------------
+-- Upkeep ------------------------------------------------------------------------------------------
 
 -- For so long a call of this workflow may be under way that nobody knows of.
 create or replace function sluice.longest_lease(workflow text)
@@ -1850,10 +1865,11 @@ begin
 end
 $$;
 
--- Up to `most` running steps of known definitions whose lease has ended. No lease ends before Postgres has been up for one
--- lease: its own outage is not a crash of its clients. `worker_lives`: its worker has beaten when
--- it would have moved this lease, 0.6 to 1.1 s after it did so last, so it lost the lease and did
--- not crash. A beat that came sooner says nothing: so young a lease is not moved.
+-- Up to `most` running steps of known definitions whose lease has ended. No lease ends before
+-- Postgres has been up for one lease: its own outage is not a crash of its clients. `worker_lives`:
+-- its worker has beaten when it would have moved this lease, 0.6 to 1.1 s after it did so last, so
+-- it lost the lease and did not crash. A beat that came sooner says nothing: so young a lease is
+-- not moved.
 create or replace function sluice.expired(known text[], most integer)
 returns table (
   run_id uuid,
@@ -1904,10 +1920,11 @@ begin
 end
 $$;
 
--- Ends up to `most` runs past their deadline. Judged on due steps only: what is running has its chance, and what stands behind
--- a closed gate is not late, nor what waits for its turn behind a limit. The time that gates or limits held a run is added to
--- its deadline here, once that is reached: opening a gate writes no runs. Safe with any number of callers: rows in other hands
--- are passed over.
+-- Ends up to `most` runs past their deadline. Judged on due steps only: what is running has its
+-- chance, and what stands behind a closed gate is not late, nor what waits for its turn behind a
+-- limit. The time that gates or limits held a run is added to its deadline here, once that is
+-- reached: opening a gate writes no runs. Safe with any number of callers: rows in other hands are
+-- passed over.
 create or replace function sluice.exceed(most integer)
 returns table (
   run_id uuid,
@@ -2139,7 +2156,8 @@ begin
 end
 $$;
 
--- Remembers that a call of this run, which creates or deletes, may have met the call of another one.
+-- Remembers that a call of this run, which creates or deletes, may have met the call of another
+-- one.
 create or replace function sluice.doubt(run uuid)
 returns void
 language sql
@@ -2153,10 +2171,11 @@ as $$
     and held.name = late.resource
 $$;
 
--- A resource at which two calls may have met gets a new run, once nothing of them can be under way any more and the last run
--- there, of the workflow whose call was late, has succeeded: with that run's input it reads back what there is and mends it. Where somebody has
--- started a run meanwhile, a later round decides; where the last run is dead or cancelled, a person does, and a run of another
--- workflow has the last word. Returns what was started.
+-- A resource at which two calls may have met gets a new run, once nothing of them can be under way
+-- any more and the last run there, of the workflow whose call was late, has succeeded: with that
+-- run's input it reads back what there is and mends it. Where somebody has started a run meanwhile,
+-- a later round decides; where the last run is dead or cancelled, a person does, and a run of
+-- another workflow has the last word. Returns what was started.
 create or replace function sluice.look_again(most integer)
 returns setof sluice.taken
 language plpgsql

@@ -1,10 +1,12 @@
--- The workflow provision-instance in SQL: how its queue rows become runs, and how the app's two tables follow the ledger. The
--- engine calls both by name (sluice.workflow) and knows neither. May be run again at any time.
+-- The workflow provision-instance in SQL: how its queue rows become runs, and how the app's two
+-- tables follow the ledger. The engine calls both by name (sluice.workflow) and knows neither. May
+-- be run again at any time.
 
 set local lock_timeout = '5s';
 
--- The failures of every waiting step whose row's `retry_count` somebody set to 0 are forgotten. A request whose step is
--- running waits until it is not; one without a waiting or running step has nothing to reset.
+-- The failures of every waiting step whose row's `retry_count` somebody set to 0 are forgotten. A
+-- request whose step is running waits until it is not; one without a waiting or running step has
+-- nothing to reset.
 create or replace function sluice.reset_budgets()
 returns void
 language sql
@@ -35,9 +37,10 @@ as $$
     and step.failures > 0
 $$;
 
--- One queue row into a run. Whoever set it to `pending`, the sign-up trigger or a person with SQL, gave a command: no run, or
--- one that ended well or was cancelled: a new run; a dead one: revived; a waiting step: due now; one under way: nothing but the
--- status back. One that is ending this moment: `later`, and nothing is changed.
+-- One queue row into a run. Whoever set it to `pending`, the sign-up trigger or a person with SQL,
+-- gave a command: no run, or one that ended well or was cancelled: a new run; a dead one: revived;
+-- a waiting step: due now; one under way: nothing but the status back. One that is ending this
+-- moment: `later`, and nothing is changed.
 create or replace function sluice.take_sign_up(
   user_id uuid,
   instance text,
@@ -106,8 +109,9 @@ begin
 end
 $$;
 
--- Takes up to `most` pending queue rows, the oldest first. Safe with any number of callers: rows that another relay, or the
--- user's own transaction, has in hand are passed over. A row that cannot become a run is set to `failed` with the reason.
+-- Takes up to `most` pending queue rows, the oldest first. Safe with any number of callers: rows
+-- that another relay, or the user's own transaction, has in hand are passed over. A row that cannot
+-- become a run is set to `failed` with the reason.
 create or replace function sluice.take_sign_ups(most integer)
 returns setof sluice.taken
 language plpgsql
@@ -121,9 +125,10 @@ declare
   started text[];
   all_taken sluice.taken[] := '{}';
   runs uuid[] := '{}';
-  -- First all in one subtransaction with their projection: a row that one subtransaction locks and another one writes would cost
-  -- a multixact, and keep its entry in the index of pending rows until the next vacuum. Where the projection fails, all without
-  -- it. Where one row is at fault, each on its own, so that it is found.
+  -- First all in one subtransaction with their projection: a row that one subtransaction locks and
+  -- another one writes would cost a multixact, and keep its entry in the index of pending rows
+  -- until the next vacuum. Where the projection fails, all without it. Where one row is at fault,
+  -- each on its own, so that it is found.
   way text := 'with projection';
   at_projection boolean;
   lock_timeout_before constant text := current_setting('lock_timeout');
@@ -709,7 +714,8 @@ begin
 end
 $$;
 
--- The functions of this file and the one before it are the services', too: `sluice migrate` gives them their rights at its end.
+-- The functions of this file and the one before it are the services', too: `sluice migrate` gives
+-- them their rights at its end.
 do $$
 begin
   if coalesce(current_setting('sluice.migrating', true), '') <> 'on' then

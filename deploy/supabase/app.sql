@@ -1,6 +1,7 @@
--- A minimal database as Supabase gives one, run by the cluster's superuser on a fresh database: the roles, the auth
--- schema, the default grants, the publication, and the profiles table of Supabase's own template.
--- `app_postgres` is what Supabase calls postgres: not a superuser, may create roles, owns the app's tables.
+-- A minimal database as Supabase gives one, run by the cluster's superuser on a fresh database: the
+-- roles, the auth schema, the default grants, the publication, and the profiles table of Supabase's
+-- own template. `app_postgres` is what Supabase calls postgres: not a superuser, may create roles,
+-- owns the app's tables.
 
 do $$
 declare

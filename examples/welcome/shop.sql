@@ -10,7 +10,8 @@ create table if not exists shop.customer (
   problem text
 );
 
--- A projection: told of run ids, inside the settle's transaction. What it refuses undoes nothing and is tried again.
+-- A projection: told of run ids, inside the settle's transaction. What it refuses undoes nothing
+-- and is tried again.
 create or replace function shop.show_welcome(runs uuid[])
 returns void
 language sql

@@ -6,8 +6,8 @@
 //! and environment into what adapters and roles take, `process` starts roles in a process and ends
 //! them, `cli` is what a person types, `telemetry` what a person reads.
 //!
-//! The product: `evolution` is the Evolution API over HTTP, `whatsapp` brings it and its workflow into a program, `supabase`
-//! has the app's tables.
+//! The product: `evolution` is the Evolution API over HTTP, `whatsapp` brings it and its workflow
+//! into a program, `supabase` has the app's tables.
 //!
 //! A [`Program`] runs the engine with workflows of one's own, beside the product or without it.
 

@@ -9,7 +9,8 @@ use sluice::{
     process, whatsapp,
 };
 
-/// A durable workflow engine on Postgres and Redis: every user who signs up gets a ready WhatsApp instance.
+/// A durable workflow engine on Postgres and Redis: every user who signs up gets a ready WhatsApp
+/// instance.
 #[derive(Parser)]
 #[command(name = "sluice", version, arg_required_else_help = true)]
 #[command(after_help = cli::EXAMPLES, after_long_help = format!("{}\n\n{}", cli::EXAMPLES, process::EXIT_CODES))]
@@ -22,7 +23,8 @@ struct Cli {
 enum Role {
     /// Bring the database's schema up to date; safe to run again, and beside `supabase db push`
     Migrate(cli::migrate::Options),
-    /// Move sign-ups into runs, due steps into Redis, and what a dead worker held back; any number side by side
+    /// Move sign-ups into runs, due steps into Redis, and what a dead worker held back; any number
+    /// side by side
     Relay {
         #[command(flatten)]
         engine: Box<RelayOptions>,

@@ -13,8 +13,8 @@ use crate::{
     telemetry::Vitals,
 };
 
-/// The workflows of a program, and its roles. Each role runs until the process is told to stop, and says how the process
-/// is to exit. None starts with a workflow that cannot run.
+/// The workflows of a program, and its roles. Each role runs until the process is told to stop, and
+/// says how the process is to exit. None starts with a workflow that cannot run.
 #[derive(Default)]
 pub struct Program {
     catalog: Catalog,
@@ -31,7 +31,8 @@ impl Program {
         Self { catalog, ..Self::default() }
     }
 
-    /// Adds workflows that people set: what is wrong with their settings is said with what is wrong with the role's own.
+    /// Adds workflows that people set: what is wrong with their settings is said with what is wrong
+    /// with the role's own.
     pub fn adding(mut self, add: impl FnOnce(Catalog, &Vitals, &mut Faults) -> Catalog + 'static) -> Self {
         self.additions.push(Box::new(add));
         self

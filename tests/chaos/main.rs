@@ -1,5 +1,5 @@
-//! Chaos, bounded: real servers, separate processes, and faults at random for less than a minute. `make chaos` runs the
-//! long one.
+//! Chaos, bounded: real servers, separate processes, and faults at random for less than a minute.
+//! `make chaos` runs the long one.
 
 #![allow(clippy::unwrap_used)]
 

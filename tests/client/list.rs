@@ -97,7 +97,8 @@ async fn those_who_ask_at_one_moment_share_a_list_and_nobody_gets_an_older_one()
     let server = Server::start([list("user_1"), list("user_2"), list("user_3")]).await;
     let client = client(&server);
 
-    // The first begins a list; those who ask meanwhile wait for the next one, which is begun after they asked.
+    // The first begins a list; those who ask meanwhile wait for the next one, which is begun after
+    // they asked.
     let asked = (0..8).map(|_| client.roster());
     let rosters = futures::future::try_join_all(asked).await.unwrap();
     let later = client.roster().await.unwrap();

@@ -1,5 +1,5 @@
-//! The client of the Evolution API against real sockets: what goes over the wire, what comes back in each kind of trouble,
-//! and which certificates it trusts.
+//! The client of the Evolution API against real sockets: what goes over the wire, what comes back
+//! in each kind of trouble, and which certificates it trusts.
 
 #![allow(clippy::unwrap_used)]
 

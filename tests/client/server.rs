@@ -1,5 +1,5 @@
-//! A server that answers each connection with the next bytes of a script and keeps what it was sent. It speaks so little
-//! HTTP that it can also break off, hang, and answer nonsense.
+//! A server that answers each connection with the next bytes of a script and keeps what it was
+//! sent. It speaks so little HTTP that it can also break off, hang, and answer nonsense.
 
 use std::{
     collections::VecDeque,

@@ -1,5 +1,5 @@
-//! Which certificates the client trusts. SSL_CERT_FILE is read from the environment, so each of these asks in a process of its
-//! own: the program `verify-creds`.
+//! Which certificates the client trusts. SSL_CERT_FILE is read from the environment, so each of
+//! these asks in a process of its own: the program `verify-creds`.
 
 use std::{path::Path, process::Command, sync::Arc};
 
@@ -28,7 +28,8 @@ async fn private_server() -> (Server, String) {
     (server, authority.pem())
 }
 
-/// What a process of its own, which trusts these certificates alone, says of the API there: whether it went well, and the text.
+/// What a process of its own, which trusts these certificates alone, says of the API there: whether
+/// it went well, and the text.
 async fn asked(url: &str, certificates: &Path) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_verify-creds"));
     command.arg(url).env("SSL_CERT_FILE", certificates).env_remove("SSL_CERT_DIR");

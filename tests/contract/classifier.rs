@@ -1,6 +1,7 @@
-//! Every recorded answer of the real API to a call that we make, read and judged by the code that the steps run on, and held
-//! against `verdicts.txt`: one line per answer, to be checked by a person against the contract. A recorded exchange that is
-//! not a call of ours is on a list with its reason; the two sums are all there is.
+//! Every recorded answer of the real API to a call that we make, read and judged by the code that
+//! the steps run on, and held against `verdicts.txt`: one line per answer, to be checked by a
+//! person against the contract. A recorded exchange that is not a call of ours is on a list with
+//! its reason; the two sums are all there is.
 
 use std::collections::{BTreeMap, BTreeSet};
 

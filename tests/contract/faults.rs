@@ -1,4 +1,5 @@
-//! Injected faults: each does what it says, is counted, and leaves the server's own work as its stage demands.
+//! Injected faults: each does what it says, is counted, and leaves the server's own work as its
+//! stage demands.
 
 use std::time::Duration;
 

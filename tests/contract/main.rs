@@ -1,5 +1,5 @@
-//! The recorded contract of the real Evolution API, held against what this project has in its place: the simulated API
-//! answers as it did, and our classifier judges every answer that it gave.
+//! The recorded contract of the real Evolution API, held against what this project has in its
+//! place: the simulated API answers as it did, and our classifier judges every answer that it gave.
 
 #![allow(clippy::unwrap_used)]
 

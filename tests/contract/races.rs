@@ -40,7 +40,8 @@ fn of_concurrent_creates_at_most_one_answers_201_and_often_nothing_is_left() {
             all_403 += u64::from(statuses.get(&403) == Some(&(count - 1)));
         }
 
-        // Recorded: 8 of 11 rounds of twenty left nothing, 6 of them with a 201 answered; of two at once, 4 of 8.
+        // Recorded: 8 of 11 rounds of twenty left nothing, 6 of them with a 201 answered; of two at
+        // once, 4 of 8.
         assert!((ROUNDS / 4..ROUNDS).contains(&nothing_left), "{nothing_left}");
         assert!(lost_a_201 > ROUNDS / 4, "{lost_a_201}");
         assert!(all_403 > ROUNDS / 10, "{all_403}");

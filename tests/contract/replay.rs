@@ -1,5 +1,6 @@
-//! Plays every recorded exchange, in the order of the record, against the simulated server and compares the answers.
-//! What cannot be played is on the list in `unplayed.rs`; the two must add up to the whole record.
+//! Plays every recorded exchange, in the order of the record, against the simulated server and
+//! compares the answers. What cannot be played is on the list in `unplayed.rs`; the two must add up
+//! to the whole record.
 
 mod compare;
 mod scenes;

@@ -1,4 +1,5 @@
-//! The measured series of the record, as behaviours of the simulated server over many seeds: races, bursts, windows.
+//! The measured series of the record, as behaviours of the simulated server over many seeds: races,
+//! bursts, windows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

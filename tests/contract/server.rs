@@ -1,4 +1,5 @@
-//! The simulated API behind a real socket: dropped answers, clients that leave, control routes, TLS, stopping.
+//! The simulated API behind a real socket: dropped answers, clients that leave, control routes,
+//! TLS, stopping.
 
 use std::path::Path;
 use std::process::Command;
@@ -85,7 +86,8 @@ async fn a_client_that_leaves_does_not_stop_the_create() {
     let call = create_with(&server, "user_1", json!({"qrcode": true}));
     let begun = until(|| server.with(|world, _| world.instance("user_1").is_some()));
 
-    // The create waits five seconds for its QR code: whoever drops it once the row is there leaves in the middle.
+    // The create waits five seconds for its QR code: whoever drops it once the row is there leaves
+    // in the middle.
     tokio::select! {
         _ = call => panic!("the create was not to be answered yet"),
         () = begun => {}

@@ -1,5 +1,6 @@
-//! The steps of `provision-instance` over the simulated server, with nothing in between but time: what the real server leaves
-//! behind is healed, and nothing good is destroyed. One run after another; the engine has its own tests.
+//! The steps of `provision-instance` over the simulated server, with nothing in between but time:
+//! what the real server leaves behind is healed, and nothing good is destroyed. One run after
+//! another; the engine has its own tests.
 
 use std::{
     collections::BTreeMap,
@@ -274,7 +275,8 @@ impl Bench {
         outcome
     }
 
-    /// Runs a user's steps to their end, as the engine does. `meanwhile` is told of each attempt before it begins.
+    /// Runs a user's steps to their end, as the engine does. `meanwhile` is told of each attempt
+    /// before it begins.
     fn run(&mut self, user: u128, mut meanwhile: impl FnMut(&Api, u32)) -> Result<Ended, Outcome> {
         let steps = [CREATE_INSTANCE, CONFIGURE_WEBHOOKS, VERIFY];
         let (mut at, mut defers, mut attempts) = (0, 0, 0);
@@ -306,7 +308,8 @@ impl Bench {
         self.run(user, |_, _| ()).unwrap_or_else(|dead| panic!("the run of user {user} is dead: {dead:?}"))
     }
 
-    /// Each of these users has one whole instance with the token that is known here, and nothing good was destroyed.
+    /// Each of these users has one whole instance with the token that is known here, and nothing
+    /// good was destroyed.
     fn check(&self, users: impl Iterator<Item = u128>) {
         self.api.with(|world, _| {
             for user in users {
@@ -368,7 +371,8 @@ fn no_run_destroys_an_instance_that_the_api_has_not_loaded_yet() {
         bench.settle(user);
     }
     for restart in 0..3 {
-        // Every run is started again, and by another process each time, which knows nothing of the host.
+        // Every run is started again, and by another process each time, which knows nothing of the
+        // host.
         bench.host = Host::default();
         bench.api.with(|world, now| world.restart(now, RESTART));
         bench.api.pass(RESTART + Duration::from_millis(100));
@@ -410,7 +414,8 @@ fn an_instance_that_somebody_made_by_hand_survives_a_sign_up_while_the_api_loads
 
 #[test]
 fn without_the_databases_word_the_same_sign_up_destroys_it() {
-    // The trap itself, so that the tests above are known to stand in it: a create for a name that is not loaded.
+    // The trap itself, so that the tests above are known to stand in it: a create for a name that
+    // is not loaded.
     let api = Api(Mutex::new(World::new(caching(), 3)));
     api.with(|world, now| {
         world.plant(now, Planted::new("user_1", "by-hand"));
@@ -446,7 +451,8 @@ fn a_database_that_restarts_during_creates_costs_no_failure_and_leaves_every_use
             for user in 0..6 {
                 bench
                     .run(user, |api, attempt| {
-                        // Each statement of the first two attempts may fail; then the database is back.
+                        // Each statement of the first two attempts may fail; then the database is
+                        // back.
                         let database = if attempt < 2 { Database::Flapping(0.35) } else { Database::Up };
                         api.with(|world, _| world.faults_mut().database = database);
                     })

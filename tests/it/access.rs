@@ -1,4 +1,5 @@
-//! Who may see and do what: users their own rows, anon nothing, the services what they need and no more.
+//! Who may see and do what: users their own rows, anon nothing, the services what they need and no
+//! more.
 
 use uuid::Uuid;
 

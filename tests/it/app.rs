@@ -1,5 +1,6 @@
-//! The user's app as the tests see it: a Supabase-like database, with or without the replaced set-up in it, and
-//! connections as the roles that use it. `app_postgres` is what Supabase calls `postgres`: no superuser.
+//! The user's app as the tests see it: a Supabase-like database, with or without the replaced
+//! set-up in it, and connections as the roles that use it. `app_postgres` is what Supabase calls
+//! `postgres`: no superuser.
 
 use std::path::Path;
 
@@ -88,7 +89,8 @@ impl App {
         self.owner().await.run(EXISTING).await;
     }
 
-    /// Applies every migration in order, each in its own transaction, as the role that Supabase's CLI has.
+    /// Applies every migration in order, each in its own transaction, as the role that Supabase's
+    /// CLI has.
     pub async fn migrate(&self) {
         self.try_migrate().await.unwrap();
     }

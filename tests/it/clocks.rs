@@ -1,5 +1,6 @@
-//! Whose clock decides: between processes Postgres', within one a monotonic one. A wall clock may jump, so nothing that decides
-//! reads one; people are shown moments (`cli`), and telemetry stamps what it sends.
+//! Whose clock decides: between processes Postgres', within one a monotonic one. A wall clock may
+//! jump, so nothing that decides reads one; people are shown moments (`cli`), and telemetry stamps
+//! what it sends.
 
 use std::{
     fs,

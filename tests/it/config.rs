@@ -1,5 +1,5 @@
-//! What may be set: what is refused, all of it at once and without its secrets; and that the program, its help and
-//! `.env.example` agree.
+//! What may be set: what is refused, all of it at once and without its secrets; and that the
+//! program, its help and `.env.example` agree.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 

@@ -1,4 +1,5 @@
-//! What a sign-up costs Postgres, counted with real processes. Times are the bench's to judge: a test's machine is busy.
+//! What a sign-up costs Postgres, counted with real processes. Times are the bench's to judge: a
+//! test's machine is busy.
 
 use tests::bench::{Given, Roles, Setup, Stage, stream};
 

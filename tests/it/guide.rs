@@ -1,6 +1,7 @@
-//! Every SQL statement of the guide, read out of the guide and run as it stands, on a database that Sluice manages and
-//! that has a history, with the real pg_cron. What each must answer is in `steps`, in the guide's order: a statement
-//! that is added to the guide or changed there fails here first.
+//! Every SQL statement of the guide, read out of the guide and run as it stands, on a database that
+//! Sluice manages and that has a history, with the real pg_cron. What each must answer is in
+//! `steps`, in the guide's order: a statement that is added to the guide or changed there fails
+//! here first.
 
 mod statements;
 
@@ -162,7 +163,8 @@ impl Step {
     }
 }
 
-/// An existing database, adopted, on a server with pg_cron, whose schema the editor may use as on Supabase.
+/// An existing database, adopted, on a server with pg_cron, whose schema the editor may use as on
+/// Supabase.
 async fn managed(server: &Postgres) -> App {
     let url = server.create_named_database(DATABASE).await.unwrap();
     let app = App::at(url.parse().unwrap());

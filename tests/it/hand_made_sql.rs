@@ -1,5 +1,6 @@
-//! SQL that somebody writes on the queue table: it is kept who did it, a budget set to zero is passed on, intake wakes,
-//! and the statement itself neither fails nor waits because of that. And on a gate: it counts as closed from then on.
+//! SQL that somebody writes on the queue table: it is kept who did it, a budget set to zero is
+//! passed on, intake wakes, and the statement itself neither fails nor waits because of that. And
+//! on a gate: it counts as closed from then on.
 
 use std::time::Duration;
 

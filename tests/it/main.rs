@@ -1,5 +1,6 @@
-//! The parts against real servers, one module per part: the migrations, the SQL that people and the app write, the queue,
-//! the engine. Each test has a fresh database and a Redis prefix of its own; nothing here waits for a fixed time.
+//! The parts against real servers, one module per part: the migrations, the SQL that people and the
+//! app write, the queue, the engine. Each test has a fresh database and a Redis prefix of its own;
+//! nothing here waits for a fixed time.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! The migrations on a new database and on one of the replaced set-up: what they make, and that they lose nothing.
+//! The migrations on a new database and on one of the replaced set-up: what they make, and that
+//! they lose nothing.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use uuid::Uuid;
 
 use crate::app::{App, existing_user};
 
-/// All that the migrations may have made or changed in the catalogue, a line each. Grants are sorted: granting again
-/// may move them.
+/// All that the migrations may have made or changed in the catalogue, a line each. Grants are
+/// sorted: granting again may move them.
 const SHAPE: &str = "
     with relation as (
       select *
@@ -187,7 +188,8 @@ async fn sign_ups_go_on_while_foreign_keys_are_validated() {
     assert!(owner.one::<bool>(&whole).await);
 }
 
-/// Roles belong to the cluster, grants to the database: who comes second to the role must still grant.
+/// Roles belong to the cluster, grants to the database: who comes second to the role must still
+/// grant.
 #[tokio::test]
 async fn two_databases_of_a_cluster_that_are_migrated_at_the_same_moment_both_let_the_services_in() {
     let server = Postgres::start(postgres::Options::default()).await.unwrap();
@@ -199,7 +201,8 @@ async fn two_databases_of_a_cluster_that_are_migrated_at_the_same_moment_both_le
     let (first, second) = (App::at(first.1.parse().unwrap()), App::at(second.1.parse().unwrap()));
     let (mut makes_the_role, mut session) = (first.owner().await, second.superuser().await);
 
-    // A machine that stands still meanwhile makes the migration give up on a lock: then it is tried again.
+    // A machine that stands still meanwhile makes the migration give up on a lock: then it is tried
+    // again.
     for left in (0..5).rev() {
         makes_the_role.run("begin; create role sluice_runtime nologin").await;
         let commit = async {

@@ -1,5 +1,6 @@
-//! The migrations on databases that are not as expected: changed by hand, half there, or not Supabase's at all. What is
-//! the app's stays, what is broken is reported, and sign-ups are queued all the same.
+//! The migrations on databases that are not as expected: changed by hand, half there, or not
+//! Supabase's at all. What is the app's stays, what is broken is reported, and sign-ups are queued
+//! all the same.
 
 use uuid::Uuid;
 
@@ -90,7 +91,8 @@ async fn rows_that_break_a_key_or_a_check_stay_and_new_ones_may_not() {
     assert_eq!(owner.one::<i64>(&format!("select count(*) from {queue}")).await, 12);
     assert_eq!(owner.refusal(&format!("insert into {queue} (user_id) values (gen_random_uuid())")).await, "23503");
     assert_eq!(owner.refusal(&format!("update {queue} set status = 'odd'")).await, "23514");
-    // The row of the user whose profile is gone can still be worked on; without it the key is whole.
+    // The row of the user whose profile is gone can still be worked on; without it the key is
+    // whole.
     let key =
         "select convalidated from pg_constraint where conname = 'evolution_instance_creation_queue_profiles_fkey'";
     assert!(!owner.one::<bool>(key).await);

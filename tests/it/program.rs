@@ -45,7 +45,8 @@ pub fn start(role: &[&str], variables: &[(&str, &str)]) -> Process {
     variables.iter().fold(program, |program, (name, value)| program.env(*name, *value)).start().unwrap()
 }
 
-/// `sluice all` against an API, on the shared Redis. It finds sign-ups by LISTEN or, within the tests' patience, not at all.
+/// `sluice all` against an API, on the shared Redis. It finds sign-ups by LISTEN or, within the
+/// tests' patience, not at all.
 async fn start_all(app: &App, api: &str, key: &str, grace: &str) -> Process {
     let redis = servers::shared().await.redis.url();
     let prefix = servers::prefix().replace(':', "");

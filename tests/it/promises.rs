@@ -1,5 +1,5 @@
-//! What the documents promise of the tests and of the source: every test that a page names is there, and the engine names no
-//! product.
+//! What the documents promise of the tests and of the source: every test that a page names is
+//! there, and the engine names no product.
 
 use std::{
     fs,
@@ -71,13 +71,26 @@ fn the_engine_names_no_product() {
         }
         let text = fs::read_to_string(&file).unwrap().to_lowercase();
         for word in words {
-            // "For instance" is a way of speaking, and an attribute of OpenTelemetry's has the word.
+            // "For instance" is a way of speaking, and an attribute of OpenTelemetry's has the
+            // word.
             let found = text
                 .replace("for instance", "")
                 .replace("service.instance", "")
                 .replace("service_instance", "")
                 .contains(word);
             assert!(!found, "{path} says {word:?}: the engine knows no product");
+        }
+    }
+}
+
+#[test]
+fn a_comment_is_at_most_100_columns_wide() {
+    let folders = ["workflows", "services", "tests", "examples", "migrations", "deploy"];
+    let sources = folders.iter().flat_map(|folder| [files(folder, ".rs"), files(folder, ".sql")]).flatten();
+    for file in sources {
+        for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            let is_comment = ["//", "--"].iter().any(|mark| line.trim_start().starts_with(mark));
+            assert!(!is_comment || line.chars().count() <= 100, "{}:{}", file.display(), number + 1);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The sign-up trigger: it queues, wakes and keeps the trace, and never fails or holds up a sign-up.
+//! The sign-up trigger: it queues, wakes and keeps the trace, and never fails or holds up a
+//! sign-up.
 
 use std::time::{Duration, Instant};
 
@@ -253,7 +254,8 @@ async fn sign_up_promptly(app: &App, user: Uuid) {
     let signed_up = tokio::time::timeout(Duration::from_secs(20), auth.sign_up(user, "{}")).await;
 
     signed_up.expect("the sign-up does not wait for the lock").unwrap();
-    // Three attempts of 50 ms at most, and the rest is for a busy machine; a lock's deadlock check comes after 1 s.
+    // Three attempts of 50 ms at most, and the rest is for a busy machine; a lock's deadlock check
+    // comes after 1 s.
     assert!(began.elapsed() < Duration::from_millis(900), "the sign-up took {:?}", began.elapsed());
     assert_eq!(profiles(app, user).await, 1);
 }

@@ -1,5 +1,5 @@
-//! TLS to Postgres and Redis with the certificates of a private CA. Each client reads SSL_CERT_FILE from its environment,
-//! so the program itself is what is run.
+//! TLS to Postgres and Redis with the certificates of a private CA. Each client reads SSL_CERT_FILE
+//! from its environment, so the program itself is what is run.
 
 use tests::servers::{Authority, Certificates, Postgres, Redis, postgres, redis};
 
@@ -43,7 +43,8 @@ async fn postgres_without_tls_is_refused_where_the_address_asks_for_it() {
     assert!(said.contains("TLS"), "{said}");
 }
 
-/// A Redis that a relay refuses as soon as it can ask it something, and how a relay that believes `certificates` ends.
+/// A Redis that a relay refuses as soon as it can ask it something, and how a relay that believes
+/// `certificates` ends.
 #[tokio::test]
 async fn redis_is_believed_only_with_a_certificate_of_a_trusted_ca() {
     let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());

@@ -1,5 +1,5 @@
-//! Rows that this program cannot read, because another version wrote them or somebody's hand did: they harm only
-//! themselves, and take no place from those that it can.
+//! Rows that this program cannot read, because another version wrote them or somebody's hand did:
+//! they harm only themselves, and take no place from those that it can.
 
 use std::{sync::Arc, time::Duration};
 

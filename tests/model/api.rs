@@ -1,6 +1,7 @@
-//! What the Evolution API does with a create: neither atomic nor idempotent. It checks the name, inserts the row, and goes
-//! on; of two that passed the check the slower one fails, and may take with it whatever has the name. It finishes also
-//! what nobody waits for any more. After a restart its guard sees a row only once it has loaded it.
+//! What the Evolution API does with a create: neither atomic nor idempotent. It checks the name,
+//! inserts the row, and goes on; of two that passed the check the slower one fails, and may take
+//! with it whatever has the name. It finishes also what nobody waits for any more. After a restart
+//! its guard sees a row only once it has loaded it.
 
 use crate::{
     ledger::Outcome,

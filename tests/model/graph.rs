@@ -1,4 +1,5 @@
-//! The whole graph of the model, to ask what stateright cannot: from which states an end can be reached.
+//! The whole graph of the model, to ask what stateright cannot: from which states an end can be
+//! reached.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +15,8 @@ use crate::{
 
 pub type Question = fn(&World) -> bool;
 
-/// States as numbers in the order in which they were found, and the moves between them that need no fault.
+/// States as numbers in the order in which they were found, and the moves between them that need no
+/// fault.
 pub struct Graph {
     numbers: HashMap<u64, u32>,
     /// Which state, and by which moves it goes on; sorted by where they lead.
@@ -89,7 +91,8 @@ impl Graph {
         self.marked[question].iter().filter(|marked| **marked).count()
     }
 
-    /// From how many of the states that `from` marks no state can be reached, without a fault, that `to` marks.
+    /// From how many of the states that `from` marks no state can be reached, without a fault, that
+    /// `to` marks.
     pub fn stuck(&self, from: usize, to: usize) -> usize {
         let mut reaches = self.marked[to].clone();
         let mut open: Vec<u32> = (0..self.states() as u32).filter(|number| reaches[*number as usize]).collect();

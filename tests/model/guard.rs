@@ -29,7 +29,8 @@ pub enum Guard {
     Rescue,
     /// Due steps are looked for and pushed, whatever became of their hints.
     Scan,
-    /// Where a create outlived its lease, the instance is looked at again; nor does anybody else look for it.
+    /// Where a create outlived its lease, the instance is looked at again; nor does anybody else
+    /// look for it.
     SecondLook,
     /// Instances that succeeded runs have lost are looked for. The program has no such duty yet.
     Reconcile,

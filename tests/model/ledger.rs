@@ -1,6 +1,6 @@
-//! The ledger of the model: one run of three steps, moved by the program's own `transition` under the guards that the SQL
-//! has. A verb answers whether its guard held. It knows no clock: that a lease or a quiet time is over is a fact that the
-//! model states.
+//! The ledger of the model: one run of three steps, moved by the program's own `transition` under
+//! the guards that the SQL has. A verb answers whether its guard held. It knows no clock: that a
+//! lease or a quiet time is over is a fact that the model states.
 
 use workflows::state::{Effect, Limits, Move, Place, RunState, Spent, Standing, StepState, transition};
 
@@ -194,7 +194,8 @@ impl Ledger {
         Claimed::Yes { created_before, again, too_late }
     }
 
-    /// Moves the lease on, and the quiet time that hangs on it, also where both had run out unnoticed.
+    /// Moves the lease on, and the quiet time that hangs on it, also where both had run out
+    /// unnoticed.
     pub fn renew(&mut self, key: Key) -> bool {
         let kept = self.is_running(key);
         if kept {
@@ -206,7 +207,8 @@ impl Ledger {
         kept
     }
 
-    /// The lease that was held under `token` ends by the database's clock, and with it the quiet time.
+    /// The lease that was held under `token` ends by the database's clock, and with it the quiet
+    /// time.
     pub fn lease_ends(&mut self, token: Token) {
         for row in self.rows.iter_mut().flatten() {
             row.lease_over |= row.step.state == StepState::Running && row.token == Some(token);
@@ -290,7 +292,8 @@ impl Ledger {
         }
     }
 
-    /// The step `to` is due again, or dies where it was sent back to too often; those after it wait for it.
+    /// The step `to` is due again, or dies where it was sent back to too often; those after it wait
+    /// for it.
     fn rerun(&mut self, to: usize, limits: &Limits) {
         let effects = self.moved(to, Move::Rerun, limits).unwrap_or_default();
         self.row(to).become_another();
@@ -316,7 +319,8 @@ impl Ledger {
         self.rows[position].as_mut().expect("a step that was found is there")
     }
 
-    /// The one way in which a step moves. Defers in a row only make delays grow: the model has none and forgets them.
+    /// The one way in which a step moves. Defers in a row only make delays grow: the model has none
+    /// and forgets them.
     fn moved(&mut self, position: usize, wanted: Move, limits: &Limits) -> Option<Vec<Effect>> {
         let row = self.rows[position].as_mut()?;
         let (step, effects) = transition(row.step, wanted, limits).ok()?;

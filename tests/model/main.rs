@@ -1,6 +1,7 @@
-//! The protocol, model-checked: one run of three steps, two relays, two workers, the ledger, Redis and the API, with every
-//! fault at every point, up to a budget (`SLUICE_MODEL_FAULTS`, 2 unless told). The ledger moves by the program's own
-//! `transition`. What it finds is printed: `cargo test -p tests --test model -- --nocapture`.
+//! The protocol, model-checked: one run of three steps, two relays, two workers, the ledger, Redis
+//! and the API, with every fault at every point, up to a budget (`SLUICE_MODEL_FAULTS`, 2 unless
+//! told). The ledger moves by the program's own `transition`. What it finds is printed: `cargo test
+//! -p tests --test model -- --nocapture`.
 
 mod api;
 mod fault;

@@ -1,7 +1,8 @@
 //! The protocol as a model: what may happen next in a state, and what must hold in all of them.
 //!
-//! Time is what the protocol assumes of it and no more: a lease may end at any moment, but not while the server is at work
-//! on a create that was sent right after its check (enough lease was left). Everything else may take for ever.
+//! Time is what the protocol assumes of it and no more: a lease may end at any moment, but not
+//! while the server is at work on a create that was sent right after its check (enough lease was
+//! left). Everything else may take for ever.
 
 use stateright::{Model, Property};
 use workflows::state::{RunState, StepState};
@@ -21,7 +22,8 @@ use crate::{
 pub struct Protocol {
     pub faults: u8,
     pub without: Option<Guard>,
-    /// Whether late attempts and duties are left out once they can change nothing: fewer states, the same truth.
+    /// Whether late attempts and duties are left out once they can change nothing: fewer states,
+    /// the same truth.
     pub forgets: bool,
 }
 
@@ -35,7 +37,8 @@ pub enum Action {
     ApiLoads,
     /// A run has ended on a doubted instance.
     LookAgain,
-    /// A succeeded run's instance is missing: a new run. Assumed: no duty of the program does this yet.
+    /// A succeeded run's instance is missing: a new run. Assumed: no duty of the program does this
+    /// yet.
     Reconcile,
     Fault(Fault),
 }

@@ -1,4 +1,5 @@
-//! What relays do. Each duty is a read and a write, with room between them for everything else, a crash too.
+//! What relays do. Each duty is a read and a write, with room between them for everything else, a
+//! crash too.
 
 use crate::{
     guard::Guard,

@@ -1,5 +1,6 @@
-//! What workers do. Between any two of these moves a worker may be as slow as it likes: only the moment between the lease
-//! check and the call is short, and a process that stands still there is a fault.
+//! What workers do. Between any two of these moves a worker may be as slow as it likes: only the
+//! moment between the lease check and the call is short, and a process that stands still there is a
+//! fault.
 
 use crate::{
     guard::Guard,
@@ -105,7 +106,8 @@ pub fn claim(world: &mut World, hint: Hint, without: Option<Guard>) -> Option<At
     let Claimed::Yes { created_before, again, too_late } = claimed else { return None };
     world.seen.claimed_twice |= again;
     world.seen.stale_claim |= too_late;
-    // Only the step that creates asks for it: in the others it would tell states apart that are the same.
+    // Only the step that creates asks for it: in the others it would tell states apart that are the
+    // same.
     let created_before = created_before && key.position == CREATE;
     Some(Attempt {
         key,
@@ -199,7 +201,8 @@ fn go_on(world: &mut World, at: usize, without: Option<Guard>) {
     }
 }
 
-/// The settle itself, and what became due by it. What the worker then learns of it is another matter.
+/// The settle itself, and what became due by it. What the worker then learns of it is another
+/// matter.
 pub fn write_end(world: &mut World, at: usize, without: Option<Guard>) -> Option<Hint> {
     let held = world.workers[at]?;
     let Phase::Known(outcome) = held.phase else { return None };

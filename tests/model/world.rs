@@ -1,5 +1,6 @@
-//! A state of the model: the ledger, Redis, the workers, the relays and the API, and how many faults may still happen.
-//! States that differ only in which worker is which, or in how tokens and generations are numbered, are one.
+//! A state of the model: the ledger, Redis, the workers, the relays and the API, and how many
+//! faults may still happen. States that differ only in which worker is which, or in how tokens and
+//! generations are numbered, are one.
 
 use crate::{
     guard::Guard,
@@ -82,7 +83,8 @@ pub enum Phase {
     Known(Outcome),
 }
 
-/// What a relay is in the middle of: each of these is one read and one write, and anything may happen between them.
+/// What a relay is in the middle of: each of these is one read and one write, and anything may
+/// happen between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Duty {
     None,
@@ -97,7 +99,8 @@ pub enum Duty {
 pub struct Call {
     pub token: Token,
     pub stage: Stage,
-    /// Sent in the same moment as the lease was checked: then the server finishes before that lease ends.
+    /// Sent in the same moment as the lease was checked: then the server finishes before that lease
+    /// ends.
     pub prompt: bool,
 }
 
@@ -227,8 +230,8 @@ impl World {
         self.calls.iter().any(|call| call.token == token && call.prompt)
     }
 
-    /// The same state with workers, relays and hints in order, tokens numbered from 1, and of every hint only whether it is of
-    /// now.
+    /// The same state with workers, relays and hints in order, tokens numbered from 1, and of every
+    /// hint only whether it is of now.
     pub fn canonical(mut self) -> Self {
         self.number_generations();
         self.workers.sort_by_key(|worker| worker.as_ref().map(|held| (held.phase, held.key.position, held.unsure)));
@@ -257,8 +260,9 @@ impl World {
         self.ledger.rows.iter_mut().flatten().for_each(|row| row.generation = Generation::NOW);
     }
 
-    /// Forgets what can only come to nothing from here on. That it does is `I9: nothing stale changes the ledger`, which is
-    /// asked of every state; a model that lacks a guard forgets nothing.
+    /// Forgets what can only come to nothing from here on. That it does is `I9: nothing stale
+    /// changes the ledger`, which is asked of every state; a model that lacks a guard forgets
+    /// nothing.
     pub fn forget_what_is_stale(&mut self) {
         let ledger = &self.ledger;
         self.hints.retain(|hint| ledger.is_due(*hint));
@@ -277,8 +281,8 @@ impl World {
         }
     }
 
-    /// A hint of an earlier generation does what any other such hint does: one stands for all. A quiet time that is over
-    /// matters only while its holder may still move it on.
+    /// A hint of an earlier generation does what any other such hint does: one stands for all. A
+    /// quiet time that is over matters only while its holder may still move it on.
     pub fn forget_what_is_over(&mut self) {
         let ledger = &self.ledger;
         let mut stale = 0;

@@ -1,5 +1,6 @@
-//! The simulated API in virtual time: calls go in, answers come out when the world gives them. It watches over I3: who sends
-//! a call that creates or deletes while another one for that name is at work.
+//! The simulated API in virtual time: calls go in, answers come out when the world gives them. It
+//! watches over I3: who sends a call that creates or deletes while another one for that name is at
+//! work.
 
 use std::{
     collections::BTreeMap,
@@ -50,7 +51,8 @@ struct Exclusive {
 }
 
 impl Exclusive {
-    /// Whether the server worked on it for longer than a call has to end in, while nobody held the name for it any more.
+    /// Whether the server worked on it for longer than a call has to end in, while nobody held the
+    /// name for it any more.
     fn is_slow(&self, now: Duration) -> bool {
         let gone = self.client_is_gone || self.process.state() != State::Running;
         gone && self.landed_at.unwrap_or(now) - self.at > EXCLUSIVE_CALL
@@ -71,7 +73,8 @@ pub enum Meeting {
     Nobody,
     /// Another call at work; one of the two was sent after a freeze.
     AfterAFreeze,
-    /// Another call that the server has worked on for longer than a call has to end in, and whose client is gone.
+    /// Another call that the server has worked on for longer than a call has to end in, and whose
+    /// client is gone.
     SlowServer,
     /// Another call at work, and no excuse.
     Collision,
@@ -172,7 +175,8 @@ impl Api {
         inner.world.next_wakeup()
     }
 
-    /// Whether a call that creates or deletes this instance outlasted the time in which others are kept away.
+    /// Whether a call that creates or deletes this instance outlasted the time in which others are
+    /// kept away.
     pub fn had_a_slow_call(&self, name: &InstanceName) -> bool {
         let now = self.log.now();
         self.lock().exclusive.values().any(|call| call.name == *name && call.is_slow(now))

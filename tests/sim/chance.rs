@@ -1,4 +1,5 @@
-//! The only randomness: one stream per actor, all of them from the seed, so that what one draws does not move another.
+//! The only randomness: one stream per actor, all of them from the seed, so that what one draws
+//! does not move another.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,4 +1,5 @@
-//! The invariants as the simulator holds them: while it runs, after a loss of the queue, and at the end.
+//! The invariants as the simulator holds them: while it runs, after a loss of the queue, and at the
+//! end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +23,8 @@ use crate::stage::{KEY, Stage, webhook_url};
 
 /// How soon the queue holds again what it lost.
 const PUSHED_WITHIN: Duration = Duration::from_secs(2);
-/// How long ledger, queue and a relay must have been well for that: also before the loss, since a relay that failed pauses.
+/// How long ledger, queue and a relay must have been well for that: also before the loss, since a
+/// relay that failed pauses.
 const CALM: Duration = Duration::from_millis(4_500);
 
 /// What the rows alone can show, every few seconds.
@@ -39,7 +41,8 @@ fn rows(stage: &Stage) {
     }
 }
 
-/// The queue lost what it held just now: where nothing else goes wrong, what is due is soon there again, or asked for.
+/// The queue lost what it held just now: where nothing else goes wrong, what is due is soon there
+/// again, or asked for.
 pub async fn what_is_due_is_pushed_again(stage: &Arc<Stage>) {
     let mut lost = pushable(stage).await;
     let began = stage.log.now();

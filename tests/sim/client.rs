@@ -1,5 +1,6 @@
-//! The Evolution API as one process reaches it: the requests that the real client sends, the same reading of the answers, and
-//! the same timeouts, in virtual time. `exclusive` sends the calls that create or delete.
+//! The Evolution API as one process reaches it: the requests that the real client sends, the same
+//! reading of the answers, and the same timeouts, in virtual time. `exclusive` sends the calls that
+//! create or delete.
 
 mod exclusive;
 

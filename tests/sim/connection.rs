@@ -1,5 +1,5 @@
-//! One process' connection to the ledger: the real verbs over the rows in memory, behind latency and outages. An answer may be
-//! lost after its commit. `watch` checks each verb at its moment.
+//! One process' connection to the ledger: the real verbs over the rows in memory, behind latency
+//! and outages. An answer may be lost after its commit. `watch` checks each verb at its moment.
 
 mod watch;
 

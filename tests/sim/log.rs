@@ -1,5 +1,5 @@
-//! What happened in one simulated run: how often each mishap struck, which invariants broke, and, where it is kept, a line
-//! for each thing that happened. It must never change what happens.
+//! What happened in one simulated run: how often each mishap struck, which invariants broke, and,
+//! where it is kept, a line for each thing that happened. It must never change what happens.
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,9 @@
-//! The simulator: the real ledger protocol, relay, worker and steps in virtual time, over rows in memory, a queue that loses
-//! and the simulated API, with whatever can go wrong going wrong. One seed is one run, and replays exactly.
+//! The simulator: the real ledger protocol, relay, worker and steps in virtual time, over rows in
+//! memory, a queue that loses and the simulated API, with whatever can go wrong going wrong. One
+//! seed is one run, and replays exactly.
 //!
-//! `SIM_SEED=n` replays one seed with its trace, `SIM_SEEDS=n` sets how many there are, `SIM_FIRST=n` with which to begin.
+//! `SIM_SEED=n` replays one seed with its trace, `SIM_SEEDS=n` sets how many there are,
+//! `SIM_FIRST=n` with which to begin.
 
 mod api;
 mod chance;

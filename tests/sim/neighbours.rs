@@ -1,5 +1,5 @@
-//! Others who use the same API: the manager in a browser, scripts, another app. They never touch a user's instance; they are
-//! here for the traps of the API that our own workflows keep clear of.
+//! Others who use the same API: the manager in a browser, scripts, another app. They never touch a
+//! user's instance; they are here for the traps of the API that our own workflows keep clear of.
 
 use std::{sync::Arc, time::Duration};
 

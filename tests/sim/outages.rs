@@ -1,4 +1,5 @@
-//! An hour without the API, in each of five ways, while users sign up all along; and runs that fail whatever the API does.
+//! An hour without the API, in each of five ways, while users sign up all along; and runs that fail
+//! whatever the API does.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -114,8 +115,8 @@ fn an_hour_of(away: Away) {
     assert!(all > let_through(1), "{away:?}: {all} starts are no backlog");
 }
 
-/// For so many seconds an opened host is sent less than all. Without that the whole backlog would come at once, as fast as
-/// workers can send.
+/// For so many seconds an opened host is sent less than all. Without that the whole backlog would
+/// come at once, as fast as workers can send.
 const SLOWLY: u64 = 6;
 
 /// The starts of so many seconds, with what was in store: a second's worth of the first.
@@ -226,7 +227,8 @@ fn two_minutes_without_a_ledger_count_no_crash_and_end_with_every_run_ready() {
     });
 }
 
-/// The outage is over before the calls that it swallowed time out: by then the API answers whoever asks it.
+/// The outage is over before the calls that it swallowed time out: by then the API answers whoever
+/// asks it.
 #[test]
 fn calls_that_an_outage_swallowed_are_not_counted_though_they_time_out_after_it() {
     let failures = in_virtual_time(async {
@@ -262,8 +264,9 @@ fn three_runs_that_kill_their_workers_end_as_worker_lost_and_open_no_breaker() {
     assert_eq!(outcomes, vec!["crashed"; outcomes.len()]);
 }
 
-/// Three runs that fail, and nobody else who succeeds, are an outage for all that anybody can know: they wait, uncounted. It
-/// is the next sign-up that shows the difference, and it must not be held up by them.
+/// Three runs that fail, and nobody else who succeeds, are an outage for all that anybody can know:
+/// they wait, uncounted. It is the next sign-up that shows the difference, and it must not be held
+/// up by them.
 #[test]
 fn a_sign_up_passes_three_runs_that_look_like_an_outage_and_then_they_die() {
     in_virtual_time(async {

@@ -1,4 +1,5 @@
-//! The people: users who sign up (some twice, some through the front end as well), and an operator with a console and SQL.
+//! The people: users who sign up (some twice, some through the front end as well), and an operator
+//! with a console and SQL.
 
 use std::{sync::Arc, time::Duration};
 

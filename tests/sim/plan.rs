@@ -1,5 +1,6 @@
-//! What a seed stands for: how many of everything there are, for how long things go wrong, and which kinds of mishap there
-//! are in this run. Few kinds at once show more than all of them always.
+//! What a seed stands for: how many of everything there are, for how long things go wrong, and
+//! which kinds of mishap there are in this run. Few kinds at once show more than all of them
+//! always.
 
 use std::time::Duration;
 

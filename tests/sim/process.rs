@@ -1,5 +1,5 @@
-//! A process that can be frozen and killed. Everything that an actor sends or receives passes here: nothing leaves or enters
-//! a frozen process, and nothing ever again a dead one.
+//! A process that can be frozen and killed. Everything that an actor sends or receives passes here:
+//! nothing leaves or enters a frozen process, and nothing ever again a dead one.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,5 +1,6 @@
-//! Redis as the simulator has it: it holds a hint at most once, until a worker has acknowledged it. On the way hints are lost,
-//! doubled, delayed and mixed up. Redis can be wiped, restored from a snapshot, and away. It never says which of these happened.
+//! Redis as the simulator has it: it holds a hint at most once, until a worker has acknowledged it.
+//! On the way hints are lost, doubled, delayed and mixed up. Redis can be wiped, restored from a
+//! snapshot, and away. It never says which of these happened.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -105,8 +106,8 @@ impl Redis {
         server.snapshot = Some(server.held.clone());
     }
 
-    /// It comes back with what the last snapshot held, or empty. What stands there as fetched is of workers that have lost their
-    /// connection: it is gone.
+    /// It comes back with what the last snapshot held, or empty. What stands there as fetched is of
+    /// workers that have lost their connection: it is gone.
     pub fn restore(&self) {
         let mut server = self.lock();
         let waiting = server.snapshot.clone().unwrap_or_default().waiting;

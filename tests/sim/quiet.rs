@@ -1,4 +1,5 @@
-//! A quiet app: so few users sign up that no breaker opens, and each failure must still be known for the host's or the run's.
+//! A quiet app: so few users sign up that no breaker opens, and each failure must still be known
+//! for the host's or the run's.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::{
     stage::Stage,
 };
 
-/// Too few to open the breaker: nothing but the question whose failure it is stands between them and a dead letter.
+/// Too few to open the breaker: nothing but the question whose failure it is stands between them
+/// and a dead letter.
 #[test]
 fn an_hour_of_an_api_without_its_database_costs_one_or_two_users_nothing() {
     for number in [1, 2] {

@@ -1,4 +1,5 @@
-//! Relay processes: the real steps of a relay (intake, dispatch, rescue, look again), in loops as the role has them.
+//! Relay processes: the real steps of a relay (intake, dispatch, rescue, look again), in loops as
+//! the role has them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -123,7 +124,8 @@ async fn rescue(duties: Arc<Duties>) {
     let dice = duties.stage.chance(&format!("{} dice", duties.process.name));
     let (metrics, late) = (Metrics::default(), relay::Ration::default());
     let mut pause = RESCUE;
-    // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
+    // Where the ledger was away, its workers were too: they get one lease's time to renew before
+    // they count as gone.
     let mut in_touch = Instant::now();
     loop {
         time::sleep(pause).await;

@@ -8,7 +8,8 @@ use std::{
 
 use crate::simulate::Report;
 
-/// All that can happen here and must, in enough seeds. What the API's own journal counts comes on top.
+/// All that can happen here and must, in enough seeds. What the API's own journal counts comes on
+/// top.
 const EXPECTED: [&str; 74] = [
     "api.instance_removed",
     "api.refused",

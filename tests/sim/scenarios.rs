@@ -1,4 +1,5 @@
-//! Recorded runs as tests, one a file: `sluice runs export ID > tests/sim/scenarios/<what went wrong>.json` adds one.
+//! Recorded runs as tests, one a file: `sluice runs export ID > tests/sim/scenarios/<what went
+//! wrong>.json` adds one.
 
 use std::{io::Write, path::Path};
 

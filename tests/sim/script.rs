@@ -1,4 +1,5 @@
-//! A recorded run, played again: each attempt that is claimed meets what the attempt of that number met.
+//! A recorded run, played again: each attempt that is claimed meets what the attempt of that number
+//! met.
 
 use std::{
     collections::VecDeque,

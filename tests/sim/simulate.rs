@@ -1,4 +1,5 @@
-//! One seed from start to end: the actors, the bad times, the quiet after them, and what came of it.
+//! One seed from start to end: the actors, the bad times, the quiet after them, and what came of
+//! it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! What all actors of one simulated run share: the clock, the ledger's rows, Redis, the API, the weather and the log.
+//! What all actors of one simulated run share: the clock, the ledger's rows, Redis, the API, the
+//! weather and the log.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,7 +73,8 @@ pub struct Facts {
     pub asked_at: BTreeMap<DueKey, Duration>,
     /// How often a step that may create was claimed, by name.
     pub exclusive_claims: BTreeMap<InstanceName, u32>,
-    /// Names at which two calls met that the protocol cannot keep apart: an instance may have been destroyed there.
+    /// Names at which two calls met that the protocol cannot keep apart: an instance may have been
+    /// destroyed there.
     pub unprotected: BTreeMap<InstanceName, &'static str>,
     /// Names at which what a failed create left was asked to be deleted.
     pub discarded: BTreeSet<InstanceName>,

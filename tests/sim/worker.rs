@@ -1,4 +1,5 @@
-//! Worker processes: the real attempt runner and the real leases; consuming, renewing and dying as the role does it.
+//! Worker processes: the real attempt runner and the real leases; consuming, renewing and dying as
+//! the role does it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! A collector of traces on the wire: it takes OTLP over HTTP (protobuf), with or without TLS, and keeps every span. It can
-//! be told to hang, to refuse, to be busy.
+//! A collector of traces on the wire: it takes OTLP over HTTP (protobuf), with or without TLS, and
+//! keeps every span. It can be told to hang, to refuse, to be busy.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! A collector that is away, hangs or is a stranger costs spans, and never a sign-up or a log full of it.
+//! A collector that is away, hangs or is a stranger costs spans, and never a sign-up or a log full
+//! of it.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use super::{AppTrace, PATIENCE, Traced};
 
 const USERS: usize = 25;
 
-/// Signs users up while nothing is taken; what the process said about its spans, and how long it took to stop.
+/// Signs users up while nothing is taken; what the process said about its spans, and how long it
+/// took to stop.
 async fn lose(endpoint: &str) -> (Vec<Value>, Duration) {
     let mut traced = Traced::prepare(endpoint).await;
     traced.fleet.set("OTEL_BSP_MAX_QUEUE_SIZE", "32");

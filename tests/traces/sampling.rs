@@ -1,4 +1,5 @@
-//! Which sign-ups are recorded: the app may keep its trace out, and only the operator brings one in.
+//! Which sign-ups are recorded: the app may keep its trace out, and only the operator brings one
+//! in.
 
 use std::collections::BTreeSet;
 

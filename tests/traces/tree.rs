@@ -178,7 +178,8 @@ fn assert_attempts(spans: &[Span], attempts: &[(String, String, Option<String>, 
     assert_eq!(spans.iter().filter(|span| span.name.starts_with("process ")).count(), attempts.len());
 }
 
-/// Each `process` is below the `send` of its own token, which is below the intake; its claim and settle are below it.
+/// Each `process` is below the `send` of its own token, which is below the intake; its claim and
+/// settle are below it.
 fn assert_hints(spans: &[Span]) {
     for process in spans.iter().filter(|span| span.name.starts_with("process ")) {
         assert_hints_of(spans, process);

@@ -1,5 +1,5 @@
-//! A shop that welcomes its customers: three steps against a mailing service, started from SQL. Nothing of Sluice's own product
-//! is in this program, and nothing of it is asked for.
+//! A shop that welcomes its customers: three steps against a mailing service, started from SQL.
+//! Nothing of Sluice's own product is in this program, and nothing of it is asked for.
 //!
 //! ```sql
 //! select sluice.start('welcome', 'customer-7', '{"email": "ada@example.com", "list": "news"}');

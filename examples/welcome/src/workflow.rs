@@ -1,4 +1,5 @@
-//! The workflow `welcome`: a contact, a list, a mail. Each step does its effect once however often it is run.
+//! The workflow `welcome`: a contact, a list, a mail. Each step does its effect once however often
+//! it is run.
 
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ impl Welcome {
 
     async fn create_contact(&self, given: &StepInput, calls: &ExclusiveCalls<'_>) -> Outcome {
         let Ok(customer) = customer(&given.input) else { return not_a_customer() };
-        // A create goes through the attempt's exclusive calls: it is sent only with enough lease left.
+        // A create goes through the attempt's exclusive calls: it is sent only with enough lease
+        // left.
         let create = self.mailer.create_contact(given.resource.as_str(), &customer.email);
         let end = |result: &Result<(), Error>| result.as_ref().map_or_else(Error::call_end, |()| CallEnd::Final);
         match calls.send(create, end).await {

@@ -1,4 +1,5 @@
-//! The example as its reader runs it: the program as a process, real Postgres and Redis, a mailing service of the test's own.
+//! The example as its reader runs it: the program as a process, real Postgres and Redis, a mailing
+//! service of the test's own.
 
 #![allow(clippy::unwrap_used)]
 
@@ -207,7 +208,8 @@ async fn customers_are_welcomed_once_and_the_shops_table_follows() {
     for number in 0..20 {
         shop.is(&format!("customer-{number}"), "welcome").await;
     }
-    // Who asks again while a run is unfinished joins it; afterwards it is a new one, with the same key for its mail.
+    // Who asks again while a run is unfinished joins it; afterwards it is a new one, with the same
+    // key for its mail.
     let start = "select sluice.start('welcome', 'customer-0', '{\"email\": \"c0@example.com\", \"list\": \"news\"}')";
     sqlx::query(start).execute(&shop.pool).await.unwrap();
     let again = "select count(*) = 2 from sluice.run where subject = 'customer-0' and state = 'succeeded'";

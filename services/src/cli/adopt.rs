@@ -1,5 +1,5 @@
-//! `sluice adopt`: what stood in the database before Sluice came, and a person's word on each class of it. Nothing old is started
-//! without that word.
+//! `sluice adopt`: what stood in the database before Sluice came, and a person's word on each class
+//! of it. Nothing old is started without that word.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -21,7 +21,8 @@ use crate::{
 #[derive(Subcommand)]
 #[command(after_help = EXIT_CODES)]
 pub enum Command {
-    /// What the first migration found: imported, skipped and why, stuck, failed, waiting, older users
+    /// What the first migration found: imported, skipped and why, stuck, failed, waiting, older
+    /// users
     Status {
         #[command(flatten)]
         config: OperatorOptions,

@@ -55,13 +55,13 @@ pub struct Options {
 #[derive(Args)]
 #[command(next_help_heading = "Who gets an instance")]
 pub struct Choices {
-    /// Whether sign-ups are queued by a trigger on profiles: on, or off: nobody is queued who is not queued by SQL. Not given: a
-    /// trigger that somebody dropped or disabled stays so
+    /// Whether sign-ups are queued by a trigger on profiles: on, or off: nobody is queued who is
+    /// not queued by SQL. Not given: a trigger that somebody dropped or disabled stays so
     #[arg(long, env = "SIGN_UP_TRIGGER", value_name = "MODE", value_parser = ["on", "off"])]
     sign_up_trigger: Option<String>,
 
-    /// When a user gets an instance: created (at the sign-up) or confirmed (once an address or a phone number is; costs a look at
-    /// auth.users at each sign-up, and a trigger there)
+    /// When a user gets an instance: created (at the sign-up) or confirmed (once an address or a
+    /// phone number is; costs a look at auth.users at each sign-up, and a trigger there)
     #[arg(long, env = "PROVISION_WHEN", value_name = "MOMENT", value_parser = ["created", "confirmed"])]
     provision_when: Option<String>,
 

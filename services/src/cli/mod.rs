@@ -60,8 +60,8 @@ pub fn parse<C: Parser>() -> C {
     C::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// Help never shows what a variable holds, and an empty variable counts as not set: that is what compose makes of one
-/// that is missing.
+/// Help never shows what a variable holds, and an empty variable counts as not set: that is what
+/// compose makes of one that is missing.
 pub fn prepared(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let arg = arg.hide_env_values(true);

@@ -114,7 +114,8 @@ pub fn remark(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Rows under a header, without lines: what scripts cut by columns too. Nothing in a cell can move the terminal's cursor.
+/// Rows under a header, without lines: what scripts cut by columns too. Nothing in a cell can move
+/// the terminal's cursor.
 pub fn table<T>(rows: &[T], columns: &[Column<T>]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

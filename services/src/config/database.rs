@@ -9,7 +9,8 @@ use url::{Host, Url, form_urlencoded};
 use super::{Faults, fault::redacted};
 use crate::database::Pooling;
 
-/// The port on which Supabase's poolers, and by habit others, give a connection for one transaction only.
+/// The port on which Supabase's poolers, and by habit others, give a connection for one transaction
+/// only.
 const TRANSACTION_PORT: u16 = 6543;
 
 #[derive(Args)]
@@ -25,8 +26,9 @@ pub struct DatabaseOptions {
     #[arg(long, env = "SUPABASE_DB_URL", value_name = "URL")]
     supabase_db_url: Option<String>,
 
-    /// What DATABASE_URL leads to: session (Postgres itself, or a pooler in session mode), transaction (a pooler that
-    /// gives a connection for one transaction), or auto: transaction on port 6543, else session
+    /// What DATABASE_URL leads to: session (Postgres itself, or a pooler in session mode),
+    /// transaction (a pooler that gives a connection for one transaction), or auto: transaction on
+    /// port 6543, else session
     #[arg(long, env = "DATABASE_POOLING", value_name = "MODE", default_value = "auto")]
     database_pooling: String,
 }
@@ -45,8 +47,9 @@ pub struct PoolOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Postgres")]
 pub struct ListenOptions {
-    /// A direct connection on which LISTEN works, so that a sign-up is seen at once; without a transaction pooler
-    /// DATABASE_URL serves, with one and without this the relay polls (INTAKE_POLL)
+    /// A direct connection on which LISTEN works, so that a sign-up is seen at once; without a
+    /// transaction pooler DATABASE_URL serves, with one and without this the relay polls
+    /// (INTAKE_POLL)
     #[arg(long, env = "LISTEN_DATABASE_URL", value_name = "URL")]
     listen_database_url: Option<String>,
 }
@@ -68,11 +71,13 @@ impl fmt::Debug for Database {
 impl Database {
     /// What to connect with. Postgres shows `name` in `pg_stat_activity`.
     pub fn connect(&self, name: &str) -> PgConnectOptions {
-        // PgBouncer refuses clients that ask for extra_float_digits; Postgres writes floats in full without it.
+        // PgBouncer refuses clients that ask for extra_float_digits; Postgres writes floats in full
+        // without it.
         let connect = self.connect.clone().application_name(name).extra_float_digits(None);
         match self.pooling {
             Pooling::Session => connect,
-            // A named statement would be left behind on a connection that the next transaction does not get.
+            // A named statement would be left behind on a connection that the next transaction does
+            // not get.
             Pooling::Transaction => connect.statement_cache_capacity(0),
         }
     }

@@ -9,9 +9,9 @@ use super::Faults;
 #[derive(Args)]
 #[command(next_help_heading = "Health and metrics")]
 pub struct HttpOptions {
-    /// The address and port of /livez, /readyz and /metrics, e.g. 0.0.0.0:9464; not set, there are none. They say nothing
-    /// secret and ask for no password: for the network of whoever scrapes and probes, not for the internet. With port 0
-    /// the system chooses one, which is logged
+    /// The address and port of /livez, /readyz and /metrics, e.g. 0.0.0.0:9464; not set, there are
+    /// none. They say nothing secret and ask for no password: for the network of whoever scrapes
+    /// and probes, not for the internet. With port 0 the system chooses one, which is logged
     #[arg(long, env = "HTTP_LISTEN", value_name = "ADDRESS")]
     http_listen: Option<String>,
 }

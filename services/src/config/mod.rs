@@ -1,9 +1,10 @@
-//! Options and environment into what adapters and roles take. Each group of options is a file: its texts as clap reads
-//! them, and `read`, which checks them and leaves a fault for each that cannot work; `parse` reads all groups that a role
-//! needs and refuses with every fault at once. Workflows bring options of their own, and leave their faults beside these.
+//! Options and environment into what adapters and roles take. Each group of options is a file: its
+//! texts as clap reads them, and `read`, which checks them and leaves a fault for each that cannot
+//! work; `parse` reads all groups that a role needs and refuses with every fault at once. Workflows
+//! bring options of their own, and leave their faults beside these.
 //!
-//! Nothing here opens a connection. No value of a variable may stand in a fault before it went through `Faults::add…`,
-//! which know what is secret.
+//! Nothing here opens a connection. No value of a variable may stand in a fault before it went
+//! through `Faults::add…`, which know what is secret.
 
 mod database;
 pub(crate) mod events;
@@ -169,7 +170,8 @@ struct LedgerOptions {
 const RELAY: &str = "sluice-relay";
 
 impl RelayOptions {
-    /// `catalog` holds the workflows that the program runs, `theirs` what was wrong with their settings.
+    /// `catalog` holds the workflows that the program runs, `theirs` what was wrong with their
+    /// settings.
     pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Relay>, Faults> {
         let mut faults = Faults::default();
         let ledger = self.ledger.read(database::OF_A_RELAY, &catalog.registry(), &mut faults);

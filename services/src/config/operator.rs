@@ -1,5 +1,5 @@
-//! What a command of a person is told: the ledger over few connections, and no more than the command needs, so that a setting
-//! which is wrong elsewhere stops nobody who mends something.
+//! What a command of a person is told: the ledger over few connections, and no more than the
+//! command needs, so that a setting which is wrong elsewhere stops nobody who mends something.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Texts into numbers, durations and switches. A text that is none leaves a fault and no value, so that reading goes on
-//! and the next fault is found too.
+//! Texts into numbers, durations and switches. A text that is none leaves a fault and no value, so
+//! that reading goes on and the next fault is found too.
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 

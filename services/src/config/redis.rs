@@ -10,9 +10,10 @@ use crate::queue::{self, BadPrefix, Transport};
 #[derive(Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisOptions {
-    /// redis://[user:password@]host:6379[/db], or rediss:// for TLS (the CA certificates of the system or of
-    /// SSL_CERT_FILE). It holds hints only: what is lost there is sent again. Needs maxmemory-policy noeviction and no
-    /// cluster mode; of servers that a Sentinel watches, an address that follows the primary
+    /// redis://[user:password@]host:6379[/db], or rediss:// for TLS (the CA certificates of the
+    /// system or of SSL_CERT_FILE). It holds hints only: what is lost there is sent again. Needs
+    /// maxmemory-policy noeviction and no cluster mode; of servers that a Sentinel watches, an
+    /// address that follows the primary
     #[arg(long, env = "REDIS_URL", value_name = "URL")]
     redis_url: Option<String>,
 
@@ -20,12 +21,13 @@ pub struct RedisOptions {
     #[arg(long, env = "REDIS_PREFIX", value_name = "TEXT", default_value = "sluice")]
     redis_prefix: String,
 
-    /// How hints are kept in Redis, the same for every process: lists, which is made for them, or apalis-redis, the layout of
-    /// the crate of that name
+    /// How hints are kept in Redis, the same for every process: lists, which is made for them, or
+    /// apalis-redis, the layout of the crate of that name
     #[arg(long, env = "QUEUE_TRANSPORT", value_name = "lists|apalis-redis", default_value = "lists")]
     queue_transport: String,
 
-    /// The most hints that Redis holds per step of the workflow; the rest waits in Postgres, the most urgent first
+    /// The most hints that Redis holds per step of the workflow; the rest waits in Postgres, the
+    /// most urgent first
     #[arg(long, env = "QUEUE_HIGH_WATER", value_name = "NUMBER", default_value = "1000")]
     queue_high_water: String,
 }
@@ -50,8 +52,8 @@ impl RedisOptions {
     }
 }
 
-/// No part of an address that cannot be read is shown: a password with a `/`, `?`, `#` or `@` that is not encoded may be taken
-/// for any of them.
+/// No part of an address that cannot be read is shown: a password with a `/`, `?`, `#` or `@` that
+/// is not encoded may be taken for any of them.
 fn is_redis(text: &str, faults: &mut Faults) -> bool {
     let problem = match Url::parse(text) {
         Err(error) => format!("is no URL ({error}): expected redis://[user:password@]host:6379; {ENCODE}"),

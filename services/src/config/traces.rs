@@ -1,5 +1,5 @@
-//! Whether and where traces are exported: OpenTelemetry's own variables. Without an endpoint nothing is, and nothing of the
-//! rest is read: these variables may be meant for others.
+//! Whether and where traces are exported: OpenTelemetry's own variables. Without an endpoint
+//! nothing is, and nothing of the rest is read: these variables may be meant for others.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -22,7 +22,8 @@ use crate::telemetry::{
 #[derive(Args)]
 #[command(next_help_heading = "Traces (OTLP; off without an endpoint)")]
 pub struct TraceOptions {
-    /// Where an OpenTelemetry collector or Jaeger takes OTLP over HTTP, e.g. http://127.0.0.1:4318; /v1/traces is added
+    /// Where an OpenTelemetry collector or Jaeger takes OTLP over HTTP, e.g. http://127.0.0.1:4318;
+    /// /v1/traces is added
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otel_exporter_otlp_endpoint: Option<String>,
 
@@ -71,8 +72,8 @@ pub struct TraceOptions {
     #[arg(long, env = "OTEL_RESOURCE_ATTRIBUTES", value_name = "LIST")]
     otel_resource_attributes: Option<String>,
 
-    /// Which traces are recorded: always_on, always_off, traceidratio, or parentbased_ and one of these. A sign-up's own
-    /// context can keep its trace out, never bring it in
+    /// Which traces are recorded: always_on, always_off, traceidratio, or parentbased_ and one of
+    /// these. A sign-up's own context can keep its trace out, never bring it in
     #[arg(long, env = "OTEL_TRACES_SAMPLER", value_name = "NAME", default_value = "parentbased_always_on")]
     otel_traces_sampler: String,
 

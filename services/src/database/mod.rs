@@ -1,8 +1,9 @@
-//! Statements to Postgres, sent so that they work behind every pooler. Below the ledger and the app's tables, and knows
-//! neither.
+//! Statements to Postgres, sent so that they work behind every pooler. Below the ledger and the
+//! app's tables, and knows neither.
 //!
-//! A statement alone is its own transaction, and one round trip. Behind a transaction pooler even that needs an explicit
-//! transaction, since parse and bind must meet the same backend, and a statement must have no name.
+//! A statement alone is its own transaction, and one round trip. Behind a transaction pooler even
+//! that needs an explicit transaction, since parse and bind must meet the same backend, and a
+//! statement must have no name.
 
 mod pool;
 mod pooling;
@@ -24,8 +25,9 @@ pub use self::{
     pooling::{Pooling, is_by_transaction},
 };
 
-/// No statement waits for ever: a connection that died without a word would otherwise hold its caller for good. Longer than
-/// the server's own `statement_timeout`, which ends whatever merely takes long.
+/// No statement waits for ever: a connection that died without a word would otherwise hold its
+/// caller for good. Longer than the server's own `statement_timeout`, which ends whatever merely
+/// takes long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What went wrong, in the database's own words where it answered: once, and not with the line of

@@ -234,8 +234,8 @@ pub(super) fn is_answer<T>(answer: &sqlx::Result<T>) -> bool {
     }
 }
 
-/// Whether a statement that this connection has prepared cannot be used any more: a migration has changed what it reads. It
-/// would fail for as long as the connection lives.
+/// Whether a statement that this connection has prepared cannot be used any more: a migration has
+/// changed what it reads. It would fail for as long as the connection lives.
 fn is_outdated(said: &dyn DatabaseError) -> bool {
     match said.code().as_deref() {
         Some(INVALID_SQL_STATEMENT_NAME) => true,

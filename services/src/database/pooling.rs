@@ -1,5 +1,5 @@
-//! What stands between us and Postgres, and how to find out. A pooler does not say what it is: what tells is to whom it
-//! gives a backend.
+//! What stands between us and Postgres, and how to find out. A pooler does not say what it is: what
+//! tells is to whom it gives a backend.
 
 use std::time::Duration;
 
@@ -12,18 +12,21 @@ pub enum Pooling {
     /// Nothing, or a pooler that gives each client a connection of its own.
     #[default]
     Session,
-    /// A pooler that gives a connection for one transaction: no prepared statements survive, no LISTEN.
+    /// A pooler that gives a connection for one transaction: no prepared statements survive, no
+    /// LISTEN.
     Transaction,
 }
 
-/// How often two connections are compared: on a busy pooler, both may keep their backends for a while by chance.
+/// How often two connections are compared: on a busy pooler, both may keep their backends for a
+/// while by chance.
 const ROUNDS: usize = 2;
 /// How long the second connection is waited for.
 const WAITS: Duration = Duration::from_secs(3);
 
-/// Whether a pooler gives backends by the transaction to this connection and to a second one, made for the question with
-/// `options`. Never true where each has a backend of its own. Where there is no room for a second one, as in an emergency,
-/// or where two poolers side by side serve one each, nothing is seen: false.
+/// Whether a pooler gives backends by the transaction to this connection and to a second one, made
+/// for the question with `options`. Never true where each has a backend of its own. Where there is
+/// no room for a second one, as in an emergency, or where two poolers side by side serve one each,
+/// nothing is seen: false.
 pub async fn is_by_transaction(one: &mut PgConnection, options: &PgConnectOptions) -> sqlx::Result<bool> {
     let first = backend(one).await?;
     let Ok(Ok((mut other, second))) = timeout(WAITS, second(options)).await else { return Ok(false) };

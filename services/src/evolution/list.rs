@@ -1,5 +1,6 @@
-//! The list of every instance, row by row: on a large server it is longer than a worker has memory for. A list that breaks
-//! off, or that is none, ends in an error: only then does a row that did not come mean an instance that is not there.
+//! The list of every instance, row by row: on a large server it is longer than a worker has memory
+//! for. A list that breaks off, or that is none, ends in an error: only then does a row that did
+//! not come mean an instance that is not there.
 
 use std::{
     cell::Cell,
@@ -70,14 +71,16 @@ impl Client {
     }
 }
 
-/// serde's own parser, which reads from something that blocks: nothing else sees that a list ended where it should.
+/// serde's own parser, which reads from something that blocks: nothing else sees that a list ended
+/// where it should.
 fn read(body: impl Read, status: u16, rows: mpsc::Sender<Row>) {
     let left = Cell::new(BODY_BYTES);
     let mut json = serde_json::Deserializer::from_reader(Portions { body: BufReader::new(body), left: &left });
     let read = json.deserialize_seq(Rows { rows: &rows, left: &left }).and_then(|()| json.end());
     let Err(error) = read else { return };
     let place = format!("at line {} column {}", error.line(), error.column());
-    // The parser's own words may quote the body, and the body holds tokens: only what the connection said is repeated.
+    // The parser's own words may quote the body, and the body holds tokens: only what the
+    // connection said is repeated.
     let kind = match error.classify() {
         Category::Io => ErrorKind::NoAnswer(format!("the list broke off {place}: {error}")),
         Category::Eof => ErrorKind::NoAnswer(format!("the list broke off {place}")),

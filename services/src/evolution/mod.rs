@@ -1,6 +1,7 @@
-//! The client of the Evolution API: the only module that speaks to it. It sends a call once:
-//! no retries, no redirects, bounded time and bounded bodies. Reading answers and judging failures is pure and lives in
-//! `workflows::whatsapp::evolution`; no error that leaves this module holds a key or a token.
+//! The client of the Evolution API: the only module that speaks to it. It sends a call once: no
+//! retries, no redirects, bounded time and bounded bodies. Reading answers and judging failures is
+//! pure and lives in `workflows::whatsapp::evolution`; no error that leaves this module holds a key
+//! or a token.
 
 mod list;
 mod options;
@@ -244,7 +245,8 @@ fn own_key(call: Call, token: &Secret) -> Result<HeaderValue, ApiError> {
     })
 }
 
-/// A route with the name as its last segment. A name of dots alone would climb to another route, even percent-encoded.
+/// A route with the name as its last segment. A name of dots alone would climb to another route,
+/// even percent-encoded.
 fn named(call: Call, route: &str, name: &InstanceName) -> Result<String, ApiError> {
     if matches!(name.as_str(), "." | "..") {
         let why = format!("the name \"{name}\" cannot be the last part of a URL: rename the instance");

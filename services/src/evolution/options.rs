@@ -53,8 +53,8 @@ pub enum OptionsError {
 }
 
 impl Client {
-    /// Checks the options and makes a client; opens no connection. For https the system's CA certificates are trusted, or
-    /// those of SSL_CERT_FILE; http needs none.
+    /// Checks the options and makes a client; opens no connection. For https the system's CA
+    /// certificates are trusted, or those of SSL_CERT_FILE; http needs none.
     pub fn new(options: Options) -> Result<Self, OptionsError> {
         let Options { base_url, key, timeouts } = options;
         let base = parse_base(&base_url)?;
@@ -67,7 +67,8 @@ impl Client {
             .retry(retry::never())
             .http1_only()
             .connect_timeout(timeouts.connect)
-            // The API closes idle connections after 5 s: below that, no request races with the close.
+            // The API closes idle connections after 5 s: below that, no request races with the
+            // close.
             .pool_idle_timeout(Duration::from_secs(3));
         if base.scheme() == "http" {
             builder = builder.tls_certs_only([]);

@@ -1,5 +1,6 @@
-//! One list of every instance for all who ask at the same moment. It is long, and each row costs the API's database three
-//! counts. Nobody gets a list that was begun before they asked: an instance may have come in between.
+//! One list of every instance for all who ask at the same moment. It is long, and each row costs
+//! the API's database three counts. Nobody gets a list that was begun before they asked: an
+//! instance may have come in between.
 
 use std::{
     future::Future,
@@ -34,8 +35,8 @@ impl Drop for Waiter<'_> {
 }
 
 impl SharedRoster {
-    /// The list that was begun last, if that was after this call; else one that is begun now. Who is dropped while its list
-    /// comes leaves the next in line to begin another.
+    /// The list that was begun last, if that was after this call; else one that is begun now. Who
+    /// is dropped while its list comes leaves the next in line to begin another.
     pub(super) async fn get(&self, list: impl Future<Output = Result<Roster, ApiError>>) -> Answer {
         let mine = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.waiting.fetch_add(1, Ordering::AcqRel);

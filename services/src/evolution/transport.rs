@@ -1,4 +1,5 @@
-//! One request out, one bounded response in. Tells apart what was never sent from what may have been.
+//! One request out, one bounded response in. Tells apart what was never sent from what may have
+//! been.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use workflows::whatsapp::evolution::{Call, ErrorKind, answer::Response, redact::
 use super::{Address, Client};
 use crate::telemetry::{chain, names, spans, trace};
 
-/// The most that is read of a body. The largest recorded answers are lists, of which ours has one row, and QR codes.
+/// The most that is read of a body. The largest recorded answers are lists, of which ours has one
+/// row, and QR codes.
 pub(super) const BODY_BYTES: usize = 1024 * 1024;
 
 const API_KEY: HeaderName = HeaderName::from_static("apikey");
@@ -161,7 +163,8 @@ pub(super) async fn receive(
     Ok(Received { status, retry_after, date, body })
 }
 
-/// The status and the error of a call, for spans and metrics: closed lists, and never a text of the API.
+/// The status and the error of a call, for spans and metrics: closed lists, and never a text of the
+/// API.
 fn said(answer: Result<Went, &ErrorKind>) -> (Option<u16>, Option<String>) {
     let error = match answer {
         Ok(Went { status, expected }) => {

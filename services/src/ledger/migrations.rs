@@ -1,7 +1,9 @@
-//! The migrations, embedded, and how they are brought to a database: all that is pending in one transaction, together with its
-//! entries in `sluice._sqlx_migrations` (never in `public`, which many projects expose to their users), so that a refusal leaves nothing behind. At
-//! the end of each call what depends on the database's state is brought to what it should be, and what takes long on a large table
-//! is done outside that transaction. The same files may have been applied by another tool before: they are safe to run again.
+//! The migrations, embedded, and how they are brought to a database: all that is pending in one
+//! transaction, together with its entries in `sluice._sqlx_migrations` (never in `public`, which
+//! many projects expose to their users), so that a refusal leaves nothing behind. At the end of
+//! each call what depends on the database's state is brought to what it should be, and what takes
+//! long on a large table is done outside that transaction. The same files may have been applied by
+//! another tool before: they are safe to run again.
 //!
 //! The only engine SQL outside `postgres`. Needs a session of its own: never a transaction pooler.
 
@@ -14,7 +16,8 @@ use sqlx::{
 
 use crate::database::{is_held_up, said};
 
-/// sqlx reads these two only from a file at compile time (`sqlx.toml`) or from the migrator itself, as here.
+/// sqlx reads these two only from a file at compile time (`sqlx.toml`) or from the migrator itself,
+/// as here.
 const TABLE: &str = "sluice._sqlx_migrations";
 const SCHEMA: &str = "sluice";
 
@@ -28,7 +31,8 @@ const TURN: Duration = Duration::from_secs(300);
 /// Held by the session that migrates, until its slow changes are done. (7318, 1) and (7318, 2) are
 /// the relays'.
 const TAKE_TURN: &str = "select pg_catalog.pg_advisory_lock(7318, 3)";
-/// Rounds of slow changes: each fills some hundred rows of one table, if there is nothing else to do.
+/// Rounds of slow changes: each fills some hundred rows of one table, if there is nothing else to
+/// do.
 const ROUNDS: u32 = 100_000;
 
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +196,8 @@ async fn newest_applied(connection: &mut PgConnection) -> sqlx::Result<Option<St
     newest.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
 }
 
-/// What is not as it should be; nothing in a database without the ledger. In the simple protocol, which every pooler can take.
+/// What is not as it should be; nothing in a database without the ledger. In the simple protocol,
+/// which every pooler can take.
 pub async fn missing(connection: &mut PgConnection) -> sqlx::Result<Vec<Missing>> {
     let known = sqlx::raw_sql("select to_regprocedure('sluice.missing()') is not null");
     if !known.fetch_one(&mut *connection).await?.try_get(0)? {
@@ -202,7 +207,8 @@ pub async fn missing(connection: &mut PgConnection) -> sqlx::Result<Vec<Missing>
     rows.iter().map(Missing::from_row).collect()
 }
 
-/// Applies what is pending, one caller at a time, brings the rest to what it should be, and returns how the database stands then.
+/// Applies what is pending, one caller at a time, brings the rest to what it should be, and returns
+/// how the database stands then.
 ///
 /// After an error the connection is to be closed: it may hold the lock that keeps others waiting.
 pub async fn apply(
@@ -304,7 +310,8 @@ struct SlowChange {
     missing: Missing,
 }
 
-/// A statement at a time, each for itself: what reads a large table holds no lock that a sign-up waits for.
+/// A statement at a time, each for itself: what reads a large table holds no lock that a sign-up
+/// waits for.
 async fn change_slowly(
     connection: &mut PgConnection,
     tell: &mut impl FnMut(Progress<'_>),

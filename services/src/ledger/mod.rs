@@ -65,7 +65,8 @@ pub struct Key {
     pub token: Token,
 }
 
-/// A step that became due, and which time that was. A claim of an earlier generation finds nothing to do.
+/// A step that became due, and which time that was. A claim of an earlier generation finds nothing
+/// to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DueKey {
     pub run: RunId,
@@ -152,7 +153,8 @@ pub struct Waiting {
     pub queue: StepName,
     /// Due, and let through by its gates: the most urgent first, then the one due longest.
     pub due: Vec<Due>,
-    /// How many hints of this queue may lie in Redis, where a limit or a half-open breaker stands before it.
+    /// How many hints of this queue may lie in Redis, where a limit or a half-open breaker stands
+    /// before it.
     pub most: Option<usize>,
 }
 
@@ -300,7 +302,8 @@ pub enum Settled {
     Done { run: RunState, due: Option<Due>, carried_on: Option<CarriedOn>, whole: Option<Box<WholeRun>> },
     /// The token is no longer the step's: nothing was changed.
     Stale,
-    /// The database refuses what this settlement holds: nothing was changed, and trying again will not help.
+    /// The database refuses what this settlement holds: nothing was changed, and trying again will
+    /// not help.
     Refused(String),
     /// Somebody has its row locked, longer than a statement waits: nothing was changed.
     Locked,
@@ -422,29 +425,32 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// The definitions that this ledger admits claims by.
     fn registry(&self) -> &Registry;
 
-    /// Take up to `limit` requests of each source: start, revive or join their runs, in one transaction. Two callers never
-    /// take the same request.
+    /// Take up to `limit` requests of each source: start, revive or join their runs, in one
+    /// transaction. Two callers never take the same request.
     fn intake(&self, limit: usize) -> impl Asked<Intake>;
 
-    /// What is due now, up to `most` of each queue. Reads only: whoever is told may push it, and pushing twice is harmless.
+    /// What is due now, up to `most` of each queue. Reads only: whoever is told may push it, and
+    /// pushing twice is harmless.
     fn waiting(&self, most: usize) -> impl Asked<Vec<Waiting>>;
 
-    /// Give runs the context of their trace, where they still have the one that is named first. Whether it is theirs now, in
-    /// order.
+    /// Give runs the context of their trace, where they still have the one that is named first.
+    /// Whether it is theirs now, in order.
     fn keep_traces(&self, contexts: &[Traced]) -> impl Asked<Vec<bool>>;
 
     /// Which of the duties below would find something: one look for all, which locks nothing.
     fn upkeep(&self) -> impl Asked<Upkeep>;
 
-    /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the expiry.
+    /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the
+    /// expiry.
     fn expired(&self, limit: usize) -> impl Asked<Vec<Expired>>;
 
-    /// Write how attempts ended: step, attempt, next step or end of the run, memory, event, public rows; all or nothing per
-    /// run. One answer per settlement, in order. Workers settle their own attempts, relays those whose lease ran out.
+    /// Write how attempts ended: step, attempt, next step or end of the run, memory, event, public
+    /// rows; all or nothing per run. One answer per settlement, in order. Workers settle their own
+    /// attempts, relays those whose lease ran out.
     fn settle(&self, settlements: &[Settlement]) -> impl Asked<Vec<Settled>>;
 
-    /// Due steps of runs past their deadline die, unless they stand behind a closed gate or wait for their turn behind a
-    /// limit; time that either held does not count. The runs that died.
+    /// Due steps of runs past their deadline die, unless they stand behind a closed gate or wait
+    /// for their turn behind a limit; time that either held does not count. The runs that died.
     fn exceed(&self, limit: usize) -> impl Asked<Vec<WholeRun>>;
 
     /// Up to `limit` runs that have just been cancelled by the ledger alone, so that nobody has
@@ -459,9 +465,10 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
     /// once. How many changed.
     fn explain(&self, limit: usize) -> impl Asked<usize>;
 
-    /// A resource that was doubted longer than a lease ago, so that nothing of it is under way any more, gets a new run, which
-    /// reads back what there is and mends it: up to `limit` of those whose last run has succeeded. A run that is under way is
-    /// waited for; where the last one is dead or cancelled a person decides. How many were started.
+    /// A resource that was doubted longer than a lease ago, so that nothing of it is under way any
+    /// more, gets a new run, which reads back what there is and mends it: up to `limit` of those
+    /// whose last run has succeeded. A run that is under way is waited for; where the last one is
+    /// dead or cancelled a person decides. How many were started.
     fn look_again(&self, limit: usize) -> impl Asked<usize>;
 }
 
@@ -470,15 +477,17 @@ pub trait WorkerLedger: Clone + Send + Sync + 'static {
     /// Take due steps in hand, each under a token of its own. One answer per question, in order.
     fn claim(&self, worker: &Worker, asked: &[Ask]) -> impl Asked<Vec<Claimed>>;
 
-    /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease is lost. None:
-    /// somebody has its row locked, and it is as it was. Also the worker's heartbeat.
+    /// Move the leases on, and the quiet time of the resources that they hold. `false`: the lease
+    /// is lost. None: somebody has its row locked, and it is as it was. Also the worker's
+    /// heartbeat.
     fn renew(&self, worker: &Worker, leases: &[Lease]) -> impl Asked<Vec<Option<bool>>>;
 
     /// As `RelayLedger::settle`.
     fn settle(&self, settlements: &[Settlement]) -> impl Asked<Vec<Settled>>;
 
-    /// A call of this run that creates or deletes had left, and somebody else had the step before its attempt settled: it may
-    /// meet the call of that one, even after that one has verified. Kept until `look_again`.
+    /// A call of this run that creates or deletes had left, and somebody else had the step before
+    /// its attempt settled: it may meet the call of that one, even after that one has verified.
+    /// Kept until `look_again`.
     fn doubt(&self, run: RunId) -> impl Asked<()>;
 
     /// Tell a host's gate what attempts heard of the host, in order: a batch, never one write per
@@ -496,7 +505,8 @@ pub trait WorkerLedger: Clone + Send + Sync + 'static {
     /// How a host's gate stands: one row, read without a lock.
     fn host_gate(&self, host: &str) -> impl Asked<HostGate>;
 
-    /// Take the right to probe an open host for `lease`. `None`: it is not due, or somebody else has it.
+    /// Take the right to probe an open host for `lease`. `None`: it is not due, or somebody else
+    /// has it.
     fn probe(&self, host: &str, lease: Duration) -> impl Asked<Option<Probe>>;
 
     /// What the probe found. Changes nothing where the right has passed to somebody else meanwhile.
@@ -517,7 +527,8 @@ pub trait OperatorLedger: Clone + Send + Sync + 'static {
     /// End a pause and a hold; a breaker opens and closes by itself. `false`: there was neither.
     fn resume(&self, scope: Scope, name: &str, by: &By) -> impl Asked<bool>;
 
-    /// Step starts per second; `None` lifts the limit. `false`: a workflow has no rate of its own, or it is none above 0.
+    /// Step starts per second; `None` lifts the limit. `false`: a workflow has no rate of its own,
+    /// or it is none above 0.
     fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> impl Asked<bool>;
 
     /// How many steps may be running at once; `None` lifts the limit. `false`: as for a rate.

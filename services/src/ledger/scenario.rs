@@ -1,5 +1,6 @@
-//! A run as a scenario: what its attempts met, in order, and nothing that says whose run it was. `sluice runs export` writes
-//! one, the simulator replays it, and a production failure becomes a named test.
+//! A run as a scenario: what its attempts met, in order, and nothing that says whose run it was.
+//! `sluice runs export` writes one, the simulator replays it, and a production failure becomes a
+//! named test.
 //!
 //! Left out on purpose: ids, names, tokens, error texts, inputs and outputs. Workers are numbered.
 
@@ -41,7 +42,8 @@ pub struct Met {
     /// Milliseconds from the start of the run to that of the attempt.
     pub began_ms: u64,
     pub took_ms: u64,
-    /// As in the attempt's row: `succeeded`, `failed`, `deferred`, `crashed`, `sent_back`, `refused`, `cancelled`.
+    /// As in the attempt's row: `succeeded`, `failed`, `deferred`, `crashed`, `sent_back`,
+    /// `refused`, `cancelled`.
     pub outcome: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,

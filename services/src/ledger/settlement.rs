@@ -1,5 +1,5 @@
-//! From how an attempt ended to what the ledger writes: the outcome, through `transition` and the policy, to one row's
-//! worth of changes. Pure, and the same for both ledgers.
+//! From how an attempt ended to what the ledger writes: the outcome, through `transition` and the
+//! policy, to one row's worth of changes. Pure, and the same for both ledgers.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -95,8 +95,9 @@ pub enum Then {
 pub enum Quiet {
     /// It has: the resource is free.
     Yes,
-    /// Perhaps not: the resource stays busy for as long as the server may need for a call that has just left, and no shorter than
-    /// the lease. A rescue, which knows nothing of the worker, leaves it at the lease.
+    /// Perhaps not: the resource stays busy for as long as the server may need for a call that has
+    /// just left, and no shorter than the lease. A rescue, which knows nothing of the worker,
+    /// leaves it at the lease.
     Unsure,
 }
 
@@ -155,7 +156,8 @@ impl Settlement {
         self
     }
 
-    /// What the ledger must write for a lease that ran out. A worker that lives on has lost its lease, not crashed.
+    /// What the ledger must write for a lease that ran out. A worker that lives on has lost its
+    /// lease, not crashed.
     pub fn rescue(expired: &Expired, workflow: &Definition, jitter: f64) -> Result<Self, Illegal> {
         let Expired { key, workflow: name, step, spent, .. } = expired;
         let mut plan = Plan::new(*key, name, step, *spent, workflow, Quiet::Unsure, jitter);

@@ -1,5 +1,6 @@
-//! One port per process: `/livez` (its loops turn), `/readyz` (it can work), `/metrics`. It answers from the first moment to
-//! the end of the drain, names what is wrong in a line each, and never says anything secret.
+//! One port per process: `/livez` (its loops turn), `/readyz` (it can work), `/metrics`. It answers
+//! from the first moment to the end of the drain, names what is wrong in a line each, and never
+//! says anything secret.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! A process: what it does before a role starts, how it is told to stop, and what its exit code says.
+//! A process: what it does before a role starts, how it is told to stop, and what its exit code
+//! says.
 //!
 //! `roles` builds what each role works with and runs it; `database` waits for Postgres and the
 //! schema, `refusals` says why a pool gets no connection; `http` answers for its health, which
@@ -68,7 +69,8 @@ pub(crate) fn run<R>(
         eprintln!("sluice cannot start: {error:#}");
         return ExitCode::from(FAILED);
     }
-    // What uses rustls takes the process' provider; a second installation is refused, which is fine.
+    // What uses rustls takes the process' provider; a second installation is refused, which is
+    // fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match start(config, exporters, role) {
         Ok(code) => code,
@@ -126,8 +128,8 @@ pub(crate) struct Life {
     shutdown: CancellationToken,
 }
 
-/// Runs a role that serves until it is told to stop, and answers for its health from before it looks for Postgres until it
-/// has drained.
+/// Runs a role that serves until it is told to stop, and answers for its health from before it
+/// looks for Postgres until it has drained.
 pub(crate) fn serve<R>(
     vitals: Vitals,
     parsed: Result<Config<R>, Faults>,

@@ -1,6 +1,6 @@
-//! Whether a process can do what it is for: it has begun, does not drain, and all that it cannot do without answers. Asked
-//! with a short limit, and not again for a second, however many ask. It says what is missing and never why: an error may hold
-//! an address.
+//! Whether a process can do what it is for: it has begun, does not drain, and all that it cannot do
+//! without answers. Asked with a short limit, and not again for a second, however many ask. It says
+//! what is missing and never why: an error may hold an address.
 
 use std::{
     future::Future,
@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long each of them may take to answer. Below the second that a probe of Kubernetes waits by default.
+/// How long each of them may take to answer. Below the second that a probe of Kubernetes waits by
+/// default.
 const LIMIT: Duration = Duration::from_millis(800);
 /// How long an answer holds.
 const FRESH: Duration = Duration::from_secs(1);

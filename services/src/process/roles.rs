@@ -1,4 +1,5 @@
-//! Each role with what it works with. What is wrong with Redis or Postgres is found here, before a role starts.
+//! Each role with what it works with. What is wrong with Redis or Postgres is found here, before a
+//! role starts.
 
 use std::time::Duration;
 

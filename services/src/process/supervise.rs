@@ -8,8 +8,8 @@ use crate::telemetry::chain;
 /// A role by its name.
 pub(super) type Named<'a> = (&'static str, LocalBoxFuture<'a, anyhow::Result<()>>);
 
-/// Runs all until `shutdown`. When one ends before, the others are asked to stop in good order, and its error (or that it
-/// ended at all) is the answer. A panic in any of them is a panic here.
+/// Runs all until `shutdown`. When one ends before, the others are asked to stop in good order, and
+/// its error (or that it ended at all) is the answer. A panic in any of them is a panic here.
 pub(super) async fn supervise(roles: Vec<Named<'_>>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut running: FuturesUnordered<_> =
         roles.into_iter().map(|(name, run)| async move { (name, run.await) }).collect();

@@ -33,8 +33,8 @@ impl Finding {
 }
 
 impl Queue {
-    /// Looks for settings of Redis that would lose hints or cannot work. A role starts without a Redis that it cannot reach,
-    /// and pushes nothing until it is there.
+    /// Looks for settings of Redis that would lose hints or cannot work. A role starts without a
+    /// Redis that it cannot reach, and pushes nothing until it is there.
     pub async fn check(&self) -> Vec<Finding> {
         match self.ask("read the settings", self.facts()).await {
             Ok(facts) => judge(&facts, self.shared.config.transport),

@@ -11,19 +11,20 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Settings of the queue.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `redis://` or `rediss://`, e.g. `rediss://:password@host:6380/0`. The certificates of the system are trusted, or
-    /// those of `SSL_CERT_FILE`.
+    /// `redis://` or `rediss://`, e.g. `rediss://:password@host:6380/0`. The certificates of the
+    /// system are trusted, or those of `SSL_CERT_FILE`.
     pub url: Secret,
     /// What all our keys begin with, so that several Sluices can share one Redis.
     pub prefix: Prefix,
     /// How hints are kept in Redis.
     pub transport: Transport,
-    /// The most hints of one step that Redis holds (1000). The rest waits in Postgres, where it is sorted by priority.
+    /// The most hints of one step that Redis holds (1000). The rest waits in Postgres, where it is
+    /// sorted by priority.
     pub high_water: u64,
     /// How long a question to Redis waits for its answer (2 s). Then its connection is dropped.
     pub command_timeout: Duration,
-    /// How long an apalis-redis worker waits for an answer before it is rebuilt (10 s): above the longest pause of Redis
-    /// that should go unnoticed.
+    /// How long an apalis-redis worker waits for an answer before it is rebuilt (10 s): above the
+    /// longest pause of Redis that should go unnoticed.
     pub response_timeout: Duration,
 }
 
@@ -54,13 +55,15 @@ impl Config {
         let info = self.url.expose().into_connection_info()?;
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         #[cfg(target_os = "linux")]
-        // A network that swallows packets would otherwise hold a dead connection for a quarter of an hour.
+        // A network that swallows packets would otherwise hold a dead connection for a quarter of
+        // an hour.
         let tcp = tcp.set_user_timeout(self.response_timeout);
         Ok(Client::open(info.set_tcp_settings(tcp))?)
     }
 }
 
-/// Settings that cannot work. The address itself is not in the message, for it may carry a password.
+/// Settings that cannot work. The address itself is not in the message, for it may carry a
+/// password.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the Redis URL is not usable ({source}): expected redis://[user:password@]host[:port][/db], \

@@ -1,7 +1,8 @@
 //! The consumer of one step's queue: an apalis worker and the supervisor that rebuilds it.
 //!
-//! Any error of Redis ends an apalis worker, so ending is ordinary here: the next one starts under a new name after a short
-//! backoff. Handlers run on and never notice. It must never decide anything about a step.
+//! Any error of Redis ends an apalis worker, so ending is ordinary here: the next one starts under
+//! a new name after a short backoff. Handlers run on and never notice. It must never decide
+//! anything about a step.
 
 use std::{convert::Infallible, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -62,7 +63,8 @@ pub struct Consumer {
 }
 
 impl Queue {
-    /// A consumer that runs up to `concurrency` handlers at once and, when told to stop, gives those that run `grace`.
+    /// A consumer that runs up to `concurrency` handlers at once and, when told to stop, gives
+    /// those that run `grace`.
     pub fn consumer(&self, step: &StepName, concurrency: NonZeroUsize, grace: Duration) -> Consumer {
         Consumer {
             queue: self.clone(),
@@ -91,8 +93,8 @@ impl Consumer {
         self.state.permits.clone()
     }
 
-    /// Runs until `shutdown`, through any outage of Redis. Then nothing more is fetched, and handlers that run may finish
-    /// within the grace period.
+    /// Runs until `shutdown`, through any outage of Redis. Then nothing more is fetched, and
+    /// handlers that run may finish within the grace period.
     pub async fn run<Fut>(
         self,
         handler: impl Fn(Delivery) -> Fut + Send + Sync + 'static,

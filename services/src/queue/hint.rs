@@ -1,5 +1,5 @@
-//! What travels through Redis: which step of which run is due, and which time that is. All of it is in the hint's id, so that
-//! there is no payload that could fail to decode.
+//! What travels through Redis: which step of which run is due, and which time that is. All of it is
+//! in the hint's id, so that there is no payload that could fail to decode.
 
 use crate::ledger::DueKey;
 

@@ -1,5 +1,6 @@
-//! The connection that all questions share. `ConnectionManager` connects again where a connection breaks; this one also drops
-//! a connection that stands and leads to the wrong server, or to one that has stopped answering.
+//! The connection that all questions share. `ConnectionManager` connects again where a connection
+//! breaks; this one also drops a connection that stands and leads to the wrong server, or to one
+//! that has stopped answering.
 
 use parking_lot::Mutex;
 use redis::{
@@ -40,8 +41,8 @@ impl Link {
         self.renewals.subscribe()
     }
 
-    /// Drops the connection where the error says that it leads to the wrong server. `seen` are the renewals before the
-    /// question, so that one fault renews once.
+    /// Drops the connection where the error says that it leads to the wrong server. `seen` are the
+    /// renewals before the question, so that one fault renews once.
     pub(super) fn judge(&self, error: &RedisError, seen: u64) {
         if is_elsewhere(error) {
             self.renew(seen);

@@ -1,8 +1,9 @@
 //! The only place that knows apalis, apalis-redis and Redis.
 //!
-//! It owns what travels through Redis: a [`Hint`] that a step is due, and wakes. It must never hold the only copy of anything:
-//! what is due stays due in Postgres until a worker has claimed it, a hint may be pushed twice, and a claim is won once. So
-//! wiping Redis at any moment costs a delay, no more.
+//! It owns what travels through Redis: a [`Hint`] that a step is due, and wakes. It must never hold
+//! the only copy of anything: what is due stays due in Postgres until a worker has claimed it, a
+//! hint may be pushed twice, and a claim is won once. So wiping Redis at any moment costs a delay,
+//! no more.
 //!
 //! [`send`] pushes hints to a [`HintSink`], [`Consumer`] hands them to a handler. Two transports
 //! carry them: `lists` is our own, `apalis_redis` is that of the crate. `wakes` rings bells, `link`
@@ -53,7 +54,8 @@ pub enum Error {
     Late { what: &'static str, after: Duration },
 }
 
-/// A handle on Redis, cheap to clone: one connection that heals itself, one more for wakes, and the key prefix.
+/// A handle on Redis, cheap to clone: one connection that heals itself, one more for wakes, and the
+/// key prefix.
 #[derive(Clone)]
 pub struct Queue {
     shared: Arc<Shared>,
@@ -67,8 +69,9 @@ struct Shared {
 }
 
 impl Queue {
-    /// Takes no connection yet, so that a role starts while Redis is away; the first use connects. Fails only where the
-    /// settings cannot work: an address that is none, certificates that cannot be read.
+    /// Takes no connection yet, so that a role starts while Redis is away; the first use connects.
+    /// Fails only where the settings cannot work: an address that is none, certificates that cannot
+    /// be read.
     ///
     /// Must be called within a tokio runtime.
     pub fn connect(config: &Config) -> Result<Self, BadConfig> {
@@ -92,8 +95,9 @@ impl Queue {
         Keys::new(&self.shared.config.prefix, step)
     }
 
-    /// Bounds one question to Redis: also the wait for a connection, which the client's own timeout does not cover. A server
-    /// that has not answered may be gone without a word, and its address may lead to another by now.
+    /// Bounds one question to Redis: also the wait for a connection, which the client's own timeout
+    /// does not cover. A server that has not answered may be gone without a word, and its address
+    /// may lead to another by now.
     async fn ask<T>(&self, what: &'static str, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
         self.ask_within(self.shared.config.command_timeout, what, call).await
     }

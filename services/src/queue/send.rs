@@ -9,7 +9,8 @@ use crate::{
     telemetry::{spans, trace},
 };
 
-/// Pushes what is due, in its order, each to its step's queue. `most` is how many hints of each step may be outstanding.
+/// Pushes what is due, in its order, each to its step's queue. `most` is how many hints of each
+/// step may be outstanding.
 pub async fn send<S: HintSink>(sink: &S, due: &[Due], most: Option<usize>) -> Result<PushReport, Error> {
     let mut report = PushReport::default();
     for (step, due) in by_step(due) {
@@ -43,7 +44,8 @@ fn by_step(due: &[Due]) -> Vec<(&StepName, Vec<&Due>)> {
     steps
 }
 
-/// A hint, and the span that is open until the queue has it. What the hint brings about is below that span.
+/// A hint, and the span that is open until the queue has it. What the hint brings about is below
+/// that span.
 fn hint(step: &StepName, due: &Due) -> (Hint, Span) {
     let span = spans::send(step, due.key, due.traceparent.as_deref());
     (Hint { key: due.key, trace: trace::traceparent(&span) }, span)

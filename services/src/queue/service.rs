@@ -1,6 +1,7 @@
-//! Where a hint leaves apalis: it goes to the handler on a task of our own, so that a worker that ends (any error of Redis ends
-//! it, and drops what it runs) cancels nothing. A hint is acknowledged once its claim is answered, not once the step has ended:
-//! Redis is never asked to remember a running step.
+//! Where a hint leaves apalis: it goes to the handler on a task of our own, so that a worker that
+//! ends (any error of Redis ends it, and drops what it runs) cancels nothing. A hint is
+//! acknowledged once its claim is answered, not once the step has ended: Redis is never asked to
+//! remember a running step.
 
 use std::{
     future::Ready,
@@ -43,12 +44,14 @@ enum Answer {
 }
 
 impl Delivery {
-    /// Tells Redis that this hint has done its work: call it when the claim is answered, whatever the answer. Until then a
-    /// push finds it held, for a second or two. Dropping the delivery does the same.
+    /// Tells Redis that this hint has done its work: call it when the claim is answered, whatever
+    /// the answer. Until then a push finds it held, for a second or two. Dropping the delivery does
+    /// the same.
     pub fn acknowledge(&mut self) {
         match self.unanswered.take() {
             Some(Answer::Gathered(acknowledged, id)) => acknowledged.add(id),
-            // Nobody listens where the worker ended meanwhile; then the hint comes again, and its claim finds nothing to do.
+            // Nobody listens where the worker ended meanwhile; then the hint comes again, and its
+            // claim finds nothing to do.
             Some(Answer::Awaited(task)) => drop(task.send(())),
             None => {}
         }
@@ -104,7 +107,8 @@ impl ConsumerState {
 /// What is done with each hint.
 pub(super) type Handler = Arc<dyn Fn(Delivery) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// The service that an apalis worker calls for each task. What is fetched is started at once: nothing waits in memory.
+/// The service that an apalis worker calls for each task. What is fetched is started at once:
+/// nothing waits in memory.
 pub(super) struct HintService {
     handler: Handler,
     worker: Arc<str>,
@@ -164,7 +168,8 @@ impl Service<Task<()>> for HintService {
             Ok(hint) => {
                 let (awaited, answered) = oneshot::channel();
                 self.start(hint, permit, Answer::Awaited(awaited));
-                // A task that ends in an error would be scheduled again by apalis: the ledger alone decides about that.
+                // A task that ends in an error would be scheduled again by apalis: the ledger alone
+                // decides about that.
                 answered.map(|_| Ok(())).boxed()
             }
             Err(error) => {

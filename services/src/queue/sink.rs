@@ -46,9 +46,10 @@ impl AddAssign for PushReport {
 
 /// Where hints go: the queue in Redis, or the simulator's, which loses some.
 pub trait HintSink: Send + Sync {
-    /// Hands hints over in their order, each only where the queue does not hold it, while fewer than `most` (and never more
-    /// than the high-water mark) are outstanding; wakes the step's workers. One outcome per hint, in order. After an error
-    /// some may have arrived and some not: pushing all again is right.
+    /// Hands hints over in their order, each only where the queue does not hold it, while fewer
+    /// than `most` (and never more than the high-water mark) are outstanding; wakes the step's
+    /// workers. One outcome per hint, in order. After an error some may have arrived and some not:
+    /// pushing all again is right.
     fn push(
         &self,
         step: &StepName,
@@ -82,7 +83,8 @@ impl Queue {
         most.map_or(high_water, |most| high_water.min(most as u64))
     }
 
-    /// How many hints Redis holds: those that wait, and those that a worker has fetched and not acknowledged.
+    /// How many hints Redis holds: those that wait, and those that a worker has fetched and not
+    /// acknowledged.
     pub async fn depth(&self, step: &StepName) -> Result<u64, Error> {
         match self.shared.config.transport {
             Transport::Lists => lists::depth(self, step).await,

@@ -1,5 +1,6 @@
-//! Wakes through pub/sub, so that nobody has to poll fast. A wake may be lost: whoever waits for one has a slow tick
-//! behind it. One connection per process listens for all bells and heals itself; ringing never waits and never fails.
+//! Wakes through pub/sub, so that nobody has to poll fast. A wake may be lost: whoever waits for
+//! one has a slow tick behind it. One connection per process listens for all bells and heals
+//! itself; ringing never waits and never fails.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -56,13 +57,14 @@ impl Wakes {
 }
 
 impl Queue {
-    /// Wakes a relay, after a settle for instance. Never waits and never fails; many wakes at once become one.
+    /// Wakes a relay, after a settle for instance. Never waits and never fails; many wakes at once
+    /// become one.
     pub fn wake_relay(&self) {
         self.shared.wakes.relay.send_modify(|wakes| *wakes += 1);
     }
 
-    /// The bell that [`Queue::wake_relay`] rings, in whatever process it is called. It also rings whenever the
-    /// connection was lost and found again, because wakes may have been missed.
+    /// The bell that [`Queue::wake_relay`] rings, in whatever process it is called. It also rings
+    /// whenever the connection was lost and found again, because wakes may have been missed.
     pub fn relay_bell(&self) -> Bell {
         self.bell(keys::wake_relay(&self.shared.config.prefix))
     }
@@ -129,7 +131,8 @@ async fn listen(link: Arc<Link>, bells: Arc<Bells>) {
     }
 }
 
-/// One life of the listening connection. It ends with the shared one: what led that to the wrong server leads this there too.
+/// One life of the listening connection. It ends with the shared one: what led that to the wrong
+/// server leads this there too.
 async fn session(
     link: &Link,
     bells: &Bells,

@@ -1,5 +1,6 @@
-//! Due steps into Redis. What became due is pushed at once by whoever made it due; the scan here makes up for whatever was
-//! lost on the way: Redis wiped, a push refused, a process killed, a hint dropped. A hint may be pushed twice.
+//! Due steps into Redis. What became due is pushed at once by whoever made it due; the scan here
+//! makes up for whatever was lost on the way: Redis wiped, a push refused, a process killed, a hint
+//! dropped. A hint may be pushed twice.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::{
     telemetry::{spans, trace},
 };
 
-/// How often due steps are looked for without a wake: what becomes due by the clock waits no longer than this.
+/// How often due steps are looked for without a wake: what becomes due by the clock waits no longer
+/// than this.
 const TICK: Duration = Duration::from_secs(1);
 /// The same while more is due than Redis has taken.
 const BACKLOG_TICK: Duration = Duration::from_millis(50);
@@ -65,8 +67,8 @@ async fn push(
     queue::send(sink, &due, most).await
 }
 
-/// Where somebody traces, a run without a trace begins one. Where its context cannot be kept, its step goes out in a trace of
-/// its own.
+/// Where somebody traces, a run without a trace begins one. Where its context cannot be kept, its
+/// step goes out in a trace of its own.
 async fn begin_traces<L: RelayLedger>(ledger: &L, due: &mut [Due]) {
     let mut begun = Vec::new();
     for due in due.iter_mut().filter(|due| due.traceparent.is_none()) {

@@ -1,6 +1,7 @@
-//! Whether requests ring. A commit that rings holds a lock of the whole database until it is on disk, so that sign-ups which
-//! ring commit one at a time: they ring only while a relay sleeps. Intake says whether this one does; the connection that
-//! listens holds a lock of its session meanwhile, which the triggers try.
+//! Whether requests ring. A commit that rings holds a lock of the whole database until it is on
+//! disk, so that sign-ups which ring commit one at a time: they ring only while a relay sleeps.
+//! Intake says whether this one does; the connection that listens holds a lock of its session
+//! meanwhile, which the triggers try.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,5 +1,6 @@
-//! How a duty is repeated: at each tick, at each wake, and at once where it says that there is more. A duty is never
-//! dropped in the middle of a round: a relay that stops has pushed what its last round made due.
+//! How a duty is repeated: at each tick, at each wake, and at once where it says that there is
+//! more. A duty is never dropped in the middle of a round: a relay that stops has pushed what its
+//! last round made due.
 
 use std::{future::Future, time::Duration};
 
@@ -15,7 +16,8 @@ use crate::{
     telemetry::{Said, chain, health::Pulse, metrics::Metrics},
 };
 
-/// What a product has each relay do beside the engine's duties. Relays do it side by side, and any may be killed in a round.
+/// What a product has each relay do beside the engine's duties. Relays do it side by side, and any
+/// may be killed in a round.
 pub trait Duty: Send + Sync + 'static {
     /// As in "cannot {what}".
     fn what(&self) -> &'static str;
@@ -38,10 +40,12 @@ pub enum Next {
 /// The pause after a first failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// When a duty that failed is tried again at the latest, beside that pause: its tick may be an hour.
+/// When a duty that failed is tried again at the latest, beside that pause: its tick may be an
+/// hour.
 const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
-/// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and while the duty rests.
+/// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and
+/// while the duty rests.
 pub(super) async fn repeat<F, Fut>(
     what: &'static str,
     tick: Duration,

@@ -1,5 +1,6 @@
-//! How the whole system stands, among this relay's metrics. Postgres is asked for a row that all relays share, Redis for its
-//! depths; neither more than once a second, however many scrape. What cannot be asked is not shown: an old number would lie.
+//! How the whole system stands, among this relay's metrics. Postgres is asked for a row that all
+//! relays share, Redis for its depths; neither more than once a second, however many scrape. What
+//! cannot be asked is not shown: an old number would lie.
 
 use std::{sync::Arc, time::Duration};
 

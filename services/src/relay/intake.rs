@@ -1,5 +1,5 @@
-//! Requests and sign-ups into runs. While few come, each commit rings (`doorbell`). While many come, intake is awake: nobody
-//! rings, and it takes every few milliseconds what has gathered.
+//! Requests and sign-ups into runs. While few come, each commit rings (`doorbell`). While many
+//! come, intake is awake: nobody rings, and it takes every few milliseconds what has gathered.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ pub async fn intake_once<L: RelayLedger>(ledger: &L, batch: usize) -> anyhow::Re
     Ok(intake)
 }
 
-/// Says what started. Where somebody traces, a run is in the trace of its intake, below what its request named.
+/// Says what started. Where somebody traces, a run is in the trace of its intake, below what its
+/// request named.
 async fn log_and_trace<L: RelayLedger>(ledger: &L, intake: &mut Intake) {
     let mut begun = Vec::new();
     for taken in &intake.started {

@@ -1,5 +1,6 @@
-//! The connection on which rings are heard, where LISTEN works. Without it intake polls, and nothing else changes. It also
-//! holds the lock that says "a relay sleeps": when the connection dies the lock is gone, and nobody rings in vain.
+//! The connection on which rings are heard, where LISTEN works. Without it intake polls, and
+//! nothing else changes. It also holds the lock that says "a relay sleeps": when the connection
+//! dies the lock is gone, and nobody rings in vain.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -22,7 +23,8 @@ const NOTIFY_MYSELF: &str = "select pg_notify('sluice_intake', 'self-test')";
 const SELF_TEST: Duration = Duration::from_secs(5);
 /// How long Postgres may take until a listener has heard itself, or a lock is taken.
 const ANSWERS: Duration = Duration::from_secs(15);
-/// A listener that heard nothing for so long is asked to prove itself again: a dead connection is silent too.
+/// A listener that heard nothing for so long is asked to prove itself again: a dead connection is
+/// silent too.
 const QUIET: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// A pooler will hardly change its mode soon.
@@ -34,7 +36,8 @@ const WAKE: &str = "select pg_advisory_unlock_shared(7318, 1)";
 /// Waits for requests under way that saw nobody sleep: each holds this lock until its commit.
 const WAIT_FOR_SILENT: &str = "set local lock_timeout = '50ms'; select pg_advisory_xact_lock(7318, 2)";
 
-/// Hears rings until the relay stops. Where LISTEN does not work it is tried again, and said once until it does.
+/// Hears rings until the relay stops. Where LISTEN does not work it is tried again, and said once
+/// until it does.
 pub(super) async fn run(relay: Relay, database: Option<PgConnectOptions>) {
     let Some(database) = database else {
         tracing::info!("no connection for LISTEN: requests are found by polling");
@@ -108,8 +111,9 @@ impl Listening {
         lived
     }
 
-    /// A listener that has heard itself. Behind a transaction pooler LISTEN would succeed and hear nothing; it would stay on
-    /// a backend that others are given, who would be handed notifications in the middle of their statements.
+    /// A listener that has heard itself. Behind a transaction pooler LISTEN would succeed and hear
+    /// nothing; it would stay on a backend that others are given, who would be handed notifications
+    /// in the middle of their statements.
     async fn listen(&self, pool: &PgPool) -> Result<PgListener, Error> {
         let mut connection = pool.acquire().await.context("connect")?;
         if is_by_transaction(&mut connection, &self.database).await.context("ask for a session")? {

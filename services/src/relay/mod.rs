@@ -1,8 +1,10 @@
-//! The relay: moves requests into runs, what is due into Redis, and what nobody holds any more back to due.
+//! The relay: moves requests into runs, what is due into Redis, and what nobody holds any more back
+//! to due.
 //!
-//! Each duty is a file with a function that does it once, its tick, and the loop that repeats it: `intake`, `dispatch`,
-//! `rescue`, `schema`, `prune`; a product brings its own (`duty`). `listen` hears the rings that `doorbell` asks for. Any
-//! number of relays run side by side; none is special, and none holds anything in memory that another would miss.
+//! Each duty is a file with a function that does it once, its tick, and the loop that repeats it:
+//! `intake`, `dispatch`, `rescue`, `schema`, `prune`; a product brings its own (`duty`). `listen`
+//! hears the rings that `doorbell` asks for. Any number of relays run side by side; none is
+//! special, and none holds anything in memory that another would miss.
 
 mod dispatch;
 mod doorbell;
@@ -58,8 +60,8 @@ pub struct Deps {
     pub vitals: Vitals,
 }
 
-/// Runs until `shutdown`, then ends each duty after the round it is in: there is nothing to hand back. A duty that panics
-/// ends the relay.
+/// Runs until `shutdown`, then ends each duty after the round it is in: there is nothing to hand
+/// back. A duty that panics ends the relay.
 pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
     let relay = Relay {
         settings: Arc::new(settings),

@@ -1,5 +1,6 @@
 //! What nobody holds any more: expired leases, runs past their deadline, public rows that could not
-//! be written; what waits for an API without saying so; and resources at which two calls may have met.
+//! be written; what waits for an API without saying so; and resources at which two calls may have
+//! met.
 
 use std::time::Duration;
 
@@ -31,8 +32,8 @@ const BATCH: usize = 200;
 /// The most resources that one round looks at again.
 const LOOKS: usize = 50;
 
-/// A list of expired leases that took longer is ignored: the network or Postgres stood still, and the workers' renewals with
-/// it, which may arrive a moment later. The next round looks again.
+/// A list of expired leases that took longer is ignored: the network or Postgres stood still, and
+/// the workers' renewals with it, which may arrive a moment later. The next round looks again.
 const PROMPT: Duration = Duration::from_secs(2);
 
 /// What one round found.
@@ -53,7 +54,8 @@ pub struct Rescued {
     pub due: Vec<Due>,
 }
 
-/// Rations a look that may take long for nothing: over time that takes no more than a twentieth of it.
+/// Rations a look that may take long for nothing: over time that takes no more than a twentieth of
+/// it.
 #[derive(Default)]
 pub struct Ration(Mutex<Option<Instant>>);
 
@@ -70,8 +72,9 @@ impl Ration {
     }
 }
 
-/// `dice` draws shares between 0 and 1. `late` rations the look for late runs: those that stand behind a closed gate are read in
-/// each. What the database refuses harms only the part that asked for it: the first refusal comes with what the others found.
+/// `dice` draws shares between 0 and 1. `late` rations the look for late runs: those that stand
+/// behind a closed gate are read in each. What the database refuses harms only the part that asked
+/// for it: the first refusal comes with what the others found.
 pub async fn rescue_once<L: RelayLedger>(
     ledger: &L,
     dice: &(dyn Fn() -> f64 + Sync),
@@ -110,8 +113,8 @@ pub async fn rescue_once<L: RelayLedger>(
     Ok((rescued, refused))
 }
 
-/// Nothing where the database refused to answer, which is kept if it is the first time. Any other error ends the round: it is
-/// the connection's, or says that the database takes too long.
+/// Nothing where the database refused to answer, which is kept if it is the first time. Any other
+/// error ends the round: it is the connection's, or says that the database takes too long.
 fn unless_refused<T: Default>(result: anyhow::Result<T>, first: &mut Option<anyhow::Error>) -> anyhow::Result<T> {
     const QUERY_CANCELED: &str = "57014";
     result.or_else(|error| match error.downcast_ref() {
@@ -208,8 +211,8 @@ async fn tell_of_cancelled<L: RelayLedger>(ledger: &L) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A worker stood still around a call that creates or deletes, and another one went on. Once the run
-/// there has succeeded, another one reads back what there is and mends it. How many there were.
+/// A worker stood still around a call that creates or deletes, and another one went on. Once the
+/// run there has succeeded, another one reads back what there is and mends it. How many there were.
 async fn look_again<L: RelayLedger>(ledger: &L) -> anyhow::Result<usize> {
     let started = ledger.look_again(LOOKS).await.context("look again at doubted resources")?;
     if started > 0 {
@@ -227,7 +230,8 @@ fn log(settlement: &Settlement, state: RunState) {
 }
 
 pub(super) async fn run(relay: Relay) {
-    // Where the ledger was away, its workers were too: they get one lease's time to renew before they count as gone.
+    // Where the ledger was away, its workers were too: they get one lease's time to renew before
+    // they count as gone.
     let (in_touch, seen) = watch::channel(Instant::now());
     let late = Ration::default();
     let lease = relay.ledger.registry().longest_lease();

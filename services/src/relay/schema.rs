@@ -1,5 +1,5 @@
-//! What `sluice migrate` made and somebody took away since, a trigger or a grant: it is said, with what is lost by it and the
-//! mend. The relay changes nothing about it.
+//! What `sluice migrate` made and somebody took away since, a trigger or a grant: it is said, with
+//! what is lost by it and the mend. The relay changes nothing about it.
 
 use std::{collections::BTreeSet, time::Duration};
 

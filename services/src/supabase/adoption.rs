@@ -1,5 +1,5 @@
-//! What the first migration found in the database, and a person's word on it. Every decision is one SQL function, which keeps who
-//! took it. Through any pooler: each call is one transaction.
+//! What the first migration found in the database, and a person's word on it. Every decision is one
+//! SQL function, which keeps who took it. Through any pooler: each call is one transaction.
 
 use sqlx::{Connection, FromRow, PgConnection};
 

@@ -1,4 +1,5 @@
-//! Lost sign-ups: profiles since the adoption of Sluice that have neither queue row nor instance row nor run.
+//! Lost sign-ups: profiles since the adoption of Sluice that have neither queue row nor instance
+//! row nor run.
 
 use std::time::Duration;
 
@@ -17,12 +18,14 @@ use crate::{
 pub struct Finder {
     since: Duration,
     tick: Duration,
-    /// Whether the users from before the adoption were reported; none where another finder reports them.
+    /// Whether the users from before the adoption were reported; none where another finder reports
+    /// them.
     reported: Option<OnceCell<()>>,
 }
 
 impl Finder {
-    /// The recent ones are looked for all the time. It overlaps even where a relay was away for a while.
+    /// The recent ones are looked for all the time. It overlaps even where a relay was away for a
+    /// while.
     pub fn of_recent() -> Self {
         Self { since: Duration::from_secs(15 * 60), tick: Duration::from_secs(30), reported: None }
     }
@@ -56,7 +59,8 @@ impl Duty for Finder {
     }
 }
 
-/// Says how many users from before the adoption have nothing of ours: whether they get something is for a person.
+/// Says how many users from before the adoption have nothing of ours: whether they get something is
+/// for a person.
 async fn report_older(ledger: &Postgres) {
     match sign_ups::count_older(ledger).await {
         Ok(0) => {}
@@ -65,7 +69,8 @@ async fn report_older(ledger: &Postgres) {
     }
 }
 
-/// Gives each lost sign-up of the last `since` a queue row; intake does the rest. How many there were.
+/// Gives each lost sign-up of the last `since` a queue row; intake does the rest. How many there
+/// were.
 pub async fn find_once(ledger: &Postgres, since: Duration) -> anyhow::Result<u64> {
     let queued = sign_ups::queue_lost(ledger, since).await.context("find lost sign-ups")?;
     if queued > 0 {

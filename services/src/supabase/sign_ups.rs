@@ -13,8 +13,9 @@ pub const BATCH: u64 = 1000;
 /// How long one round looks for lost sign-ups: the loop that does it has others to live up to.
 const FINDS_FOR: Duration = Duration::from_secs(5);
 
-/// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there were. A transaction each, so
-/// that no row of the app's is locked while another is waited for; and for a while only.
+/// Give each lost sign-up since the adoption, no older than `since`, a queue row. How many there
+/// were. A transaction each, so that no row of the app's is locked while another is waited for; and
+/// for a while only.
 pub async fn queue_lost(ledger: &Postgres, since: Duration) -> Result<u64> {
     let began = Instant::now();
     let lost = ledger.within(lost(ledger, since)).await?;
@@ -40,7 +41,8 @@ pub async fn count_older(ledger: &Postgres) -> Result<i64> {
     Ok(ledger.within(async { Ok(ask.await?) }).await?.0)
 }
 
-/// Users who signed up in the last `since` and have nothing. In no order: those whose row the app refuses hold up nobody.
+/// Users who signed up in the last `since` and have nothing. In no order: those whose row the app
+/// refuses hold up nobody.
 async fn lost(ledger: &Postgres, since: Duration) -> Result<Vec<Uuid>> {
     let find = "select user_id from sluice.lost_sign_ups(make_interval(secs => $1)) order by random() limit $2";
     let most = i64::try_from(BATCH).unwrap_or(i64::MAX);

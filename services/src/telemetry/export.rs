@@ -1,5 +1,5 @@
-//! From the outbox to the collector: a task per service that sends batches, beside the work and never in its way. A collector
-//! that is away is one line of log a minute.
+//! From the outbox to the collector: a task per service that sends batches, beside the work and
+//! never in its way. A collector that is away is one line of log a minute.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,6 @@
-//! Whether the loops of this process still turn. Each loop has a pulse and beats it in every round, and while it waits; a loop
-//! that has not beaten for `LIMIT` hangs. Postgres and Redis being away is no reason: loops turn without them.
+//! Whether the loops of this process still turn. Each loop has a pulse and beats it in every round,
+//! and while it waits; a loop that has not beaten for `LIMIT` hangs. Postgres and Redis being away
+//! is no reason: loops turn without them.
 
 use std::{
     future::Future,
@@ -23,7 +24,8 @@ pub struct Health {
 }
 
 impl Health {
-    /// A pulse for a loop of this name, which beats now. It goes with the loop: dropping it says that the loop has ended.
+    /// A pulse for a loop of this name, which beats now. It goes with the loop: dropping it says
+    /// that the loop has ended.
     pub fn pulse(&self, name: impl Into<String>) -> Pulse {
         let last = Arc::new(Mutex::new(Instant::now()));
         let mut loops = self.loops.lock();
@@ -54,7 +56,8 @@ impl Pulse {
         }
     }
 
-    /// Beats while the loop waits for what may take any time: a tick, a wake, the end of a drain. Never for work.
+    /// Beats while the loop waits for what may take any time: a tick, a wake, the end of a drain.
+    /// Never for work.
     pub async fn waiting<F: Future>(&self, wait: F) -> F::Output {
         let mut wait = pin!(wait);
         loop {

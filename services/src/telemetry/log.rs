@@ -1,5 +1,5 @@
-//! The log: to standard error, for people or as JSON. Panics are logged like anything else, so that a collector that
-//! reads JSON sees them too.
+//! The log: to standard error, for people or as JSON. Panics are logged like anything else, so that
+//! a collector that reads JSON sees them too.
 
 use std::{io::IsTerminal, panic};
 
@@ -31,8 +31,8 @@ pub enum Format {
 }
 
 impl Log {
-    /// Makes this the log of the process, beside its traces. Once per process. Lines do not repeat the spans that they are
-    /// in: what a line needs is in it.
+    /// Makes this the log of the process, beside its traces. Once per process. Lines do not repeat
+    /// the spans that they are in: what a line needs is in it.
     pub(crate) fn start(&self, traces: Option<Box<dyn Layer<Registry> + Send + Sync>>) -> anyhow::Result<()> {
         let filter = EnvFilter::builder().parse(&self.filter).context("read the log's filter")?;
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

@@ -1,8 +1,9 @@
-//! What Sluice tells about itself. `log` is what it says to people and collectors; `metrics` what it counts and measures;
-//! `said` keeps the log from repeating itself;
-//! `health` whether its loops turn; `spans` makes every span there is, with the names in `names`; `trace` carries their context
-//! in and out; `sampling` decides which traces are recorded; `outbox`, `export` and `otlp` bring them to a collector. No secret
-//! passes here: the types of the secrets see to that. Nothing here may slow, block or fail the work.
+//! What Sluice tells about itself. `log` is what it says to people and collectors; `metrics` what
+//! it counts and measures; `said` keeps the log from repeating itself; `health` whether its loops
+//! turn; `spans` makes every span there is, with the names in `names`; `trace` carries their
+//! context in and out; `sampling` decides which traces are recorded; `outbox`, `export` and `otlp`
+//! bring them to a collector. No secret passes here: the types of the secrets see to that. Nothing
+//! here may slow, block or fail the work.
 
 pub mod export;
 pub mod health;
@@ -29,7 +30,8 @@ use self::{health::Health, metrics::Metrics};
 pub use self::{outbox::Exported, said::Said};
 use crate::database;
 
-/// Where the roles of one process leave what it tells about itself. Cheap to clone; clones share it.
+/// Where the roles of one process leave what it tells about itself. Cheap to clone; clones share
+/// it.
 #[derive(Clone, Default)]
 pub struct Vitals {
     pub metrics: Arc<Metrics>,
@@ -52,7 +54,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whose a span is: a process that has several roles sends each role's spans under that role's own service.
+    /// Whose a span is: a process that has several roles sends each role's spans under that role's
+    /// own service.
     fn of(span: &SpanBuilder) -> Self {
         let first = span.name.split(' ').next().unwrap_or_default();
         let in_attempt = KeyValue::new(names::IN_ATTEMPT, true);
@@ -66,7 +69,8 @@ impl Role {
     }
 }
 
-/// The tracers of a process: of its first service, and of the other roles that are services of their own.
+/// The tracers of a process: of its first service, and of the other roles that are services of
+/// their own.
 #[derive(Debug)]
 pub(crate) struct Tracers {
     first: SdkTracer,
@@ -102,7 +106,8 @@ fn words(error: &(dyn std::error::Error + 'static)) -> String {
     error.downcast_ref::<sqlx::Error>().map_or_else(|| error.to_string(), database::said)
 }
 
-/// Our own spans and nothing else, whatever the log's level: no library's, and so none of the exporter's own calls.
+/// Our own spans and nothing else, whatever the log's level: no library's, and so none of the
+/// exporter's own calls.
 pub(crate) fn layer(tracers: Tracers) -> Box<dyn Layer<Registry> + Send + Sync> {
     let ours = filter::filter_fn(|metadata| metadata.is_span() && metadata.target() == spans::TARGET);
     tracing_opentelemetry::layer()

@@ -1,5 +1,5 @@
-//! Every name that a span or an attribute has, once. OpenTelemetry's semantic conventions 1.37 (HTTP and database: stable;
-//! messaging: in development), and `sluice.…` for what is ours.
+//! Every name that a span or an attribute has, once. OpenTelemetry's semantic conventions 1.37
+//! (HTTP and database: stable; messaging: in development), and `sluice.…` for what is ours.
 
 /// The first words of the spans that a relay makes. All others but `PUBLISH` are workers', and so
 /// is what is `IN_ATTEMPT`.

@@ -1,5 +1,5 @@
-//! Spans to a collector by OTLP over HTTP (protobuf): one batch, one POST, its answer. It never tries again by
-//! itself. The headers may hold a key and are shown by nothing here.
+//! Spans to a collector by OTLP over HTTP (protobuf): one batch, one POST, its answer. It never
+//! tries again by itself. The headers may hold a key and are shown by nothing here.
 
 use std::time::Duration;
 
@@ -51,7 +51,8 @@ impl Error {
 }
 
 impl Collector {
-    /// Opens no connection. For https the system's CA certificates are trusted, or those of SSL_CERT_FILE.
+    /// Opens no connection. For https the system's CA certificates are trusted, or those of
+    /// SSL_CERT_FILE.
     pub fn new(endpoint: Url, mut headers: HeaderMap, timeout: Duration) -> Result<Self, reqwest::Error> {
         // A second installation is refused, which is fine: then there is one.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,5 +1,5 @@
-//! Where spans go when they end: into a bounded queue, which drops what it cannot hold and never lets anybody wait; and the
-//! counts of what became of them.
+//! Where spans go when they end: into a bounded queue, which drops what it cannot hold and never
+//! lets anybody wait; and the counts of what became of them.
 
 use std::{
     sync::{

@@ -11,7 +11,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 pub struct Said(Option<(String, Instant)>);
 
 impl Said {
-    /// Whether this is to be said now: it is another trouble than the last one, or a minute has passed.
+    /// Whether this is to be said now: it is another trouble than the last one, or a minute has
+    /// passed.
     pub fn is_news(&mut self, trouble: &impl ToString) -> bool {
         let trouble = trouble.to_string();
         let is_known = self.0.as_ref().is_some_and(|(said, at)| *said == trouble && at.elapsed() < SAY_AGAIN);

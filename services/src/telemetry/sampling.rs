@@ -1,5 +1,6 @@
-//! Which traces are recorded. Decided once, where a trace comes to us: what is below follows. Whoever signs up writes the
-//! context that the trigger stores, so a flag in it is a claim: it can keep a trace out, and never bring one in.
+//! Which traces are recorded. Decided once, where a trace comes to us: what is below follows.
+//! Whoever signs up writes the context that the trigger stores, so a flag in it is a claim: it can
+//! keep a trace out, and never bring one in.
 
 use opentelemetry::{
     Context, KeyValue,
@@ -11,11 +12,13 @@ use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, Should
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claimed;
 
-/// What decides about a trace that begins here, or is said to have begun outside. `OTEL_TRACES_SAMPLER`.
+/// What decides about a trace that begins here, or is said to have begun outside.
+/// `OTEL_TRACES_SAMPLER`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Root {
     On,
-    /// `always_off` leaves out what others have decided to record too; `parentbased_always_off` does not.
+    /// `always_off` leaves out what others have decided to record too; `parentbased_always_off`
+    /// does not.
     Off {
         absolute: bool,
     },

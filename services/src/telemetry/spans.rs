@@ -1,5 +1,5 @@
-//! Every span that Sluice makes. Where nobody traces they are disabled and cost a branch. Only ids, names and numbers go
-//! into them, never a text that came from outside, so that no secret can.
+//! Every span that Sluice makes. Where nobody traces they are disabled and cost a branch. Only ids,
+//! names and numbers go into them, never a text that came from outside, so that no secret can.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ pub fn enabled() -> bool {
     tracing::span_enabled!(target: TARGET, tracing::Level::INFO)
 }
 
-/// A request became a run. Below the context that the request gave, which is a claim; kept once it is the run's.
+/// A request became a run. Below the context that the request gave, which is a claim; kept once it
+/// is the run's.
 pub fn intake(taken: &TakenIn) -> Span {
     let span = info_span!(
         parent: None,
@@ -37,7 +38,8 @@ pub fn intake(taken: &TakenIn) -> Span {
     span
 }
 
-/// A run that is in no trace begins one: linked to the one that it was in before its revival, if any. Kept once stored.
+/// A run that is in no trace begins one: linked to the one that it was in before its revival, if
+/// any. Kept once stored.
 pub fn begin(workflow: &WorkflowName, run: impl std::fmt::Display, before: Option<&str>) -> Span {
     let name = if before.is_some() { names::REVIVE } else { names::START };
     let span = info_span!(
@@ -52,8 +54,8 @@ pub fn begin(workflow: &WorkflowName, run: impl std::fmt::Display, before: Optio
     span
 }
 
-/// A hint goes into the step's queue: from a relay, or from the worker whose attempt made the step due. Kept where the queue
-/// did not hold it yet.
+/// A hint goes into the step's queue: from a relay, or from the worker whose attempt made the step
+/// due. Kept where the queue did not hold it yet.
 pub fn send(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
     let in_attempt = is_in_attempt();
     let span = info_span!(
@@ -72,7 +74,8 @@ pub fn send(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
         { names::IN_ATTEMPT } = in_attempt,
         { names::TENTATIVE } = true,
     );
-    // A relay may find a new step before its intake has kept the trace: then the context is still the request's.
+    // A relay may find a new step before its intake has kept the trace: then the context is still
+    // the request's.
     if in_attempt {
         trace::adopt(&span, above);
     } else {
@@ -251,7 +254,8 @@ fn is_in_attempt() -> bool {
     Span::current().metadata().is_some_and(|metadata| metadata.name() == names::PROCESS)
 }
 
-/// One request to an API. `route` is its method and path, without names or ids; `host` and `url` hold no credentials.
+/// One request to an API. `route` is its method and path, without names or ids; `host` and `url`
+/// hold no credentials.
 pub fn call(route: &'static str, host: &str, port: Option<u16>, url: &str) -> Span {
     let (method, template) = route.split_once(' ').unwrap_or((route, ""));
     info_span!(

@@ -1,4 +1,5 @@
-//! The context of a trace, in and out, in the W3C form. It only ever says where a span belongs: nothing is decided by it.
+//! The context of a trace, in and out, in the W3C form. It only ever says where a span belongs:
+//! nothing is decided by it.
 
 use std::collections::HashMap;
 
@@ -22,7 +23,8 @@ pub fn adopt(span: &Span, traceparent: Option<&str>) {
     set_parent(span, traceparent, |context| context);
 }
 
-/// As `adopt`, of a span that somebody else says there is: whether it is recorded is not for them to decide.
+/// As `adopt`, of a span that somebody else says there is: whether it is recorded is not for them
+/// to decide.
 pub fn adopt_claim(span: &Span, traceparent: Option<&str>) {
     set_parent(span, traceparent, |context| context.with_value(Claimed));
 }

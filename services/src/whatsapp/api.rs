@@ -22,13 +22,15 @@ pub struct HostOptions {
 #[derive(Args)]
 #[command(next_help_heading = "Evolution API")]
 pub struct KeyOptions {
-    /// The API's AUTHENTICATION_API_KEY. Better given in the environment: the flag shows in the list of processes
+    /// The API's AUTHENTICATION_API_KEY. Better given in the environment: the flag shows in the
+    /// list of processes
     #[arg(long, env = "EVOLUTION_API_KEY", value_name = "KEY")]
     evolution_api_key: Option<String>,
 }
 
 impl HostOptions {
-    /// A relay needs it too: it is a part of the steps' definitions, which name the gate that they stand behind.
+    /// A relay needs it too: it is a part of the steps' definitions, which name the gate that they
+    /// stand behind.
     pub(super) fn host(&self, faults: &mut Faults) -> Option<String> {
         let url = faults.required(
             URL,

@@ -1,4 +1,5 @@
-//! The product: `provision-instance` over the Evolution API, as any program adds it to its workflows.
+//! The product: `provision-instance` over the Evolution API, as any program adds it to its
+//! workflows.
 //!
 //! `api`, `webhook` and `retries` are what people set; `reports` takes in the events that the API
 //! itself publishes. The engine knows none of this.
@@ -49,7 +50,8 @@ pub struct WorkflowOptions {
 }
 
 impl DefinitionOptions {
-    /// Adds the workflow as far as relays know it: without the key to the API, and without the code of its steps.
+    /// Adds the workflow as far as relays know it: without the key to the API, and without the code
+    /// of its steps.
     pub fn add_to(&self, catalog: Catalog, faults: &mut Faults) -> Catalog {
         let host = self.host.host(faults);
         catalog.with(DefinitionOnly(self.retries.definition(host.as_deref().unwrap_or_default(), faults)))
@@ -63,7 +65,8 @@ impl WorkflowOptions {
         self.amqp_mode.read(&mut Faults::default())
     }
 
-    /// Adds the workflow and the probe of its API. Where it cannot run, that left a fault, and only its steps are known.
+    /// Adds the workflow and the probe of its API. Where it cannot run, that left a fault, and only
+    /// its steps are known.
     pub fn add_to(&self, catalog: Catalog, vitals: &Vitals, faults: &mut Faults) -> Catalog {
         let client = self.host.client(&self.key, faults);
         let amqp_mode = self.amqp_mode.read(faults);

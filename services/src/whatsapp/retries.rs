@@ -1,5 +1,5 @@
-//! How steps are tried again, and how long they and their run may take. Relays and workers must be told the same: both
-//! judge what a failure or a crash comes to.
+//! How steps are tried again, and how long they and their run may take. Relays and workers must be
+//! told the same: both judge what a failure or a crash comes to.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ pub struct RetryOptions {
     #[arg(long, env = "RETRY_CAP", value_name = "DURATION", default_value = "60s")]
     retry_cap: String,
 
-    /// How often a step may fail before its run is a dead letter; 30 rides out about a quarter of an hour, 3 is what the
-    /// replaced set-up did. Outages, rate limits and pauses do not count
+    /// How often a step may fail before its run is a dead letter; 30 rides out about a quarter of
+    /// an hour, 3 is what the replaced set-up did. Outages, rate limits and pauses do not count
     #[arg(long, env = "RETRY_LIMIT", value_name = "NUMBER", default_value = "30")]
     retry_limit: String,
 
@@ -38,8 +38,8 @@ pub struct RetryOptions {
     #[arg(long, env = "STEP_TIMEOUT", value_name = "DURATION", default_value = "90s")]
     step_timeout: String,
 
-    /// How long a run may take before it is a dead letter, not counting the time that a pause, a limit or an outage held
-    /// it
+    /// How long a run may take before it is a dead letter, not counting the time that a pause, a
+    /// limit or an outage held it
     #[arg(long, env = "RUN_DEADLINE", value_name = "DURATION", default_value = "24h")]
     run_deadline: String,
 }

@@ -16,12 +16,13 @@ use crate::config::Faults;
 #[derive(Args)]
 #[command(next_help_heading = "Webhooks and QR code")]
 pub struct WebhookOptions {
-    /// The app's Supabase project, https://YOUR_PROJECT_REF.supabase.co: WEBHOOK_URL's default is made of it
+    /// The app's Supabase project, https://YOUR_PROJECT_REF.supabase.co: WEBHOOK_URL's default is
+    /// made of it
     #[arg(long, env = "SUPABASE_URL", value_name = "URL")]
     supabase_url: Option<String>,
 
-    /// Where the API sends what happens to an instance; {user_id}, {instance} and {token} stand for each instance's own.
-    /// Default: ${SUPABASE_URL}/functions/v1/evolution-webhook-handler
+    /// Where the API sends what happens to an instance; {user_id}, {instance} and {token} stand for
+    /// each instance's own. Default: ${SUPABASE_URL}/functions/v1/evolution-webhook-handler
     #[arg(long, env = "WEBHOOK_URL", value_name = "URL")]
     webhook_url: Option<String>,
 
@@ -34,8 +35,8 @@ pub struct WebhookOptions {
     )]
     webhook_events: String,
 
-    /// What it is sent along, a JSON object of texts with the same placeholders: {"authorization": "Bearer …"}. A jwt_key
-    /// makes the API sign each delivery
+    /// What it is sent along, a JSON object of texts with the same placeholders: {"authorization":
+    /// "Bearer …"}. A jwt_key makes the API sign each delivery
     #[arg(long, env = "WEBHOOK_HEADERS", value_name = "JSON")]
     webhook_headers: Option<String>,
 
@@ -47,9 +48,9 @@ pub struct WebhookOptions {
     #[arg(long, env = "WEBHOOK_BASE64", value_name = "BOOL", default_value = "false")]
     webhook_base64: String,
 
-    /// Whether a sign-up fetches a QR code, so that the user sees it at once. It costs a socket to WhatsApp and the
-    /// webhooks of each new code until it is scanned, for up to 22 minutes; false leaves that to the moment when the user
-    /// asks
+    /// Whether a sign-up fetches a QR code, so that the user sees it at once. It costs a socket to
+    /// WhatsApp and the webhooks of each new code until it is scanned, for up to 22 minutes; false
+    /// leaves that to the moment when the user asks
     #[arg(long, env = "QR_AT_SIGNUP", value_name = "BOOL", default_value = "true")]
     qr_at_signup: String,
 }

@@ -1,5 +1,5 @@
-//! One attempt in three phases: claim, run, settle. Whatever ends the run of a step is an outcome: its answer, a panic, a
-//! timeout, a lost lease, a process that stops.
+//! One attempt in three phases: claim, run, settle. Whatever ends the run of a step is an outcome:
+//! its answer, a panic, a timeout, a lost lease, a process that stops.
 
 #[cfg(test)]
 mod tests;
@@ -54,7 +54,8 @@ pub type Place = OwnedSemaphorePermit;
 /// What came of a hint.
 #[derive(Debug)]
 pub enum Attempted {
-    /// The attempt ended, and the ledger says so: the run's state after it, and what became due by it.
+    /// The attempt ended, and the ledger says so: the run's state after it, and what became due by
+    /// it.
     Settled { run: RunState, due: Option<Due> },
     /// The attempt ended well, and the step after it is in this process' hands already.
     CarriedOn(Box<Next>),
@@ -62,7 +63,8 @@ pub enum Attempted {
     Refused(Refusal),
     /// Somebody else has the step, or had it.
     Stale,
-    /// The attempt ended after its lease had, and somebody else has the step now: its late settle changed nothing.
+    /// The attempt ended after its lease had, and somebody else has the step now: its late settle
+    /// changed nothing.
     Overtaken,
 }
 
@@ -180,11 +182,13 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         self.leases.must_renew(beat)
     }
 
-    /// Renews the leases that need it, once. It is the worker's heartbeat too, also where there is nothing to renew.
+    /// Renews the leases that need it, once. It is the worker's heartbeat too, also where there is
+    /// nothing to renew.
     pub async fn renew_once(&self) -> Result<()> {
         let leases = self.leases.due();
         let asked = Instant::now();
-        // A connection that has died without a word is given up while another one can still save the leases.
+        // A connection that has died without a word is given up while another one can still save
+        // the leases.
         let renewing = timeout(RENEWS_WITHIN, self.renewals.renew(&self.me, &leases));
         let kept = renewing.await.map_err(|_| Error::Late(RENEWS_WITHIN))??;
         self.leases.renewed(asked, &leases, &kept);
@@ -235,7 +239,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let step = definition.and_then(|definition| definition.step(claim.key.position));
         let workflow = self.catalog.workflow(&claim.workflow, claim.version);
         let (Some(definition), Some(step), Some(workflow)) = (definition, step, workflow) else {
-            // The ledger refuses what its own registry does not hold, and that is made of the same catalog.
+            // The ledger refuses what its own registry does not hold, and that is made of the same
+            // catalog.
             return Err(Error::Unreadable(format!("a claim of {} {}", claim.workflow, claim.version)));
         };
         let lease = Lease { key: claim.key, length: step.lease };
@@ -249,7 +254,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let began = Instant::now();
         let calls = ExclusiveCalls::new(|| lease.permission());
         let running = AssertUnwindSafe(answer(in_hand, &calls)).catch_unwind();
-        // A lease that is over goes first: after a freeze both may be ready, and then nothing more is to be sent.
+        // A lease that is over goes first: after a freeze both may be ready, and then nothing more
+        // is to be sent.
         let outcome = tokio::select! {
             biased;
             () = lease.lost() => lease_lost(),
@@ -298,8 +304,9 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         }
     }
 
-    /// Writes the attempt's end, trying again while the ledger cannot be asked: the result of a call that was made is worth
-    /// more than the time. A settle that comes too late changes nothing.
+    /// Writes the attempt's end, trying again while the ledger cannot be asked: the result of a
+    /// call that was made is worth more than the time. A settle that comes too late changes
+    /// nothing.
     async fn write(&self, in_hand: &InHand<'_>, outcome: Outcome, quiet: Quiet) -> Result<Written> {
         let InHand { claim, definition, span, .. } = in_hand;
         let plan = |outcome| {
@@ -358,8 +365,9 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         Some(Ready { step, place, span })
     }
 
-    /// Somebody else had the step before this attempt settled, and a call of it that creates or deletes had left. If this
-    /// process stood still right before it left, nothing kept the two apart.
+    /// Somebody else had the step before this attempt settled, and a call of it that creates or
+    /// deletes had left. If this process stood still right before it left, nothing kept the two
+    /// apart.
     async fn doubt(&self, claim: &Claim) {
         let (run, step, resource) = (claim.key.run, &claim.step, &claim.input.resource);
         while let Err(error) = self.ledger.doubt(run).await {
@@ -370,7 +378,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     }
 }
 
-/// The answers of a batch, each with the moment at which the batch was sent: a lease counts from there.
+/// The answers of a batch, each with the moment at which the batch was sent: a lease counts from
+/// there.
 async fn sent<T>(asking: impl Future<Output = Result<Vec<T>>>) -> Result<Vec<(T, Instant)>> {
     let sent = Instant::now();
     Ok(asking.await?.into_iter().map(|answer| (answer, sent)).collect())
@@ -387,7 +396,8 @@ impl Ready<'_> {
     }
 }
 
-/// What the workflow answers. A run's input may come from anybody: it is checked before the first step runs.
+/// What the workflow answers. A run's input may come from anybody: it is checked before the first
+/// step runs.
 async fn answer<'a>(in_hand: &'a InHand<'_>, calls: &'a ExclusiveCalls<'a>) -> Outcome {
     let InHand { claim, step, workflow, .. } = in_hand;
     if claim.key.position == 0

@@ -1,5 +1,6 @@
-//! Attempts that ask the ledger at the same moment share one transaction: questions that come while a batch is under way are
-//! in the next one. No timer is involved, so nobody waits for a batch to fill.
+//! Attempts that ask the ledger at the same moment share one transaction: questions that come while
+//! a batch is under way are in the next one. No timer is involved, so nobody waits for a batch to
+//! fill.
 
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 
@@ -28,7 +29,8 @@ impl<Q: Send + 'static, A: Send + 'static> Batch<Q, A> {
             let mut batch = Vec::with_capacity(MOST);
             while received.recv_many(&mut batch, MOST).await > 0 {
                 let (asked, waiting): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-                // A panic ends its own batch only: without this task nothing of this process would be claimed again.
+                // A panic ends its own batch only: without this task nothing of this process would
+                // be claimed again.
                 let asking = AssertUnwindSafe(async { ask(asked).await }).catch_unwind();
                 answer(waiting, asking.await.unwrap_or_else(|_| Err(Error::Panicked)));
             }

@@ -1,4 +1,5 @@
-//! Whose failure a failure is: the run's, or the host's. Attempts that ask at the same moment share one answer.
+//! Whose failure a failure is: the run's, or the host's. Attempts that ask at the same moment share
+//! one answer.
 
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ pub(super) enum Blame {
     Host,
 }
 
-/// The host is to blame where its breaker was not closed at some moment of the attempt, or where it fails the probe too.
-/// `began` says when each attempt did: a call that an outage swallowed is given up only after its timeout, and the outage may
-/// be over by then.
+/// The host is to blame where its breaker was not closed at some moment of the attempt, or where it
+/// fails the probe too. `began` says when each attempt did: a call that an outage swallowed is
+/// given up only after its timeout, and the outage may be over by then.
 pub(super) async fn blame<L: WorkerLedger>(watch: &Watch<L>, began: &[Instant]) -> Vec<Blame> {
-    // Told before it is asked: where others failed at the same moment, this is what opens the breaker.
+    // Told before it is asked: where others failed at the same moment, this is what opens the
+    // breaker.
     let gate = watch.tell().await.unwrap_or_else(|error| {
         tracing::debug!(host = watch.host, %error, "cannot ask the gate of the API's host");
         HostGate::default()

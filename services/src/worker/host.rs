@@ -1,5 +1,6 @@
-//! The API hosts that the steps of this process call. Each that has a probe is watched: its gate is told what attempts heard
-//! of it, and a failure that is the host's own is not counted as the run's.
+//! The API hosts that the steps of this process call. Each that has a probe is watched: its gate is
+//! told what attempts heard of it, and a failure that is the host's own is not counted as the
+//! run's.
 
 use std::sync::Arc;
 
@@ -65,9 +66,9 @@ impl<L: WorkerLedger> Hosts<L> {
         }
     }
 
-    /// A failure that the host is to blame for is not counted. The host is asked at every such failure, not only after some:
-    /// an outage of an hour costs even a lone run nothing, which no breaker protects, and a run that fails on its own still
-    /// dies.
+    /// A failure that the host is to blame for is not counted. The host is asked at every such
+    /// failure, not only after some: an outage of an hour costs even a lone run nothing, which no
+    /// breaker protects, and a run that fails on its own still dies.
     pub(super) async fn excuse(&self, step: &Step, outcome: Outcome, began: Instant) -> Outcome {
         let Outcome::Retry(mut failure) = outcome else { return outcome };
         // A server's own trouble may come under any status: the class knows it too.

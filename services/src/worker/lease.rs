@@ -1,5 +1,6 @@
-//! The leases of the attempts that run in this process. The process' own monotonic clock judges them, from before the claim
-//! or the renewal was sent. When in doubt a lease is over: stopping is safe, going on is not.
+//! The leases of the attempts that run in this process. The process' own monotonic clock judges
+//! them, from before the claim or the renewal was sent. When in doubt a lease is over: stopping is
+//! safe, going on is not.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -93,7 +94,8 @@ impl Entry {
 }
 
 impl Held {
-    /// Whether a call that creates or deletes may be sent: only with enough lease left for the server to finish it.
+    /// Whether a call that creates or deletes may be sent: only with enough lease left for the
+    /// server to finish it.
     pub fn permission(&self) -> Permission {
         let left = self.ends.borrow().saturating_duration_since(Instant::now());
         if left >= EXCLUSIVE_CALL { Permission::Granted } else { Permission::Withheld }
@@ -117,7 +119,8 @@ impl Held {
             if end <= Instant::now() {
                 return;
             }
-            // In a fixed order: nothing here may depend on chance, or no simulated run would replay.
+            // In a fixed order: nothing here may depend on chance, or no simulated run would
+            // replay.
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(end) => {}

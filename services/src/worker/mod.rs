@@ -1,9 +1,10 @@
 //! The worker: claims due steps, runs them, and settles.
 //!
-//! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of the attempts that run;
-//! `batch` lets attempts that claim or settle at the same moment share one transaction; `host` is an API host that steps call:
-//! `signals` tells its gate what attempts heard, and probes it; `blame` asks whose failure a failure is. A worker never
-//! decides what becomes of a step: it brings an outcome, the ledger's settlement does the rest.
+//! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of
+//! the attempts that run; `batch` lets attempts that claim or settle at the same moment share one
+//! transaction; `host` is an API host that steps call: `signals` tells its gate what attempts
+//! heard, and probes it; `blame` asks whose failure a failure is. A worker never decides what
+//! becomes of a step: it brings an outcome, the ledger's settlement does the rest.
 
 mod attempt;
 mod batch;
@@ -61,8 +62,8 @@ pub struct Deps<L, Q = Queue> {
     pub vitals: Vitals,
 }
 
-/// Runs until `shutdown`. Then nothing more is claimed, attempts that run may end within the grace period, and the rest is
-/// handed back, uncounted.
+/// Runs until `shutdown`. Then nothing more is claimed, attempts that run may end within the grace
+/// period, and the rest is handed back, uncounted.
 pub async fn run<L: WorkerLedger>(
     settings: Settings,
     deps: Deps<L>,
@@ -83,7 +84,8 @@ pub async fn run<L: WorkerLedger>(
     let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>), places);
     let runner = Arc::new(runner);
 
-    // What runs as long as the worker does. Each of them ends with this function, and this function with each that panics.
+    // What runs as long as the worker does. Each of them ends with this function, and this function
+    // with each that panics.
     let mut kept = JoinSet::new();
     kept.spawn({
         let (runner, pulse) = (runner.clone(), vitals.health.pulse("worker: renew leases"));
@@ -134,7 +136,8 @@ fn places(consumers: &[(StepName, Consumer)], shutdown: &CancellationToken) -> P
 /// How long handing back may take once the grace period is over.
 const HAND_BACK: Duration = Duration::from_secs(2);
 
-/// Ends what still runs when the grace period is over: each attempt settles as a defer, so that nothing is counted.
+/// Ends what still runs when the grace period is over: each attempt settles as a defer, so that
+/// nothing is counted.
 async fn let_go_after(shutdown: CancellationToken, grace: Duration, leases: Arc<Leases>) {
     shutdown.cancelled().await;
     tokio::time::sleep(grace).await;

@@ -1,5 +1,6 @@
-//! What the attempts of this process hear of an API host is told to the host's gate in batches, and a host whose breaker is
-//! open is probed. A settle never waits for this, and good answers are told only where they are news.
+//! What the attempts of this process hear of an API host is told to the host's gate in batches, and
+//! a host whose breaker is open is probed. A settle never waits for this, and good answers are told
+//! only where they are news.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -154,7 +155,8 @@ pub struct Watch<L> {
 }
 
 impl<L: WorkerLedger> Watch<L> {
-    /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never returns.
+    /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never
+    /// returns.
     pub async fn run(&self, pulse: Pulse) -> Infallible {
         let mut unasked = Said::default();
         loop {

@@ -1,5 +1,6 @@
-//! Compares a recorded body with a simulated one: the same keys and types everywhere, the same values but for those
-//! that a server makes up (ids, times, tokens, QR codes), which must have the same form.
+//! Compares a recorded body with a simulated one: the same keys and types everywhere, the same
+//! values but for those that a server makes up (ids, times, tokens, QR codes), which must have the
+//! same form.
 
 use serde_json::Value;
 use tests::evolution::Body;

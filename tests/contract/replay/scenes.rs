@@ -1,5 +1,5 @@
-//! What happened on the recorded server between two exchanges, by the id of the second: how long it was, what the
-//! server was, and who paired a phone, killed it or stopped its database.
+//! What happened on the recorded server between two exchanges, by the id of the second: how long it
+//! was, what the server was, and who paired a phone, killed it or stopped its database.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ impl Stage {
             "fetch.empty" => *self = Self::new(),
             "http.head" => self.plant(Planted::new("big2", "t")),
             "rabbit.create.inline" => *self = Self::with(Config { rabbitmq: true, ..config() }),
-            // One server from here to `global.*`; DEL_INSTANCE=1 was read as a boolean and did nothing.
+            // One server from here to `global.*`; DEL_INSTANCE=1 was read as a boolean and did
+            // nothing.
             "global.create" => *self = Self::with(Config { rabbitmq: true, qr_limit: 1, ..config() }),
             "offline.root" => {
                 let two_minutes = Some(Duration::from_secs(120));

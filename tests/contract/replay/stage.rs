@@ -1,5 +1,6 @@
-//! Sets the scene for each recorded exchange: the time that passed before it, what the recording did to the server
-//! in between without an exchange (pairing a phone, killing it, stopping its database), and names for placeholders.
+//! Sets the scene for each recorded exchange: the time that passed before it, what the recording
+//! did to the server in between without an exchange (pairing a phone, killing it, stopping its
+//! database), and names for placeholders.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What depends on the state of the database is looked at again by every `migrate`, and what is gone is said by `--check`.
+//! What depends on the state of the database is looked at again by every `migrate`, and what is
+//! gone is said by `--check`.
 
 use uuid::Uuid;
 

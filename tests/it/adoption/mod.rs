@@ -1,5 +1,6 @@
-//! A real project is taken over without hurting anybody in it: what does not fit is refused whole, what is gone is brought back,
-//! what was there before waits for a person's word, and nobody's sign-up waits for us.
+//! A real project is taken over without hurting anybody in it: what does not fit is refused whole,
+//! what is gone is brought back, what was there before waits for a person's word, and nobody's
+//! sign-up waits for us.
 
 mod adapted;
 mod choices;

@@ -1,5 +1,5 @@
-//! A database that cannot be built on: all of it is said at once, and nothing is changed. And rows that are not as expected:
-//! whatever became of the tables, no trigger of ours raises.
+//! A database that cannot be built on: all of it is said at once, and nothing is changed. And rows
+//! that are not as expected: whatever became of the tables, no trigger of ours raises.
 
 use uuid::Uuid;
 

@@ -1,4 +1,5 @@
-//! The column `status` of an instance: the guide reads it, the app knows nothing of it, and whole rows can be written all the same.
+//! The column `status` of an instance: the guide reads it, the app knows nothing of it, and whole
+//! rows can be written all the same.
 
 use uuid::Uuid;
 

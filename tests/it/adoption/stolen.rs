@@ -1,5 +1,5 @@
-//! Whose instance is it? A user whom the app lets write their own instance row names another tenant's: nothing is taken over that
-//! is not derived from its own user, but by a person's word.
+//! Whose instance is it? A user whom the app lets write their own instance row names another
+//! tenant's: nothing is taken over that is not derived from its own user, but by a person's word.
 
 use uuid::Uuid;
 

@@ -1,4 +1,5 @@
-//! Sign-ups that the trigger missed: the finder gives them what the trigger would have, and finds them however old they look.
+//! Sign-ups that the trigger missed: the finder gives them what the trigger would have, and finds
+//! them however old they look.
 
 use uuid::Uuid;
 
@@ -38,7 +39,8 @@ async fn a_sign_up_that_the_finder_picks_up_keeps_its_trace() {
     assert_eq!(services.one::<i64>("select count(*) from sluice.audit").await, 0, "it is no hand-made SQL");
 }
 
-/// A user who is older than the adoption, and whose profile is made later, on profiles that keep no moment.
+/// A user who is older than the adoption, and whose profile is made later, on profiles that keep no
+/// moment.
 #[tokio::test]
 async fn an_old_users_profile_that_is_made_now_is_found() {
     let app = App::new().await;

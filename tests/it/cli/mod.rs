@@ -1,5 +1,5 @@
-//! The command line as a person and a script use it: the real program, as the services' own role, on a database with runs
-//! that the ledger made.
+//! The command line as a person and a script use it: the real program, as the services' own role,
+//! on a database with runs that the ledger made.
 
 mod dead_letters;
 mod queue;

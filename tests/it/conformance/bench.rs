@@ -1,4 +1,5 @@
-//! A ledger to try things on: definitions with small budgets, and the few moves that every behaviour is made of.
+//! A ledger to try things on: definitions with small budgets, and the few moves that every
+//! behaviour is made of.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -41,7 +42,8 @@ pub const VERIFY: &str = "verify";
 /// The steps of `provision-instance`.
 pub const STEPS: [&str; 3] = [CREATE, CONFIGURE, VERIFY];
 
-/// Long beside the time that a slow machine takes for a test's own calls, short beside what the tests let go by.
+/// Long beside the time that a slow machine takes for a test's own calls, short beside what the
+/// tests let go by.
 pub const LEASE: Duration = Duration::from_secs(10);
 pub const DEADLINE: Duration = Duration::from_secs(3600);
 /// Longer than any delay of the policies.

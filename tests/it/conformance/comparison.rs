@@ -45,7 +45,8 @@ impl Subject {
         if self.queue() == *self.steps.last().unwrap() { Place::Last } else { Place::Inner }
     }
 
-    /// What can happen to a step in that place: the first one has nothing to send back to, the last nobody to send it back.
+    /// What can happen to a step in that place: the first one has nothing to send back to, the last
+    /// nobody to send it back.
     fn moves(&self) -> Vec<Move> {
         let mut moves = vec![
             Move::Claim,
@@ -58,7 +59,8 @@ impl Subject {
             Move::Cancel,
             Move::Revive,
         ];
-        // With no send-backs left it is the earlier step's `Rerun` that decides: tried from the other end.
+        // With no send-backs left it is the earlier step's `Rerun` that decides: tried from the
+        // other end.
         let sends_back = self.position > 0 && self.limits.send_backs > 0;
         moves.extend(sends_back.then_some(Move::SendBack));
         moves.extend((self.place() == Place::Inner).then_some(Move::Rerun));
@@ -70,7 +72,8 @@ impl Subject {
 struct Held {
     subject: Subject,
     run: RunId,
-    /// The claim of the attempt that is running; else one that a confused worker might think it has.
+    /// The claim of the attempt that is running; else one that a confused worker might think it
+    /// has.
     claim: Claim,
 }
 
@@ -252,7 +255,8 @@ async fn expire(bench: &Bench<impl World>, held: &Held) {
     bench.write(bench.plan_rescue(&expired(&held.claim))).await;
 }
 
-/// The next step sends the run back to this one; where it cannot be running, a forged settlement says that it does.
+/// The next step sends the run back to this one; where it cannot be running, a forged settlement
+/// says that it does.
 async fn rerun(bench: &Bench<impl World>, held: &Held) {
     let next = held.subject.position + 1;
     let queue = held.subject.steps[usize::try_from(next).unwrap()];

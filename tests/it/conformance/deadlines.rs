@@ -1,4 +1,5 @@
-//! A run's deadline: judged on due steps, and not while a gate holds them or a limit lets them wait.
+//! A run's deadline: judged on due steps, and not while a gate holds them or a limit lets them
+//! wait.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Sessions that meet in the middle of each other's statements. The test holds a row that they need, waits until they stand
-//! before it, and lets go: the worst moment, each time.
+//! Sessions that meet in the middle of each other's statements. The test holds a row that they
+//! need, waits until they stand before it, and lets go: the worst moment, each time.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ use super::{
 /// Rows in the test's own hands, until it lets go of them.
 struct Held {
     rows: Transaction<'static, Driver>,
-    /// Who looks is not the one who holds: a transaction sees `pg_stat_activity` as it was when it first looked.
+    /// Who looks is not the one who holds: a transaction sees `pg_stat_activity` as it was when it
+    /// first looked.
     pool: PgPool,
 }
 
@@ -142,7 +143,8 @@ pub async fn of_two_claims_at_a_half_open_breaker_one_wins(bench: &Bench<InPostg
     assert_eq!(won, 1, "{claimed:?}");
 }
 
-/// The step becomes due anew while a claim stands before its row. The claim's answer, and the new key.
+/// The step becomes due anew while a claim stands before its row. The claim's answer, and the new
+/// key.
 async fn overtake(bench: &Bench<InPostgres>, key: DueKey) -> (Claimed, DueKey) {
     let new = DueKey { generation: key.generation + 1, ..key };
     let mut held = Held::by(bench, STEP_ROWS).await;

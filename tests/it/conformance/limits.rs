@@ -1,5 +1,5 @@
-//! Limits: how many steps start in a second, and how many run at once. A claim is a start; the gate's row keeps the count, so
-//! that any number of workers share it.
+//! Limits: how many steps start in a second, and how many run at once. A claim is a start; the
+//! gate's row keeps the count, so that any number of workers share it.
 
 use std::time::{Duration, Instant};
 

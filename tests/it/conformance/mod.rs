@@ -1,6 +1,6 @@
-//! One suite for both ledgers: what a ledger must do, whatever it is made of. Each behaviour is a function over a `Bench`;
-//! the list at the end runs it on the model, on the ledger in Postgres, and on that one through a transaction pooler. Time is
-//! set, never slept through.
+//! One suite for both ledgers: what a ledger must do, whatever it is made of. Each behaviour is a
+//! function over a `Bench`; the list at the end runs it on the model, on the ledger in Postgres,
+//! and on that one through a transaction pooler. Time is set, never slept through.
 
 mod announcing;
 pub mod bench;
@@ -30,8 +30,9 @@ mod traces;
 mod waiting;
 pub mod world;
 
-/// Both ledgers run exactly the same list, Postgres also behind a transaction pooler: a macro, so that none can be left out.
-/// After the semicolon, what only Postgres can meet: sessions that wait for each other's locks, its SQL, and an outage.
+/// Both ledgers run exactly the same list, Postgres also behind a transaction pooler: a macro, so
+/// that none can be left out. After the semicolon, what only Postgres can meet: sessions that wait
+/// for each other's locks, its SQL, and an outage.
 macro_rules! conformance {
     ($($module:ident: [$($behaviour:ident),* $(,)?]),*; $($own:ident: [$($ours:ident),* $(,)?]),* $(,)?) => {
         mod in_memory {
@@ -71,8 +72,8 @@ macro_rules! conformance {
             $($(stringify!($ours),)*)*
         ];
 
-        /// A behaviour by its name, on a database that may lack a guard. Each begins in a function of its own:
-        /// all of them in one would not fit on a stack.
+        /// A behaviour by its name, on a database that may lack a guard. Each begins in a function
+        /// of its own: all of them in one would not fit on a stack.
         #[cfg(feature = "mutants")]
         pub async fn behave(name: &str, bench: &bench::Bench<postgres::InPostgres>) {
             type Subject = bench::Bench<postgres::InPostgres>;

@@ -1,5 +1,6 @@
-//! The ledger in Postgres as the suite sees it: a fresh database with the app's tables and ours, the ledger working as the
-//! services' own role. Time goes by in that every moment in the ledger's tables moves back.
+//! The ledger in Postgres as the suite sees it: a fresh database with the app's tables and ours,
+//! the ledger working as the services' own role. Time goes by in that every moment in the ledger's
+//! tables moves back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -223,7 +224,8 @@ impl World for InPostgres {
     }
 
     async fn rows(&self) -> String {
-        // With the transaction that wrote each: a row that was written as it was is written all the same.
+        // With the transaction that wrote each: a row that was written as it was is written all the
+        // same.
         let tables =
             "select format('select %L || xmin || %L || row::text from %s as row', table_name || ' ', ' ', table_name)
              from (

@@ -1,4 +1,5 @@
-//! A later step finds that an earlier one's effect is gone: the run goes back, a bounded number of times.
+//! A later step finds that an earlier one's effect is gone: the run goes back, a bounded number of
+//! times.
 
 use sluice::ledger::{Changed, OperatorLedger};
 use workflows::state::{DeathReason, RunState, Spent, StepState};

@@ -1,4 +1,5 @@
-//! From `running` to wherever the attempt led: written once, as a whole, by whoever holds the token.
+//! From `running` to wherever the attempt led: written once, as a whole, by whoever holds the
+//! token.
 
 use serde_json::json;
 use sluice::ledger::{Claim, Claimed, Settled, settlement::Quiet};

@@ -1,5 +1,6 @@
-//! Everybody at once, on few rows: workers that claim and settle batches in any order, renewals of the same steps, people who
-//! cancel, revive and close gates, relays that start, rescue and take in. Whatever meets, nobody waits in a circle.
+//! Everybody at once, on few rows: workers that claim and settle batches in any order, renewals of
+//! the same steps, people who cancel, revive and close gates, relays that start, rescue and take
+//! in. Whatever meets, nobody waits in a circle.
 
 use std::{
     collections::BTreeMap,

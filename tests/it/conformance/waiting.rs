@@ -1,5 +1,5 @@
-//! What waits to be pushed: what is due, and let through by its gates. Reading it changes nothing, and a step waits until a
-//! claim has won it.
+//! What waits to be pushed: what is due, and let through by its gates. Reading it changes nothing,
+//! and a step waits until a claim has won it.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What the suite must see and do beyond the ledger's own verbs: look at rows, set the time, set gates, be the app's user.
+//! What the suite must see and do beyond the ledger's own verbs: look at rows, set the time, set
+//! gates, be the app's user.
 
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ pub trait World {
     async fn events(&self, run: RunId) -> Vec<String>;
     async fn resource(&self, name: &ResourceName) -> ResourceSeen;
     async fn is_busy(&self, resource: &ResourceName) -> bool;
-    /// Every row of the ledger but heartbeats, as text: the same text twice means that nothing was written in between.
+    /// Every row of the ledger but heartbeats, as text: the same text twice means that nothing was
+    /// written in between.
     async fn rows(&self) -> String;
     /// What the ledger's rows say against the invariants, a line each.
     async fn violations(&self) -> Vec<String>;

@@ -1,5 +1,6 @@
-//! What stays behind: after many runs and many restarts of workers nothing is larger than it was at half the way.
-//! `LEVEL_RUNS` and `LEVEL_RESTARTS` set how many; `make full` takes 100,000 and 1,000.
+//! What stays behind: after many runs and many restarts of workers nothing is larger than it was at
+//! half the way. `LEVEL_RUNS` and `LEVEL_RESTARTS` set how many; `make full` takes 100,000 and
+//! 1,000.
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _};
 
@@ -61,7 +62,8 @@ async fn after_many_runs_and_restarts_nothing_has_grown_since_half_the_way() {
     assert!(done[1].values().sum::<i64>() > 0, "nothing was measured");
 }
 
-/// So many rounds: every user is asked for again, while workers come and go in good order, and now and then one is killed.
+/// So many rounds: every user is asked for again, while workers come and go in good order, and now
+/// and then one is killed.
 async fn half(engine: &mut Engine, rounds: usize, restarts: usize) {
     engine.stop = CancellationToken::new();
     engine.start_relay().await;
@@ -99,7 +101,8 @@ async fn start_one(engine: &mut Engine) -> CancellationToken {
     stop
 }
 
-/// One user's webhook cannot be set, until the rule is taken away; and somebody pauses a step for a moment.
+/// One user's webhook cannot be set, until the rule is taken away; and somebody pauses a step for a
+/// moment.
 async fn one_fails(engine: &Engine) {
     let name: String = engine.app.superuser().await.one("select min(name) from sluice.resource").await;
     let fault = Fault::Error { status: 500, body: None, stage: Stage::BeforeWork };
@@ -134,7 +137,8 @@ async fn redis() -> ::redis::aio::MultiplexedConnection {
     client.get_multiplexed_async_connection().await.unwrap()
 }
 
-/// How many hints Redis holds, over all steps: also those that were fetched by a worker which is gone.
+/// How many hints Redis holds, over all steps: also those that were fetched by a worker which is
+/// gone.
 async fn held(engine: &Engine) -> i64 {
     let mut redis = redis().await;
     let mut held = 0;
@@ -189,7 +193,8 @@ fn compare(half: &Sizes, end: &Sizes) -> (Vec<String>, String) {
     for (what, after) in end {
         let before = half.get(what).copied().unwrap_or_default();
         let _ = writeln!(table, "{what:<36}{before:>10}{after:>10}");
-        // A timer or two may stand differently: bytes of a number's digits, a key that expires in a second.
+        // A timer or two may stand differently: bytes of a number's digits, a key that expires in a
+        // second.
         let most = before + if what.starts_with("bytes") { 256 + before / 20 } else { 2 };
         if *after > most {
             grown.push(format!("{what}: {before} at half the way, {after} at the end"));

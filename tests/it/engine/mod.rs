@@ -1,4 +1,5 @@
-//! The engine in one process: relay and worker over a real Postgres and Redis and the simulated Evolution API.
+//! The engine in one process: relay and worker over a real Postgres and Redis and the simulated
+//! Evolution API.
 
 mod adopted;
 mod announced;

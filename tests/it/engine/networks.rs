@@ -1,5 +1,5 @@
-//! Networks that are cut, and networks that stand still without a word, between a role and its servers. They cost time: no
-//! attempt, no crash, no instance made twice.
+//! Networks that are cut, and networks that stand still without a word, between a role and its
+//! servers. They cost time: no attempt, no crash, no instance made twice.
 
 use sluice::ledger::RelayLedger;
 use tests::{
@@ -34,7 +34,8 @@ async fn proxy_to_postgres(engine: &Engine) -> Proxy {
     Proxy::to(engine.app.options().get_port()).await.unwrap()
 }
 
-/// Calls that set a webhook take their time, so that steps are under way for as long as a test needs them to be.
+/// Calls that set a webhook take their time, so that steps are under way for as long as a test
+/// needs them to be.
 fn slow_webhooks(engine: &Engine) {
     let fault = Fault::Latency { ms: 9_000, stage: Stage::BeforeWork };
     let rule = Rule { route: Some(Route::WebhookSet), name_prefix: None, when: When::Always, fault };
@@ -145,7 +146,8 @@ async fn a_network_between_worker_and_redis_that_stands_still_loses_nothing_and_
     assert_no_crash_was_counted(engine).await;
 }
 
-/// Longer than the server's own limit on a statement: only a network that says nothing any more takes so long.
+/// Longer than the server's own limit on a statement: only a network that says nothing any more
+/// takes so long.
 #[tokio::test]
 async fn a_question_to_a_postgres_that_says_nothing_any_more_is_given_up() {
     let engine = Engine::idle(App::migrated().await, Options::default()).await;
@@ -164,7 +166,8 @@ async fn a_question_to_a_postgres_that_says_nothing_any_more_is_given_up() {
     assert!(began.elapsed() < Duration::from_secs(41), "given up only after {:?}", began.elapsed());
 }
 
-/// The question was on its way while the network stood still, and so were the renewals that would have answered it.
+/// The question was on its way while the network stood still, and so were the renewals that would
+/// have answered it.
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_leases_that_were_long_in_coming_are_looked_for_again_before_anybody_is_taken_for_dead() {
     let engine = Engine::idle(App::migrated().await, Options::default()).await;

@@ -1,4 +1,5 @@
-//! What the app's own schema or sessions refuse us: it is tried again, and neither loops nor overwrites what came later.
+//! What the app's own schema or sessions refuse us: it is tried again, and neither loops nor
+//! overwrites what came later.
 
 use sluice::ledger::{By, Intake, OperatorLedger, RelayLedger};
 

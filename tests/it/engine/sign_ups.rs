@@ -68,8 +68,8 @@ async fn a_burst_of_sign_ups_makes_each_instance_once() {
     engine.stop().await;
 }
 
-/// Fifty producers at once, three times over, where the replaced set-up had two: upserts of the queue row, rows set back by
-/// hand, and roles that stop and start in between.
+/// Fifty producers at once, three times over, where the replaced set-up had two: upserts of the
+/// queue row, rows set back by hand, and roles that stop and start in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_requests_for_one_user_make_one_instance() {
     let mut engine = Engine::start().await;
@@ -100,7 +100,8 @@ async fn fifty_requests_for_one_user_make_one_instance() {
     engine.stop().await;
 }
 
-/// What producers of the replaced set-up sent: the old trigger's upsert, the front end's, and the guide's reset.
+/// What producers of the replaced set-up sent: the old trigger's upsert, the front end's, and the
+/// guide's reset.
 const REQUESTS: [&str; 3] = [
     "insert into evolution_instance_creation_queue (user_id, request_id, status)
      values ('{user}', gen_random_uuid(), 'pending') on conflict (user_id) do update set status = 'pending'",

@@ -1,5 +1,5 @@
-//! That every scraper can read what every role shows: Prometheus' own tool for its older format, a strict reader for
-//! OpenMetrics.
+//! That every scraper can read what every role shows: Prometheus' own tool for its older format, a
+//! strict reader for OpenMetrics.
 
 use std::{io::Write, process::Stdio};
 

@@ -15,7 +15,8 @@ async fn promtool(arguments: &[&str]) -> String {
     said
 }
 
-/// The metrics that a query names: its words outside of texts, braces and label lists that are no function, no keyword.
+/// The metrics that a query names: its words outside of texts, braces and label lists that are no
+/// function, no keyword.
 pub fn names_in(expr: &str) -> BTreeSet<String> {
     const KEYWORDS: [&str; 15] = [
         "by",

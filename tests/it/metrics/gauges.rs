@@ -21,7 +21,8 @@ use crate::app::App;
 const HOST: &str = "evolution.example.com";
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A database with the queues of two workflows that share a step, and its ledger, which works as the services' own role.
+/// A database with the queues of two workflows that share a step, and its ledger, which works as
+/// the services' own role.
 async fn ledger() -> (App, Postgres) {
     let app = App::migrated().await;
     let ledger = ledger_of(&app).await;
@@ -153,7 +154,8 @@ async fn of_a_half_open_breaker_all_work_is_held_but_the_run_that_is_let_through
     assert!(one.taken.gates.iter().all(|gate| gate.passes), "{one:?}");
 }
 
-/// Issue 15: with hundreds of steps in Redis and in workers' hands, age and depth said that there was nothing to do.
+/// Issue 15: with hundreds of steps in Redis and in workers' hands, age and depth said that there
+/// was nothing to do.
 #[tokio::test]
 async fn the_scaling_signal_sees_what_workers_hold() {
     let (app, ledger) = ledger().await;
@@ -258,7 +260,8 @@ async fn a_long_queue_is_counted_up_to_a_bound_through_its_indexes() {
     let (app, _) = ledger().await;
     let mut session = app.superuser().await;
     let name: String = session.one("select current_database()::text").await;
-    // Neither its runs nor its triggers matter here. A Postgres that compiled the statement would need longer than it is given.
+    // Neither its runs nor its triggers matter here. A Postgres that compiled the statement would
+    // need longer than it is given.
     session
         .run(&format!(
             "alter database {name} set jit = on;

@@ -1,4 +1,5 @@
-//! Metrics and health of the roles as separate processes, and the files in deploy/ that are made for them.
+//! Metrics and health of the roles as separate processes, and the files in deploy/ that are made
+//! for them.
 
 mod exposition;
 mod files;
@@ -168,8 +169,9 @@ async fn sign_up(fleet: &Fleet, user: Uuid) {
         .unwrap();
 }
 
-/// One whose worker waits in `configure-webhooks` for an answer of the API that takes a minute, and has just renewed its lease:
-/// whoever kills it now kills it between two beats. One that dies in a beat may count as one that lost its lease.
+/// One whose worker waits in `configure-webhooks` for an answer of the API that takes a minute, and
+/// has just renewed its lease: whoever kills it now kills it between two beats. One that dies in a
+/// beat may count as one that lost its lease.
 async fn fleet_in_a_long_call() -> Fleet {
     let mut fleet = fleet().await;
     let user = Uuid::new_v4();

@@ -1,5 +1,5 @@
-//! A strict reader of OpenMetrics' text: what it takes, every scraper takes. It knows the kinds that we show, and wants a
-//! type and a help of every family.
+//! A strict reader of OpenMetrics' text: what it takes, every scraper takes. It knows the kinds
+//! that we show, and wants a type and a help of every family.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -98,7 +98,8 @@ async fn a_real_prometheus_scrapes_every_role_and_loads_the_alerts() {
     check_rules(&prometheus.ask("/api/v1/rules").await).await;
 }
 
-/// Each alert says how bad it is, what it is, and which command to run first: one that the program knows.
+/// Each alert says how bad it is, what it is, and which command to run first: one that the program
+/// knows.
 async fn check_rules(loaded: &Value) {
     let rules = loaded["groups"][0]["rules"].as_array().unwrap();
     assert!(rules.len() >= 7);

@@ -1,5 +1,6 @@
-//! Sluice behind a real transaction pooler: the program as a user starts it, with PgBouncer between it and Postgres. What
-//! the ledger does there is in the conformance suite, which runs through the same pooler.
+//! Sluice behind a real transaction pooler: the program as a user starts it, with PgBouncer between
+//! it and Postgres. What the ledger does there is in the conformance suite, which runs through the
+//! same pooler.
 
 mod listening;
 mod modes;
@@ -18,8 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 static SHARED: OnceCell<PgBouncer> = OnceCell::const_new();
 
-/// The pooler before the Postgres that all tests share, whose clients work as the services' own role. It gives the next
-/// transaction the backend that has rested longest, so that what is left behind on one is missed at once.
+/// The pooler before the Postgres that all tests share, whose clients work as the services' own
+/// role. It gives the next transaction the backend that has rested longest, so that what is left
+/// behind on one is missed at once.
 pub async fn shared() -> &'static PgBouncer {
     SHARED.get_or_init(async || start(options().set("server_round_robin", "1")).await).await
 }

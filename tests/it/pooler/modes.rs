@@ -1,4 +1,5 @@
-//! A pooler in another mode than the settings say: found before anything is done, and answered with the setting to change.
+//! A pooler in another mode than the settings say: found before anything is done, and answered with
+//! the setting to change.
 
 use tests::servers::pgbouncer::Mode;
 
@@ -54,7 +55,8 @@ async fn a_pooler_in_session_mode_is_a_session_and_listens() {
     assert!(!log.contains("polling"), "{log}");
 }
 
-/// What stands in between is asked by a second connection, and does not matter enough to be without the first.
+/// What stands in between is asked by a second connection, and does not matter enough to be without
+/// the first.
 #[tokio::test]
 async fn a_command_works_on_the_last_connection_of_a_pooler() {
     let pooler = start(options().mode(Mode::Session).connections(1)).await;

@@ -8,7 +8,8 @@ use super::*;
 const STEPS: [&str; 4] = ["worker", "create-instance", "configure-webhooks", "verify"];
 const NO_LISTEN: &str = "no connection for LISTEN: requests are found by polling";
 
-/// A relay and two workers, each with more connections of its own than the pooler has for all of them.
+/// A relay and two workers, each with more connections of its own than the pooler has for all of
+/// them.
 async fn start_roles(fleet: &mut Fleet) {
     fleet.start(&["relay"]).await;
     fleet.start(&STEPS).await;
@@ -26,7 +27,8 @@ async fn until_all_are_ready(fleet: &Fleet, users: usize) {
     fleet.until("all are ready", &completed).await;
 }
 
-/// Each instance was made once, and nothing was counted against a run. A lease may have ended while nobody could renew it.
+/// Each instance was made once, and nothing was counted against a run. A lease may have ended while
+/// nobody could renew it.
 async fn assert_nothing_was_lost_or_done_twice(fleet: &Fleet, api: &Server, users: usize) {
     let (made, duplicates, overlaps) = api.with(|world, _| {
         let journal = world.journal();

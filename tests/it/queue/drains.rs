@@ -48,7 +48,8 @@ async fn what_was_fetched_and_not_claimed_when_the_drain_ends_comes_again() {
         clinging.shutdown.cancel();
         assert_eq!(clinging.task.await.unwrap(), Drained { abandoned: 3 });
 
-        // The handlers are gone, and with them their deliveries; those that the test has in hand are claimed by nobody.
+        // The handlers are gone, and with them their deliveries; those that the test has in hand
+        // are claimed by nobody.
         let mut second = Consuming::start(&queue, 3);
         second.take_all(&queue, &pushed, &mut Vec::new()).await;
     })

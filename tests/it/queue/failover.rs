@@ -1,4 +1,5 @@
-//! A Redis that is not the right one any more: its connections stand, and lead to a server that takes no hints.
+//! A Redis that is not the right one any more: its connections stand, and lead to a server that
+//! takes no hints.
 
 use tests::servers::Proxy;
 

@@ -1,5 +1,5 @@
-//! The queue against a real Redis, which each test starts for itself and may kill, freeze or wipe. What holds for one transport
-//! holds for both.
+//! The queue against a real Redis, which each test starts for itself and may kill, freeze or wipe.
+//! What holds for one transport holds for both.
 
 mod checks;
 mod drains;
@@ -156,8 +156,8 @@ impl Consuming {
         keys
     }
 
-    /// Takes what comes until all that is `wanted` was seen, and pushes what was not seen every half second, as a relay's scan
-    /// does: what a dead worker had in hand comes again.
+    /// Takes what comes until all that is `wanted` was seen, and pushes what was not seen every
+    /// half second, as a relay's scan does: what a dead worker had in hand comes again.
     async fn take_all(&mut self, queue: &Queue, wanted: &[Hint], seen: &mut Vec<DueKey>) {
         let mut scan = tokio::time::interval(Duration::from_millis(500));
         let mut missing: BTreeMap<DueKey, &Hint> = wanted.iter().map(|hint| (hint.key, hint)).collect();
@@ -189,7 +189,8 @@ impl Consuming {
     }
 }
 
-/// A consumer that is given `count` hints and acknowledges none, as a worker whose claims take long.
+/// A consumer that is given `count` hints and acknowledges none, as a worker whose claims take
+/// long.
 struct Clinging {
     held: Vec<Delivery>,
     task: JoinHandle<Drained>,

@@ -89,7 +89,8 @@ async fn thousands_of_hints_and_killed_workers_leave_no_keys_behind() {
         let mut last = Consuming::start(&queue, 5);
         last.take_all(&queue, &pushed, &mut seen).await;
 
-        // Of the one worker of apalis-redis that lives: that it is registered, its metadata, and its sign of life.
+        // Of the one worker of apalis-redis that lives: that it is registered, its metadata, and
+        // its sign of life.
         let most = if setup.transport == Transport::Lists { 0 } else { 3 };
         let mut keys = Vec::new();
         let level = until(SOON, async || {

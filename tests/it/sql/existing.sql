@@ -1,6 +1,7 @@
--- The database of the replaced set-up after some weeks of use, run after supabase.sql by `app_postgres`: its tables
--- and trigger in the shape that they have in the field, and rows in every state.
--- Users are 00000000-0000-4000-8000-0000000000NN; the comments beside them say what each is for.
+-- The database of the replaced set-up after some weeks of use, run after supabase.sql by
+-- `app_postgres`: its tables and trigger in the shape that they have in the field, and rows in
+-- every state. Users are 00000000-0000-4000-8000-0000000000NN; the comments beside them say what
+-- each is for.
 
 create table public.evolution_instances (
   id uuid primary key default gen_random_uuid(),
@@ -101,7 +102,8 @@ select
   jsonb_build_object('full_name', format('User %s', number))
 from generate_series(1, 12) as number;
 
--- The trigger has queued all twelve. Now they get their histories, after noon, so that no run of the tests straddles a day.
+-- The trigger has queued all twelve. Now they get their histories, after noon, so that no run of
+-- the tests straddles a day.
 update public.evolution_instance_creation_queue as queue
 set
   status = history.status,

@@ -1,4 +1,5 @@
-//! One behaviour on a ledger that lacks one guard, in a thread and a runtime of its own: what it does there is up to it.
+//! One behaviour on a ledger that lacks one guard, in a thread and a runtime of its own: what it
+//! does there is up to it.
 
 use std::{any::Any, panic, thread, time::Duration};
 
@@ -46,8 +47,8 @@ pub fn try_out(guard: Option<&'static Guard>, behaviour: &'static str) -> Verdic
     }
 }
 
-/// Puts what has the guard in its place without it. A view of one table is read without that table's name, which not every
-/// version of Postgres prints.
+/// Puts what has the guard in its place without it. A view of one table is read without that
+/// table's name, which not every version of Postgres prints.
 async fn take_away(world: &mut InPostgres, guard: &Guard) -> Result<(), Verdict> {
     let definitions: Vec<String> = sqlx::query_scalar(
         "select pg_get_functiondef(oid)
@@ -78,7 +79,8 @@ async fn take_away(world: &mut InPostgres, guard: &Guard) -> Result<(), Verdict>
     Ok(())
 }
 
-/// What the ledger or the behaviour said, on one line. 42: Postgres could not make sense of a statement within.
+/// What the ledger or the behaviour said, on one line. 42: Postgres could not make sense of a
+/// statement within.
 fn judge(said: &str) -> Verdict {
     let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.contains("code: \"42") {

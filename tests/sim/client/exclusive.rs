@@ -1,4 +1,5 @@
-//! Calls that create or delete: what may happen between the check of the lease and their end, and who meets whom at a name.
+//! Calls that create or delete: what may happen between the check of the lease and their end, and
+//! who meets whom at a name.
 
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use crate::{
 };
 
 impl Client {
-    /// A call that creates or deletes. Between the check of the lease, which was just made, and the call, the process may
-    /// freeze: then the call leaves when it thaws, whatever became of the lease.
+    /// A call that creates or deletes. Between the check of the lease, which was just made, and the
+    /// call, the process may freeze: then the call leaves when it thaws, whatever became of the
+    /// lease.
     pub(super) async fn ask_exclusive<T>(
         &self,
         call: Call,
@@ -59,7 +61,8 @@ impl Client {
         })
     }
 
-    /// The call was about to be sent: it is, once the process thaws, even though nobody may be left to wait for its answer.
+    /// The call was about to be sent: it is, once the process thaws, even though nobody may be left
+    /// to wait for its answer.
     async fn exchange_late(
         &self,
         request: Request,
@@ -131,7 +134,8 @@ impl Stage {
         let claimed_before = facts.exclusive_claims.get(name).copied().unwrap_or_default() > 1;
         let unprotected = facts.unprotected.contains_key(name);
         if there && claimed_before && !unprotected && slow {
-            // It was made after the look, by a call of which nobody knew any more that it was under way.
+            // It was made after the look, by a call of which nobody knew any more that it was under
+            // way.
             facts.unprotected.insert(name.clone(), "overlap.slow_server");
             drop(facts);
             self.log.hit("overlap.slow_server");

@@ -1,4 +1,5 @@
-//! The checks at the moment of each verb: I9, that a claim is won once, and that nothing starts behind a closed gate.
+//! The checks at the moment of each verb: I9, that a claim is won once, and that nothing starts
+//! behind a closed gate.
 
 use sluice::ledger::{Claimed, DueKey, Key, Refusal, Settled, Settlement, settlement};
 use tests::ledger::Step;

@@ -1,4 +1,5 @@
-//! The simulated Evolution API, in a process of its own so that its time can be told from the others'.
+//! The simulated Evolution API, in a process of its own so that its time can be told from the
+//! others'.
 
 use std::{collections::BTreeMap, time::Duration};
 

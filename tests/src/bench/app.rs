@@ -1,5 +1,6 @@
-//! The app whose users sign up: clients that insert users, as Supabase's auth does, and a look at the rows that a user sees.
-//! The look costs Postgres next to nothing and its process is left out of the CPU that is counted.
+//! The app whose users sign up: clients that insert users, as Supabase's auth does, and a look at
+//! the rows that a user sees. The look costs Postgres next to nothing and its process is left out
+//! of the CPU that is counted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +35,8 @@ pub struct Together {
     pub committed: f64,
 }
 
-/// One user's way, by Postgres' clock in seconds: when the sign-up's transaction began, and when the run ended well.
+/// One user's way, by Postgres' clock in seconds: when the sign-up's transaction began, and when
+/// the run ended well.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub struct Way {
     pub signed_up: f64,
@@ -50,7 +52,8 @@ impl Way {
 /// A steady stream that was sent.
 pub struct Stream {
     pub users: Vec<Uuid>,
-    /// How long each sign-up's own transaction took, waiting for a connection included, in milliseconds.
+    /// How long each sign-up's own transaction took, waiting for a connection included, in
+    /// milliseconds.
     pub commits: Vec<f64>,
     pub seconds: f64,
 }
@@ -100,7 +103,8 @@ impl App {
         Ok(user)
     }
 
-    /// Opens every connection: each signs one user up, all before the first lets go of its connection.
+    /// Opens every connection: each signs one user up, all before the first lets go of its
+    /// connection.
     pub async fn warm(&mut self) -> Result<Vec<Uuid>> {
         let all = Arc::new(Barrier::new(self.number));
         let mut clients = JoinSet::new();
@@ -121,7 +125,8 @@ impl App {
         Ok(users)
     }
 
-    /// So many sign-ups a second, evenly, each a transaction of its own, whether or not the one before has come back.
+    /// So many sign-ups a second, evenly, each a transaction of its own, whether or not the one
+    /// before has come back.
     pub async fn stream(&mut self, rate: f64, seconds: f64) -> Result<Stream> {
         let number = (rate * seconds).round() as usize;
         let began = Instant::now();
@@ -147,7 +152,8 @@ impl App {
         Ok(stream)
     }
 
-    /// As many rows as all clients together can insert, each a transaction of its own: rows per second.
+    /// As many rows as all clients together can insert, each a transaction of its own: rows per
+    /// second.
     pub async fn as_many_as_possible(&mut self, seconds: f64) -> Result<f64> {
         let until = Instant::now() + Duration::from_secs_f64(seconds);
         let began = Instant::now();
@@ -216,7 +222,8 @@ impl App {
         .context("look how many are ready")
     }
 
-    /// How long it takes, from before the insert, until another connection sees that the user is ready; in milliseconds.
+    /// How long it takes, from before the insert, until another connection sees that the user is
+    /// ready; in milliseconds.
     pub async fn watch_one(&mut self, first_look: Duration) -> Result<f64> {
         let began = Instant::now();
         let user = self.one().await?;

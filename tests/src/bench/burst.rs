@@ -1,5 +1,5 @@
-//! Many users at once: how many are ready per second, and what each costs. Contenders take turns, round by round, so that
-//! whatever else the machine does hits all of them.
+//! Many users at once: how many are ready per second, and what each costs. Contenders take turns,
+//! round by round, so that whatever else the machine does hits all of them.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! Who used how much CPU, from `/proc`: every process of a tree, and those that have ended too (their parent has waited
-//! for them). A figure is a difference of two readings. Precise to some 10 ms per process.
+//! Who used how much CPU, from `/proc`: every process of a tree, and those that have ended too
+//! (their parent has waited for them). A figure is a difference of two readings. Precise to some 10
+//! ms per process.
 
 use std::{collections::BTreeMap, fs, ops::Sub};
 

@@ -1,5 +1,6 @@
-//! With much behind it and much before it: a ledger with a million finished runs, one in which 100,000 wait for their time, and
-//! 100,000 who sign up at once. The ledger's rows are written by SQL; the crowd goes the way of every sign-up.
+//! With much behind it and much before it: a ledger with a million finished runs, one in which
+//! 100,000 wait for their time, and 100,000 who sign up at once. The ledger's rows are written by
+//! SQL; the crowd goes the way of every sign-up.
 
 use std::{collections::BTreeMap, ops::Range};
 

@@ -1,5 +1,6 @@
-//! What Sluice costs the app's own transactions: as many sign-ups as 20 clients can commit, without our trigger, with it and
-//! its notification off, and with both; once with nobody there to be woken, once with a relay.
+//! What Sluice costs the app's own transactions: as many sign-ups as 20 clients can commit, without
+//! our trigger, with it and its notification off, and with both; once with nobody there to be
+//! woken, once with a relay.
 
 use std::time::Duration;
 
@@ -55,7 +56,8 @@ const FORGET: &str = "delete from auth.users
       where queue.user_id = users.id
     )";
 
-/// In short turns, one after the other, so that a disk that is busy for a while is so for all three.
+/// In short turns, one after the other, so that a disk that is busy for a while is so for all
+/// three.
 async fn three(stage: &Stage, database: &Database, relay: bool, seconds: f64) -> Result<Doorbell> {
     const ROUNDS: u32 = 3;
     let mut app = App::connect(database, CLIENTS).await?;

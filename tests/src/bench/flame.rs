@@ -1,5 +1,5 @@
-//! Stacks as perf prints them, and their flame graph: a box per function, as wide as its share of the samples, above what
-//! called it.
+//! Stacks as perf prints them, and their flame graph: a box per function, as wide as its share of
+//! the samples, above what called it.
 
 use std::{collections::BTreeMap, fmt::Write};
 

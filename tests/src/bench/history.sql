@@ -1,5 +1,6 @@
--- What a ledger looks like after a million sign-ups, or with a hundred thousand that wait: rows as the services leave them.
--- The only place where the bench knows the ledger's columns. Nothing here is measured.
+-- What a ledger looks like after a million sign-ups, or with a hundred thousand that wait: rows as
+-- the services leave them. The only place where the bench knows the ledger's columns. Nothing here
+-- is measured.
 
 create schema bench;
 
@@ -26,8 +27,9 @@ end
 $$;
 select bench.fill_steps(5);
 
--- Sign-up number n: two seconds after the one before, the first of them 25 days ago, so that nothing is old enough to be
--- pruned. The id of its run begins with its moment, as a uuid v7 does; users' ids are random, as Supabase's are.
+-- Sign-up number n: two seconds after the one before, the first of them 25 days ago, so that
+-- nothing is old enough to be pruned. The id of its run begins with its moment, as a uuid v7 does;
+-- users' ids are random, as Supabase's are.
 create function bench.sign_ups(first bigint, number bigint)
 returns table (n bigint, at timestamptz, user_id uuid, run_id uuid, name text)
 language sql
@@ -46,7 +48,8 @@ as $$
   ) as moment
 $$;
 
--- The app's rows, the public ones and the resource. No trigger and no foreign key is asked: this writes both sides.
+-- The app's rows, the public ones and the resource. No trigger and no foreign key is asked: this
+-- writes both sides.
 create function bench.people(first bigint, number bigint, status text, instance_status text, lasted interval)
 returns void
 language sql

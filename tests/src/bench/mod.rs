@@ -1,6 +1,7 @@
-//! `make bench`: what Sluice gives and what it costs, measured with real servers and separate processes as a user runs them.
-//! Each `Part` answers one question; a `Report` holds the figures with the machine, the date and the commit, and says which
-//! goals were reached. Nothing here reads the ledger but the history that it writes (`history.sql`).
+//! `make bench`: what Sluice gives and what it costs, measured with real servers and separate
+//! processes as a user runs them. Each `Part` answers one question; a `Report` holds the figures
+//! with the machine, the date and the commit, and says which goals were reached. Nothing here reads
+//! the ledger but the history that it writes (`history.sql`).
 
 mod api;
 mod app;

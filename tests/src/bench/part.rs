@@ -189,7 +189,8 @@ async fn bursts(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
 
 async fn streams(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Vec<steady::Steady>> {
     let setup = setup(stage, roles).await?;
-    // Elsewhere: who signs up without the trigger is a lost sign-up, which a relay would find and serve.
+    // Elsewhere: who signs up without the trigger is a lost sign-up, which a relay would find and
+    // serve.
     let elsewhere = stage.new_database().await?;
     let bare = Bare::prepare(stage, &elsewhere).await?;
     let mut all = Vec::new();
@@ -228,7 +229,8 @@ async fn workers(stage: &mut Stage, scale: &Scale) -> Result<Vec<Burst>> {
     contest(stage, &contenders, first(scale)?, scale.rounds).await
 }
 
-/// The recorded server takes creates up one after another, some 9 ms apart: it serves 110 users a second at most.
+/// The recorded server takes creates up one after another, some 9 ms apart: it serves 110 users a
+/// second at most.
 async fn recorded(stage: &mut Stage, roles: Roles, scale: &Scale) -> Result<Recorded> {
     stage.api = Api::start(Times::Recorded).await?;
     let setup = setup(stage, roles).await?;

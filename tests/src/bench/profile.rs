@@ -1,5 +1,5 @@
-//! Where the burst's CPU goes: perf samples Sluice, Postgres and Redis while it runs; the stacks become a flame graph and a
-//! list of what costs most.
+//! Where the burst's CPU goes: perf samples Sluice, Postgres and Redis while it runs; the stacks
+//! become a flame graph and a list of what costs most.
 
 use std::{collections::BTreeMap, path::Path, process::Stdio, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Writes the figures into the documentation: tables between two marks of a page, plots beside it, all of it as JSON.
+//! Writes the figures into the documentation: tables between two marks of a page, plots beside it,
+//! all of it as JSON.
 
 use std::{fs, path::Path};
 

@@ -1,5 +1,6 @@
-//! The Postgres and the Redis that are measured: private ones, set as in production (fsync and synchronous_commit on), or
-//! given ones. Everything that is made there has names of its own and is removed by `leave`.
+//! The Postgres and the Redis that are measured: private ones, set as in production (fsync and
+//! synchronous_commit on), or given ones. Everything that is made there has names of its own and is
+//! removed by `leave`.
 
 use anyhow::{Context, Result, bail};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -119,7 +120,8 @@ impl Site {
         Meter { postgres: self.postgres_pid, redis: self.redis_pid, excluded, ..Meter::default() }
     }
 
-    /// What Redis holds is gone with a private one only: a given one keeps what has this run's prefixes.
+    /// What Redis holds is gone with a private one only: a given one keeps what has this run's
+    /// prefixes.
     pub fn redis_url(&self) -> &str {
         &self.redis_url
     }
@@ -164,7 +166,8 @@ impl Site {
         Ok(Database { redis_prefix: name.clone(), name, url, services_url })
     }
 
-    /// Removes the databases that were made, so that nothing is tidied there while something else is measured.
+    /// Removes the databases that were made, so that nothing is tidied there while something else
+    /// is measured.
     pub async fn clear(&mut self) -> Result<()> {
         for name in std::mem::take(&mut self.databases) {
             self.run(format!("drop database if exists {name} with (force)")).await?;

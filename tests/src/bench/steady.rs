@@ -1,4 +1,5 @@
-//! Users who come one by one: a steady stream, each sign-up a transaction of its own, and single ones with nobody beside.
+//! Users who come one by one: a steady stream, each sign-up a transaction of its own, and single
+//! ones with nobody beside.
 
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ pub struct Steady {
     pub users: usize,
     /// CPU-seconds per 1,000.
     pub cpu: Cpu,
-    /// From a sign-up's transaction to its row being `completed`, in milliseconds, by Postgres' clock.
+    /// From a sign-up's transaction to its row being `completed`, in milliseconds, by Postgres'
+    /// clock.
     pub latency: Latency,
     /// What the app waits for its own transaction, in milliseconds.
     pub commit: Latency,
@@ -121,9 +123,11 @@ pub async fn alone(stage: &mut Stage, database: &Database, rate: f64, seconds: f
 pub struct Single {
     pub roles: Roles,
     pub users: usize,
-    /// By Postgres' clock: from the sign-up's transaction to the row's `processed_at`. In milliseconds.
+    /// By Postgres' clock: from the sign-up's transaction to the row's `processed_at`. In
+    /// milliseconds.
     pub latency: Latency,
-    /// By the app's clock: from before the insert until another connection sees the row `completed`. In milliseconds.
+    /// By the app's clock: from before the insert until another connection sees the row
+    /// `completed`. In milliseconds.
     pub seen: Latency,
     /// Where nothing can be batched; with what Sluice does by the clock in that time.
     #[serde(flatten)]

@@ -60,7 +60,8 @@ impl Tally {
     }
 }
 
-/// What is kept by backends that idle comes up to a second late; those that have ended keep nothing.
+/// What is kept by backends that idle comes up to a second late; those that have ended keep
+/// nothing.
 async fn transactions(desk: &mut PgConnection, database: &str) -> Result<(i64, i64)> {
     sqlx::query_as("select xact_commit + xact_rollback, deadlocks from pg_stat_database where datname = $1")
         .bind(database)

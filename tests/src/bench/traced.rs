@@ -1,5 +1,6 @@
-//! What tracing costs: bursts with every trace sampled and taken by a collector, in turns with bursts without tracing. A
-//! figure counts only where no span was lost: every attempt of the ledger and every parent must be among what arrived.
+//! What tracing costs: bursts with every trace sampled and taken by a collector, in turns with
+//! bursts without tracing. A figure counts only where no span was lost: every attempt of the ledger
+//! and every parent must be among what arrived.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! `make chaos`: real Postgres, Redis and separate processes, users who sign up, and faults on the way; ends with a table
-//! of faults × invariants.
+//! `make chaos`: real Postgres, Redis and separate processes, users who sign up, and faults on the
+//! way; ends with a table of faults × invariants.
 
 #![allow(clippy::print_stdout, reason = "a program that speaks to a person")]
 
@@ -11,9 +11,10 @@ use tests::chaos::{Options, Report, Scenario, markdown};
 
 /// Breaks a Sluice of its own in every way there is, and says which invariants held.
 ///
-/// Each scenario starts a private Postgres, a private Redis, a simulated Evolution API, relays and workers as processes, on
-/// free ports of 127.0.0.1; nothing of it is left afterwards. Progress goes to standard error, the table to standard output.
-/// Ends with 0 when everything held, with 1 when an invariant or a promise of a scenario was broken.
+/// Each scenario starts a private Postgres, a private Redis, a simulated Evolution API, relays and
+/// workers as processes, on free ports of 127.0.0.1; nothing of it is left afterwards. Progress
+/// goes to standard error, the table to standard output. Ends with 0 when everything held, with 1
+/// when an invariant or a promise of a scenario was broken.
 #[derive(Parser)]
 #[command(after_help = "Examples:\n  chaos                                every scenario, one after another\n  \
     chaos flushall killing               two of them\n  chaos mixed --seed 7 --seconds 600   ten minutes of a known schedule")]

@@ -1,5 +1,6 @@
-//! `make demo`: the main job on real servers that it starts itself. Users sign up by plain INSERTs while calls to the API
-//! fail and a worker is killed; it shows the progress and ends with a table of what became of each.
+//! `make demo`: the main job on real servers that it starts itself. Users sign up by plain INSERTs
+//! while calls to the API fail and a worker is killed; it shows the progress and ends with a table
+//! of what became of each.
 
 #![allow(clippy::print_stdout, reason = "a program that speaks to a person")]
 

@@ -12,9 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// A stand-in for an Evolution API 2.3.6 server, with its quirks and with faults on demand.
 ///
-/// It answers the instance and webhook routes as the real server was recorded to: creates of one name that run at
-/// the same time destroy each other, a delete answers before it is done, a create with "qrcode": true takes 5 s.
-/// WhatsApp is never contacted and no webhook is ever delivered. Everything is kept in memory.
+/// It answers the instance and webhook routes as the real server was recorded to: creates of one
+/// name that run at the same time destroy each other, a delete answers before it is done, a create
+/// with "qrcode": true takes 5 s. WhatsApp is never contacted and no webhook is ever delivered.
+/// Everything is kept in memory.
 #[derive(Parser)]
 #[command(
     name = "evolution-sim",
@@ -44,13 +45,15 @@ Example:
   evolution-sim --listen 127.0.0.1:8080 --faults '{\"rules\": [{\"fault\": {\"error\": {\"status\": 500, \"stage\": \"before_work\"}}, \"when\": {\"probability\": 0.05}}]}'"
 )]
 struct Arguments {
-    /// Where to listen; port 0 takes a free one. It has no protection but its key: keep it on loopback
+    /// Where to listen; port 0 takes a free one. It has no protection but its key: keep it on
+    /// loopback
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// The global API key that callers must send in the header `apikey`
     #[arg(long, env = "EVOLUTION_API_KEY", hide_env_values = true, default_value = "simulated-global-key")]
     api_key: String,
-    /// Seed of everything that happens by chance: the same calls at the same times then go the same way
+    /// Seed of everything that happens by chance: the same calls at the same times then go the same
+    /// way
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Faults to begin with: JSON, or the path of a file that holds it

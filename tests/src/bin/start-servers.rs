@@ -1,5 +1,5 @@
-//! Starts servers as a test does, says which processes they are, and waits to be killed: `start-servers running|paused|stopped`.
-//! For tests whose question is what then is left of them.
+//! Starts servers as a test does, says which processes they are, and waits to be killed:
+//! `start-servers running|paused|stopped`. For tests whose question is what then is left of them.
 
 use std::{
     io::{Write, stdout},

@@ -1,5 +1,5 @@
-//! Asks one Evolution API whether it takes a key, over the client that ships: `verify-creds URL`. For tests whose question is
-//! what the environment does to the client.
+//! Asks one Evolution API whether it takes a key, over the client that ships: `verify-creds URL`.
+//! For tests whose question is what the environment does to the client.
 
 use anyhow::Context;
 use sluice::evolution::{Client, Options, Timeouts};

@@ -113,7 +113,8 @@ pub struct Schedule {
     pub broker: Vec<Planned>,
 }
 
-/// What one hand draws from, how far apart in milliseconds, and how many milliseconds a fault lasts.
+/// What one hand draws from, how far apart in milliseconds, and how many milliseconds a fault
+/// lasts.
 struct Bag {
     faults: &'static [(Fault, usize)],
     apart: (u64, u64),

@@ -1,5 +1,6 @@
-//! Holds a relay or a worker at its commit, or a worker at its claim, for as long as it takes to kill it there: triggers of
-//! this harness' own on the ledger's table wait for an advisory lock that is free unless a test takes it.
+//! Holds a relay or a worker at its commit, or a worker at its claim, for as long as it takes to
+//! kill it there: triggers of this harness' own on the ledger's table wait for an advisory lock
+//! that is free unless a test takes it.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! Chaos: real Postgres, Redis and separate processes, users who sign up, and faults on the way. Each `Scenario` runs on a
-//! fleet of its own and ends with a `Report`: what was injected, and which invariant held, read from the ledger's rows and
-//! from the simulated API's journal. Nothing here mends anything but what it broke itself; it never touches a ledger row.
+//! Chaos: real Postgres, Redis and separate processes, users who sign up, and faults on the way.
+//! Each `Scenario` runs on a fleet of its own and ends with a `Report`: what was injected, and
+//! which invariant held, read from the ledger's rows and from the simulated API's journal. Nothing
+//! here mends anything but what it broke itself; it never touches a ledger row.
 
 mod fault;
 mod hands;

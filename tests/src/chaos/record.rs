@@ -1,4 +1,5 @@
-//! What was injected, and when: for the table, the time to recover, and the calls that only a frozen process explains.
+//! What was injected, and when: for the table, the time to recover, and the calls that only a
+//! frozen process explains.
 
 use std::{
     collections::BTreeMap,

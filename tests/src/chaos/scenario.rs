@@ -25,7 +25,8 @@ pub enum Scenario {
     Flushall,
     /// SIGKILL of every worker and relay every 300 ms for a minute, during 500 sign-ups
     Killing,
-    /// One SIGKILL of the only worker at 40 % of 1,000, at default settings, against an undisturbed run
+    /// One SIGKILL of the only worker at 40 % of 1,000, at default settings, against an undisturbed
+    /// run
     OneKill,
     /// One step that kills whoever runs it, among 31 good ones
     Poison,
@@ -36,7 +37,8 @@ pub enum Scenario {
     Loading,
     /// The API's database restarted ten times in the middle of creates
     Database,
-    /// A worker that stands still past its lease while the API holds its creates, and another one creates the same
+    /// A worker that stands still past its lease while the API holds its creates, and another one
+    /// creates the same
     Frozen,
     /// Everything at random, drawn from the seed
     Mixed,
@@ -46,7 +48,8 @@ pub enum Scenario {
 const NO_QR: (&str, &str) = ("QR_AT_SIGNUP", "false");
 
 impl Scenario {
-    /// Runs it on a fleet of its own. An error is the harness' own trouble; what the engine broke is in the report.
+    /// Runs it on a fleet of its own. An error is the harness' own trouble; what the engine broke
+    /// is in the report.
     pub async fn run(self, options: &Options) -> Result<Report> {
         (options.say)(&format!("== {self} (seed {})", options.seed));
         let report = match self {

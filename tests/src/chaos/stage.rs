@@ -1,4 +1,5 @@
-//! A fleet with users who sign up, and a watch on what becomes of them, through any outage of Postgres.
+//! A fleet with users who sign up, and a watch on what becomes of them, through any outage of
+//! Postgres.
 
 use std::{
     sync::Arc,
@@ -94,7 +95,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Signs so many users up, one INSERT each, evenly over this time; each is committed when this ends.
+    /// Signs so many users up, one INSERT each, evenly over this time; each is committed when this
+    /// ends.
     pub fn sign_up(&self, users: u32, over: Duration) -> impl Future<Output = Result<()>> + use<> {
         self.sign_up_these((0..users).map(|_| Uuid::new_v4()).collect(), over)
     }
@@ -126,8 +128,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until as many users as signed up have come to an end, or nothing has moved for long. What did not end is the
-    /// verdict's to say.
+    /// Waits until as many users as signed up have come to an end, or nothing has moved for long.
+    /// What did not end is the verdict's to say.
     pub async fn wait_for_all(&mut self, watch: &mut Watch) -> Result<Counts> {
         self.wait_until(watch, |counts| counts.users == counts.ready + counts.failed && counts.doubted == 0).await
     }

@@ -1,5 +1,5 @@
-//! Which invariants held, from the ledger's rows and the journal of the simulated API, and from nothing that the engine
-//! says about itself. I8 has tests of its own.
+//! Which invariants held, from the ledger's rows and the journal of the simulated API, and from
+//! nothing that the engine says about itself. I8 has tests of its own.
 
 mod announced;
 mod excuse;
@@ -42,7 +42,8 @@ pub struct Verdict {
     pub twice: usize,
     /// Calls that create a name which exists, but for those of the known hole.
     pub creates_of_existing: u64,
-    /// The hole in I3 that no protocol closes: calls for a name whose create a frozen worker had in hand, that met another.
+    /// The hole in I3 that no protocol closes: calls for a name whose create a frozen worker had in
+    /// hand, that met another.
     pub overlaps_of_frozen: u64,
     pub leases_expired: i64,
     /// By outcome and class.
@@ -113,7 +114,8 @@ impl Verdict {
         Ok(())
     }
 
-    /// Who is ready by the ledger has one instance at the API, with the ledger's token and an enabled webhook.
+    /// Who is ready by the ledger has one instance at the API, with the ledger's token and an
+    /// enabled webhook.
     async fn compare_with_api(&mut self, session: &mut PgConnection, stage: &Stage) -> Result<()> {
         let succeeded: Vec<(String, String)> = sqlx::query_as(
             "select distinct resource.name, coalesce(resource.memory ->> 'token', resource.secret)

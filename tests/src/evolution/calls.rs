@@ -1,4 +1,5 @@
-//! One call from its arrival to its answer: injected faults, guards (body, existence, key), and the way to its route.
+//! One call from its arrival to its answer: injected faults, guards (body, existence, key), and the
+//! way to its route.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! How the simulated server is set up: key, limits, time spans and which of the real server's quirks it has.
+//! How the simulated server is set up: key, limits, time spans and which of the real server's
+//! quirks it has.
 
 use std::time::Duration;
 
@@ -25,8 +26,9 @@ impl Span {
     }
 }
 
-/// How long things take. `scale` stretches the working times; the fixed waits (`create_wait` and below) are not
-/// scaled, as the real server has them whatever the machine: each can be set, or its quirk turned off.
+/// How long things take. `scale` stretches the working times; the fixed waits (`create_wait` and
+/// below) are not scaled, as the real server has them whatever the machine: each can be set, or its
+/// quirk turned off.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timings {
@@ -52,7 +54,8 @@ pub struct Timings {
     pub connect_wait_ms: u32,
     /// From the answer of a delete until the row is gone.
     pub delete_done: Span,
-    /// From the answer of a delete until memory is gone, with a healthy webhook that subscribes `REMOVE_INSTANCE`.
+    /// From the answer of a delete until memory is gone, with a healthy webhook that subscribes
+    /// `REMOVE_INSTANCE`.
     pub delete_notice: Span,
     /// How long an instance outlives its delete when its webhook's target is dead.
     pub dead_hook_ms: u32,
@@ -87,11 +90,13 @@ impl Default for Timings {
     }
 }
 
-/// The real server's traps. All on by default; turning one off gives the server one would wish for instead.
+/// The real server's traps. All on by default; turning one off gives the server one would wish for
+/// instead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quirks {
-    /// Concurrent creates of one name get past the name check and destroy each other. Off: the second gets a 403.
+    /// Concurrent creates of one name get past the name check and destroy each other. Off: the
+    /// second gets a 403.
     pub creates_destroy_each_other: bool,
     /// The name is looked up before the key: 403 and 404 even without a valid key. Off: 401 first.
     pub name_before_key: bool,
@@ -101,13 +106,16 @@ pub struct Quirks {
     pub connect_waits: bool,
     /// `delete` answers before the instance is gone. Off: it answers when it is.
     pub delete_answers_early: bool,
-    /// A server killed in a create leaves a row without webhook or settings. Off: the create is undone.
+    /// A server killed in a create leaves a row without webhook or settings. Off: the create is
+    /// undone.
     pub half_made: bool,
     /// After a restart stored instances are loaded one by one. Off: all at once.
     pub restart_window: bool,
-    /// Database trouble in a create is a 400 that may leave the row. Off: a 500 that leaves nothing.
+    /// Database trouble in a create is a 400 that may leave the row. Off: a 500 that leaves
+    /// nothing.
     pub database_trouble_is_400: bool,
-    /// A dead webhook target that subscribes `REMOVE_INSTANCE` keeps a deleted instance alive for `dead_hook_ms`.
+    /// A dead webhook target that subscribes `REMOVE_INSTANCE` keeps a deleted instance alive for
+    /// `dead_hook_ms`.
     pub dead_hook_delays_delete: bool,
 }
 
@@ -142,10 +150,12 @@ pub struct Config {
     pub body_limit: usize,
     /// `QRCODE_LIMIT`: QR codes shown before the socket is given up.
     pub qr_limit: u32,
-    /// Length of the QR image in `base64`. The real one has 15,000 characters, which a simulator need not carry.
+    /// Length of the QR image in `base64`. The real one has 15,000 characters, which a simulator
+    /// need not carry.
     pub qr_image_length: usize,
-    /// `CACHE_REDIS_SAVE_INSTANCES`: the guard asks memory and cache for a name, never the database, so that until an instance
-    /// is loaded its name seems free and a create destroys it. Off in `.env.example`, on in `env.example`.
+    /// `CACHE_REDIS_SAVE_INSTANCES`: the guard asks memory and cache for a name, never the
+    /// database, so that until an instance is loaded its name seems free and a create destroys it.
+    /// Off in `.env.example`, on in `env.example`.
     pub save_instances: bool,
     /// What `GET /` calls itself. A 1.x server refuses every `webhook/set`.
     pub version: String,
@@ -158,7 +168,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether a restart connects only instances that are stored as open or connecting: 2.3.7 and later.
+    /// Whether a restart connects only instances that are stored as open or connecting: 2.3.7 and
+    /// later.
     pub(super) fn connects_only_open(&self) -> bool {
         let mut numbers = self.version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or_default());
         let mut next = || numbers.next().unwrap_or_default();

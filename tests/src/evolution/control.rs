@@ -1,4 +1,5 @@
-//! What a test does to the server from outside: phones that scan, instances put there or taken away, kills, restarts.
+//! What a test does to the server from outside: phones that scan, instances put there or taken
+//! away, kills, restarts.
 
 use std::time::Duration;
 
@@ -65,7 +66,8 @@ impl World {
         }
     }
 
-    /// Puts an instance there, loaded, as if it had been created earlier. An instance of that name is replaced.
+    /// Puts an instance there, loaded, as if it had been created earlier. An instance of that name
+    /// is replaced.
     pub fn plant(&mut self, now: Duration, planted: Planted) {
         self.run_until(now);
         let id = uuid(&mut self.rng);
@@ -110,8 +112,8 @@ impl World {
         self.store.memory.remove(name).is_some()
     }
 
-    /// The API's database loses an instance that its memory keeps: what a create leaves whose row was not inserted. False
-    /// where there was no row.
+    /// The API's database loses an instance that its memory keeps: what a create leaves whose row
+    /// was not inserted. False where there was no row.
     pub fn unroot(&mut self, now: Duration, name: &str) -> bool {
         self.run_until(now);
         self.erase(name, Destroyer::Test)

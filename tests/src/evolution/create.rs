@@ -1,5 +1,6 @@
-//! POST /instance/create, step by step, as the real server does it: no transaction around the steps, and a failed
-//! one removes whatever has that name. That is why concurrent creates destroy each other here as they do there.
+//! POST /instance/create, step by step, as the real server does it: no transaction around the
+//! steps, and a failed one removes whatever has that name. That is why concurrent creates destroy
+//! each other here as they do there.
 
 mod body;
 mod rows;
@@ -40,7 +41,8 @@ pub(super) struct Progress {
     pub id: String,
     token: String,
     integration: String,
-    /// The id that the statement under way was begun for: whatever memory held under the name at that moment.
+    /// The id that the statement under way was begun for: whatever memory held under the name at
+    /// that moment.
     target: String,
 }
 
@@ -157,7 +159,8 @@ impl World {
         if let Some(name) = &progress.name
             && self.config.quirks.creates_destroy_each_other
         {
-            // The server clears what it takes for a stale entry: another create may just have made it.
+            // The server clears what it takes for a stale entry: another create may just have made
+            // it.
             self.store.memory.remove(name);
         }
         if !self.is_global(call.key.as_ref()) {

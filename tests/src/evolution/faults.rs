@@ -17,7 +17,8 @@ pub struct Faults {
     pub outage: Option<Outage>,
     pub database: Database,
     pub whatsapp: Whatsapp,
-    /// Webhook targets (prefixes of their URL) that answer nothing: see `Quirks::dead_hook_delays_delete`.
+    /// Webhook targets (prefixes of their URL) that answer nothing: see
+    /// `Quirks::dead_hook_delays_delete`.
     pub dead_hooks: Vec<String>,
 }
 
@@ -30,9 +31,11 @@ pub enum Outage {
     Hang,
     /// Everything is answered with this status, in the server's own shape.
     Error(u16),
-    /// Everything is answered with this status and a proxy's page: the API is away, and something else stands in its place.
+    /// Everything is answered with this status and a proxy's page: the API is away, and something
+    /// else stands in its place.
     Page(u16),
-    /// Everything but the welcome is answered 503, as a successor without an activated licence does.
+    /// Everything but the welcome is answered 503, as a successor without an activated licence
+    /// does.
     Unlicensed,
 }
 
@@ -96,7 +99,8 @@ pub enum Fault {
         ms: u64,
         stage: Stage,
     },
-    /// Between a create's look at the name and its row: the moment in which a second create destroys the first.
+    /// Between a create's look at the name and its row: the moment in which a second create
+    /// destroys the first.
     LateRow {
         ms: u64,
     },

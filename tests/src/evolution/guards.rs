@@ -1,4 +1,5 @@
-//! What stands before every route: the body's own refusal, existence, the key. Then the way to the route itself.
+//! What stands before every route: the body's own refusal, existence, the key. Then the way to the
+//! route itself.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! What happened, for tests to assert on: calls, counters, overlaps, destroyed instances, quirks and faults met.
+//! What happened, for tests to assert on: calls, counters, overlaps, destroyed instances, quirks
+//! and faults met.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,7 +16,8 @@ use super::route::Route;
 pub enum Outcome {
     Status(u16),
     Dropped,
-    /// The client went away first; the server still finished (with this status, if it had one to give).
+    /// The client went away first; the server still finished (with this status, if it had one to
+    /// give).
     ClientGone(Option<u16>),
 }
 

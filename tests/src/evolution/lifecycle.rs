@@ -1,5 +1,5 @@
-//! What happens to an instance after its create: sockets and QR codes, restart, logout, delete, and being loaded
-//! again after the server's own restart.
+//! What happens to an instance after its create: sockets and QR codes, restart, logout, delete, and
+//! being loaded again after the server's own restart.
 
 use std::time::Duration;
 

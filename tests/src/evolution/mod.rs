@@ -1,10 +1,12 @@
-//! The simulated Evolution API 2.3.6: what a client that provisions instances meets, faults and races included.
+//! The simulated Evolution API 2.3.6: what a client that provisions instances meets, faults and
+//! races included.
 //!
-//! `World` is the whole server as a state machine without I/O: time, randomness and requests come in as arguments,
-//! so a simulator drives it in virtual time and [`server`] drives it behind a real socket. What it does is what
-//! `tests/contract/` recorded of the real one; the test `contract` replays the record against it.
-//! It must never read a clock, sleep or spawn (only `server` may). Webhook deliveries are not simulated: of a
-//! webhook's target only its being dead is known, as that delays deletes (`Faults::dead_hooks`).
+//! `World` is the whole server as a state machine without I/O: time, randomness and requests come
+//! in as arguments, so a simulator drives it in virtual time and [`server`] drives it behind a real
+//! socket. What it does is what `tests/contract/` recorded of the real one; the test `contract`
+//! replays the record against it. It must never read a clock, sleep or spawn (only `server` may).
+//! Webhook deliveries are not simulated: of a webhook's target only its being dead is known, as
+//! that delays deletes (`Faults::dead_hooks`).
 
 mod answers;
 mod calls;

@@ -60,7 +60,8 @@ impl World {
         let query = &call.parsed.query;
         let (name, id, number) = (given(&query.instance_name), given(&query.instance_id), given(&query.number));
         let global = self.is_global(call.key.as_ref());
-        // A name is looked up in memory first, so that an unknown one is a 404 even without a database.
+        // A name is looked up in memory first, so that an unknown one is a 404 even without a
+        // database.
         let by_name = global && id.is_none() && number.is_none() && name.is_some();
         if !by_name && let Err(message) = self.database() {
             return self.database_down(message);

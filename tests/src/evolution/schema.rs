@@ -1,4 +1,5 @@
-//! The checks of request bodies: JSON itself, and the schemas of create and `webhook/set`, with their wording.
+//! The checks of request bodies: JSON itself, and the schemas of create and `webhook/set`, with
+//! their wording.
 
 use serde_json::{Map, Value};
 

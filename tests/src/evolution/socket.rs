@@ -1,4 +1,5 @@
-//! The socket to WhatsApp: its state and its QR codes, all functions of the time since it was opened.
+//! The socket to WhatsApp: its state and its QR codes, all functions of the time since it was
+//! opened.
 
 use std::time::Duration;
 

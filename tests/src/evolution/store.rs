@@ -81,7 +81,8 @@ pub(super) struct Row {
     pub answered_201: bool,
 }
 
-/// The socket to WhatsApp. Its progress is a function of time, so that nobody has to wake up for it.
+/// The socket to WhatsApp. Its progress is a function of time, so that nobody has to wake up for
+/// it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Link {
     Closed,

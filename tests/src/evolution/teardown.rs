@@ -1,4 +1,5 @@
-//! What the server does besides answering calls: removing instances by name, and loading them after a restart.
+//! What the server does besides answering calls: removing instances by name, and loading them after
+//! a restart.
 
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ pub(super) enum Task {
     },
 }
 
-/// The removal of an instance. It knows only a name, so it hits whatever has that name when it is carried out.
+/// The removal of an instance. It knows only a name, so it hits whatever has that name when it is
+/// carried out.
 #[derive(Clone, Debug)]
 pub(super) struct Teardown {
     pub name: String,
@@ -123,8 +125,8 @@ impl World {
         }
     }
 
-    /// A stored instance is loaded and connected, whether it ever was before or not; from 2.3.7 on, only one that is not stored
-    /// as closed is connected.
+    /// A stored instance is loaded and connected, whether it ever was before or not; from 2.3.7 on,
+    /// only one that is not stored as closed is connected.
     fn load(&mut self, name: &str) {
         let Some(row) = self.store.rows.get(name) else { return };
         if self.store.memory.contains_key(name) {

@@ -42,7 +42,8 @@ impl World {
         }
     }
 
-    /// Stores the webhook of the instance with this name and id; fields left out keep their stored value.
+    /// Stores the webhook of the instance with this name and id; fields left out keep their stored
+    /// value.
     ///
     /// # Errors
     /// The server's message.

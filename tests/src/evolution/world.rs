@@ -1,4 +1,5 @@
-//! The server as a state machine: an agenda of what happens when, the calls under way, and the controls of a test.
+//! The server as a state machine: an agenda of what happens when, the calls under way, and the
+//! controls of a test.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! A whole Sluice as separate processes: private Postgres with a Supabase-like database, private Redis, the simulated
-//! Evolution API, and `sluice` relays and workers as a user starts them. For the demo, the benchmark, the tests that kill
-//! processes and chaos. Everything ends with it.
+//! A whole Sluice as separate processes: private Postgres with a Supabase-like database, private
+//! Redis, the simulated Evolution API, and `sluice` relays and workers as a user starts them. For
+//! the demo, the benchmark, the tests that kill processes and chaos. Everything ends with it.
 
 use std::{collections::BTreeMap, time::Duration};
 

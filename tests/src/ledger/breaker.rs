@@ -1,4 +1,5 @@
-//! The breaker of an API host. What follows from a report or a probe is decided by `workflows::breaker`.
+//! The breaker of an API host. What follows from a report or a probe is decided by
+//! `workflows::breaker`.
 
 use std::time::Duration;
 
@@ -122,8 +123,8 @@ impl Tx<'_> {
         }
     }
 
-    /// Whether the gate's breaker lets this run through, in so far as it is not open: where it is half-open, the run that was
-    /// let through, or another one where that has come to nothing.
+    /// Whether the gate's breaker lets this run through, in so far as it is not open: where it is
+    /// half-open, the run that was let through, or another one where that has come to nothing.
     pub(super) fn breaker_passes(&self, gate: &Gate, run: RunId) -> bool {
         let under_way = |run| {
             let mut steps = self.tables.steps.range((run, 0)..=(run, i16::MAX));

@@ -64,7 +64,8 @@ impl Tx<'_> {
         self.tables.closed_times.push(time);
     }
 
-    /// Who waited behind the last limit that is taken away: from now on nothing says that there was one.
+    /// Who waited behind the last limit that is taken away: from now on nothing says that there was
+    /// one.
     pub(super) fn note_waits(&mut self, scope: Scope, name: &str) {
         if self.gate_mut(scope, name).has_limit() {
             return;
@@ -83,8 +84,8 @@ impl Tx<'_> {
         }
     }
 
-    /// How long a gate before any of the run's steps was closed, or a limit let one of them wait, since that was last
-    /// accounted for. What overlaps counts once.
+    /// How long a gate before any of the run's steps was closed, or a limit let one of them wait,
+    /// since that was last accounted for. What overlaps counts once.
     pub(super) fn time_held(&self, id: RunId) -> Duration {
         let Some(run) = self.tables.runs.get(&id) else { return Duration::ZERO };
         let hosts: Vec<_> = self.definition(id).into_iter().flat_map(|d| &d.steps).map(|step| &step.host).collect();

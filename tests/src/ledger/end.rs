@@ -1,4 +1,5 @@
-//! How runs end: the run's row, its event, its dead letter, and the turn that passes on. The deadline too.
+//! How runs end: the run's row, its event, its dead letter, and the turn that passes on. The
+//! deadline too.
 
 use std::time::Duration;
 
@@ -101,8 +102,8 @@ impl Tx<'_> {
         }
     }
 
-    /// Due steps of runs past their deadline die. The time that gates held a run is added to its deadline here, once that is
-    /// reached.
+    /// Due steps of runs past their deadline die. The time that gates held a run is added to its
+    /// deadline here, once that is reached.
     pub(super) fn exceed(&mut self, limit: usize) -> Vec<WholeRun> {
         let mut died = Vec::new();
         for (run, position) in self.late(limit) {
@@ -160,8 +161,8 @@ impl Tx<'_> {
         told.into_iter().filter_map(|run| self.whole(run)).filter(|whole| whole.ended_ago < FRESH).collect()
     }
 
-    /// The due steps of runs whose deadline has come, but for those behind a closed gate and those that wait for their turn
-    /// behind a limit.
+    /// The due steps of runs whose deadline has come, but for those behind a closed gate and those
+    /// that wait for their turn behind a limit.
     fn late(&self, limit: usize) -> Vec<(RunId, i16)> {
         self.tables
             .active

@@ -1,5 +1,6 @@
-//! Gates: pause, hold, rate and concurrency of a workflow, a step or an API host. They decide what waits to be pushed and what
-//! may be claimed; time that they hold does not count towards a run's deadline. A host's breaker is in `breaker`.
+//! Gates: pause, hold, rate and concurrency of a workflow, a step or an API host. They decide what
+//! waits to be pushed and what may be claimed; time that they hold does not count towards a run's
+//! deadline. A host's breaker is in `breaker`.
 
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ impl GateState {
         self == Self::default()
     }
 
-    /// Whether time goes by for a step that is due: it is neither held nor waits for its turn behind a limit.
+    /// Whether time goes by for a step that is due: it is neither held nor waits for its turn
+    /// behind a limit.
     pub fn count_time(self, waits: bool) -> bool {
         !(self.closed || self.half_open || self.limited && waits)
     }
@@ -98,7 +100,8 @@ impl Gate {
         Some((self.allowance + meanwhile * since.as_secs_f64()).min(rate.max(1.0)))
     }
 
-    /// Whether a half-open breaker shuns this run, which has failed: one that has not goes first, for a while.
+    /// Whether a half-open breaker shuns this run, which has failed: one that has not goes first,
+    /// for a while.
     pub(super) fn shuns(&self, run: RunId, now: Duration) -> bool {
         let lately = now.saturating_sub(self.breaker_at) < PREFER_UNTRIED;
         self.is_half_open() && lately && self.breaker.failing.contains(&run)
@@ -208,7 +211,8 @@ impl Tx<'_> {
         })
     }
 
-    /// Whether a step may start now. A start is charged to its gates; nothing is written where it may not.
+    /// Whether a step may start now. A start is charged to its gates; nothing is written where it
+    /// may not.
     pub(super) fn admit(&mut self, before: &Before, run: RunId) -> bool {
         let keys: Vec<_> = before.keys().filter(|key| self.tables.gates.contains_key(key)).collect();
         if !keys.iter().all(|key| self.gate_passes(key, run)) {

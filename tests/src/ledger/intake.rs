@@ -1,4 +1,5 @@
-//! The public queue: what people and the app write there, what intake makes of it, and how its rows follow their runs.
+//! The public queue: what people and the app write there, what intake makes of it, and how its rows
+//! follow their runs.
 
 use std::time::Duration;
 
@@ -36,7 +37,8 @@ impl ModelLedger {
         });
     }
 
-    /// A person sets the row back to `pending` and its retries to 0, as the guide's SQL for failed rows does.
+    /// A person sets the row back to `pending` and its retries to 0, as the guide's SQL for failed
+    /// rows does.
     pub fn ask_again_with_a_fresh_budget(&self, user: UserId) {
         self.transact(|tx| {
             if let Some(row) = tx.tables.queue.get_mut(&user) {
@@ -77,7 +79,8 @@ impl Tx<'_> {
         users
     }
 
-    /// One row into a run. A dead run is revived, a waiting step is due now, and of one under way only the status goes back.
+    /// One row into a run. A dead run is revived, a waiting step is due now, and of one under way
+    /// only the status goes back.
     fn take(&mut self, user: UserId, intake: &mut Intake) {
         let new = self.sign_up_of(user);
         let run = match self.start_run(&new, Wanted::BySomebody) {
@@ -110,7 +113,8 @@ impl Tx<'_> {
         intake.due.extend(waiting.and_then(|position| self.due_now(run, position)));
     }
 
-    /// The run that a sign-up asks for: on the resource that the user has, else on the one that is named after them.
+    /// The run that a sign-up asks for: on the resource that the user has, else on the one that is
+    /// named after them.
     fn sign_up_of(&self, user: UserId) -> NewRun {
         let subject = user.subject();
         let workflow = &self.setup.on_sign_up;
@@ -139,8 +143,8 @@ impl Tx<'_> {
         })
     }
 
-    /// A step that waits out a delay is due now, and where the row's `retry_count` was set to 0 its failures are forgotten.
-    /// One that waits for its turn, or for another step, still does.
+    /// A step that waits out a delay is due now, and where the row's `retry_count` was set to 0 its
+    /// failures are forgotten. One that waits for its turn, or for another step, still does.
     fn hurry(&mut self, run: RunId, user: UserId) {
         let now = self.now;
         let reset = self.tables.queue.get(&user).is_some_and(|row| row.retry_count == 0);
@@ -159,8 +163,8 @@ impl Tx<'_> {
         waiting.map(|((_, position), _)| *position)
     }
 
-    /// Lets the user's queue row say what the ledger says about the run that a sign-up started. A pending row is a command:
-    /// only intake, which takes it, writes over it.
+    /// Lets the user's queue row say what the ledger says about the run that a sign-up started. A
+    /// pending row is a command: only intake, which takes it, writes over it.
     pub(super) fn project(&mut self, id: RunId) {
         let user = self.tables.runs.get(&id).and_then(|run| UserId::of(&run.subject));
         let row = user.and_then(|user| self.tables.queue.get(&user));

@@ -1,4 +1,5 @@
-//! The invariants of the design that rows alone can show, read from the rows and not from the indexes: I2, I5, I6 and I9.
+//! The invariants of the design that rows alone can show, read from the rows and not from the
+//! indexes: I2, I5, I6 and I9.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +60,8 @@ fn is_live(step: &Step) -> bool {
     }
 }
 
-/// I5: what a step has spent since its last fresh budget is within its limits and counts its attempts.
+/// I5: what a step has spent since its last fresh budget is within its limits and counts its
+/// attempts.
 fn within_limits(tables: &Tables, run: &Run, broken: &mut Vec<String>) {
     let workflow = tables.registered.find(&run.workflow, run.version);
     for (position, step) in steps_of(tables, run) {

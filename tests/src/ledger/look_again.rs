@@ -44,8 +44,8 @@ impl Tx<'_> {
         of_it.flat_map(|definition| &definition.steps).map(|step| step.lease).max().unwrap_or_default()
     }
 
-    /// Whether it needs a look, and gets one. Where the last run is dead or cancelled a person decides, and a run of another
-    /// workflow has the last word.
+    /// Whether it needs a look, and gets one. Where the last run is dead or cancelled a person
+    /// decides, and a run of another workflow has the last word.
     fn look_at(&mut self, workflow: &WorkflowName, input: &Value, state: RunState, name: &ResourceName) -> bool {
         let Some(resource) = self.tables.resources.get(name) else { return false };
         let looks = state == RunState::Succeeded && resource.doubted_workflow.as_ref() == Some(workflow);

@@ -1,8 +1,9 @@
-//! The model ledger: the protocol of the ledger in Postgres, in memory. The simulator runs on it, and the conformance suite
-//! holds both to the same behaviours.
+//! The model ledger: the protocol of the ledger in Postgres, in memory. The simulator runs on it,
+//! and the conformance suite holds both to the same behaviours.
 //!
-//! Deterministic: time, ids, secrets and tokens come in with `Setup` and `Clock`. One lock stands for the database. Each verb
-//! holds it once, from start to end, so that a verb is as atomic as a transaction. The lock is never held across an await.
+//! Deterministic: time, ids, secrets and tokens come in with `Setup` and `Clock`. One lock stands
+//! for the database. Each verb holds it once, from start to end, so that a verb is as atomic as a
+//! transaction. The lock is never held across an await.
 
 mod breaker;
 mod claim;
@@ -89,7 +90,8 @@ impl ModelLedger {
         ledger
     }
 
-    /// The same rows under other definitions: what a process of another build sees, once it has registered these.
+    /// The same rows under other definitions: what a process of another build sees, once it has
+    /// registered these.
     pub fn with_setup(&self, setup: Setup) -> Self {
         let ledger = Self { setup, ..self.clone() };
         ledger.transact(|tx| tx.register());
@@ -159,7 +161,8 @@ impl Tx<'_> {
         self.tables.registered.find(&run.workflow, run.version)
     }
 
-    /// Moves a step as the state machine says; `None` where it has no such move, and then nothing changed.
+    /// Moves a step as the state machine says; `None` where it has no such move, and then nothing
+    /// changed.
     fn make(&mut self, run: RunId, position: i16, wanted: Move) -> Option<Vec<Effect>> {
         let definition = self.definition(run).and_then(|definition| definition.step(position));
         let limits = definition.map(|step| step.retry).unwrap_or_default().limits;

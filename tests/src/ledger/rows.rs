@@ -1,5 +1,6 @@
-//! The tables of the model ledger, one struct a row, named as in the migrations. Moments count from the start of the
-//! caller's clock. The two indexes repeat what Postgres' partial indexes hold; the invariants are checked without them.
+//! The tables of the model ledger, one struct a row, named as in the migrations. Moments count from
+//! the start of the caller's clock. The two indexes repeat what Postgres' partial indexes hold; the
+//! invariants are checked without them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! The guards of the protocol, each of which a test can take away to see what it is for. Only this ledger can lose one.
+//! The guards of the protocol, each of which a test can take away to see what it is for. Only this
+//! ledger can lose one.
 
 use super::ModelLedger;
 

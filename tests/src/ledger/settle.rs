@@ -100,9 +100,10 @@ impl Tx<'_> {
         });
     }
 
-    /// What the attempt learnt is kept, whatever becomes of its run. Where the API gave its final answer the resource is free,
-    /// unless somebody else marked it since. Where it did not, it may be at work for the time of one call from now on; a rescue,
-    /// which knows nothing of the worker, leaves it at the lease. When the resource is free, where that was looked at.
+    /// What the attempt learnt is kept, whatever becomes of its run. Where the API gave its final
+    /// answer the resource is free, unless somebody else marked it since. Where it did not, it may
+    /// be at work for the time of one call from now on; a rescue, which knows nothing of the
+    /// worker, leaves it at the lease. When the resource is free, where that was looked at.
     fn keep(&mut self, settlement: &Settlement) -> Option<Duration> {
         let (token, quiet_at) = (Some(settlement.key.token), self.now + EXCLUSIVE_CALL);
         let resource = self.resource_of(&settlement.key)?;
@@ -247,7 +248,8 @@ fn cancelled(settlement: &Settlement) -> Settlement {
     settlement
 }
 
-/// What Postgres would say to it: no text and no JSON may hold a NUL, and an attempt's error has its limit.
+/// What Postgres would say to it: no text and no JSON may hold a NUL, and an attempt's error has
+/// its limit.
 fn is_storable(settlement: &Settlement) -> Result<(), String> {
     let texts = [settlement.attempt.error.as_deref(), settlement.attempt.note.as_deref()];
     let output = settlement.output.as_ref().map(Value::to_string).unwrap_or_default();

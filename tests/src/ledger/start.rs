@@ -1,4 +1,5 @@
-//! Starting runs: the run, its resource with a secret of its own, its first step, and its turn on the resource.
+//! Starting runs: the run, its resource with a secret of its own, its first step, and its turn on
+//! the resource.
 
 use std::time::Duration;
 
@@ -129,7 +130,8 @@ impl Tx<'_> {
         resource.and_then(|resource| resource.busy_until).map_or(self.now, |until| until.max(self.now))
     }
 
-    /// The turn on the run's resource, where nobody has it, goes to the active run that has waited longest.
+    /// The turn on the run's resource, where nobody has it, goes to the active run that has waited
+    /// longest.
     pub(super) fn give_turn(&mut self, id: RunId) {
         let Some(name) = self.tables.runs.get(&id).map(|run| run.resource.clone()) else { return };
         let waits = |id: &RunId| self.tables.runs.get(id).is_some_and(|run| run.resource == name && run.waits);
@@ -163,7 +165,8 @@ impl Tx<'_> {
         })
     }
 
-    /// The same, where it may be pushed at once: it is due now, and no gate before it is closed, half-open or limited.
+    /// The same, where it may be pushed at once: it is due now, and no gate before it is closed,
+    /// half-open or limited.
     pub(super) fn due_now(&self, run: RunId, position: i16) -> Option<Due> {
         let step = self.tables.steps.get(&(run, position))?;
         let is_due = step.state == StepState::Due && step.due_at.is_some_and(|at| at <= self.now);

@@ -59,7 +59,8 @@ impl Tx<'_> {
         workflow.is_some_and(|gate| gate.is_closed(self.now)) || host.is_some_and(|gate| gate.shuns(run, self.now))
     }
 
-    /// How many hints of the queue may lie in Redis, where a limit or a half-open breaker stands before it.
+    /// How many hints of the queue may lie in Redis, where a limit or a half-open breaker stands
+    /// before it.
     fn capacity(&self, before: &Before, gates: GateState) -> Option<usize> {
         let mut capacity = gates.half_open.then_some(1);
         for (scope, name) in [(Scope::Step, Some(before.step.as_str())), (Scope::Host, before.host.as_deref())] {

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
-/// The path of our own program `name` (`sluice`), built with the same profile as the caller. Refuses one that is
-/// older than its sources: a test of yesterday's program proves nothing.
+/// The path of our own program `name` (`sluice`), built with the same profile as the caller.
+/// Refuses one that is older than its sources: a test of yesterday's program proves nothing.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let program = build_directory()?.join(name);
     let Ok(built) = modified(&program) else {

@@ -1,4 +1,5 @@
-//! Makes the temporary directory of a server, and knows as whom a server runs: Postgres refuses root.
+//! Makes the temporary directory of a server, and knows as whom a server runs: Postgres refuses
+//! root.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
@@ -51,7 +52,8 @@ pub(super) fn give(path: &Path, user: Option<User>) -> Result<()> {
     chown(path, Some(user.uid), Some(user.gid)).with_context(|| format!("give {} to user {}", path.display(), user.uid))
 }
 
-/// `$TMPDIR` or `/tmp`; root's own temporary directory may be closed to the user that runs the server.
+/// `$TMPDIR` or `/tmp`; root's own temporary directory may be closed to the user that runs the
+/// server.
 fn parent(user: Option<User>) -> PathBuf {
     let wanted = std::env::temp_dir();
     let open_to_others = |path: &Path| fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0);

@@ -1,6 +1,7 @@
-//! Owns a server's temporary directory and the small shell that outlives us. The shell reads a pipe whose other end we
-//! hold: when that closes, because we are done or because we were killed, it stops the server and removes the
-//! directory. A server is told to go only after the shell knows it, so no moment is left in which it could be orphaned.
+//! Owns a server's temporary directory and the small shell that outlives us. The shell reads a pipe
+//! whose other end we hold: when that closes, because we are done or because we were killed, it
+//! stops the server and removes the directory. A server is told to go only after the shell knows
+//! it, so no moment is left in which it could be orphaned.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,7 +13,8 @@ use anyhow::{Context, Result};
 
 use super::directory::{self, User};
 
-/// Reads process ids, the newest of which counts, until the pipe closes. `$1`: directory, `$2`: stopping signal.
+/// Reads process ids, the newest of which counts, until the pipe closes. `$1`: directory, `$2`:
+/// stopping signal.
 const WATCH: &str = r#"
 server=
 while read -r line; do server=$line; done
@@ -91,8 +93,9 @@ impl Guard {
         self.directory.join("log")
     }
 
-    /// A command that will run `program` as the guard's user in the guard's directory, its output in the log, with an
-    /// environment that holds nothing of ours but what a program needs to be found and debugged.
+    /// A command that will run `program` as the guard's user in the guard's directory, its output
+    /// in the log, with an environment that holds nothing of ours but what a program needs to be
+    /// found and debugged.
     pub fn command(&self, program: &Path) -> Result<Command> {
         let log = self.open_log()?;
         let mut command = Command::new("/bin/sh");

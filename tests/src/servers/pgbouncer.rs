@@ -1,5 +1,6 @@
-//! A private PgBouncer before a private Postgres, on a free port of the loopback address: it lets everybody in and works on
-//! Postgres as its superuser. Poolers as users have them refuse what is not in their configuration; so does this one.
+//! A private PgBouncer before a private Postgres, on a free port of the loopback address: it lets
+//! everybody in and works on Postgres as its superuser. Poolers as users have them refuse what is
+//! not in their configuration; so does this one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,8 @@ impl Options {
         self
     }
 
-    /// Whom clients work as, in place of the superuser. Must be there once a client asks for a database.
+    /// Whom clients work as, in place of the superuser. Must be there once a client asks for a
+    /// database.
     pub fn role(mut self, role: impl Into<String>) -> Self {
         self.role = Some(role.into());
         self

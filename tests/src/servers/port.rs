@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use rand::Rng;
 use tokio::net::TcpSocket;
 
-/// A port that was free a moment ago. It lies below the range from which the system gives ports to outgoing
-/// connections: otherwise a client that keeps dialling a killed server may be given the server's own port, connect to
-/// itself, and keep the server from coming back.
+/// A port that was free a moment ago. It lies below the range from which the system gives ports to
+/// outgoing connections: otherwise a client that keeps dialling a killed server may be given the
+/// server's own port, connect to itself, and keep the server from coming back.
 pub fn free_port() -> Result<u16> {
     let end = first_outgoing_port();
     for _ in 0..64 {
@@ -22,8 +22,8 @@ pub fn free_port() -> Result<u16> {
     bind(0).context("bind a free port on 127.0.0.1")
 }
 
-/// Binds without listening. A child that is forked meanwhile holds the socket until it becomes its program, and would
-/// for that long keep the port from us if the socket listened.
+/// Binds without listening. A child that is forked meanwhile holds the socket until it becomes its
+/// program, and would for that long keep the port from us if the socket listened.
 fn bind(port: u16) -> io::Result<u16> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;

@@ -1,5 +1,5 @@
-//! A private Postgres: initialised in a temporary directory, on a free port of the loopback address, with a random
-//! password and no Unix socket.
+//! A private Postgres: initialised in a temporary directory, on a free port of the loopback
+//! address, with a random password and no Unix socket.
 
 mod database;
 mod installation;
@@ -134,7 +134,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts it again on the same port with the same data, stopping it before where it runs; returns once it answers.
+    /// Starts it again on the same port with the same data, stopping it before where it runs;
+    /// returns once it answers.
     pub async fn restart(&mut self) -> Result<()> {
         if self.process.exited()?.is_none() {
             self.stop().await?;
@@ -168,7 +169,8 @@ impl Postgres {
         Ok(Database::new(name.clone(), self.url(&name), Arc::clone(&self.released)))
     }
 
-    /// A database with a chosen name, for a template (or for pg_cron's). It stays until the server goes.
+    /// A database with a chosen name, for a template (or for pg_cron's). It stays until the server
+    /// goes.
     pub async fn create_named_database(&self, name: &str) -> Result<String> {
         let mut connection = self.connect().await?;
         run(&mut connection, format!("create database {name} template template0")).await?;
@@ -205,7 +207,8 @@ impl Postgres {
             }
             let answer = tokio::time::timeout(Duration::from_secs(2), PgConnection::connect(&url)).await;
             let connection = answer.ok()?.ok()?;
-            // A server that is shutting down again, or one that is not ours, shows in the next check.
+            // A server that is shutting down again, or one that is not ours, shows in the next
+            // check.
             let _ = connection.close().await;
             Some(Ok(()))
         });
@@ -226,12 +229,13 @@ impl Postgres {
         std::mem::take(&mut *self.released.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
-    /// Postgres marks its data directory with a System V segment that only a server in good order removes; its id is
-    /// the second word of the seventh line of postmaster.pid.
+    /// Postgres marks its data directory with a System V segment that only a server in good order
+    /// removes; its id is the second word of the seventh line of postmaster.pid.
     fn remove_shared_memory(&self) {
         let mark = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         if let Some(segment) = mark.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {
-            // Only tidiness hangs on it: a segment without a process does not keep the server from starting.
+            // Only tidiness hangs on it: a segment without a process does not keep the server from
+            // starting.
             let _ = std::process::Command::new("ipcrm").args(["-m", segment]).output();
         }
     }
@@ -257,7 +261,8 @@ async fn initialise(installation: &Installation, password: &str, options: &Optio
         "--pgdata=data",
         "--username=postgres",
         "--pwfile=password",
-        // Hashed in the server, plain on the wire, which is this machine's: hashing in an unoptimised client is slow.
+        // Hashed in the server, plain on the wire, which is this machine's: hashing in an
+        // unoptimised client is slow.
         "--auth=password",
         "--encoding=UTF8",
         "--locale=C.UTF-8",

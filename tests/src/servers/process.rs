@@ -1,4 +1,5 @@
-//! A program that runs under a guard: its log, its signals, its end. Used for `sluice` itself and below every server.
+//! A program that runs under a guard: its log, its signals, its end. Used for `sluice` itself and
+//! below every server.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,8 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
-    /// Ends it and all that it started at one stroke (SIGKILL); nothing of it runs once this returns.
+    /// Ends it and all that it started at one stroke (SIGKILL); nothing of it runs once this
+    /// returns.
     pub async fn kill(&mut self) -> Result<()> {
         if self.exited()?.is_some() {
             return Ok(());
@@ -119,7 +121,8 @@ impl Process {
         }
     }
 
-    /// Waits until `text` is in the log; an error, with the log's end, if it ends or the time runs out before.
+    /// Waits until `text` is in the log; an error, with the log's end, if it ends or the time runs
+    /// out before.
     pub async fn wait_for_log(&mut self, text: &str, within: Duration) -> Result<()> {
         let seen = until(within, async || {
             let ended = self.exited().is_ok_and(|status| status.is_some());

@@ -20,7 +20,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Forwards connections from a free port of 127.0.0.1 to a port there. Ends with this value, and every connection with it.
+/// Forwards connections from a free port of 127.0.0.1 to a port there. Ends with this value, and
+/// every connection with it.
 pub struct Proxy {
     port: u16,
     leads_to: Arc<AtomicU16>,

@@ -1,5 +1,6 @@
-//! A private Redis in a temporary directory, on a free port of the loopback address. It loads `dump.rdb` when it starts,
-//! whatever its persistence: SAVE, later writes, `kill` and `restart` make a Redis that is restored from an old snapshot.
+//! A private Redis in a temporary directory, on a free port of the loopback address. It loads
+//! `dump.rdb` when it starts, whatever its persistence: SAVE, later writes, `kill` and `restart`
+//! make a Redis that is restored from an old snapshot.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
-//! The Postgres and the Redis that the tests of one binary share. Holds addresses and child processes only: each test
-//! has a runtime of its own, and a pool or a connection must not outlive it.
+//! The Postgres and the Redis that the tests of one binary share. Holds addresses and child
+//! processes only: each test has a runtime of its own, and a pool or a connection must not outlive
+//! it.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,8 @@ use super::{Database, Postgres, Redis, postgres, redis};
 
 static SHARED: OnceCell<Servers> = OnceCell::const_new();
 
-/// Both run until the test binary ends. Stopping or wiping one would harm other tests: start your own for that.
+/// Both run until the test binary ends. Stopping or wiping one would harm other tests: start your
+/// own for that.
 pub struct Servers {
     pub postgres: Postgres,
     pub redis: Redis,
@@ -39,8 +41,9 @@ pub async fn fresh_database() -> Database {
     }
 }
 
-/// A copy of the database `template`, which `prepare` makes ready (given its URL) the first time that a test of this
-/// binary asks for it. `prepare` must close its connections: a database in use cannot be copied.
+/// A copy of the database `template`, which `prepare` makes ready (given its URL) the first time
+/// that a test of this binary asks for it. `prepare` must close its connections: a database in use
+/// cannot be copied.
 ///
 /// # Panics
 /// If it cannot be made.

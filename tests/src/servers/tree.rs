@@ -4,7 +4,8 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Stops the whole tree where it stands; parents first, so that none starts another child meanwhile.
+/// Stops the whole tree where it stands; parents first, so that none starts another child
+/// meanwhile.
 pub(super) fn pause(root: Pid) {
     send(Signal::STOP, &[root]);
     let mut paused = vec![root];
@@ -60,7 +61,8 @@ fn children(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// State and parent from `/proc/<pid>/stat`, whose second field is a name in brackets that may hold anything.
+/// State and parent from `/proc/<pid>/stat`, whose second field is a name in brackets that may hold
+/// anything.
 fn stat(pid: Pid) -> Option<(String, i32)> {
     let line = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     let (_, fields) = line.rsplit_once(") ")?;

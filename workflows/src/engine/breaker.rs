@@ -1,9 +1,10 @@
-//! The breaker of an API host, for the whole fleet: what the workers hear of the host, and what follows from it. Pure: the
-//! ledger brings the state and writes the next one, under the gate's lock.
+//! The breaker of an API host, for the whole fleet: what the workers hear of the host, and what
+//! follows from it. Pure: the ledger brings the state and writes the next one, under the gate's
+//! lock.
 //! ```text
 //! closed ──failures of three runs, or the key refused──► open ──the probe is answered──► half-open
-//!    ▲                                                    ▲  ◄──the run that was let through fails──┘ │
-//!    └────────────── the run that was let through gets an answer ────────────────────────────────────┘
+//!    ▲                                                   ▲   ◄──the run let through fails──┘  │
+//!    └────────────── the run that was let through gets an answer ─────────────────────────────┘
 //! ```
 
 use std::time::Duration;
@@ -145,11 +146,13 @@ pub struct Breaker {
     pub probe_run: Option<RunId>,
 }
 
-/// The most runs that are remembered as failing: they are the last to be let through by a half-open breaker.
+/// The most runs that are remembered as failing: they are the last to be let through by a half-open
+/// breaker.
 const REMEMBERED: usize = 64;
 
 impl Rules {
-    /// The pause after the `probes`th probe, or after opening. Half of it is drawn, so that relays and hosts spread.
+    /// The pause after the `probes`th probe, or after opening. Half of it is drawn, so that relays
+    /// and hosts spread.
     pub fn pause(&self, breaker: &Breaker, jitter: f64) -> Duration {
         let whole = match breaker.cause {
             Some(Cause::Key) => self.key,
@@ -187,7 +190,8 @@ impl Breaker {
                 }
                 (State::Closed, HostSignal::KeyRefused) => self.open(Cause::Key),
                 (State::Open, HostSignal::KeyRefused) => self.cause = Some(Cause::Key),
-                // Attempts that began before it opened end while it is half-open: only the run let through is heard.
+                // Attempts that began before it opened end while it is half-open: only the run let
+                // through is heard.
                 (State::HalfOpen, HostSignal::Healthy) if self.probe_run == Some(run) => self = Self::default(),
                 (State::HalfOpen, HostSignal::Failing) if self.probe_run == Some(run) => {
                     self.remember(run, rules);

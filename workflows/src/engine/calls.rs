@@ -1,5 +1,5 @@
-//! Calls that create or delete: whether one may be sent, decided right before it is, and whether one may still be under way
-//! at the API. Every other call needs none of this.
+//! Calls that create or delete: whether one may be sent, decided right before it is, and whether
+//! one may still be under way at the API. Every other call needs none of this.
 
 use std::future::Future;
 
@@ -50,7 +50,8 @@ impl<'a> ExclusiveCalls<'a> {
         Self { permission: Box::new(permission), in_flight: Mutex::new(InFlight::Never) }
     }
 
-    /// Whether a call may still be under way. A call that was dropped in the middle counts as under way.
+    /// Whether a call may still be under way. A call that was dropped in the middle counts as under
+    /// way.
     pub fn in_flight(&self) -> InFlight {
         *self.in_flight.lock()
     }

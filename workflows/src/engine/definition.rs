@@ -1,5 +1,5 @@
-//! A workflow as data: its name, its version, and its steps in order. A run keeps the version that it started with, so a
-//! changed list of steps is a new version beside the old one.
+//! A workflow as data: its name, its version, and its steps in order. A run keeps the version that
+//! it started with, so a changed list of steps is a new version beside the old one.
 
 use std::time::Duration;
 
@@ -19,9 +19,11 @@ pub struct Definition {
     pub deadline: Duration,
     /// Which runs are dispatched first: a smaller number before a larger one.
     pub priority: i16,
-    /// The SQL function that writes the app's own tables when its runs change, told of run ids: `schema.function`.
+    /// The SQL function that writes the app's own tables when its runs change, told of run ids:
+    /// `schema.function`.
     pub projection: Option<&'static str>,
-    /// The SQL function that turns the app's own rows into runs, beside the inbox: `schema.function`.
+    /// The SQL function that turns the app's own rows into runs, beside the inbox:
+    /// `schema.function`.
     pub source: Option<&'static str>,
     /// The SQL function that says which subjects are gone: `schema.function`, told of subjects.
     /// Nothing is made for them any more.
@@ -39,7 +41,8 @@ pub struct Step {
     pub lease: Duration,
     pub retry: Retry,
     pub reach: Reach,
-    /// The API host that it calls, whose gate it stands behind: named as the client names it, with its port.
+    /// The API host that it calls, whose gate it stands behind: named as the client names it, with
+    /// its port.
     pub host: Option<String>,
 }
 
@@ -66,8 +69,8 @@ pub const RENEWED_AT: Duration = Duration::from_millis(600);
 /// that creates or deletes, and for a slow answer: `Registry::faults` sees to that.
 pub const BETWEEN_RENEWALS: Duration = RENEWED_AT.saturating_add(RENEWAL_TICK);
 
-/// The lease that must be left for a call that creates or deletes to be sent: then the lease's end is also the end of the
-/// time in which the server finishes what it was sent.
+/// The lease that must be left for a call that creates or deletes to be sent: then the lease's end
+/// is also the end of the time in which the server finishes what it was sent.
 pub const EXCLUSIVE_CALL: Duration = Duration::from_millis(2500);
 
 impl Definition {

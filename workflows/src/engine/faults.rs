@@ -1,5 +1,5 @@
-//! The faults in a program's definitions. A role says all of them before it starts, and refuses: the
-//! ledger and the workers take a definition as it is.
+//! The faults in a program's definitions. A role says all of them before it starts, and refuses:
+//! the ledger and the workers take a definition as it is.
 
 use std::time::Duration;
 

@@ -1,11 +1,13 @@
-//! The names and numbers of the engine, parsed once at the edge. After that nothing checks them again.
+//! The names and numbers of the engine, parsed once at the edge. After that nothing checks them
+//! again.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A text that is no valid id or name. The message says which, with which value, and what is expected.
+/// A text that is no valid id or name. The message says which, with which value, and what is
+/// expected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{what} {value:?} is not valid: {expected}")]
 pub struct Invalid {

@@ -1,5 +1,5 @@
-//! What a step answers when an attempt ends. The engine turns it into a change of state (`state`), a delay (`policy`)
-//! and rows; a step decides none of these.
+//! What a step answers when an attempt ends. The engine turns it into a change of state (`state`),
+//! a delay (`policy`) and rows; a step decides none of these.
 
 use std::{fmt, time::Duration};
 
@@ -17,13 +17,13 @@ pub const ERROR_BYTES: usize = 4096;
 /// How one attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// The step's effect is there. `output` is the next step's input; `memory` is merged into the resource's. `note` is kept
-    /// on the attempt.
+    /// The step's effect is there. `output` is the next step's input; `memory` is merged into the
+    /// resource's. `note` is kept on the attempt.
     Success { output: Value, memory: Memory, note: Option<String> },
     /// It may work later. Counted as a failure; the policy says when the next attempt is due.
     Retry(Failure),
-    /// It did not fail, it could not be tried or the other side is not ready: not counted. `after` is the least delay;
-    /// without one the policy chooses.
+    /// It did not fail, it could not be tried or the other side is not ready: not counted. `after`
+    /// is the least delay; without one the policy chooses.
     Defer { failure: Failure, after: Option<Duration> },
     /// An earlier step's effect is gone or not what was asked: run that step again. Bounded.
     SendBack { to: StepName, failure: Failure },
@@ -122,7 +122,8 @@ pub enum Mend {
     Person,
 }
 
-/// The kind of a failure: a label of metrics, attempts and dead letters, so a closed and short list.
+/// The kind of a failure: a label of metrics, attempts and dead letters, so a closed and short
+/// list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -195,7 +196,8 @@ pub enum HostSignal {
     KeyRefused,
 }
 
-/// What a workflow keeps of a resource between runs. The engine never looks into it. It may hold secrets: it prints as `***`.
+/// What a workflow keeps of a resource between runs. The engine never looks into it. It may hold
+/// secrets: it prints as `***`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Memory(Map<String, Value>);
@@ -246,8 +248,8 @@ pub struct StepInput {
     /// Drawn by us and stored before the first call.
     pub secret: Secret,
     pub memory: Memory,
-    /// Whether a step that may create or delete was ever claimed for this resource before this attempt: then read back
-    /// before acting.
+    /// Whether a step that may create or delete was ever claimed for this resource before this
+    /// attempt: then read back before acting.
     pub exclusive_before: bool,
     /// The run's input for the first step, else the output of the step before.
     pub input: Value,

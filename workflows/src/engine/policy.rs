@@ -28,7 +28,8 @@ impl Default for Retry {
     }
 }
 
-/// The longest delay between two defers. Short, since what defers is often over at once: a gate, an API that is loading.
+/// The longest delay between two defers. Short, since what defers is often over at once: a gate, an
+/// API that is loading.
 const DEFER_CAP: Duration = Duration::from_secs(30);
 
 impl Retry {
@@ -37,8 +38,9 @@ impl Retry {
         equal_jitter(self.growing(spent.failures, self.cap), jitter)
     }
 
-    /// The delay after a crash: none after the first, since most crashes are deployments and evictions; then it grows, so
-    /// that a step which kills its worker soon leaves its neighbours alone.
+    /// The delay after a crash: none after the first, since most crashes are deployments and
+    /// evictions; then it grows, so that a step which kills its worker soon leaves its neighbours
+    /// alone.
     pub fn after_crash(&self, spent: Spent, jitter: f64) -> Duration {
         match spent.crashes {
             0 | 1 => Duration::ZERO,
@@ -63,7 +65,8 @@ impl Retry {
     }
 }
 
-/// Half of the delay is sure, the other half is drawn: neighbours spread, and nobody comes back at once.
+/// Half of the delay is sure, the other half is drawn: neighbours spread, and nobody comes back at
+/// once.
 fn equal_jitter(delay: Duration, jitter: f64) -> Duration {
     delay.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }

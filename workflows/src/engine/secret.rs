@@ -1,5 +1,5 @@
-//! Texts that must never be seen: a secret prints and serialises as `***`. Only `expose` hands the text out, so a
-//! grep for it finds every place where a secret leaves the process.
+//! Texts that must never be seen: a secret prints and serialises as `***`. Only `expose` hands the
+//! text out, so a grep for it finds every place where a secret leaves the process.
 
 use std::{cmp::Reverse, fmt, ops::Range};
 
@@ -15,7 +15,8 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself: for a header, a request body or a ledger column, never for anything that a person reads.
+    /// The text itself: for a header, a request body or a ledger column, never for anything that a
+    /// person reads.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,5 +1,5 @@
-//! The state machine: the only definition of how a step and its run may move. The ledger's SQL repeats these moves as
-//! guards, and a test compares the two.
+//! The state machine: the only definition of how a step and its run may move. The ledger's SQL
+//! repeats these moves as guards, and a test compares the two.
 //! ```text
 //! due ──claim──► running ──succeed──► succeeded
 //!  ▲               │                      │
@@ -8,7 +8,8 @@
 //!  └── revive ── dead ◄── refused, a spent budget, the deadline
 //!                cancelled ◄── cancel (from running: at its settle)
 //! ```
-//! Whether Redis holds a hint for a due step is no state: a hint may be pushed twice, a claim is won once.
+//! Whether Redis holds a hint for a due step is no state: a hint may be pushed twice, a claim is
+//! won once.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +23,8 @@ pub enum RunState {
     Cancelled,
 }
 
-/// Where a step stands. A step that waits (for an earlier step, or for its run's turn on a resource) is `due` without a
-/// moment.
+/// Where a step stands. A step that waits (for an earlier step, or for its run's turn on a
+/// resource) is `due` without a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepState {

@@ -1,5 +1,6 @@
-//! What somebody implements to give the engine a workflow: its definition, its steps' code, and, per API host, a probe. The
-//! engine runs every workflow through these traits; none has a privilege.
+//! What somebody implements to give the engine a workflow: its definition, its steps' code, and,
+//! per API host, a probe. The engine runs every workflow through these traits; none has a
+//! privilege.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -28,8 +29,8 @@ pub trait Workflow: Send + Sync {
         Ok(())
     }
 
-    /// Runs one step. `None`: this build has no code for it. A call that creates or deletes goes through `calls`. It is
-    /// dropped where the lease is lost or the step's timeout is over.
+    /// Runs one step. `None`: this build has no code for it. A call that creates or deletes goes
+    /// through `calls`. It is dropped where the lease is lost or the step's timeout is over.
     fn run<'a>(
         &'a self,
         step: &'a StepName,

@@ -46,7 +46,8 @@ impl FromStr for UserId {
     }
 }
 
-/// The name of an instance at the Evolution API, as it stands there; it is percent-encoded only in a URL.
+/// The name of an instance at the Evolution API, as it stands there; it is percent-encoded only in
+/// a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InstanceName(ResourceName);
@@ -61,8 +62,9 @@ impl InstanceName {
         self.0.as_str()
     }
 
-    /// Whether the name is this user's own: theirs, or an older one that begins with it (`user_<uuid>_v2`). A uuid has one
-    /// length, so that no user's name is the beginning of another user's.
+    /// Whether the name is this user's own: theirs, or an older one that begins with it
+    /// (`user_<uuid>_v2`). A uuid has one length, so that no user's name is the beginning of
+    /// another user's.
     pub fn is_of(&self, user: UserId) -> bool {
         self.as_str().starts_with(Self::of_user(user).as_str())
     }

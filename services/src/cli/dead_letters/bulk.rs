@@ -1,5 +1,6 @@
-//! `sluice dead-letters retry` and `discard`, by id or filter: look, say how many, ask, then one after the other at a rate
-//! that the rest of the fleet bears. Each is guarded by its run's state, so what somebody else did meanwhile is skipped.
+//! `sluice dead-letters retry` and `discard`, by id or filter: look, say how many, ask, then one
+//! after the other at a rate that the rest of the fleet bears. Each is guarded by its run's state,
+//! so what somebody else did meanwhile is skipped.
 
 use std::{
     io::{self, IsTerminal},
@@ -114,7 +115,8 @@ impl Bulk {
         self.ids.iter().copied().filter(move |id| !found(id))
     }
 
-    /// Who names dead letters one by one has seen them; who chooses by a filter is told how many it takes.
+    /// Who names dead letters one by one has seen them; who chooses by a filter is told how many it
+    /// takes.
     async fn agreed(&self, action: Action, count: usize, shutdown: &CancellationToken) -> anyhow::Result<bool> {
         if self.yes || !self.ids.is_empty() || count == 0 || !io::stdin().is_terminal() {
             return Ok(true);
@@ -135,7 +137,8 @@ struct Change {
 }
 
 impl Change {
-    /// One after the other, until shutdown or the ledger's first error; what is left then is counted as untried.
+    /// One after the other, until shutdown or the ledger's first error; what is left then is
+    /// counted as untried.
     async fn all(
         &self,
         ledger: &Postgres,

@@ -33,7 +33,8 @@ pub enum Command {
     List(Box<List>),
     /// One dead letter with its run, its steps and every attempt
     Show(Box<Show>),
-    /// Give dead runs a fresh budget: each resumes at the step that failed and keeps what the steps before it made
+    /// Give dead runs a fresh budget: each resumes at the step that failed and keeps what the steps
+    /// before it made
     #[command(override_usage = "sluice dead-letters retry [OPTIONS] <ID|RUN>...
        sluice dead-letters retry [OPTIONS] with one filter or several, or --all")]
     Retry(Box<bulk::Bulk>),

@@ -90,7 +90,8 @@ impl Report {
         }
     }
 
-    /// With a filter, what somebody else did meanwhile is no failure; what was named and not done is one.
+    /// With a filter, what somebody else did meanwhile is no failure; what was named and not done
+    /// is one.
     pub(super) fn exit_code(&self) -> ExitCode {
         let unmet = self.named > 0 && !self.skipped.is_empty();
         match self.matched {

@@ -43,7 +43,8 @@ pub enum Command {
     Show(Box<show::Show>),
     /// End a run: at once, or when the step that is running settles; a dead one is discarded
     Cancel(Box<Cancel>),
-    /// One run as a JSON document that names nobody: to replay it in the simulator, or for a bug report
+    /// One run as a JSON document that names nobody: to replay it in the simulator, or for a bug
+    /// report
     Export(Box<show::Export>),
 }
 

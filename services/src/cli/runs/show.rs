@@ -1,4 +1,5 @@
-//! `sluice runs show` and `export`: one run, for whoever mends it and for whoever must not know whose it is.
+//! `sluice runs show` and `export`: one run, for whoever mends it and for whoever must not know
+//! whose it is.
 
 use std::process::ExitCode;
 

@@ -134,8 +134,8 @@ fn memory(column: Option<Value>) -> Memory {
     }
 }
 
-/// A sign of life is one even where a lease cannot be renewed. Where one of the rows is locked, each
-/// lease has a transaction of its own.
+/// A sign of life is one even where a lease cannot be renewed. Where one of the rows is locked,
+/// each lease has a transaction of its own.
 pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
     let renewed = match renew_all(ledger, worker, leases).await {
         Err(error) if is_locked(&error) => renew_each(ledger, worker, leases).await,

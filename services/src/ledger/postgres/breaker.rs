@@ -1,5 +1,6 @@
-//! The breaker of an API host, in its gate row. What follows from a report or a probe is decided by `workflows::breaker`,
-//! under the row's lock; the write is guarded by what was read. Every moment is the database's own.
+//! The breaker of an API host, in its gate row. What follows from a report or a probe is decided by
+//! `workflows::breaker`, under the row's lock; the write is guarded by what was read. Every moment
+//! is the database's own.
 
 use std::time::Duration;
 

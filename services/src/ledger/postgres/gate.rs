@@ -1,5 +1,6 @@
-//! Gates as a person sets them. Each change is one guarded statement on the gate's row, which is made where there is none,
-//! and leaves a row that says who and why. When a gate was closed is noted by a trigger.
+//! Gates as a person sets them. Each change is one guarded statement on the gate's row, which is
+//! made where there is none, and leaves a row that says who and why. When a gate was closed is
+//! noted by a trigger.
 
 use std::time::Duration;
 

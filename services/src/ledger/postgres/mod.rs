@@ -1,5 +1,6 @@
-//! The ledger in Postgres. Each transition is one SQL function of `migrations/…09_protocol.sql`, called in one statement that
-//! is its own transaction; here are the calls, and what people and breakers do in transactions of several statements.
+//! The ledger in Postgres. Each transition is one SQL function of `migrations/…09_protocol.sql`,
+//! called in one statement that is its own transaction; here are the calls, and what people and
+//! breakers do in transactions of several statements.
 
 mod attempts;
 mod breaker;
@@ -63,12 +64,14 @@ impl Postgres {
         if self.database.takes_writes().await? { Ok(()) } else { Err(Error::Standby) }
     }
 
-    /// Tell the database which workflows this build runs, and make the gates of their steps and hosts. Safe to repeat.
+    /// Tell the database which workflows this build runs, and make the gates of their steps and
+    /// hosts. Safe to repeat.
     pub async fn register(&self) -> Result<()> {
         self.within(register::register(self)).await
     }
 
-    /// End a dead run for good. `No`: it is not dead, so that a run which somebody revived meanwhile goes on.
+    /// End a dead run for good. `No`: it is not dead, so that a run which somebody revived
+    /// meanwhile goes on.
     pub async fn discard(&self, run: RunId, by: &By) -> Result<Changed> {
         self.within(runs::end(self, run, by, runs::Which::Dead)).await
     }

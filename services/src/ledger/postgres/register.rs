@@ -1,4 +1,5 @@
-//! What this build runs, told to the database: SQL starts runs by it, claims read leases and hosts from it.
+//! What this build runs, told to the database: SQL starts runs by it, claims read leases and hosts
+//! from it.
 
 use workflows::definition::{Definition, Reach};
 
@@ -53,8 +54,8 @@ pub(super) async fn register(ledger: &Postgres) -> Result<()> {
     Ok(tx.commit().await?)
 }
 
-/// A step's name is one queue, and has one host's gate before it, in all workflows of a database. Within one program that is a
-/// fault; another program may be about to name the same host.
+/// A step's name is one queue, and has one host's gate before it, in all workflows of a database.
+/// Within one program that is a fault; another program may be about to name the same host.
 async fn say_of_two_hosts(tx: &mut Tx) -> Result<()> {
     let sql = "select known.step, string_agg(known.workflow || ' calls ' || coalesce(known.host, 'none'), ', ' order by known.workflow)
         from sluice.definition as known

@@ -109,7 +109,8 @@ pub(super) async fn waiting(ledger: &Postgres, most: usize) -> Result<Vec<Waitin
     Ok(queues.into_values().collect())
 }
 
-/// Guarded by the context that was read: of two relays one wins, and the other one's context is nobody's.
+/// Guarded by the context that was read: of two relays one wins, and the other one's context is
+/// nobody's.
 pub(super) async fn keep_traces(ledger: &Postgres, contexts: &[Traced]) -> Result<Vec<bool>> {
     let runs: Vec<Uuid> = contexts.iter().map(|traced| traced.run.uuid()).collect();
     let (asked, was): (Vec<Uuid>, Vec<_>) = (runs.clone(), contexts.iter().map(|traced| traced.was.clone()).collect());

@@ -1,4 +1,5 @@
-//! What relays do beside moving runs on: leases and deadlines that are over, rows to write again, doubts, retention.
+//! What relays do beside moving runs on: leases and deadlines that are over, rows to write again,
+//! doubts, retention.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,10 @@
-//! The transport of the crate apalis-redis, contained: our own push in its layout, a connection that is watched (`watched`), and
-//! a sweep that goes by Redis' clock (`sweep`).
+//! The transport of the crate apalis-redis, contained: our own push in its layout, a connection
+//! that is watched (`watched`), and a sweep that goes by Redis' clock (`sweep`).
 //!
-//! The keys of a queue: `data` (hash: id to payload), `meta:<id>` (hash), `active` (list of the ids that wait), `scheduled`
-//! (sorted set; ours never go there), `inflight:<worker>` (set: fetched and not acknowledged), `done` and `dead` (sets),
-//! `workers` (sorted set), `workers:metadata:<worker>` (hash); and of our own `alive:<worker>`, which Redis' clock expires.
+//! The keys of a queue: `data` (hash: id to payload), `meta:<id>` (hash), `active` (list of the ids
+//! that wait), `scheduled` (sorted set; ours never go there), `inflight:<worker>` (set: fetched and
+//! not acknowledged), `done` and `dead` (sets), `workers` (sorted set), `workers:metadata:<worker>`
+//! (hash); and of our own `alive:<worker>`, which Redis' clock expires.
 
 mod sweep;
 mod watched;
@@ -36,7 +37,8 @@ static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/p
 static DEPTH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/depth.lua")));
 
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
-/// apalis' own rescue goes by workers' clocks; ours by Redis' (see `sweep`). So many heartbeats missed is never.
+/// apalis' own rescue goes by workers' clocks; ours by Redis' (see `sweep`). So many heartbeats
+/// missed is never.
 const NEVER: usize = 100_000;
 
 /// A letter for each hint, up to the first one that there was no capacity for.
@@ -58,8 +60,9 @@ pub(super) async fn depth(queue: &Queue, step: &StepName) -> Result<u64, Error> 
     queue.ask("read the depth", call.invoke_async(&mut queue.connection())).await
 }
 
-/// One life of an apalis worker: until `shutdown` (`Ok`) or an error. It is struck off at its end, which hands back what it had
-/// fetched; where Redis cannot be reached, another consumer's sweep does that once the name has been silent.
+/// One life of an apalis worker: until `shutdown` (`Ok`) or an error. It is struck off at its end,
+/// which hands back what it had fetched; where Redis cannot be reached, another consumer's sweep
+/// does that once the name has been silent.
 pub(super) async fn work(
     consumer: &Consumer,
     name: &Arc<str>,
@@ -78,7 +81,8 @@ async fn live(
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
     let (queue, step) = (&consumer.queue, &consumer.step);
-    // Before it registers, or another consumer's sweep would find a registered worker without a sign of life.
+    // Before it registers, or another consumer's sweep would find a registered worker without a
+    // sign of life.
     queue.keep_alive(step, name).await.map_err(|error| error.to_string())?;
     let traffic = Traffic::new();
     let context = WorkerContext::new(name);
@@ -104,7 +108,8 @@ async fn live(
     }
 }
 
-/// Batches of one: with more, a worker whose handlers are all busy neither sends heartbeats nor acknowledges.
+/// Batches of one: with more, a worker whose handlers are all busy neither sends heartbeats nor
+/// acknowledges.
 fn storage(queue: &Queue, step: &StepName, traffic: Arc<Traffic>) -> RedisStorage<(), Watched> {
     let keys = queue.keys(step);
     RedisStorage::new(Watched::new(queue, keys.clone(), traffic)).with_config(
@@ -118,14 +123,15 @@ fn storage(queue: &Queue, step: &StepName, traffic: Arc<Traffic>) -> RedisStorag
     )
 }
 
-/// Gives signs of life to Redis, and ends where the worker gives none though it has hands free: whatever made it stop looking, a
-/// new one looks again.
+/// Gives signs of life to Redis, and ends where the worker gives none though it has hands free:
+/// whatever made it stop looking, a new one looks again.
 async fn stay_alive(consumer: &Consumer, name: &str, traffic: &Traffic) -> String {
     let mut every = time::interval(ALIVE_EVERY);
     let limit = consumer.queue.shared.config.response_timeout + Duration::from_secs(5);
     loop {
         every.tick().await;
-        // Failing is for the worker itself to notice; missing signs only mean that its hints are handed back.
+        // Failing is for the worker itself to notice; missing signs only mean that its hints are
+        // handed back.
         let _ = consumer.queue.keep_alive(&consumer.step, name).await;
         let silent = traffic.silent_for();
         if consumer.state.running.len() < consumer.concurrency && silent > limit {

@@ -1,4 +1,5 @@
-//! Keeping Redis small and its hints moving: the remains of finished tasks, and what silent workers held.
+//! Keeping Redis small and its hints moving: the remains of finished tasks, and what silent workers
+//! held.
 
 use std::{convert::Infallible, sync::LazyLock, time::Duration};
 
@@ -20,7 +21,8 @@ const HANDED_BACK_LIMIT: usize = 10;
 const ALIVE_FOR: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Sweeps one step's queue about every second. Safe with any number of callers; every consumer does it.
+/// Sweeps one step's queue about every second. Safe with any number of callers; every consumer does
+/// it.
 pub(in crate::queue) async fn keep_swept(queue: &Queue, step: &StepName, state: &ConsumerState) -> Infallible {
     loop {
         time::sleep(SWEEP_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;

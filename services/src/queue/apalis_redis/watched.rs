@@ -1,5 +1,6 @@
-//! The connection as one apalis worker sees it: bounded in time, and watched, so that the poll strategy knows whether
-//! a fetch is under way and the supervisor notices a worker that has fallen silent.
+//! The connection as one apalis worker sees it: bounded in time, and watched, so that the poll
+//! strategy knows whether a fetch is under way and the supervisor notices a worker that has fallen
+//! silent.
 
 use std::{
     sync::{
@@ -81,7 +82,8 @@ impl Watched {
         Self { link: shared.link.clone(), keys, traffic, timeout: shared.config.response_timeout }
     }
 
-    /// Also bounds the wait for a connection, which the client's own response timeout does not cover.
+    /// Also bounds the wait for a connection, which the client's own response timeout does not
+    /// cover.
     async fn watch<T>(&self, call: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
         let (under_way, seen) = (self.traffic.begin(), self.link.renewals());
         let Ok(answer) = tokio::time::timeout(self.timeout, call).await else {
@@ -95,7 +97,8 @@ impl Watched {
         answer
     }
 
-    /// The worker's name and metadata, where this is the script of apalis-redis that registers a worker.
+    /// The worker's name and metadata, where this is the script of apalis-redis that registers a
+    /// worker.
     fn registration(&self, cmd: &Cmd) -> Option<Vec<Vec<u8>>> {
         let words: Vec<_> =
             cmd.args_iter().filter_map(|arg| if let Arg::Simple(word) = arg { Some(word) } else { None }).collect();
@@ -137,9 +140,9 @@ impl ConnectionLike for Watched {
     }
 }
 
-/// When a worker looks for hints: at each wake, and at a slow tick behind it. apalis polls the backend whenever this
-/// wakes it; a wake that comes while a fetch is under way may be younger than what that fetch sees, so it is kept until
-/// a fetch can begin after it.
+/// When a worker looks for hints: at each wake, and at a slow tick behind it. apalis polls the
+/// backend whenever this wakes it; a wake that comes while a fetch is under way may be younger than
+/// what that fetch sees, so it is kept until a fetch can begin after it.
 pub(super) struct WakePolling {
     rings: BoxStream<'static, ()>,
     tick: Interval,
@@ -166,7 +169,8 @@ impl WakePolling {
 
 impl PollStrategy for WakePolling {
     fn poll_drive(&mut self, cx: &mut Context<'_>, _: &PollSnapshot) -> Poll<Option<()>> {
-        // Drained until pending: apalis' built-in strategies stop early, lose their waker and stall for 30 s.
+        // Drained until pending: apalis' built-in strategies stop early, lose their waker and stall
+        // for 30 s.
         while self.tick.poll_tick(cx).is_ready() {}
         while let Poll::Ready(Some(())) = self.rings.poll_next_unpin(cx) {
             self.rung = true;
@@ -205,7 +209,8 @@ mod tests {
         }
     }
 
-    /// A poll strategy that has been rung once, polled once, and how often it woke its worker since.
+    /// A poll strategy that has been rung once, polled once, and how often it woke its worker
+    /// since.
     fn rung(traffic: &Arc<Traffic>) -> (WakePolling, Arc<Wakes>, PollSnapshot) {
         let rings = stream::once(async {}).chain(stream::pending()).boxed();
         let (mut polling, wakes) = (WakePolling::on(rings, traffic.clone()), Arc::new(Wakes::default()));

@@ -11,7 +11,8 @@ use crate::queue::{Queue, keys};
 
 static ACKNOWLEDGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/acknowledge.lua")));
 
-/// How long an acknowledgement waits for company. Far below the second from one scan of a relay to the next.
+/// How long an acknowledgement waits for company. Far below the second from one scan of a relay to
+/// the next.
 const WITHIN: Duration = Duration::from_millis(100);
 /// How many go into one script.
 const BATCH: usize = 1000;

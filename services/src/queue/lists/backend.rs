@@ -1,5 +1,5 @@
-//! The apalis backend of our own transport: its worker blocks in Redis, which hands it the next hint at once, and asks for as many
-//! as handlers could start.
+//! The apalis backend of our own transport: its worker blocks in Redis, which hands it the next
+//! hint at once, and asks for as many as handlers could start.
 
 use std::{
     collections::VecDeque,
@@ -35,10 +35,10 @@ use crate::queue::{
 
 /// How long a worker blocks in Redis before it hears that Redis is still there.
 const TICK: Duration = Duration::from_secs(2);
-/// How many hints at most are asked for in advance. While one question blocks, Redis has the next ones at hand already, so that
-/// they cost neither side a call of its own. A worker that freezes takes so many hints with it,
-/// until a sweep forgets them. At most half of a step's permits wait so (one, where there is only
-/// one): the others are for runs that the process carries on.
+/// How many hints at most are asked for in advance. While one question blocks, Redis has the next
+/// ones at hand already, so that they cost neither side a call of its own. A worker that freezes
+/// takes so many hints with it, until a sweep forgets them. At most half of a step's permits wait
+/// so (one, where there is only one): the others are for runs that the process carries on.
 const AHEAD: usize = 16;
 /// How long a worker that stops listens for hints that are on their way to it.
 const LAST_WORDS: Duration = Duration::from_millis(20);
@@ -124,7 +124,8 @@ impl Fetching {
                 None => sweep(&self.queue, &self.step).await?,
             }
         }
-        // Where hints wait, those that were asked for are on their way. Closing the connection ends the other questions.
+        // Where hints wait, those that were asked for are on their way. Closing the connection ends
+        // the other questions.
         while let Ok(Some(answer)) = time::timeout(LAST_WORDS, self.asked.next()).await {
             if let Some(hint) = answer.ok().flatten().and_then(|(_, hint)| self.start(&hint)) {
                 return Ok(Some(hint));
@@ -202,7 +203,8 @@ impl Backend for Lists {
     ) -> Poll<Option<Result<Task<Fetched>, Error>>> {
         Poll::Ready(match ready!(self.hints.poll_next_unpin(cx)) {
             Some(fetched) => {
-                // An id that no other task of this worker has: with some features apalis insists on it.
+                // An id that no other task of this worker has: with some features apalis insists on
+                // it.
                 self.tasks += 1;
                 let id = TaskId::from_int(self.tasks);
                 Some(fetched.map(|hint| TaskBuilder::new(hint).task_id(id).build()))

@@ -1,4 +1,5 @@
-//! Pushing. One hint alone, which is what a settle pushes, goes without a script: that is half the work for Redis.
+//! Pushing. One hint alone, which is what a settle pushes, goes without a script: that is half the
+//! work for Redis.
 
 use std::{
     collections::BTreeMap,

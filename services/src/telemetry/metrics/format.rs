@@ -1,4 +1,5 @@
-//! How metrics are written: in OpenMetrics' text for who asks for it, as Prometheus does, else in Prometheus' older one.
+//! How metrics are written: in OpenMetrics' text for who asks for it, as Prometheus does, else in
+//! Prometheus' older one.
 
 use super::names;
 

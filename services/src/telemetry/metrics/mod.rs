@@ -1,7 +1,9 @@
-//! What a process counts and measures, as `/metrics` shows it. `names` is the one list of metrics; `record` is what roles call
-//! when something has happened; `source` is for what is only read when somebody asks; `format` is how it is written.
+//! What a process counts and measures, as `/metrics` shows it. `names` is the one list of metrics;
+//! `record` is what roles call when something has happened; `source` is for what is only read when
+//! somebody asks; `format` is how it is written.
 //!
-//! Labels hold names from definitions and closed lists only: never a subject, a run, a text of the API or a secret.
+//! Labels hold names from definitions and closed lists only: never a subject, a run, a text of the
+//! API or a secret.
 
 mod format;
 pub mod names;

@@ -1,5 +1,6 @@
-//! Every metric that a process of Sluice exposes: its name, what it is, its labels, and what it says. docs/metrics.md's table is held
-//! to this one, and this one to what `/metrics` answers. No other module writes a metric's name or a label's.
+//! Every metric that a process of Sluice exposes: its name, what it is, its labels, and what it
+//! says. docs/metrics.md's table is held to this one, and this one to what `/metrics` answers. No
+//! other module writes a metric's name or a label's.
 
 /// What kind of metric it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,8 +46,8 @@ impl<'a> Ended<'a> {
 }
 
 impl Metrics {
-    /// Shows what this process can count from zero on: a counter that only appears with its first event seems not to have
-    /// risen. A worker's, which serves these steps.
+    /// Shows what this process can count from zero on: a counter that only appears with its first
+    /// event seems not to have risen. A worker's, which serves these steps.
     pub fn expect_attempts<'a>(&self, workflows: impl Iterator<Item = &'a Definition>, steps: &[StepName]) {
         for workflow in workflows {
             let served = |step: &&definition::Step| steps.contains(&step.name);
@@ -171,7 +171,8 @@ impl Metrics {
         self.events_dropped.add([], count);
     }
 
-    /// A call to an API: its route (`POST /greetings`), its status if an answer came, its error if any.
+    /// A call to an API: its route (`POST /greetings`), its status if an answer came, its error if
+    /// any.
     pub fn called(&self, route: &'static str, status: Option<u16>, error: &str, duration: Duration) {
         let (method, template) = route.split_once(' ').unwrap_or(("", route));
         let status = status.map(|status| status.to_string()).unwrap_or_default();

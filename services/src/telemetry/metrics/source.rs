@@ -1,4 +1,5 @@
-//! Samples that are read at the moment of a scrape: gauges of the system and of pools, counts that others keep.
+//! Samples that are read at the moment of a scrape: gauges of the system and of pools, counts that
+//! others keep.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -29,7 +30,8 @@ impl Sample {
 /// Where samples come from.
 type Source = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 
-/// All sources of a process. They are written together: a family may stand in an exposition once, whoever has samples of it.
+/// All sources of a process. They are written together: a family may stand in an exposition once,
+/// whoever has samples of it.
 #[derive(Clone, Default)]
 pub(super) struct Sources(Arc<Mutex<Vec<Source>>>);
 
@@ -62,7 +64,8 @@ impl Collector for Sources {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge | Kind::Histogram => MetricType::Gauge,
             };
-            // A registered metric's help gets its full stop from the registry, a collector's does not.
+            // A registered metric's help gets its full stop from the registry, a collector's does
+            // not.
             let help = format!("{}.", metric.help);
             let mut family = encoder.encode_descriptor(family, &help, None, kind)?;
             for Sample { metric, labels, value } in samples.values() {

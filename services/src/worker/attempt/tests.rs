@@ -1,4 +1,5 @@
-//! What an attempt makes of a workflow, over a ledger that hands one step out and keeps what is settled.
+//! What an attempt makes of a workflow, over a ledger that hands one step out and keeps what is
+//! settled.
 
 use std::sync::Mutex;
 

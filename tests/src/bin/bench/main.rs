@@ -1,5 +1,6 @@
-//! `make bench`: what Sluice gives and what it costs, with real servers and separate processes, as ratios to an engine-free
-//! loop in the same run. Ends with tables, and with 1 where the figures are void.
+//! `make bench`: what Sluice gives and what it costs, with real servers and separate processes, as
+//! ratios to an engine-free loop in the same run. Ends with tables, and with 1 where the figures
+//! are void.
 
 #![allow(clippy::print_stdout, reason = "a program that speaks to a person")]
 
@@ -12,9 +13,9 @@ use url::Url;
 
 /// Measures Sluice: rate, CPU, latency, statements, memory.
 ///
-/// It starts a private Postgres (fsync and synchronous_commit on), a private Redis, a simulated Evolution API and `sluice` as
-/// processes, on free ports of 127.0.0.1; nothing of it is left afterwards. Progress goes to standard error, the tables to
-/// standard output.
+/// It starts a private Postgres (fsync and synchronous_commit on), a private Redis, a simulated
+/// Evolution API and `sluice` as processes, on free ports of 127.0.0.1; nothing of it is left
+/// afterwards. Progress goes to standard error, the tables to standard output.
 #[derive(Parser)]
 #[command(after_help = "Examples:\n  bench                          everything: some 30 minutes\n  \
     bench --quick                  what a change usually moves: under two minutes\n  \
@@ -50,8 +51,8 @@ struct Arguments {
     /// How many runs have finished in the part history
     #[arg(long)]
     history: Option<usize>,
-    /// A Postgres to measure instead of a private one: a superuser's URL. Databases and roles are made there; Supabase's roles
-    /// (anon and others) stay
+    /// A Postgres to measure instead of a private one: a superuser's URL. Databases and roles are
+    /// made there; Supabase's roles (anon and others) stay
     #[arg(long, env = "BENCH_POSTGRES_URL", hide_env_values = true)]
     postgres: Option<Url>,
     /// A Redis to measure instead of a private one. Keys that begin with sluice_bench_ stay

@@ -104,7 +104,8 @@ impl Hand<'_> {
         Ok(())
     }
 
-    /// All of a role stand still from the moment in which one of them commits, and die when the commit is done.
+    /// All of a role stand still from the moment in which one of them commits, and die when the
+    /// commit is done.
     async fn kill_before_push(&mut self, role: &str, place: Place) -> Result<bool> {
         let mut hold = Hold::at(self.url, place).await?;
         let caught = hold.caught().await?;

@@ -1,4 +1,5 @@
-//! Redis is wiped three times in the middle of a burst. All become ready, each with one 201, and nobody mends anything.
+//! Redis is wiped three times in the middle of a burst. All become ready, each with one 201, and
+//! nobody mends anything.
 
 use std::time::Duration;
 

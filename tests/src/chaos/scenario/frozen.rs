@@ -1,7 +1,8 @@
-//! The one hole in I3, made on purpose. The API holds the creates of one worker, that worker stands still past its lease, and
-//! another one creates the same names: beside the held ones, before them, or in the middle of them, after the look at the name
-//! and before the row. The last kind takes a good instance away after its run has succeeded, and nobody but the worker that
-//! stood still can know. Every user still ends with exactly one good instance.
+//! The one hole in I3, made on purpose. The API holds the creates of one worker, that worker stands
+//! still past its lease, and another one creates the same names: beside the held ones, before them,
+//! or in the middle of them, after the look at the name and before the row. The last kind takes a
+//! good instance away after its run has succeeded, and nobody but the worker that stood still can
+//! know. Every user still ends with exactly one good instance.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -90,7 +91,8 @@ enum Kind {
     Beside,
     /// The frozen worker's comes when the other has finished.
     After,
-    /// The frozen worker's has found the name free, and its row comes when the other's run has succeeded.
+    /// The frozen worker's has found the name free, and its row comes when the other's run has
+    /// succeeded.
     Within,
 }
 
@@ -164,7 +166,8 @@ async fn finish(stage: &Stage, name: &str, calls: &[Ticket]) -> Result<()> {
     over.await.with_context(|| format!("the API did not finish the creates of {name}"))
 }
 
-/// The worker that stood still has said of what it had in hand that it is in doubt, and a run has begun there.
+/// The worker that stood still has said of what it had in hand that it is in doubt, and a run has
+/// begun there.
 async fn looked_at_again(session: &mut PgConnection, held: usize) -> Result<()> {
     let looks = until(PATIENCE, async || {
         let looks = sqlx::query_scalar("select count(*) from sluice.run where internal");

@@ -1,5 +1,6 @@
-//! Every worker and every relay dies every 300 ms, for a minute, while users sign up; then, for half as long, one of them in
-//! turn, so that each lives long enough to have work in hand. Afterwards all become ready.
+//! Every worker and every relay dies every 300 ms, for a minute, while users sign up; then, for
+//! half as long, one of them in turn, so that each lives long enough to have work in hand.
+//! Afterwards all become ready.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One SIGKILL of the only worker process when 40 % are done, and a new one at once, at default settings: compared with an
-//! undisturbed run, no more than a lease and a moment are lost.
+//! One SIGKILL of the only worker process when 40 % are done, and a new one at once, at default
+//! settings: compared with an undisturbed run, no more than a lease and a moment are lost.
 
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     report.notes.push(format!(
         "undisturbed {undisturbed:.1} s, with one kill {disturbed:.1} s: {difference:.1} s more, {MAY_COST:.0} s allowed"
     ));
-    // Most of what came after the kill was work that was left: what the kill cost is the difference.
+    // Most of what came after the kill was work that was left: what the kill cost is the
+    // difference.
     report.verdict.recovered_after = Some(difference.max(0.0));
     report.expect(difference <= MAY_COST, || format!("one kill costs {difference:.1} s"));
     report.expect_all_ready();

@@ -1,4 +1,5 @@
-//! The API is away for a while, in three ways one after another, while users sign up. No run dies of it.
+//! The API is away for a while, in three ways one after another, while users sign up. No run dies
+//! of it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

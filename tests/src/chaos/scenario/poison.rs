@@ -1,5 +1,6 @@
-//! One step kills whoever runs it: whichever process holds its lease is killed, again and again, until the crash limit ends
-//! it as `worker_lost`. Its 31 neighbours share those processes and become ready.
+//! One step kills whoever runs it: whichever process holds its lease is killed, again and again,
+//! until the crash limit ends it as `worker_lost`. Its 31 neighbours share those processes and
+//! become ready.
 
 use std::time::{Duration, Instant};
 
@@ -86,7 +87,8 @@ async fn kill_who_runs(stage: &mut Stage, poison: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// The process that holds the lease of the slow step: a worker's name ends with its process id and a random number.
+/// The process that holds the lease of the slow step: a worker's name ends with its process id and
+/// a random number.
 async fn who_runs(session: &mut PgConnection, poison: Uuid) -> Result<Option<u32>> {
     let worker: Option<String> = sqlx::query_scalar(
         "select step.worker

@@ -1,5 +1,6 @@
-//! What only a frozen worker explains: calls for a name whose create that very worker had in hand while it stood still, and
-//! what became of such a name. Everybody else's overlap is a violation, whoever stood still at that moment.
+//! What only a frozen worker explains: calls for a name whose create that very worker had in hand
+//! while it stood still, and what became of such a name. Everybody else's overlap is a violation,
+//! whoever stood still at that moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +16,8 @@ use crate::{
     evolution::{Clash, Destroyed},
 };
 
-/// What a process that was frozen had in hand goes out within this of its waking, also on a busy machine.
+/// What a process that was frozen had in hand goes out within this of its waking, also on a busy
+/// machine.
 const AFTER_WAKING: Duration = Duration::from_secs(2);
 
 /// By name: when, in the API's time, a frozen worker may have met somebody there.

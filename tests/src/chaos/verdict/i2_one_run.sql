@@ -1,5 +1,6 @@
--- I2: at most one unfinished run per subject and workflow, one run at a time per resource; here nobody asked for a second
--- run, so there is none but for second looks, and for rows that were set to pending by hand.
+-- I2: at most one unfinished run per subject and workflow, one run at a time per resource; here
+-- nobody asked for a second run, so there is none but for second looks, and for rows that were set
+-- to pending by hand.
 select subject || ' has ' || count(*) || ' runs of ' || workflow
 from sluice.run
 where not internal

@@ -1,5 +1,5 @@
--- I5: per step, failures, crashes and send-backs each within their limit (30, 10, 3); defers count nowhere. Nobody revived
--- a run here, so the counters are those of all attempts.
+-- I5: per step, failures, crashes and send-backs each within their limit (30, 10, 3); defers count
+-- nowhere. Nobody revived a run here, so the counters are those of all attempts.
 with counted as (
   select step.run_id, step.position, step.name, step.state, step.failures, step.crashes, step.send_backs,
     count(*) filter (where attempt.outcome = 'failed') as failed,

@@ -1,5 +1,5 @@
--- I9: a stale settle changes nothing. An attempt that lost its step and settled all the same would stand beside the one
--- that has it, or succeed a second time.
+-- I9: a stale settle changes nothing. An attempt that lost its step and settled all the same would
+-- stand beside the one that has it, or succeed a second time.
 select one.run_id || ': the attempts ' || one.id || ' (' || one.step || ', ' || one.outcome || ') and ' || other.id || ' ('
   || other.step || ', ' || other.outcome || ') held the run at the same time'
 from sluice.attempt as one

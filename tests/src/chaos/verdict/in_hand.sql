@@ -1,5 +1,5 @@
--- The names whose create the worker of this process had in hand between these moments. A worker's name ends with its process
--- id and a random number.
+-- The names whose create the worker of this process had in hand between these moments. A worker's
+-- name ends with its process id and a random number.
 select distinct run.resource
 from sluice.attempt
 join sluice.run on run.id = attempt.run_id

@@ -48,7 +48,8 @@ impl World {
         self.store.memory.insert(progress.key().to_owned(), loaded);
     }
 
-    /// Inline `webhook` and `rabbitmq`, which are stored for whatever memory holds under the name when they begin.
+    /// Inline `webhook` and `rabbitmq`, which are stored for whatever memory holds under the name
+    /// when they begin.
     pub(super) fn begin_integrations(&mut self, call: &Call, progress: &mut Progress) -> Result<Stage, String> {
         let mut wanted = inline(call, "webhook");
         if wanted.is_none() && self.config.rabbitmq {

@@ -1,4 +1,5 @@
-//! Connections that can be cut from inside a handler, with or without TLS: how an answer comes to be missing.
+//! Connections that can be cut from inside a handler, with or without TLS: how an answer comes to
+//! be missing.
 
 use std::io;
 use std::net::SocketAddr;

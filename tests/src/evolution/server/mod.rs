@@ -1,5 +1,6 @@
-//! The simulated API behind a real socket: a listener, a driver that lets the world's time follow the clock, and the
-//! control routes under `/_sim/`. All behaviour is the world's; nothing here may decide what an answer says.
+//! The simulated API behind a real socket: a listener, a driver that lets the world's time follow
+//! the clock, and the control routes under `/_sim/`. All behaviour is the world's; nothing here may
+//! decide what an answer says.
 
 mod control;
 mod listener;
@@ -98,7 +99,8 @@ impl Server {
         self.key.reveal()
     }
 
-    /// Looks at the world or turns its controls; `now` is what these take. Never call the server from inside.
+    /// Looks at the world or turns its controls; `now` is what these take. Never call the server
+    /// from inside.
     pub fn with<T>(&self, work: impl FnOnce(&mut World, Duration) -> T) -> T {
         self.shared.with(work)
     }

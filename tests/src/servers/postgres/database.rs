@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-/// One test's own database. Holds no connection: pools belong to the runtime of the test that opens them.
+/// One test's own database. Holds no connection: pools belong to the runtime of the test that opens
+/// them.
 pub struct Database {
     name: String,
     url: String,
@@ -35,7 +36,8 @@ impl Database {
 }
 
 impl Drop for Database {
-    /// The next database that is created removes this one: dropping one here would need a connection.
+    /// The next database that is created removes this one: dropping one here would need a
+    /// connection.
     fn drop(&mut self) {
         let mut released = self.released.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         released.push(std::mem::take(&mut self.name));

@@ -31,7 +31,8 @@ impl Installation {
     }
 }
 
-/// Directories of programs and extensions; Debian's, newest first, then what `pg_config` on the PATH tells of.
+/// Directories of programs and extensions; Debian's, newest first, then what `pg_config` on the
+/// PATH tells of.
 fn installed() -> Vec<(PathBuf, PathBuf)> {
     let mut versions: Vec<u32> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()

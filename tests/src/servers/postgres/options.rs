@@ -2,7 +2,8 @@
 
 use crate::servers::Identity;
 
-/// What happens to committed data when the machine itself fails. (A killed server loses nothing either way.)
+/// What happens to committed data when the machine itself fails. (A killed server loses nothing
+/// either way.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// Nothing is flushed: fast, for tests.
@@ -65,11 +66,13 @@ impl Options {
             ("timezone", "UTC"),
             ("log_timezone", "UTC"),
             ("log_line_prefix", "%m [%p] %q%u@%d "),
-            // Shared memory lives in the data directory, so that a killed server leaves none behind.
+            // Shared memory lives in the data directory, so that a killed server leaves none
+            // behind.
             ("dynamic_shared_memory_type", "mmap"),
         ];
         if self.durability == Durability::ProcessCrash {
-            // synchronous_commit stays on: without it a killed server forgets commits that it has confirmed.
+            // synchronous_commit stays on: without it a killed server forgets commits that it has
+            // confirmed.
             lines.extend([("fsync", "off"), ("full_page_writes", "off")]);
         }
         if let Some(database) = &self.cron_database {

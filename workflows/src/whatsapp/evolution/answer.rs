@@ -1,5 +1,6 @@
-//! From a response's bytes to a typed answer or an `ErrorKind`: the shapes that were recorded (2.3) or read (1.8), and no
-//! others. Pure, so that the client, the simulator and the contract test read answers with the same code.
+//! From a response's bytes to a typed answer or an `ErrorKind`: the shapes that were recorded (2.3)
+//! or read (1.8), and no others. Pure, so that the client, the simulator and the contract test read
+//! answers with the same code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,7 +131,8 @@ pub fn version(response: &Response, redaction: &Redaction) -> Result<Version, Er
     version.ok_or_else(|| unreadable(response, "a welcome without a version"))
 }
 
-/// Reads the answer to the question for the instance with the id `NO_ID`: the database was asked, and has none.
+/// Reads the answer to the question for the instance with the id `NO_ID`: the database was asked,
+/// and has none.
 pub fn database(response: &Response, redaction: &Redaction) -> Result<(), ErrorKind> {
     match success_at_a_known_path(response, redaction) {
         Ok(_) => Ok(()),
@@ -276,7 +278,8 @@ fn success(response: &Response, redaction: &Redaction) -> Result<Value, ErrorKin
     match response.status {
         204 | 205 | 304 => Err(foreign(response, "an answer without a body")),
         200..=299 => {
-            // The parser's own words may quote the body, and the body may hold a token: the place is enough.
+            // The parser's own words may quote the body, and the body may hold a token: the place
+            // is enough.
             let body: Value = serde_json::from_slice(response.body).map_err(|error| {
                 let page = response.body.trim_ascii_start().starts_with(b"<");
                 let what = if page { "a page of HTML, " } else { "" };

@@ -1,6 +1,7 @@
-//! The one table for failures: from a call, its error and the instance's name to what it means, and from there to the
-//! outcome and the host signal. A test holds every recorded answer of the API against it. Only an answer that the API is
-//! known to give for "this will never work" is permanent; what nobody recorded is tried again.
+//! The one table for failures: from a call, its error and the instance's name to what it means, and
+//! from there to the outcome and the host signal. A test holds every recorded answer of the API
+//! against it. Only an answer that the API is known to give for "this will never work" is
+//! permanent; what nobody recorded is tried again.
 
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ pub enum Verdict {
     Defer,
     /// The global key is refused: not counted, a person must mend it.
     KeyRefused,
-    /// The instance's own token is refused: another instance has the name now, or the API's database is down. Read back.
+    /// The instance's own token is refused: another instance has the name now, or the API's
+    /// database is down. Read back.
     TokenRefused,
     /// It will never work.
     Permanent,
@@ -49,10 +51,12 @@ pub fn classify(error: &ApiError, name: &InstanceName) -> Verdict {
 fn table(call: Call, answer: &Answer, says: Says) -> Verdict {
     use Call::{Create, Delete, Discard, SetRabbitmq, SetSettings, SetWebhook};
     match (answer.status, call, says) {
-        // Not the API's own: whatever stands before it, or in its place, says nothing about what was asked.
+        // Not the API's own: whatever stands before it, or in its place, says nothing about what
+        // was asked.
         (429, _, _) => Verdict::RetryAfter(answer.retry_after.unwrap_or(RetryAfter::UNSAID).duration()),
         _ if answer.shape == Shape::Foreign => unknown(call, away(answer)),
-        // What the API says about the instance. The name must be ours: a proxy has 403s and 404s of its own.
+        // What the API says about the instance. The name must be ours: a proxy has 403s and 404s of
+        // its own.
         (403, Create, Says::NameTaken) => Verdict::Exists,
         (404, _, Says::NotThere) => Verdict::Absent,
         (500, Create | Delete | Discard, Says::NotLoaded) => Verdict::ReadBack,
@@ -64,7 +68,8 @@ fn table(call: Call, answer: &Answer, says: Says) -> Verdict {
         // Keys. Only a delete is sent with the instance's own token.
         (401, Delete, _) => Verdict::TokenRefused,
         (401, _, _) => Verdict::KeyRefused,
-        // Refusals of the body, before anything was done. A create's other 400s hide database trouble and races.
+        // Refusals of the body, before anything was done. A create's other 400s hide database
+        // trouble and races.
         (400, Create | SetWebhook | SetRabbitmq | SetSettings, Says::BadBody) => Verdict::Permanent,
         (413, Create | SetWebhook | SetRabbitmq | SetSettings, _) => Verdict::Permanent,
         // What we sent did not come through: nothing was done, and the next one may.
@@ -76,7 +81,8 @@ fn table(call: Call, answer: &Answer, says: Says) -> Verdict {
     }
 }
 
-/// After a call that creates or deletes, what is unknown must be read back; any other call may just be repeated.
+/// After a call that creates or deletes, what is unknown must be read back; any other call may just
+/// be repeated.
 fn unknown(call: Call, else_: Verdict) -> Verdict {
     match call {
         Call::Create | Call::Delete | Call::Discard => Verdict::ReadBack,
@@ -99,11 +105,13 @@ enum Says {
     NotLoaded,
     /// The words of a database, or of a driver, that is away, starts or stops.
     DatabaseAway,
-    /// A row that hangs on the instance's row found none: the insert failed, and the API passed over that in silence.
+    /// A row that hangs on the instance's row found none: the insert failed, and the API passed
+    /// over that in silence.
     NoRow,
     /// The schema or a check of the create refused the body.
     BadBody,
-    /// The JSON parser refused the body, or a create found no name in it and says that "undefined" is taken.
+    /// The JSON parser refused the body, or a create found no name in it and says that "undefined"
+    /// is taken.
     BodyLost,
     /// Its RABBITMQ_ENABLED is false.
     RabbitmqOff,
@@ -114,7 +122,8 @@ enum Says {
 const CREATE_CHECKS: [&str; 4] =
     ["Invalid integration", "token is required", "number is required", "\"instanceName\" not provided."];
 
-/// What Postgres, its drivers and the API's ORM say of a database that is away or restarts, in lower case.
+/// What Postgres, its drivers and the API's ORM say of a database that is away or restarts, in
+/// lower case.
 const DATABASE_AWAY: [&str; 17] = [
     "the database system is starting up",
     "the database system is shutting down",
@@ -171,8 +180,8 @@ pub fn never_left(error: &ApiError) -> bool {
     matches!(error.kind, ErrorKind::Unreachable(_) | ErrorKind::Withheld)
 }
 
-/// Whether the API itself has finished with the call: then nothing of it is under way any more. A proxy's answer, a
-/// timeout and a broken connection end only our waiting.
+/// Whether the API itself has finished with the call: then nothing of it is under way any more. A
+/// proxy's answer, a timeout and a broken connection end only our waiting.
 pub fn is_final(error: &ApiError) -> bool {
     match &error.kind {
         ErrorKind::Answer(answer) => answer.shape != Shape::Foreign && !matches!(answer.status, 408 | 502..=504),
@@ -203,7 +212,8 @@ pub fn host_signal(error: &ApiError, name: &InstanceName) -> HostSignal {
     }
 }
 
-/// Whether an answer came that the Evolution API cannot have given, by its shape: a proxy, a firewall, another server.
+/// Whether an answer came that the Evolution API cannot have given, by its shape: a proxy, a
+/// firewall, another server.
 fn is_foreign(error: &ApiError) -> bool {
     match &error.kind {
         ErrorKind::Answer(answer) => answer.shape == Shape::Foreign && answer.status != 429,
@@ -212,8 +222,9 @@ fn is_foreign(error: &ApiError) -> bool {
     }
 }
 
-/// Whether a create failed because its row was never inserted, which the API does not say in so many words: its database was
-/// away for that one statement, or a row of that name is there already and not loaded.
+/// Whether a create failed because its row was never inserted, which the API does not say in so
+/// many words: its database was away for that one statement, or a row of that name is there already
+/// and not loaded.
 pub fn is_without_row(error: &ApiError, name: &InstanceName) -> bool {
     matches!(&error.kind, ErrorKind::Answer(answer) if Says::of(answer, name) == Says::NoRow)
 }
@@ -306,7 +317,8 @@ pub fn outcome(error: &ApiError, name: &InstanceName) -> Outcome {
         Verdict::Permanent => Outcome::Permanent(failure),
         Verdict::RetryAfter(after) => Outcome::Defer { failure, after: Some(after) },
         Verdict::Defer | Verdict::Loading | Verdict::KeyRefused => Outcome::Defer { failure, after: None },
-        // Unknown because a proxy lost the API, or the API its database: an outage, which burns no attempts.
+        // Unknown because a proxy lost the API, or the API its database: an outage, which burns no
+        // attempts.
         Verdict::ReadBack
             if matches!(error.status(), Some(502..=504)) || is_foreign(error) || is_database_failure(error, name) =>
         {
@@ -326,8 +338,9 @@ pub enum Pairing {
     Done,
 }
 
-/// The public status for a state of the API. `None` leaves it as it is: an absent state says nothing. Before the first
-/// pairing a `close` is part of connecting: the API reconnects for ever and flips between the two.
+/// The public status for a state of the API. `None` leaves it as it is: an absent state says
+/// nothing. Before the first pairing a `close` is part of connecting: the API reconnects for ever
+/// and flips between the two.
 pub fn instance_status(state: Option<ApiState>, pairing: Pairing) -> Option<InstanceStatus> {
     match (state?, pairing) {
         (ApiState::Open, _) => Some(InstanceStatus::Connected),

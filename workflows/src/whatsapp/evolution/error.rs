@@ -1,8 +1,10 @@
-//! Why a call gave no usable answer. No text here holds a secret: they were cut before the error was made (`redact`).
+//! Why a call gave no usable answer. No text here holds a secret: they were cut before the error
+//! was made (`redact`).
 
 use super::{Call, RetryAfter};
 
-/// The most that an error keeps of what the API said, in characters: room for the longest name and a sentence.
+/// The most that an error keeps of what the API said, in characters: room for the longest name and
+/// a sentence.
 pub const MESSAGE_CHARS: usize = 600;
 
 /// A call that gave no usable answer.
@@ -21,10 +23,12 @@ pub enum ErrorKind {
     /// The request was not sent: no route, no name, refused, TLS.
     #[error("could not be sent: {0}")]
     Unreachable(String),
-    /// The request was, or may have been, sent; no answer came in time, or the connection broke before its end.
+    /// The request was, or may have been, sent; no answer came in time, or the connection broke
+    /// before its end.
     #[error("got no answer: {0}")]
     NoAnswer(String),
-    /// A success came that the Evolution API cannot have given: a page, an empty body, anything that is no JSON.
+    /// A success came that the Evolution API cannot have given: a page, an empty body, anything
+    /// that is no JSON.
     #[error("answered {status} with something that is not the Evolution API: {what}")]
     Foreign { status: u16, what: String },
     /// A success came in JSON whose shape nobody recorded.

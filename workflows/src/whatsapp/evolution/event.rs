@@ -1,4 +1,5 @@
-//! The events that an instance's webhook may ask for. The API refuses a webhook that names any other.
+//! The events that an instance's webhook may ask for. The API refuses a webhook that names any
+//! other.
 
 use std::{fmt, str::FromStr};
 

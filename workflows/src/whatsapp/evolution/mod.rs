@@ -1,5 +1,5 @@
-//! The Evolution API as a step sees it: a trait whose two implementations are the client and the simulator, the answers
-//! as types, and the one table that judges failures (`classify`).
+//! The Evolution API as a step sees it: a trait whose two implementations are the client and the
+//! simulator, the answers as types, and the one table that judges failures (`classify`).
 //!
 //! `answer` turns a response's bytes into a typed answer or an `ApiError`; `redact` cuts what
 //! nobody may see; `webhook` and `rabbitmq` are what is asked of the API for its deliveries;
@@ -43,23 +43,27 @@ pub trait Asked<T>: Future<Output = Result<T, ApiError>> + Send {}
 
 impl<T, F: Future<Output = Result<T, ApiError>> + Send> Asked<T> for F {}
 
-/// The calls that our workflows make, and the waiting between them. No implementation retries or follows redirects.
+/// The calls that our workflows make, and the waiting between them. No implementation retries or
+/// follows redirects.
 pub trait Evolution: Sync {
-    /// The instance's row, from the list filtered by its name. `None`: the list came and does not hold it. A name that is not
-    /// in the API's memory is a 404, whatever its database holds.
+    /// The instance's row, from the list filtered by its name. `None`: the list came and does not
+    /// hold it. A name that is not in the API's memory is a 404, whatever its database holds.
     fn fetch(&self, name: &InstanceName) -> impl Asked<Option<Listed>>;
 
-    /// The same list, asked for with the instance's own token: that is looked up in the database before the memory.
+    /// The same list, asked for with the instance's own token: that is looked up in the database
+    /// before the memory.
     fn fetch_own(&self, name: &InstanceName, token: &Secret) -> impl Asked<Own>;
 
-    /// Every instance in the API's database, loaded or not. The list is never begun before it is asked for; those who ask at
-    /// the same moment share one.
+    /// Every instance in the API's database, loaded or not. The list is never begun before it is
+    /// asked for; those who ask at the same moment share one.
     fn roster(&self) -> impl Asked<Arc<Roster>>;
 
-    /// The state in the API's memory. `None`: the row exists but is not in memory (loading or leaving).
+    /// The state in the API's memory. `None`: the row exists but is not in memory (loading or
+    /// leaving).
     fn connection_state(&self, name: &InstanceName) -> impl Asked<Option<ApiState>>;
 
-    /// Asks for a QR code, and opens a socket to WhatsApp where none is open. No answer within that time is no answer.
+    /// Asks for a QR code, and opens a socket to WhatsApp where none is open. No answer within that
+    /// time is no answer.
     fn connect(&self, name: &InstanceName, within: Duration) -> impl Asked<Connect>;
 
     /// Sets the webhook: an upsert, safe to repeat.
@@ -74,14 +78,16 @@ pub trait Evolution: Sync {
     /// What the API publishes of the instance. `None`: nothing was set, or the instance is loading.
     fn find_rabbitmq(&self, name: &InstanceName) -> impl Asked<Option<Rabbitmq>>;
 
-    /// Whether the instance has its row of settings, which a create that was cut off does not leave. "No" is no proof: the API
-    /// says the same of an instance that is loading, and where its database is away.
+    /// Whether the instance has its row of settings, which a create that was cut off does not
+    /// leave. "No" is no proof: the API says the same of an instance that is loading, and where its
+    /// database is away.
     fn has_settings(&self, name: &InstanceName) -> impl Asked<bool>;
 
     /// Stores the settings that a create stores: an upsert, safe to repeat.
     fn set_settings(&self, name: &InstanceName) -> impl Asked<()>;
 
-    /// Which version the API says it is. The API asks WhatsApp before it answers: the time for it is short.
+    /// Which version the API says it is. The API asks WhatsApp before it answers: the time for it
+    /// is short.
     fn version(&self) -> impl Asked<Version>;
 
     /// Whether the API's database answers, with a question that the API's memory cannot answer.
@@ -171,7 +177,8 @@ impl fmt::Display for Call {
 /// What a create answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    /// The token as the API holds it: `hash` as a text (2.x) or its `apikey` (1.8). `None` where it was a JWT.
+    /// The token as the API holds it: `hash` as a text (2.x) or its `apikey` (1.8). `None` where it
+    /// was a JWT.
     pub token: Option<Secret>,
     pub instance_id: Option<String>,
 }
@@ -206,7 +213,8 @@ pub enum Own {
     Loaded(Listed),
     /// The database has the row; it is not in the API's memory.
     NotLoaded,
-    /// No row has this name and this token, or the API's database is away: the API says the same to both.
+    /// No row has this name and this token, or the API's database is away: the API says the same to
+    /// both.
     NoSuchRow,
 }
 

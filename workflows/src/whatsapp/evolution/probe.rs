@@ -1,5 +1,6 @@
-//! Whether the API works again: it takes our key, and its database answers. Without a database the API still takes the key, and
-//! answers much from its memory; the second question is one that it cannot answer from there.
+//! Whether the API works again: it takes our key, and its database answers. Without a database the
+//! API still takes the key, and answers much from its memory; the second question is one that it
+//! cannot answer from there.
 
 use std::time::Duration;
 
@@ -48,8 +49,9 @@ fn nobody() -> InstanceName {
     InstanceName::of_user(UserId::new(uuid::Uuid::nil()))
 }
 
-/// What the answer to a probe's question means: any of the API's own below 500, other than 401, 408 and 429, shows that the
-/// host works, unless it says that the API's database does not. Where the question names an instance, it is `nobody`.
+/// What the answer to a probe's question means: any of the API's own below 500, other than 401, 408
+/// and 429, shows that the host works, unless it says that the API's database does not. Where the
+/// question names an instance, it is `nobody`.
 pub fn judge<T>(answer: &Result<T, ApiError>) -> (Probed, Option<Duration>) {
     match answer.as_ref().map_err(|error| classify::host_signal(error, &nobody())) {
         Ok(_) | Err(HostSignal::Healthy) => (Probed::Answered, None),

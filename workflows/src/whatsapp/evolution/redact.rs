@@ -1,5 +1,6 @@
-//! Cuts what nobody may see from a text that came from outside: known secrets, and the dumps of the API's ORM with the
-//! paths and source lines of its server. What is left is one line that a person can read.
+//! Cuts what nobody may see from a text that came from outside: known secrets, and the dumps of the
+//! API's ORM with the paths and source lines of its server. What is left is one line that a person
+//! can read.
 
 use super::MESSAGE_CHARS;
 use crate::{
@@ -7,7 +8,8 @@ use crate::{
     whatsapp::names::InstanceName,
 };
 
-/// The secrets of one call, and the instance's name, which is none: the old set-up's tokens are part of the name.
+/// The secrets of one call, and the instance's name, which is none: the old set-up's tokens are
+/// part of the name.
 pub struct Redaction<'a> {
     name: Option<&'a InstanceName>,
     secrets: Vec<&'a str>,
@@ -29,9 +31,9 @@ impl<'a> Redaction<'a> {
         cut
     }
 
-    /// Keeps the first and the last line of a text of many (an ORM says what it did in the first and what went wrong in the
-    /// last; between them are source lines and arguments), and no path of a source file. Spaces stay as they are: the
-    /// instance's name may hold any number of them.
+    /// Keeps the first and the last line of a text of many (an ORM says what it did in the first
+    /// and what went wrong in the last; between them are source lines and arguments), and no path
+    /// of a source file. Spaces stay as they are: the instance's name may hold any number of them.
     fn without_dump(&self, text: &str) -> String {
         let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let first = lines.iter().position(|line| line.contains(" invocation in")).unwrap_or(0);

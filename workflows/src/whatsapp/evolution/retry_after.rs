@@ -1,5 +1,5 @@
-//! How long the other side asks to be left alone. A date is counted from the response's own `Date`, so that a clock that is
-//! wrong, theirs or ours, does not matter.
+//! How long the other side asks to be left alone. A date is counted from the response's own `Date`,
+//! so that a clock that is wrong, theirs or ours, does not matter.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ impl RetryAfter {
     /// What a 429 without the header is taken for.
     pub const UNSAID: Self = Self(Duration::from_secs(5));
 
-    /// Reads the header: seconds, or a date counted from the response's `Date`. `None` where it is neither, or a date
-    /// without a readable `Date` to count from.
+    /// Reads the header: seconds, or a date counted from the response's `Date`. `None` where it is
+    /// neither, or a date without a readable `Date` to count from.
     pub fn parse(header: &str, date: Option<&str>) -> Option<Self> {
         let header = header.trim();
         if !header.is_empty() && header.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,4 +1,5 @@
-//! Every instance that the API's database holds, loaded or not: the one answer that the API's memory has no part in.
+//! Every instance that the API's database holds, loaded or not: the one answer that the API's
+//! memory has no part in.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Which versions of the API our calls fit. An older one is refused before anything is made: 1.8 takes a create and then refuses
-//! every webhook.
+//! Which versions of the API our calls fit. An older one is refused before anything is made: 1.8
+//! takes a create and then refuses every webhook.
 
 use std::{fmt, str::FromStr};
 

@@ -1,5 +1,5 @@
-//! What is asked of the API for an instance's deliveries, and what it says that it has. URL and header values may hold
-//! tokens: they print as `***`.
+//! What is asked of the API for an instance's deliveries, and what it says that it has. URL and
+//! header values may hold tokens: they print as `***`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +20,13 @@ pub struct Webhook<E = Event> {
     pub base64: bool,
 }
 
-/// A webhook as the API stores it. Events are texts: the API does not check those that came inside a create.
+/// A webhook as the API stores it. Events are texts: the API does not check those that came inside
+/// a create.
 pub type StoredWebhook = Webhook<String>;
 
 impl Webhook {
-    /// The request body. Every field is sent, since the API keeps the stored value of one that is left out; the keys differ
-    /// from those that it answers with.
+    /// The request body. Every field is sent, since the API keeps the stored value of one that is
+    /// left out; the keys differ from those that it answers with.
     pub fn body(&self) -> Value {
         let events: Vec<_> = self.events.iter().map(|event| event.as_str()).collect();
         json!({ "webhook": {

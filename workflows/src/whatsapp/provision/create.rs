@@ -1,6 +1,7 @@
-//! `create-instance`: the instance is there, with a token that the ledger knows. A create is neither atomic nor idempotent at
-//! the API, and two at once destroy each other: so it is sent only where the instance is known to be absent, and what is
-//! unknown afterwards is read back until it is known.
+//! `create-instance`: the instance is there, with a token that the ledger knows. A create is
+//! neither atomic nor idempotent at the API, and two at once destroy each other: so it is sent only
+//! where the instance is known to be absent, and what is unknown afterwards is read back until it
+//! is known.
 
 use std::time::Duration;
 
@@ -22,10 +23,12 @@ use crate::{
     },
 };
 
-/// After so many looks without an answer the rest is left to the next attempt: each may take a whole timeout.
+/// After so many looks without an answer the rest is left to the next attempt: each may take a
+/// whole timeout.
 const UNCLEAR_LOOKS: u32 = 3;
 
-/// So many creates in a row may fail for want of their row before it counts: a database that restarts does this once or twice.
+/// So many creates in a row may fail for want of their row before it counts: a database that
+/// restarts does this once or twice.
 const WITHOUT_ROW: u32 = 8;
 
 /// Makes the subject's instance, or finds it made.
@@ -64,8 +67,8 @@ async fn make_or_find(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, host
     }
 }
 
-/// No create of ours was ever sent for this name. The API refuses a name that it has loaded; where it may be loading still,
-/// the list of its database tells whether somebody else made one.
+/// No create of ours was ever sent for this name. The API refuses a name that it has loaded; where
+/// it may be loading still, the list of its database tells whether somebody else made one.
 async fn first_look(api: &impl Evolution, given: &Given, host: &Host) -> Look {
     match host.roster(api).await {
         Ok(roster) if roster.get(&given.instance).is_some() => look(api, given).await,
@@ -78,8 +81,9 @@ pub(super) async fn create(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>)
     let Attempt { api, given, .. } = *attempt;
     let name = &given.instance;
     match api.create(name, &given.token).await {
-        // Not confirmed by another GET: what could undo it is a create of somebody else's, and that would come after the
-        // GET as well as before it. `verify` reads back later, and sends the run back here where the instance is gone.
+        // Not confirmed by another GET: what could undo it is a create of somebody else's, and that
+        // would come after the GET as well as before it. `verify` reads back later, and sends the
+        // run back here where the instance is gone.
         Ok(created) => made(given, created),
         Err(error) => match classify(&error, name) {
             Verdict::Exists => taken(&**api, given, &error).await,
@@ -90,7 +94,8 @@ pub(super) async fn create(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>)
 }
 
 fn made(given: &Given, created: Created) -> Outcome {
-    // The API takes our token as it is. Where it answers with another one, that is the one that works.
+    // The API takes our token as it is. Where it answers with another one, that is the one that
+    // works.
     let foreign = created.token.filter(|token| token != &given.token);
     let note = foreign.is_some().then(|| "the API gave the instance a token of its own, which is kept".to_owned());
     let mut facts = Facts { token: foreign, ..Facts::default() };
@@ -116,8 +121,9 @@ async fn taken(api: &impl Evolution, given: &Given, error: &ApiError) -> Outcome
     }
 }
 
-/// Nobody knows whether the create was done, or is still under way: asks until the instance is there, or is not seen any more
-/// after the time in which the server finishes what it was sent. Nothing is sent on the strength of these looks.
+/// Nobody knows whether the create was done, or is still under way: asks until the instance is
+/// there, or is not seen any more after the time in which the server finishes what it was sent.
+/// Nothing is sent on the strength of these looks.
 async fn read_back(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, sent: ApiError) -> Outcome {
     let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
@@ -145,8 +151,8 @@ async fn read_back(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, sent: A
     }
 }
 
-/// The create left nothing. Where its row was not inserted, the API's database was away for a moment: that is not counted,
-/// as long as it does not go on.
+/// The create left nothing. Where its row was not inserted, the API's database was away for a
+/// moment: that is not counted, as long as it does not go on.
 fn failed(sent: &ApiError, name: &InstanceName, counts: &mut Counts) -> Outcome {
     let without_row = classify::is_without_row(sent, name);
     counts.without_row = if without_row { counts.without_row + 1 } else { 0 };

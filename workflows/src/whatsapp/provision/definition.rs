@@ -1,4 +1,5 @@
-//! The workflow as data: which steps it has, in which order, and how each is tried, timed and leased.
+//! The workflow as data: which steps it has, in which order, and how each is tried, timed and
+//! leased.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub const SOURCE: &str = "sluice.take_sign_ups";
 /// The SQL function that says whose profile is gone.
 pub const GONE: &str = "sluice.gone_users";
 
-/// `timeout` is that of one attempt of any step, `deadline` that of the whole run; `host` is the API's.
+/// `timeout` is that of one attempt of any step, `deadline` that of the whole run; `host` is the
+/// API's.
 pub fn definition(retry: Retry, timeout: Duration, deadline: Duration, host: &str) -> Definition {
     let step = |name: &str, reach| Step {
         name: name.parse().expect("the step names of this module are valid"),

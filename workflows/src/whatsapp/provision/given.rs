@@ -1,5 +1,5 @@
-//! What the steps are given and what they leave behind, in the product's words. Between runs it is the resource's memory,
-//! under the keys below; the public rows are written from there.
+//! What the steps are given and what they leave behind, in the product's words. Between runs it is
+//! the resource's memory, under the keys below; the public rows are written from there.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,8 +37,8 @@ mod key {
     pub const WITHOUT_ROW: &str = "creates_without_row";
 }
 
-/// What is counted between the attempts, since none of it counts as a failure. Each goes back to nothing when its trouble is
-/// over.
+/// What is counted between the attempts, since none of it counts as a failure. Each goes back to
+/// nothing when its trouble is over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// How often what a failed create left behind was deleted at the API.
@@ -120,14 +120,16 @@ pub struct Given {
     pub subject: Subject,
     pub instance: InstanceName,
     pub token: Secret,
-    /// Whether a create was ever claimed for this instance before this attempt: then read back before creating.
+    /// Whether a create was ever claimed for this instance before this attempt: then read back
+    /// before creating.
     pub created_before: bool,
     /// Whether the instance was ever paired with a phone: decides what `close` means.
     pub paired_before: bool,
     /// Whether it waits to be scanned, as far as is known: its code is shown until `verify` knows
     /// better.
     pub connecting_before: bool,
-    /// Whether the instance was taken over from an existing set-up: then its name is the subject's own, whatever it is.
+    /// Whether the instance was taken over from an existing set-up: then its name is the subject's
+    /// own, whatever it is.
     pub imported: bool,
     /// Whether an earlier run has found the instance at the API, or has made it.
     pub known_before: bool,

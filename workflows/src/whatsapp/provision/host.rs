@@ -1,5 +1,5 @@
-//! What this process knows of the API's host beyond one attempt: which version it is, and whether a name that nobody ever made
-//! through us may still be in its database without being loaded.
+//! What this process knows of the API's host beyond one attempt: which version it is, and whether a
+//! name that nobody ever made through us may still be in its database without being loaded.
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,8 +55,9 @@ impl Host {
         }
     }
 
-    /// The list of every instance, no older than the API's last restart: what it lacks and the API's memory lacks does not
-    /// exist. One list serves for as long as the host answers without a break.
+    /// The list of every instance, no older than the API's last restart: what it lacks and the
+    /// API's memory lacks does not exist. One list serves for as long as the host answers without a
+    /// break.
     pub(super) async fn roster(&self, api: &impl Evolution) -> Result<Arc<Roster>, ApiError> {
         let breaks = {
             let mut known = self.0.lock();
@@ -75,8 +76,9 @@ impl Host {
         Ok(roster)
     }
 
-    /// Refuses a version that our calls do not fit, before anything is made. A host that does not tell its version is not held
-    /// up for that. Nobody relies on a question that another attempt has under way.
+    /// Refuses a version that our calls do not fit, before anything is made. A host that does not
+    /// tell its version is not held up for that. Nobody relies on a question that another attempt
+    /// has under way.
     pub(super) async fn refuses(&self, api: &impl Evolution) -> Option<Outcome> {
         let known = {
             let known = self.0.lock();
@@ -97,7 +99,8 @@ impl Host {
         (version.support() == Support::Older).then(|| refused(&version))
     }
 
-    /// Says which version the API is, where nobody tried it: once on a success, and with every answer that nobody recorded.
+    /// Says which version the API is, where nobody tried it: once on a success, and with every
+    /// answer that nobody recorded.
     pub(super) fn say(&self, mut outcome: Outcome) -> Outcome {
         let mut known = self.0.lock();
         let Some(version) = known.newer() else { return outcome };

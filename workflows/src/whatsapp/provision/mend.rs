@@ -1,7 +1,8 @@
-//! What a failed create leaves at the API, and how it is cleared away: a name in the API's memory without a row in its database,
-//! or a row that never gets into its memory. Deleted there and made again, by the exclusive step alone, and only where a
-//! create of ours was claimed for this name, no phone was ever paired with it, and nothing of ours is under way: the claim has
-//! waited out the resource's quiet time.
+//! What a failed create leaves at the API, and how it is cleared away: a name in the API's memory
+//! without a row in its database, or a row that never gets into its memory. Deleted there and made
+//! again, by the exclusive step alone, and only where a create of ours was claimed for this name,
+//! no phone was ever paired with it, and nothing of ours is under way: the claim has waited out the
+//! resource's quiet time.
 
 use std::time::Duration;
 
@@ -114,7 +115,8 @@ async fn discard(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, what: &st
     }
     match api.discard(name).await {
         Err(error) if classify::never_left(&error) => return classify::outcome(&error, name),
-        // The API's guard does not know a row that is not loaded. A create clears such a row away, in failing.
+        // The API's guard does not know a row that is not loaded. A create clears such a row away,
+        // in failing.
         Err(error) if classify(&error, name) == Verdict::Absent => counts.discards += 1,
         Err(error) => {
             counts.discards += 1;

@@ -1,9 +1,10 @@
-//! The workflow `provision-instance`: every user gets a ready instance. Three steps over a trait for the Evolution API, each
-//! of which does its effect once however often it is run.
+//! The workflow `provision-instance`: every user gets a ready instance. Three steps over a trait
+//! for the Evolution API, each of which does its effect once however often it is run.
 //!
-//! `settings` and `template` say what is wanted; `create`, `configure` and `verify` are the steps; `presence` answers
-//! whether an instance is there, `mend` clears away what failed creates leave behind, `host` is what a process knows of the
-//! API beyond one attempt. The instance's token never stands in an input, an output, a note or a failure.
+//! `settings` and `template` say what is wanted; `create`, `configure` and `verify` are the steps;
+//! `presence` answers whether an instance is there, `mend` clears away what failed creates leave
+//! behind, `host` is what a process knows of the API beyond one attempt. The instance's token never
+//! stands in an input, an output, a note or a failure.
 
 mod configure;
 mod create;
@@ -148,8 +149,8 @@ fn again(text: String, status: Option<u16>) -> Outcome {
     send_back(CREATE_INSTANCE, failure)
 }
 
-/// The API has the instance in its database and not in its memory. Once a load would have ended, only the step that creates may
-/// clear that away.
+/// The API has the instance in its database and not in its memory. Once a load would have ended,
+/// only the step that creates may clear that away.
 fn not_loaded<A>(attempt: &mut Attempt<'_, A>) -> Outcome {
     let given = attempt.given;
     match mend::wait_for_load(attempt) {

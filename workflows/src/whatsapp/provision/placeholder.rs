@@ -6,7 +6,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::settings::Fault;
 
-/// What stays as it is inside a path segment or a query value. The star, so that a hidden value still reads as `***`.
+/// What stays as it is inside a path segment or a query value. The star, so that a hidden value
+/// still reads as `***`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'*');
 
 /// What stands for the placeholders.

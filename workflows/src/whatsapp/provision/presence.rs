@@ -1,5 +1,6 @@
-//! Whether an instance is there. The API answers most questions from its memory, and for a minute after a restart its memory
-//! lacks instances that its database has: a create for such a name destroys it. So "absent" is only what the database says.
+//! Whether an instance is there. The API answers most questions from its memory, and for a minute
+//! after a restart its memory lacks instances that its database has: a create for such a name
+//! destroys it. So "absent" is only what the database says.
 
 use super::Timings;
 use crate::whatsapp::{
@@ -16,10 +17,11 @@ use crate::whatsapp::{
 pub(super) enum Look {
     /// In the list, with its token.
     There(Listed),
-    /// In the API's database and not in its memory: being loaded or deleted, or left so by a load that failed.
+    /// In the API's database and not in its memory: being loaded or deleted, or left so by a load
+    /// that failed.
     NotLoaded,
-    /// In the API's memory, with a state, and in no list: a create that failed halfway left it, without a row in the database.
-    /// It answers 403 to every create.
+    /// In the API's memory, with a state, and in no list: a create that failed halfway left it,
+    /// without a row in the database. It answers 403 to every create.
     Phantom,
     /// Neither the memory nor the database knows it.
     Absent,
@@ -27,7 +29,8 @@ pub(super) enum Look {
     Unclear(ApiError),
 }
 
-/// A look at the API's memory, and at its database where the API asks that by itself. Its `Absent` is no proof.
+/// A look at the API's memory, and at its database where the API asks that by itself. Its `Absent`
+/// is no proof.
 pub(super) async fn glance(api: &impl Evolution, name: &InstanceName) -> Look {
     // A 404 comes from the API's memory, an empty list from its database.
     let without_row = match api.fetch(name).await {
@@ -44,7 +47,8 @@ pub(super) async fn glance(api: &impl Evolution, name: &InstanceName) -> Look {
     }
 }
 
-/// One look whose `Absent` the API's database has said: before a create, and before an instance counts as gone.
+/// One look whose `Absent` the API's database has said: before a create, and before an instance
+/// counts as gone.
 pub(super) async fn look(api: &impl Evolution, given: &Given) -> Look {
     match glance(api, &given.instance).await {
         Look::Absent => ask_the_database(api, given).await,
@@ -52,9 +56,9 @@ pub(super) async fn look(api: &impl Evolution, given: &Given) -> Look {
     }
 }
 
-/// With its cache of instances switched on, the API's guard never asks the database; only these two questions reach it. The
-/// cheap one first: a row with our token that is not loaded. It cannot say "none": the API gives the same answer where its
-/// database is away.
+/// With its cache of instances switched on, the API's guard never asks the database; only these two
+/// questions reach it. The cheap one first: a row with our token that is not loaded. It cannot say
+/// "none": the API gives the same answer where its database is away.
 async fn ask_the_database(api: &impl Evolution, given: &Given) -> Look {
     match api.fetch_own(&given.instance, &given.token).await {
         Ok(Own::Loaded(row)) => return Look::There(row),
@@ -69,8 +73,8 @@ async fn ask_the_database(api: &impl Evolution, given: &Given) -> Look {
     }
 }
 
-/// Whether the instance is gone: absent twice, some seconds apart, and the second time by its database's word. Else what the
-/// last look saw.
+/// Whether the instance is gone: absent twice, some seconds apart, and the second time by its
+/// database's word. Else what the last look saw.
 pub(super) async fn look_twice(api: &impl Evolution, given: &Given, timings: &Timings) -> Look {
     match glance(api, &given.instance).await {
         Look::Absent => {
@@ -81,8 +85,8 @@ pub(super) async fn look_twice(api: &impl Evolution, given: &Given, timings: &Ti
     }
 }
 
-/// Whether the instance is in the API's memory without a row: seen twice, some seconds apart, and no row by its database's word.
-/// Else what the last look saw.
+/// Whether the instance is in the API's memory without a row: seen twice, some seconds apart, and
+/// no row by its database's word. Else what the last look saw.
 pub(super) async fn phantom_twice(api: &impl Evolution, given: &Given, timings: &Timings) -> Look {
     api.pause(timings.gone_after).await;
     match glance(api, &given.instance).await {
@@ -98,8 +102,8 @@ pub(super) async fn phantom_twice(api: &impl Evolution, given: &Given, timings: 
 /// How many other instances are asked about.
 const SAMPLE: usize = 8;
 
-/// Whether the API has loaded what it loads: at least half of the others that stand in its list are in its memory. Not all of
-/// them, since what strands one instance strands others with it.
+/// Whether the API has loaded what it loads: at least half of the others that stand in its list are
+/// in its memory. Not all of them, since what strands one instance strands others with it.
 pub(super) async fn has_loaded(api: &impl Evolution, name: &InstanceName) -> Result<bool, ApiError> {
     let others = api.roster().await?.others(name, SAMPLE);
     let mut loaded = 0;

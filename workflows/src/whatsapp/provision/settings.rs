@@ -1,4 +1,5 @@
-//! What the steps are told once, at start: parsed here, with one line per fault, and not checked again.
+//! What the steps are told once, at start: parsed here, with one line per fault, and not checked
+//! again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,8 +17,8 @@ pub struct Options {
     pub timings: Timings,
 }
 
-/// The webhook as it was written. URL and header values may hold `{user_id}`, `{instance}` and `{token}`; a header named
-/// `jwt_key` makes the API sign each delivery.
+/// The webhook as it was written. URL and header values may hold `{user_id}`, `{instance}` and
+/// `{token}`; a header named `jwt_key` makes the API sign each delivery.
 #[derive(Debug, Clone, Default)]
 pub struct WebhookOptions {
     pub url: String,
@@ -27,7 +28,8 @@ pub struct WebhookOptions {
     pub base64: bool,
 }
 
-/// Whether a sign-up waits a moment for a QR code. Without it no socket to WhatsApp is opened until the app asks.
+/// Whether a sign-up waits a moment for a QR code. Without it no socket to WhatsApp is opened until
+/// the app asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QrAtSignup {
@@ -36,12 +38,14 @@ pub enum QrAtSignup {
     Skip,
 }
 
-/// How long the steps wait inside an attempt. The step's timeout must have room for them beside the calls.
+/// How long the steps wait inside an attempt. The step's timeout must have room for them beside the
+/// calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
     /// The first pause between two looks after a create whose end is unknown; it doubles twice.
     pub read_back_pause: Duration,
-    /// From when on an absent instance is known not to be coming: the server finishes what it was sent in less.
+    /// From when on an absent instance is known not to be coming: the server finishes what it was
+    /// sent in less.
     pub quiet: Duration,
     /// When to stop looking and leave it to the next attempt.
     pub read_back_limit: Duration,

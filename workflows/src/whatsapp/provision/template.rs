@@ -1,5 +1,6 @@
-//! The webhook that is wanted, with places for what differs between users. Checked when it is parsed, and again when it is
-//! expanded, since the API takes any text for a URL and fails on a long one.
+//! The webhook that is wanted, with places for what differs between users. Checked when it is
+//! parsed, and again when it is expanded, since the API takes any text for a URL and fails on a
+//! long one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +35,8 @@ pub struct WebhookTemplate {
     base64: bool,
 }
 
-/// What was asked for an instance, as anybody may see it: the token in the URL is `***`, headers are names.
+/// What was asked for an instance, as anybody may see it: the token in the URL is `***`, headers
+/// are names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     pub url: String,

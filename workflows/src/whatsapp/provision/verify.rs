@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// Reads back and makes the run's result. The input is not looked at: what is asked comes from the settings, so that a
-/// webhook which the settings changed since is mended too.
+/// Reads back and makes the run's result. The input is not looked at: what is asked comes from the
+/// settings, so that a webhook which the settings changed since is mended too.
 pub async fn verify(api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
     let mut attempt = Attempt::new(api, given, settings);
     let outcome = match read_back(&mut attempt).await {
@@ -77,8 +77,9 @@ async fn unpublished(api: &impl Evolution, given: &Given, settings: &Settings) -
     Ok((!missing.is_empty()).then(what))
 }
 
-/// An instance whose create was cut off has no settings at all, and gets those that a create stores. Settings that are there
-/// stay as they are: the user, or the app, may have changed them. Answers what is to be said of it.
+/// An instance whose create was cut off has no settings at all, and gets those that a create
+/// stores. Settings that are there stay as they are: the user, or the app, may have changed them.
+/// Answers what is to be said of it.
 async fn complete_settings(api: &impl Evolution, given: &Given) -> Result<Option<&'static str>, ApiError> {
     if api.has_settings(&given.instance).await? {
         return Ok(None);
@@ -105,8 +106,8 @@ enum Scan {
     Away(ApiError),
 }
 
-/// An instance that was paired and is closed is asked for a code whatever the settings say: its user must scan again, or the
-/// call connects it.
+/// An instance that was paired and is closed is asked for a code whatever the settings say: its
+/// user must scan again, or the call connects it.
 async fn qr_code(api: &impl Evolution, given: &Given, settings: &Settings, state: ApiState) -> Scan {
     let asked = match (state, given.paired_before) {
         (ApiState::Open, _) | (ApiState::Connecting, true) => false,

@@ -16,7 +16,8 @@ use crate::ledger::{
     scenario::{Met, Scenario},
 };
 
-/// The run, none where there is no such run. An error where this build does not know a label that the run has.
+/// The run, none where there is no such run. An error where this build does not know a label that
+/// the run has.
 pub async fn export(ledger: &Postgres, id: RunId) -> Result<Option<Scenario>> {
     let detail = detail(ledger, id, MOST).await?;
     detail.as_ref().map(scenario).transpose()

@@ -1,5 +1,5 @@
-//! How the whole system stands, for the metrics of relays: what `queue stats` shows, kept in one row that all relays share.
-//! However many relays and scrapers ask, it is taken once in `max_age`.
+//! How the whole system stands, for the metrics of relays: what `queue stats` shows, kept in one
+//! row that all relays share. However many relays and scrapers ask, it is taken once in `max_age`.
 
 use std::time::Duration;
 
@@ -59,8 +59,8 @@ pub async fn gauges(ledger: &Postgres, max_age: Duration) -> Result<Gauges> {
     Ok(gauges)
 }
 
-/// The right to take them anew, where they are too old and nobody else does: whoever finds the row locked reads what is there.
-/// Returns the moment.
+/// The right to take them anew, where they are too old and nobody else does: whoever finds the row
+/// locked reads what is there. Returns the moment.
 async fn lock_if_older(tx: &mut Tx, age: Duration) -> Result<Option<DateTime<Utc>>> {
     let sql = "select now()
         from sluice.gauges
@@ -94,7 +94,8 @@ async fn keep(tx: &mut Tx, taken: &Taken) -> Result<()> {
     Ok(())
 }
 
-/// What another relay took. One of another version may have kept another form: then they are taken again, and not kept.
+/// What another relay took. One of another version may have kept another form: then they are taken
+/// again, and not kept.
 async fn kept(tx: &mut Tx) -> Result<Gauges> {
     let (kept, now): (Value, DateTime<Utc>) =
         tx.query_as("select taken, now() from sluice.gauges").fetch_one(tx.connection()).await?;

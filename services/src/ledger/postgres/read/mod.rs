@@ -1,9 +1,10 @@
-//! What people ask of the ledger: lists, one run, dead letters, queues, and a run as a scenario; and the gauges of relays. One
-//! function a statement; each only reads (the gauges keep a copy), gives up after two seconds and returns no more than its
-//! limit.
+//! What people ask of the ledger: lists, one run, dead letters, queues, and a run as a scenario;
+//! and the gauges of relays. One function a statement; each only reads (the gauges keep a copy),
+//! gives up after two seconds and returns no more than its limit.
 //!
-//! No secret, memory, input or output leaves this module, and texts that came from outside are cut once more. States and
-//! classes are the ledger's own labels, so that one which a newer program wrote is shown and not refused.
+//! No secret, memory, input or output leaves this module, and texts that came from outside are cut
+//! once more. States and classes are the ledger's own labels, so that one which a newer program
+//! wrote is shown and not refused.
 
 mod events;
 mod export;
@@ -32,8 +33,8 @@ use crate::database::Tx;
 /// The most rows that any read returns.
 pub const MOST: usize = 10_000;
 
-/// A transaction that changes nothing, sees one moment, and neither waits nor works for long. Compiling these statements takes
-/// Postgres seconds, running them milliseconds.
+/// A transaction that changes nothing, sees one moment, and neither waits nor works for long.
+/// Compiling these statements takes Postgres seconds, running them milliseconds.
 async fn begin(ledger: &Postgres) -> Result<Tx> {
     let begin = "begin isolation level repeatable read read only; \
         set local lock_timeout = '1s'; \

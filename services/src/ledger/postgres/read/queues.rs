@@ -63,7 +63,8 @@ pub struct Gate {
     pub breaker: String,
     pub breaker_at: Option<DateTime<Utc>>,
     pub breaker_reason: Option<String>,
-    /// Neither paused, nor held, nor is its breaker open. A half-open one lets one run through at a time.
+    /// Neither paused, nor held, nor is its breaker open. A half-open one lets one run through at a
+    /// time.
     pub passes: bool,
 }
 
@@ -304,7 +305,8 @@ pub(super) async fn pending_projections(tx: &mut Tx) -> Result<Pending> {
     Ok(tx.query_as(sql).bind(COUNTED).fetch_one(tx.connection()).await?)
 }
 
-/// The names that a gate of this scope may have: what builds have registered, and what somebody has set already.
+/// The names that a gate of this scope may have: what builds have registered, and what somebody has
+/// set already.
 pub async fn known(ledger: &Postgres, scope: Scope) -> Result<Vec<String>> {
     let mut tx = begin(ledger).await?;
     let sql = "select distinct name

@@ -1,4 +1,5 @@
-//! What must not be seen in a text about a resource: the secret that we drew for it, and what its workflow keeps of it.
+//! What must not be seen in a text about a resource: the secret that we drew for it, and what its
+//! workflow keeps of it.
 
 use serde_json::Value;
 use sqlx::FromRow;
@@ -14,8 +15,9 @@ pub(in crate::ledger::postgres) struct Secrets {
 }
 
 impl Secrets {
-    /// The text without them. They were cut before it was written; this is for texts that another program wrote. The names
-    /// of the resource and the subject are none, also where a secret is part of them.
+    /// The text without them. They were cut before it was written; this is for texts that another
+    /// program wrote. The names of the resource and the subject are none, also where a secret is
+    /// part of them.
     pub(super) fn cut(&self, names: [&str; 2], text: &mut Option<String>) {
         let Some(given) = text else { return };
         let mut secrets: Vec<&str> = self.secret.as_deref().into_iter().collect();

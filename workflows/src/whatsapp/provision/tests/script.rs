@@ -1,4 +1,5 @@
-//! A scripted API: each call must be the next one of the script, and gets the answer that stands there.
+//! A scripted API: each call must be the next one of the script, and gets the answer that stands
+//! there.
 
 use std::{
     collections::VecDeque,
