@@ -75,6 +75,10 @@ begin
 end
 $$;
 
+-- The tables that each step writes are analyzed rarely: an analyze has every connection plan all its
+-- statements anew, some 30 ms each, and those that are asked all the time are look-ups by key,
+-- whatever the statistics say.
+
 -- One execution of a workflow for one subject. Ids are uuid v7: later runs have greater ones.
 create table if not exists sluice.run (
   id uuid primary key,
@@ -111,7 +115,12 @@ create table if not exists sluice.run (
   -- It was cancelled by SQL alone, and no relay has exported its span yet.
   span_waits boolean not null default false,
   constraint run_state check ((state = 'active') = (ended_at is null))
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+) with (
+  fillfactor = 80,
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_analyze_scale_factor = 0.2,
+  autovacuum_analyze_threshold = 100000
+);
 
 -- At most one unfinished run per subject and workflow: starting again joins it.
 create unique index if not exists run_one_unfinished
@@ -158,7 +167,12 @@ create table if not exists sluice.step (
   held_by text,
   primary key (run_id, position),
   constraint step_state check ((state = 'running') = (token is not null))
-) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
+) with (
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.01,
+  autovacuum_analyze_scale_factor = 0.2,
+  autovacuum_analyze_threshold = 100000
+);
 
 -- One index per question that is asked all the time, each of live rows only. A renewal changes no
 -- indexed column.
@@ -184,7 +198,7 @@ create table if not exists sluice.attempt (
   trace_id text,
   span_id text,
   primary key (run_id, position, token)
-);
+) with (autovacuum_analyze_scale_factor = 0.2, autovacuum_analyze_threshold = 100000);
 
 -- Announcements for other programs, published at least once. One that is not published outlives its
 -- run, until retention drops it.
@@ -208,7 +222,12 @@ create table if not exists sluice.event (
   published_at timestamptz,
   -- When a person last asked that it goes out once more: its retention counts from there.
   replayed_at timestamptz
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+) with (
+  fillfactor = 80,
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_analyze_scale_factor = 0.2,
+  autovacuum_analyze_threshold = 100000
+);
 create unique index if not exists event_of_run on sluice.event (run_id, sequence);
 create index if not exists event_unpublished on sluice.event (created_at) where published_at is null;
 create index if not exists event_published on sluice.event (published_at) where published_at is not null;
@@ -271,7 +290,12 @@ create table if not exists sluice.resource (
   heard_at timestamptz,
   heard text[],
   created_at timestamptz not null default now()
-) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+) with (
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_analyze_scale_factor = 0.2,
+  autovacuum_analyze_threshold = 100000
+);
 create index if not exists resource_by_subject on sluice.resource (subject);
 create index if not exists resource_doubted on sluice.resource (doubted_at) where doubted_at is not null;
 
