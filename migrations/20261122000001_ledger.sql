@@ -75,8 +75,8 @@ begin
 end
 $$;
 
--- The tables that each step writes are analyzed rarely: an analyze has every connection plan all its
--- statements anew, some 30 ms each, and those that are asked all the time are look-ups by key,
+-- The tables that each step writes are analyzed rarely: an analyze has every connection plan all
+-- its statements anew, some 30 ms each, and those that are asked all the time are look-ups by key,
 -- whatever the statistics say.
 
 -- One execution of a workflow for one subject. Ids are uuid v7: later runs have greater ones.
@@ -389,7 +389,7 @@ revoke all
   from public;
 
 -- A trigger, so that a gate that a person closes with SQL counts like one that Sluice closes. A
--- gate that was not there was open.
+-- gate that was not there let pass.
 create or replace function sluice.note_closed_time()
 returns trigger
 language plpgsql

@@ -1923,8 +1923,8 @@ $$;
 -- Ends up to `most` runs past their deadline. Judged on due steps only: what is running has its
 -- chance, and what stands behind a closed gate is not late, nor what waits for its turn behind a
 -- limit. The time that gates or limits held a run is added to its deadline here, once that is
--- reached: opening a gate writes no runs. Safe with any number of callers: rows in other hands are
--- passed over.
+-- reached: a gate that passes again writes no runs. Safe with any number of callers: rows in other
+-- hands are passed over.
 create or replace function sluice.exceed(most integer)
 returns table (
   run_id uuid,

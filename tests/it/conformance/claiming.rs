@@ -1,5 +1,5 @@
-//! From `due` to `running`: one worker, the generation that is due, an open gate, a quiet resource,
-//! and a lease.
+//! From `due` to `running`: one worker, the generation that is due, gates that pass, a quiet
+//! resource, and a lease.
 
 use std::time::Duration;
 
