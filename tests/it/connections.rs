@@ -341,3 +341,21 @@ async fn a_sign_up_is_prepared_once_the_switch_for_it_is_off() {
     let queued = "select status from public.evolution_instance_creation_queue";
     assert_eq!(session.all::<String>(queued).await, ["pending"]);
 }
+
+/// A migration changes what a statement reads that each connection has prepared.
+#[tokio::test]
+async fn a_statement_that_a_migration_made_useless_fails_once_for_each_connection() {
+    let app = App::migrated().await;
+    let mut owner = app.superuser().await;
+    owner.run("create table public.kept (a integer); insert into public.kept values (1)").await;
+    let database = Database::open(app.options(), Pooling::Session, 1);
+    let asked = async || database.ask_one::<(i32,)>("select * from public.kept", |ask| ask).await;
+    assert_eq!(asked().await.unwrap(), (1,));
+    owner.run("alter table public.kept add b integer").await;
+
+    let refused = asked().await.unwrap_err();
+    let later = asked().await.unwrap();
+
+    assert!(refused.to_string().contains("cached plan"), "{refused}");
+    assert_eq!(later, (1,));
+}

@@ -4,9 +4,10 @@
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::sleep};
 use workflows::{
     breaker::{Answer, Signal, Word},
+    definition::LEASE,
     ids::{RunId, StepName, Token},
     outcome::{Memory, StepInput},
     state::{Spent, StepState},
@@ -104,6 +105,33 @@ async fn a_watch_takes_its_advice_from_the_probe() {
     assert_eq!(advice, [(HOST, "ask the neighbours")]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_hangs_is_given_up_while_another_can_still_save_the_leases() {
+    let (ledger, began) = (Stub { slow: LEASE * 10, ..Stub::default() }, Instant::now());
+
+    let renewed = runner(&ledger, catalog(Answers::Success)).renew_once().await;
+
+    assert!(matches!(renewed, Err(Error::Late(_))), "{renewed:?}");
+    assert_eq!(began.elapsed(), LEASE / 2);
+}
+
+/// The second claim waits a while for the batch of the first one.
+#[tokio::test(start_paused = true)]
+async fn a_lease_counts_from_when_its_claim_was_sent() {
+    let ledger = Stub { slow: LEASE * 3 / 4, ..Stub::default() };
+    let runner = runner(&ledger, catalog(Answers::Success));
+    let later = async {
+        sleep(LEASE / 4).await;
+        runner.attempt(ask(), || {}).await
+    };
+
+    let (one, other) = tokio::join!(runner.attempt(ask(), || {}), later);
+
+    assert!(one.is_ok() && other.is_ok());
+    let outcomes: Vec<_> = ledger.settled.lock().unwrap().iter().map(|settled| settled.attempt.outcome).collect();
+    assert_eq!(outcomes, ["succeeded", "succeeded"]);
+}
+
 async fn attempt(input: Value, answers: Answers) -> (Attempted, Settlement) {
     let ledger = Stub { input: input.clone(), ..Stub::default() };
     let attempted = runner(&ledger, catalog(answers)).attempt(ask(), || {}).await.unwrap();
@@ -195,11 +223,14 @@ struct Stub {
     settled: Arc<Mutex<Vec<Settlement>>>,
     /// For attempts that go on.
     places: Arc<Semaphore>,
+    /// How long a claim and a renewal take.
+    slow: Duration,
 }
 
 impl Default for Stub {
     fn default() -> Self {
-        Self { input: json!({}), settled: Arc::default(), places: Arc::new(Semaphore::new(0)) }
+        let places = Arc::new(Semaphore::new(0));
+        Self { input: json!({}), settled: Arc::default(), places, slow: Duration::ZERO }
     }
 }
 
@@ -211,6 +242,7 @@ impl Stub {
 
 impl WorkerLedger for Stub {
     async fn claim(&self, _: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
+        sleep(self.slow).await;
         let claim = |key: DueKey| {
             let claim = tests::claim(0);
             Claim {
@@ -225,6 +257,7 @@ impl WorkerLedger for Stub {
     }
 
     async fn renew(&self, _: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
+        sleep(self.slow).await;
         Ok(vec![Some(true); leases.len()])
     }
 
