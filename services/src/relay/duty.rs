@@ -127,6 +127,21 @@ mod tests {
         assert_eq!(took(3, Next::AtTick, Arc::default()).await, 2 * TICK);
     }
 
+    /// Its tick may be an hour.
+    #[tokio::test(start_paused = true)]
+    async fn a_duty_that_failed_is_tried_again_within_half_a_minute() {
+        let (shutdown, rounds, began) = (CancellationToken::new(), AtomicUsize::new(0), Instant::now());
+        let duty = async || {
+            anyhow::ensure!(rounds.fetch_add(1, Ordering::Relaxed) > 0, "no database");
+            shutdown.cancel();
+            Ok(Next::AtTick)
+        };
+
+        repeat("test", TICK * 60, &Notify::new(), &shutdown, Pulse::default(), duty).await;
+
+        assert_eq!((rounds.load(Ordering::Relaxed), began.elapsed()), (2, FIRST_PAUSE + AFTER_FAILURE));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn wakes_that_gather_during_a_round_make_one_round_more() {
         let wake = Arc::new(Notify::new());
