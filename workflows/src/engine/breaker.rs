@@ -2,9 +2,9 @@
 //! follows from it. Pure: the ledger brings the state and writes the next one, under the gate's
 //! lock.
 //! ```text
-//! closed ──failures of three runs, or the key refused──► open ──the probe is answered──► half-open
-//!    ▲                                                   ▲   ◄──the run let through fails──┘  │
-//!    └────────────── the run that was let through gets an answer ─────────────────────────────┘
+//! closed --failures of three runs, or the key refused--> open --the probe is answered--> half-open
+//!    ^                                                   ^   <--the run let through fails--+  |
+//!    +-------------- the run that was let through gets an answer -----------------------------+
 //! ```
 
 use std::time::Duration;
