@@ -34,6 +34,16 @@ struct Announced {
 #[derive(Deserialize)]
 struct Stats {
     answers: BTreeMap<String, u64>,
+    duplicate_creates: u64,
+    instances_made: BTreeMap<String, u32>,
+}
+
+/// What was created since the last reset.
+pub struct Creates {
+    /// Instances that were made more than once.
+    pub made_twice: usize,
+    /// Calls that create a name which exists or is being made.
+    pub duplicates: u64,
 }
 
 impl Api {
@@ -58,13 +68,22 @@ impl Api {
 
     /// How many calls it has answered.
     pub async fn calls(&self) -> Result<u64> {
-        let stats: Stats = reqwest::get(format!("{}/_sim/stats", self.url))
+        Ok(self.stats().await?.answers.values().sum())
+    }
+
+    pub async fn creates(&self) -> Result<Creates> {
+        let stats = self.stats().await?;
+        let made_twice = stats.instances_made.values().filter(|times| **times > 1).count();
+        Ok(Creates { made_twice, duplicates: stats.duplicate_creates })
+    }
+
+    async fn stats(&self) -> Result<Stats> {
+        reqwest::get(format!("{}/_sim/stats", self.url))
             .await
             .context("ask the simulated API for its figures")?
             .json()
             .await
-            .context("read the simulated API's figures")?;
-        Ok(stats.answers.values().sum())
+            .context("read the simulated API's figures")
     }
 
     /// Forgets every instance.

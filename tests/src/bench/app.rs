@@ -207,6 +207,11 @@ impl App {
         }
     }
 
+    /// How many of them are ready.
+    pub async fn ready(&mut self, users: &[Uuid]) -> Result<i64> {
+        Ok(self.states(users).await?.0)
+    }
+
     /// How many are ready, how many failed, and why one of these did.
     async fn states(&mut self, users: &[Uuid]) -> Result<(i64, i64, Option<String>)> {
         self.transactions += 1;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{burst::Burst, report::Report, scaling, stage::Roles};
+use super::{burst::Burst, recovery::Blow, report::Report, scaling, stage::Roles};
 
 /// The simulated API may take no more of the machine than this, in CPU-seconds per 1,000 sign-ups.
 const API_AT_MOST: f64 = 0.4;
@@ -61,6 +61,17 @@ pub fn reached(report: &Report) -> Vec<Goal> {
     if let Some((drain, burst)) = report.drain.as_ref().zip(usual(report)) {
         let what = format!("of a burst's rate with {} users at once", drain.users);
         goals.at_least(what, Some(drain.per_second / burst.per_second), 0.9, "");
+    }
+    for one in &report.recovery {
+        let name = |figure: &str| format!("{}, {}: {figure}", one.blow.name(), one.roles.name());
+        let within = match one.blow {
+            Blow::Nothing => continue,
+            Blow::Killed => 3.0,
+            Blow::Wiped => 2.0,
+        };
+        goals.at_most(name("the rest done in"), Some(one.seconds), within, " s");
+        let creates = one.made_twice as f64 + one.duplicate_creates as f64;
+        goals.at_most(name("second creates"), Some(creates), 0.0, "");
     }
     let deadlocks = report.all_bursts().flat_map(|burst| &burst.rounds).filter_map(|round| round.sluice.as_ref());
     let deadlocks =

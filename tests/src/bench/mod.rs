@@ -18,6 +18,7 @@ mod part;
 mod plot;
 mod profile;
 mod publish;
+mod recovery;
 mod report;
 mod scaling;
 mod sections;

@@ -14,6 +14,7 @@ use super::{
     idle::idle,
     machine::Machine,
     profile,
+    recovery::recovery,
     report::{Recorded, Report},
     scaling,
     site::Given,
@@ -37,6 +38,8 @@ pub enum Part {
     Workers,
     /// 1, 2 and 4 workers of each step against an API that takes 50 ms for each call
     Scaling,
+    /// One SIGKILL of everything, and one FLUSHALL, in the middle of a burst of 1,000
+    Recovery,
     /// The simulated API with the times that the real one was recorded with
     Recorded,
     /// Tracing on against tracing off
@@ -147,6 +150,11 @@ async fn one(part: Part, stage: &mut Stage, options: &Options, report: &mut Repo
         Part::Doorbell => report.doorbell = doorbell(stage, scale.seconds / 2.0).await?,
         Part::Workers => report.workers = workers(stage, scale).await?,
         Part::Scaling => report.scaling = scaling::scaling(stage, first(scale)? / 4, scale.rounds).await?,
+        Part::Recovery => {
+            for roles in roles.and_beside() {
+                report.recovery.extend(recovery(stage, roles, first(scale)? / 2, scale.rounds).await?);
+            }
+        }
         Part::Recorded => report.recorded = Some(recorded(stage, *roles, scale).await?),
         Part::Tracing => report.tracing = Some(traced::cost(stage, *roles, first(scale)?, scale.rounds).await?),
         Part::Waiting => {

@@ -10,6 +10,7 @@ use super::{
     idle::Idle,
     machine::Machine,
     profile::Profile,
+    recovery::Recovery,
     stage::Roles,
     steady::{Single, Steady},
     traced::Traced,
@@ -34,6 +35,8 @@ pub struct Report {
     pub workers: Vec<Burst>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scaling: Vec<Burst>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recovery: Vec<Recovery>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recorded: Option<Recorded>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +73,7 @@ impl Report {
             doorbell: Vec::new(),
             workers: Vec::new(),
             scaling: Vec::new(),
+            recovery: Vec::new(),
             recorded: None,
             tracing: None,
             drain: None,

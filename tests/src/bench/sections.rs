@@ -4,6 +4,7 @@ use super::{
     burst::{Burst, Inside},
     cpu::Cpu,
     crowd::Compared,
+    recovery::Blow,
     report::Report,
     scaling::{busy, doublings},
     steady::Steady,
@@ -23,6 +24,7 @@ pub fn sections(report: &Report) -> Vec<Section> {
     all.push(doorbell(report));
     all.push(bursts("Settings: what a user can turn", &report.workers));
     all.push(scaling(report));
+    all.push(recovery(report));
     if let Some(recorded) = &report.recorded {
         all.push(bursts("With the recorded times of the real API: burst", &recorded.burst));
         all.push(streams("With the recorded times of the real API: steady", std::slice::from_ref(&recorded.steady)));
@@ -98,6 +100,25 @@ fn scaling(report: &Report) -> Section {
         ];
         cells.extend(cpu(&burst.cpu, true));
         section.row(cells)
+    })
+}
+
+fn recovery(report: &Report) -> Section {
+    let header = ["when 40 % are ready", "users", "rest done in, s", "lowest–highest", "s more", "second creates"];
+    let section = Section::new("Recovery: one blow in the middle of a burst", &header);
+    report.recovery.iter().fold(section, |section, one| {
+        let seconds = || one.rest_done_in.iter().copied();
+        let range = seconds().reduce(f64::min).zip(seconds().reduce(f64::max));
+        let beside = report.recovery.iter().find(|other| other.roles == one.roles && other.blow == Blow::Nothing);
+        let more = beside.filter(|_| one.blow != Blow::Nothing).map(|beside| one.seconds - beside.seconds);
+        section.row(vec![
+            format!("{}, {}", one.blow.name(), one.roles.name()),
+            one.users.to_string(),
+            two(one.seconds),
+            range.map_or(none(), |(least, most)| format!("{least:.2}–{most:.2}")),
+            maybe(more),
+            (one.made_twice as u64 + one.duplicate_creates).to_string(),
+        ])
     })
 }
 

@@ -181,6 +181,11 @@ impl Site {
         self.run(format!("drop role if exists {}", self.role.name)).await
     }
 
+    /// Nothing where the Redis was given.
+    pub fn own_redis(&self) -> Option<&Redis> {
+        self.redis.as_ref()
+    }
+
     /// Whether both servers are ours.
     pub fn is_private(&self) -> bool {
         self.postgres.is_some() && self.redis.is_some()

@@ -148,6 +148,14 @@ impl Stage {
         ]
     }
 
+    /// SIGKILL of all roles, which are started again at once.
+    pub async fn kill_and_start_again(&mut self) -> Result<()> {
+        for process in self.roles.values_mut() {
+            process.kill().await?;
+        }
+        self.roles.values_mut().try_for_each(Process::start_again)
+    }
+
     /// Ends the roles in good order. Postgres then knows all that they did.
     pub async fn stop(&mut self) -> Result<()> {
         for process in self.roles.values_mut() {

@@ -3,10 +3,10 @@
 
 mod processes;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Fault, Schedule, fault::Planned, record::Record};
 use crate::{
@@ -34,7 +34,7 @@ async fn hit_redis(redis: &mut Redis, planned: &[Planned], began: Instant, recor
     for Planned { at, fault, lasts, .. } in planned {
         sleep_until(began + *at).await;
         match fault {
-            Fault::RedisWiped => wipe(redis).await?,
+            Fault::RedisWiped => redis.flush_all().await?,
             Fault::RedisRestarted => redis.restart().await?,
             Fault::RedisEmptied => {
                 let snapshot = snapshot(redis).await?;
@@ -43,7 +43,7 @@ async fn hit_redis(redis: &mut Redis, planned: &[Planned], began: Instant, recor
                 redis.restart().await?;
             }
             Fault::RedisRestored => {
-                ask(redis, &["SAVE"]).await?;
+                redis.ask(&["SAVE"]).await?;
                 sleep(*lasts).await;
                 redis.kill().await?;
                 redis.restart().await?;
@@ -60,13 +60,8 @@ async fn hit_redis(redis: &mut Redis, planned: &[Planned], began: Instant, recor
     Ok(())
 }
 
-/// Everything in Redis is gone, and its connections stay.
-pub(super) async fn wipe(redis: &Redis) -> Result<()> {
-    ask(redis, &["FLUSHALL"]).await.map(drop)
-}
-
 async fn snapshot(redis: &Redis) -> Result<PathBuf> {
-    let setting = ask(redis, &["CONFIG", "GET", "dir"]).await?;
+    let setting = redis.ask(&["CONFIG", "GET", "dir"]).await?;
     Ok(PathBuf::from(setting.into_iter().nth(1).context("Redis does not tell its directory")?).join("dump.rdb"))
 }
 
@@ -75,18 +70,6 @@ fn forget(snapshot: &PathBuf) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove Redis' snapshot"),
         _ => Ok(()),
     }
-}
-
-async fn ask(redis: &Redis, words: &[&str]) -> Result<Vec<String>> {
-    let client = redis::Client::open(redis.url()).context("read the private Redis' address")?;
-    let asked = timeout(Duration::from_secs(10), async {
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        command.query_async::<redis::Value>(&mut connection).await
-    });
-    let value = asked.await.context("Redis does not answer")?.with_context(|| format!("ask Redis for {}", words[0]))?;
-    Ok(redis::from_redis_value(value).unwrap_or_default())
 }
 
 async fn hit_postgres(postgres: &mut Postgres, planned: &[Planned], began: Instant, record: &Record) -> Result<()> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use tokio::time::timeout;
 
 use super::guard::Guard;
 use super::{Identity, Process, Program, directory, free_port, until};
@@ -148,6 +149,25 @@ impl Redis {
         self.process.log()
     }
 
+    /// Everything in it is gone, and its connections stay.
+    pub async fn flush_all(&self) -> Result<()> {
+        self.ask(&["FLUSHALL"]).await.map(drop)
+    }
+
+    /// What it answers to a command; nothing where that is no list of texts.
+    pub(crate) async fn ask(&self, words: &[&str]) -> Result<Vec<String>> {
+        let client = ::redis::Client::open(self.url()).context("read the private Redis' address")?;
+        let asked = timeout(Duration::from_secs(10), async {
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            let mut command = ::redis::cmd(words[0]);
+            command.arg(&words[1..]);
+            command.query_async::<::redis::Value>(&mut connection).await
+        });
+        let value =
+            asked.await.context("Redis does not answer")?.with_context(|| format!("ask Redis for {}", words[0]))?;
+        Ok(::redis::from_redis_value(value).unwrap_or_default())
+    }
+
     /// Ends it in good order.
     pub async fn stop(&mut self) -> Result<()> {
         self.process.signal(Signal::TERM)?;
@@ -184,7 +204,7 @@ impl Redis {
             if let Ok(Some(status)) = self.process.exited() {
                 return Some(Err(status));
             }
-            let answer = tokio::time::timeout(Duration::from_secs(2), ping(&client)).await;
+            let answer = timeout(Duration::from_secs(2), ping(&client)).await;
             answer.ok()?.ok().map(Ok)
         });
         match ready.await {

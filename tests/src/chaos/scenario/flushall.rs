@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::{NO_QR, Scenario};
 use crate::chaos::{
-    Fault, Options, Report, hands,
+    Fault, Options, Report,
     stage::{Layout, Stage},
 };
 
@@ -20,7 +20,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     for share in [0.2, 0.4, 0.6] {
         let enough = (f64::from(users) * share) as i64;
         stage.wait_until(&mut watch, |counts| counts.ready >= enough).await?;
-        hands::wipe(&stage.fleet.redis).await?;
+        stage.fleet.redis.flush_all().await?;
         stage.record.injected(Fault::RedisWiped);
     }
     signing.await??;
