@@ -545,7 +545,11 @@ create index if not exists request_waiting on sluice.request (id) where refused_
 -- before all have beaten anew.
 create unlogged table if not exists sluice.heartbeat (
   worker text primary key,
-  beat_at timestamptz not null default now()
+  beat_at timestamptz not null default now(),
+  -- The session that beats holds an advisory lock: (7319, the hash of the worker's name).
+  has_session boolean not null default false,
+  -- Since when that session is known to have ended.
+  gone_at timestamptz
 );
 
 -- How the whole system stands, as the relays' metrics show it: whichever relay is asked takes it

@@ -1421,12 +1421,17 @@ $$;
 -- still held. Also the worker's sign of life, in one transaction with the leases: with its last, a
 -- worker that was killed moved all that it held, but for what was too young. Where a row is locked
 -- the worker asks for each lease alone, all within the time that the others have left.
+--
+-- `in_session`: this connection is the worker's own, with a session that ends when the worker dies.
+-- The session takes a lock that says so, again with each renewal: where it holds the lock, that
+-- costs nothing.
 create or replace function sluice.renew(
   claimant text,
   runs uuid[],
   positions smallint[],
   tokens bigint[],
-  lengths double precision[]
+  lengths double precision[],
+  in_session boolean
 )
 returns boolean[]
 language plpgsql
@@ -1456,11 +1461,103 @@ begin
         and held.busy_token = tokens[i];
     end if;
   end loop;
-  insert into sluice.heartbeat (worker)
-  values (claimant)
+  insert into sluice.heartbeat (worker, has_session)
+  values (claimant, in_session and pg_try_advisory_lock(7319, hashtext(claimant)))
   on conflict (worker) do update
-  set beat_at = now();
+  set beat_at = now(), has_session = excluded.has_session, gone_at = null;
   return kept;
+end
+$$;
+
+-- Workers that have steps in hand and whose session has ended: the lock that it held is free.
+create or replace function sluice.sessions_ended()
+returns setof text
+language sql
+stable
+set search_path = ''
+as $$
+  select dead.worker
+  from (
+    select distinct running.worker
+    from sluice.step as running
+    where running.state = 'running'
+      and running.lease_until > now()
+  ) as holder
+  join sluice.heartbeat as dead on dead.worker = holder.worker
+  where dead.has_session
+    and not exists (
+      select from pg_locks as held
+      where held.locktype = 'advisory'
+        and held.database = (select oid from pg_database where datname = current_database())
+        and held.classid = 7319
+        and held.objid::bigint = hashtext(dead.worker)::bigint & 4294967295
+    )
+$$;
+
+-- Ends the leases of workers whose session has ended: a killed process' connection is closed at
+-- once, long before its leases end. How many it ended. A worker whose connection was merely cut
+-- beats again within the time that is left to it. A step that may create or delete is left alone
+-- until the server has had its time for a call that left as late as one may. Safe with any number
+-- of callers. Not right after a start of Postgres, which ends all sessions.
+create or replace function sluice.end_leases()
+returns bigint
+language plpgsql
+set search_path = ''
+set lock_timeout = '300ms'
+as $$
+#variable_conflict use_column
+declare
+  -- A renewal comes at most 1.1 s after the one before it.
+  cut_off constant interval := '1.5 seconds';
+  -- A call leaves at most 0.2 s after the lease was confirmed, and takes 2.5 s. One that leaves later
+  -- has made the lease longer.
+  call_ends constant interval := '2.7 seconds';
+  ended bigint;
+begin
+  if now() < pg_postmaster_start_time() + interval '4 seconds' then
+    return 0;
+  end if;
+  update sluice.heartbeat as dead
+  set gone_at = now()
+  where dead.gone_at is null
+    and dead.worker in (select sluice.sessions_ended());
+
+  with over as materialized (
+    select running.run_id, running.position, running.token, run.resource
+    from sluice.heartbeat as dead
+    join sluice.step as running on running.worker = dead.worker
+    join sluice.run on run.id = running.run_id
+    join sluice.definition
+      on definition.workflow = run.workflow
+      and definition.version = run.version
+      and definition.position = running.position
+      and definition.step = running.name
+    where dead.gone_at < now() - cut_off
+      and running.state = 'running'
+      and running.lease_until > now()
+      and (not definition.exclusive or running.lease_until - definition.lease < now() - call_ends)
+    order by running.run_id, running.position
+    for no key update of running skip locked
+  ),
+  shortened as (
+    update sluice.step as running
+    set lease_until = now()
+    from over
+    where running.run_id = over.run_id
+      and running.position = over.position
+      and running.token = over.token
+  ),
+  quiet as (
+    update sluice.resource as held
+    set busy_until = now()
+    from over
+    where held.name = over.resource
+      and held.busy_token = over.token
+  )
+  select count(*)
+  into ended
+  from over;
+  return ended;
 end
 $$;
 
@@ -1838,6 +1935,7 @@ $$;
 -- a step is running, whose lease may end. May say so in vain, never the other way round.
 create or replace function sluice.upkeep(
   out running boolean,
+  out gone boolean,
   out expired boolean,
   out late boolean,
   out cancelled boolean,
@@ -1851,6 +1949,7 @@ set search_path = ''
 as $$
 begin
   running := exists (select from sluice.step where step.state = 'running');
+  gone := running and exists (select from sluice.sessions_ended());
   expired := running
     and exists (select from sluice.step where step.state = 'running' and step.lease_until < now());
   late := exists (select from sluice.run where run.state = 'active' and run.deadline_at < now());
@@ -1869,7 +1968,7 @@ $$;
 -- Postgres has been up for one lease: its own outage is not a crash of its clients. `worker_lives`:
 -- its worker has beaten when it would have moved this lease, 0.6 to 1.1 s after it did so last, so
 -- it lost the lease and did not crash. A beat that came sooner says nothing: so young a lease is
--- not moved.
+-- not moved; nor does one of a session that has ended since.
 create or replace function sluice.expired(known text[], most integer)
 returns table (
   run_id uuid,
@@ -1901,7 +2000,9 @@ begin
   return query
     select over.run_id, over.position, over.token, run.workflow, run.version, over.name, over.failures, over.crashes,
       over.send_backs, over.defers, over.attempts, over.worker, run.traceparent,
-      coalesce(heartbeat.beat_at > over.lease_until - definition.lease + interval '1.2 seconds', false),
+      coalesce(
+        heartbeat.gone_at is null and heartbeat.beat_at > over.lease_until - definition.lease + interval '1.2 seconds', false
+      ),
       over.generation, over.traceparent, over.parent_span, extract(epoch from now() - over.started_at)::double precision
     from sluice.step as over
     join sluice.run on run.id = over.run_id
@@ -2450,7 +2551,7 @@ comment on function sluice.plan_once(text[]) is
 do $$
 begin
   perform sluice.plan_once(
-    '{intake,claim,settle,renew,waiting,upkeep,expired,exceed,project_pending,explain,start_runs,end_runs,give_turn,end_gone,claim_events,publish_events}'
+    '{intake,claim,settle,renew,waiting,upkeep,sessions_ended,end_leases,expired,exceed,project_pending,explain,start_runs,end_runs,give_turn,end_gone,claim_events,publish_events}'
   );
 end
 $$;

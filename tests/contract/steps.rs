@@ -263,7 +263,7 @@ impl Bench {
         }
         let step: StepName = step.parse().expect("a step's name");
         let given = Given::of(&input);
-        let calls = ExclusiveCalls::new(|| Permission::Granted);
+        let calls = ExclusiveCalls::new(&Permission::Granted);
         let api = ExclusiveApi::new(&self.api, &calls);
         let run = provision::run(&step, &api, &given, &self.settings, &self.host);
         let outcome = play(run).expect("a step of ours");

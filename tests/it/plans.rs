@@ -16,7 +16,7 @@ const WAITING: usize = 5_000;
 const AT_MOST: f64 = 200.0;
 
 /// A part of each statement that must have been seen.
-const PARTS: [&str; 14] = [
+const PARTS: [&str; 16] = [
     "from sluice.take_sign_ups($1)",
     "array_agg(pending.user_id order by pending.user_id)",
     "with begun as",
@@ -25,6 +25,8 @@ const PARTS: [&str; 14] = [
     "with moved as (",
     "with ended as (",
     "sluice.renew(",
+    "select distinct running.worker",
+    "with over as materialized",
     "step.lease_until < now()",
     "select over.run_id",
     "sum(upper(span) - lower(span))",
@@ -74,10 +76,12 @@ async fn no_statement_of_a_running_sluice_reads_more_because_much_lies_behind() 
     stream(&mut stage, &Setup::new(Roles::USUAL, &database), 10.0, 3.0).await.unwrap();
     // Asked by a relay only where there is something to find.
     let mut session = PgConnection::connect(&database.url).await.unwrap();
-    sqlx::raw_sql("select sluice.expired('{provision-instance:1}', 200); select sluice.exceed(200)")
-        .execute(&mut session)
-        .await
-        .unwrap();
+    sqlx::raw_sql(
+        "select sluice.end_leases(); select sluice.expired('{provision-instance:1}', 200); select sluice.exceed(200)",
+    )
+    .execute(&mut session)
+    .await
+    .unwrap();
     session.close().await.unwrap();
 
     let log = stage.site.postgres_log().unwrap();

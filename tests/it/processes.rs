@@ -45,6 +45,29 @@ async fn state(session: &mut PgConnection) -> String {
     sqlx::query_scalar("select status from evolution_instance_creation_queue").fetch_one(session).await.unwrap()
 }
 
+/// By it a relay knows of the worker's death long before its leases end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_holds_a_lock_of_its_session_as_long_as_it_lives() {
+    let mut fleet =
+        Fleet::prepare(postgres::Options::default(), redis::Options::default(), Config::default()).await.unwrap();
+    let mut session = fleet.connect().await.unwrap();
+    fleet.start("worker", &["worker", "verify"]).await.unwrap();
+    let locks = "select count(*)
+         from sluice.heartbeat
+         join pg_locks as held
+           on held.locktype = 'advisory'
+           and held.classid = 7319
+           and held.objid::bigint = hashtext(worker)::bigint & 4294967295
+         where has_session";
+    let mut number = async || sqlx::query_scalar(locks).fetch_one(&mut session).await.ok();
+
+    let holds = until(PATIENCE, async || number().await.filter(|locks: &i64| *locks == 1)).await;
+    fleet.process("worker").unwrap().kill().await.unwrap();
+    let is_free = until(PATIENCE, async || number().await.filter(|locks: &i64| *locks == 0)).await;
+
+    assert_eq!((holds, is_free), (Some(1), Some(0)));
+}
+
 /// Of the connection over which a worker waits for hints: its number, and for how many seconds
 /// nothing has passed over it.
 async fn waits_for_hints(redis: &mut ::redis::aio::MultiplexedConnection) -> Option<(u64, u64)> {

@@ -116,6 +116,15 @@ impl RelayLedger for Connection {
         self.receive(upkeep).await
     }
 
+    async fn end_leases(&self) -> Result<usize> {
+        self.send().await?;
+        let ended = self.stage.ledger.end_leases().await?;
+        if ended > 0 {
+            self.stage.log.hit("lease.ended_with_its_session");
+        }
+        self.receive(ended).await
+    }
+
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
         self.send().await?;
         let expired = self.stage.ledger.expired(limit).await?;
@@ -183,7 +192,12 @@ impl WorkerLedger for Connection {
     }
 
     async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
-        self.send().await?;
+        let sent = self.send().await;
+        if sent.is_err() || self.chance.percent(1) {
+            self.stage.log.hit("session.cut");
+            self.stage.ledger.end_session(&worker.name);
+            return sent.and(Err(away()));
+        }
         let kept = self.stage.ledger.renew(worker, leases).await?;
         if kept.contains(&Some(false)) {
             self.stage.log.hit("renew.refused");

@@ -21,6 +21,7 @@ const INTAKE: Duration = Duration::from_millis(500);
 const DISPATCH: Duration = Duration::from_secs(1);
 const RESCUE: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(1);
+const GONE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps a relay running: whenever it is killed, another starts a little later.
@@ -148,7 +149,11 @@ async fn rescue(duties: Arc<Duties>) {
                 if rescued.doubted > 0 {
                     duties.look();
                 }
-                if rescued.quiet { QUIET } else { RESCUE }
+                match rescued {
+                    _ if rescued.gone => GONE,
+                    _ if rescued.quiet => QUIET,
+                    _ => RESCUE,
+                }
             }
             Err(_) => failed(pause),
         };

@@ -10,7 +10,7 @@ use crate::simulate::Report;
 
 /// All that can happen here and must, in enough seeds. What the API's own journal counts comes on
 /// top.
-const EXPECTED: [&str; 74] = [
+const EXPECTED: [&str; 76] = [
     "api.instance_removed",
     "api.refused",
     "api.restarted",
@@ -34,6 +34,7 @@ const EXPECTED: [&str; 74] = [
     "end.removed_behind_our_back",
     "event.arrived_again",
     "instance.looked_at_again",
+    "lease.ended_with_its_session",
     "ledger.answer_lost",
     "ledger.away",
     "ledger.slow",
@@ -78,6 +79,7 @@ const EXPECTED: [&str; 74] = [
     "queue.restored",
     "queue.wiped",
     "renew.refused",
+    "session.cut",
     "settle.carried_on",
     "settle.crashed",
     "settle.deferred",

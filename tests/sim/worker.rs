@@ -31,6 +31,10 @@ pub async fn keep(stage: Arc<Stage>, number: usize) {
         stage.facts().workers.push(process.clone());
         let tasks = start(&stage, &process);
         process.killed().await;
+        // Behind a transaction pooler nobody hears of it.
+        if chance.percent(75) {
+            stage.ledger.end_session(&process.name);
+        }
         for task in tasks {
             task.abort();
         }
@@ -84,7 +88,11 @@ async fn renew(runner: Arc<Runner>, process: Arc<Process>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beat: Option<Instant> = None;
     loop {
-        tick.tick().await;
+        tokio::select! {
+            biased;
+            _ = tick.tick() => {}
+            () = runner.renewal_wanted() => {}
+        }
         process.pass().await;
         if beat.is_none_or(|at| runner.must_renew(at.elapsed())) {
             let asked = Instant::now();

@@ -79,6 +79,11 @@ impl Database {
         self.pool.options()
     }
 
+    /// Whether a connection has a session of its own, which ends with it.
+    pub fn has_sessions(&self) -> bool {
+        self.pooling == Pooling::Session
+    }
+
     /// How many connections there are, may be, and rest.
     pub fn status(&self) -> Status {
         self.pool.status()

@@ -401,6 +401,8 @@ pub struct Probe {
 pub struct Upkeep {
     /// A step, whose lease may end.
     pub running: bool,
+    /// For `end_leases`, once it is sure.
+    pub gone: bool,
     /// For `expired`.
     pub expired: bool,
     /// For `exceed`, unless gates hold all of it.
@@ -439,6 +441,10 @@ pub trait RelayLedger: Clone + Send + Sync + 'static {
 
     /// Which of the duties below would find something: one look for all, which locks nothing.
     fn upkeep(&self) -> impl Asked<Upkeep>;
+
+    /// End the leases of workers whose session has ended, as a killed process' does at once: each
+    /// as soon as nothing of its attempt can be under way. How many ended.
+    fn end_leases(&self) -> impl Asked<usize>;
 
     /// Up to `limit` steps whose lease ran out. The caller settles each as a crash, guarded by the
     /// expiry.

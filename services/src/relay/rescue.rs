@@ -25,6 +25,8 @@ use crate::{
 /// While steps are running, whose leases may end.
 const TICK: Duration = Duration::from_millis(500);
 const QUIET_TICK: Duration = Duration::from_secs(1);
+/// While the session of a worker that has steps in hand has ended, until their leases end too.
+const GONE_TICK: Duration = Duration::from_millis(100);
 
 /// The most that one round rescues.
 const BATCH: usize = 200;
@@ -50,6 +52,8 @@ pub struct Rescued {
     pub doubted: usize,
     /// Whether no step was running.
     pub quiet: bool,
+    /// Whether a worker that has steps in hand has no session any more.
+    pub gone: bool,
     /// What became due by it, and may be pushed at once.
     pub due: Vec<Due>,
 }
@@ -83,10 +87,15 @@ pub async fn rescue_once<L: RelayLedger>(
 ) -> anyhow::Result<(Rescued, Option<anyhow::Error>)> {
     let asked = Instant::now();
     let upkeep = ledger.upkeep().await.context("look for what nobody holds")?;
-    let mut rescued = Rescued { quiet: !upkeep.running, ..Rescued::default() };
+    let mut rescued = Rescued { quiet: !upkeep.running, gone: upkeep.gone, ..Rescued::default() };
     let mut refused = None;
     // Counted one by one: what is done is done, whatever becomes of the rest.
-    if upkeep.expired {
+    let mut ended = 0;
+    if upkeep.gone {
+        let leases = ledger.end_leases().await.context("end the leases of workers that are gone");
+        ended = unless_refused(leases, &mut refused)?;
+    }
+    if upkeep.expired || ended > 0 {
         let expired = rescue_expired(ledger, asked, dice, metrics).await;
         (rescued.crashed, rescued.due) = unless_refused(expired, &mut refused)?;
         metrics.rescued("crashed", rescued.crashed);
@@ -249,6 +258,7 @@ pub(super) async fn run(relay: Relay) {
         match refused {
             Some(error) => Err(error),
             None if rescued.explained >= BATCH => Ok(Next::AtOnce),
+            None if rescued.gone => Ok(Next::After(GONE_TICK)),
             None if rescued.quiet => Ok(Next::After(QUIET_TICK)),
             None => Ok(Next::AtTick),
         }

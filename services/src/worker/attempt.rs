@@ -182,6 +182,11 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         self.leases.must_renew(beat)
     }
 
+    /// Returns when a renewal is asked for before its time.
+    pub async fn renewal_wanted(&self) {
+        self.leases.wanted().await;
+    }
+
     /// Renews the leases that need it, once. It is the worker's heartbeat too, also where there is
     /// nothing to renew.
     pub async fn renew_once(&self) -> Result<()> {
@@ -252,7 +257,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     async fn run(&self, in_hand: &InHand<'_>) -> Ran {
         let InHand { step, lease, .. } = in_hand;
         let began = Instant::now();
-        let calls = ExclusiveCalls::new(|| lease.permission());
+        let calls = ExclusiveCalls::new(lease);
         let running = AssertUnwindSafe(answer(in_hand, &calls)).catch_unwind();
         // A lease that is over goes first: after a freeze both may be ready, and then nothing more
         // is to be sent.

@@ -2,14 +2,17 @@
 //! them, from before the claim or the renewal was sent. When in doubt a lease is over: stopping is
 //! safe, going on is not.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use workflows::{
-    calls::Permission,
-    definition::{EXCLUSIVE_CALL, RENEWED_AT},
+    calls::{Permission, Permit},
+    definition::{CONFIRMED_WITHIN, LATE_CALL, RENEWED_AT},
 };
 
 use crate::ledger::{Key, Lease};
@@ -23,6 +26,8 @@ const IDLE_BEAT: Duration = Duration::from_millis(2_500);
 #[derive(Default)]
 pub struct Leases {
     held: Mutex<HashMap<Key, Entry>>,
+    /// A renewal is asked for before its time.
+    wanted: Notify,
     /// The process ends: every attempt is to hand its step back.
     going: CancellationToken,
 }
@@ -31,6 +36,8 @@ struct Entry {
     length: Duration,
     /// No renewal goes beyond this: an attempt that hangs loses its step.
     until: Instant,
+    /// It is to be renewed now, however young it is, for a call that comes later.
+    wanted: bool,
     /// When the lease ends by our own clock. In the past: it is lost.
     ends: watch::Sender<Instant>,
 }
@@ -39,6 +46,7 @@ struct Entry {
 pub struct Held {
     leases: Arc<Leases>,
     key: Key,
+    length: Duration,
     ends: watch::Receiver<Instant>,
 }
 
@@ -46,9 +54,9 @@ impl Leases {
     /// Begin to keep a lease that was claimed by a message sent at `asked`, for at most `most`.
     pub fn hold(self: &Arc<Self>, lease: Lease, asked: Instant, most: Duration) -> Held {
         let (ends, watched) = watch::channel(asked + lease.length);
-        let entry = Entry { length: lease.length, until: asked + most, ends };
+        let entry = Entry { length: lease.length, until: asked + most, wanted: false, ends };
         self.held.lock().insert(lease.key, entry);
-        Held { leases: self.clone(), key: lease.key, ends: watched }
+        Held { leases: self.clone(), key: lease.key, length: lease.length, ends: watched }
     }
 
     /// Whether something is to be renewed now, or the heartbeat, which is so old.
@@ -64,7 +72,7 @@ impl Leases {
         let mut leases: Vec<_> = held
             .iter()
             .filter(|(_, entry)| entry.is_due(now))
-            .map(|(key, entry)| Lease { key: *key, length: entry.length })
+            .map(|(key, entry)| Lease { key: *key, length: entry.asked_length() })
             .collect();
         leases.sort_unstable_by_key(|lease| lease.key);
         leases
@@ -72,12 +80,19 @@ impl Leases {
 
     /// What the ledger answered to renewals that were sent at `asked`.
     pub fn renewed(&self, asked: Instant, leases: &[Lease], answers: &[Option<bool>]) {
-        let held = self.held.lock();
+        let mut held = self.held.lock();
         for (lease, kept) in leases.iter().zip(answers) {
-            let (Some(entry), Some(kept)) = (held.get(&lease.key), kept) else { continue };
+            let (Some(entry), Some(kept)) = (held.get_mut(&lease.key), kept) else { continue };
             let end = if *kept { asked + lease.length } else { asked };
+            // One that was under way when it was asked for is not the one.
+            entry.wanted &= lease.length == entry.length;
             entry.ends.send_replace(end);
         }
+    }
+
+    /// Returns when a renewal is asked for before its time.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
     }
 
     /// Asks every attempt of this process to hand its step back now.
@@ -87,18 +102,44 @@ impl Leases {
 }
 
 impl Entry {
+    fn asked_length(&self) -> Duration {
+        if self.wanted { self.length + LATE_CALL } else { self.length }
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         let left = self.ends.borrow().saturating_duration_since(now);
-        now < self.until && left + RENEWED_AT <= self.length
+        now < self.until && (self.wanted || left + RENEWED_AT <= self.length)
     }
 }
 
 impl Held {
-    /// Whether a call that creates or deletes may be sent: only with enough lease left for the
-    /// server to finish it.
-    pub fn permission(&self) -> Permission {
+    async fn confirm(&self) -> Permission {
+        if self.is_confirmed() {
+            return Permission::Granted;
+        }
+        let mut ends = self.ends.clone();
+        ends.mark_unchanged();
+        self.ask_for_renewal();
+        // One may be under way, beside the one that was asked for.
+        for _ in 0..2 {
+            if ends.changed().await.is_ok() && self.is_confirmed() {
+                return Permission::Granted;
+            }
+        }
+        Permission::Withheld
+    }
+
+    /// Where the lease was made longer by `LATE_CALL`, so is the time in which a call may be sent.
+    fn is_confirmed(&self) -> bool {
         let left = self.ends.borrow().saturating_duration_since(Instant::now());
-        if left >= EXCLUSIVE_CALL { Permission::Granted } else { Permission::Withheld }
+        left + CONFIRMED_WITHIN >= self.length
+    }
+
+    fn ask_for_renewal(&self) {
+        if let Some(entry) = self.leases.held.lock().get_mut(&self.key) {
+            entry.wanted = true;
+        }
+        self.leases.wanted.notify_one();
     }
 
     /// Returns when the process wants its steps handed back.
@@ -130,6 +171,20 @@ impl Held {
     }
 }
 
+impl Permit for Held {
+    /// Only where the ledger has just said that the lease holds. Where that was too long ago, the
+    /// lease is renewed first.
+    fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>> {
+        Box::pin(async {
+            tokio::select! {
+                biased;
+                () = self.lost() => Permission::Withheld,
+                permission = self.confirm() => permission,
+            }
+        })
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.leases.held.lock().remove(&self.key);
@@ -158,7 +213,7 @@ mod tests {
         held.lost().await;
 
         assert_eq!(started.elapsed(), Duration::from_secs(4));
-        assert_eq!(held.permission(), Permission::Withheld);
+        assert_eq!(held.permission().await, Permission::Withheld);
     }
 
     #[tokio::test(start_paused = true)]
@@ -185,14 +240,93 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_sent_that_the_lease_may_not_outlast() {
+    async fn a_lease_that_was_just_confirmed_is_not_renewed_before_a_call() {
         let leases = Arc::new(Leases::default());
         let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
 
-        assert_eq!(held.permission(), Permission::Granted);
-        tokio::time::advance(Duration::from_millis(1501)).await;
+        tokio::time::advance(CONFIRMED_WITHIN).await;
 
-        assert_eq!(held.permission(), Permission::Withheld);
+        assert_eq!(held.permission().await, Permission::Granted);
+        assert!(leases.due().is_empty());
+    }
+
+    /// Asks for a permission at a lease that is a second old, while a renewal takes so long.
+    async fn permission_where_a_renewal_takes(delay: Duration) -> Permission {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let renewing = async {
+            leases.wanted().await;
+            let (asked, due) = (Instant::now(), leases.due());
+            assert_eq!(due, [Lease { length: Duration::from_secs(4) + LATE_CALL, ..lease() }]);
+            tokio::time::sleep(delay).await;
+            leases.renewed(asked, &due, &[Some(true)]);
+            assert!(leases.due().is_empty(), "it was renewed");
+        };
+        tokio::join!(held.permission(), renewing).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn before_a_late_call_a_lease_is_renewed_and_made_longer() {
+        assert_eq!(permission_where_a_renewal_takes(CONFIRMED_WITHIN + LATE_CALL).await, Permission::Granted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_is_sent_where_renewals_take_too_long() {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let renewing = async {
+            for _ in 0..2 {
+                let (asked, due) = (Instant::now(), leases.due());
+                tokio::time::sleep(CONFIRMED_WITHIN + LATE_CALL + Duration::from_millis(1)).await;
+                leases.renewed(asked, &due, &[Some(true)]);
+            }
+        };
+
+        assert_eq!(tokio::join!(held.permission(), renewing).0, Permission::Withheld);
+    }
+
+    /// A renewal was under way already when the permission was asked for.
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_to_an_earlier_renewal_does_not_pass_for_the_one_that_was_asked_for() {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let (asked, due) = (Instant::now(), leases.due());
+        let renewing = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            leases.renewed(asked, &due, &[Some(true)]);
+            let (asked, due) = (Instant::now(), leases.due());
+            assert_eq!(due, [Lease { length: Duration::from_secs(4) + LATE_CALL, ..lease() }]);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            leases.renewed(asked, &due, &[Some(true)]);
+        };
+
+        assert_eq!(tokio::join!(held.permission(), renewing).0, Permission::Granted);
+    }
+
+    /// Such a renewal would take the time from a call that is on its way.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_was_made_longer_is_not_renewed_while_a_call_may_be_sent() {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        let longer = Lease { length: Duration::from_secs(4) + LATE_CALL, ..lease() };
+        leases.renewed(Instant::now(), &[longer], &[Some(true)]);
+
+        tokio::time::advance(CONFIRMED_WITHIN + LATE_CALL).await;
+
+        assert_eq!((held.permission().await, leases.due()), (Permission::Granted, Vec::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_is_sent_where_the_lease_cannot_be_renewed() {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        tokio::time::advance(Duration::from_secs(1)).await;
+
+        assert_eq!(held.permission().await, Permission::Withheld);
+        assert!(held.is_lost());
     }
 
     #[tokio::test(start_paused = true)]

@@ -89,7 +89,10 @@ pub async fn run<L: WorkerLedger>(
     let mut kept = JoinSet::new();
     kept.spawn({
         let (runner, pulse) = (runner.clone(), vitals.health.pulse("worker: renew leases"));
-        async move { keep_alive(|beat| runner.must_renew(beat), || runner.renew_once(), pulse).await }
+        async move {
+            let wanted = || runner.renewal_wanted();
+            keep_alive(|beat| runner.must_renew(beat), wanted, || runner.renew_once(), pulse).await
+        }
     });
     for watch in runner.watches() {
         let pulse = vitals.health.pulse(format!("worker: watch the gate of {}", watch.host));
@@ -233,17 +236,28 @@ async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> Hand
     }
 }
 
-/// Keeps the leases of all attempts of this process, and its heartbeat. One that failed is made
+/// Keeps the leases of all attempts of this process, and its heartbeat: looks at each tick, and
+/// where one is `wanted` before its time. One that failed is made
 /// again at the next tick: a worker that has lost a lease is alive only by the beat that follows.
-async fn keep_alive<F>(must_renew: impl Fn(Duration) -> bool, renew: impl Fn() -> F, pulse: Pulse) -> Infallible
+async fn keep_alive<W, F>(
+    must_renew: impl Fn(Duration) -> bool,
+    wanted: impl Fn() -> W,
+    renew: impl Fn() -> F,
+    pulse: Pulse,
+) -> Infallible
 where
+    W: Future<Output = ()>,
     F: Future<Output = ledger::Result<()>>,
 {
     let mut tick = tokio::time::interval(RENEWAL_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut beat, mut said) = (None, Said::default());
     loop {
-        tick.tick().await;
+        tokio::select! {
+            biased;
+            _ = tick.tick() => {}
+            () = wanted() => {}
+        }
         pulse.beat();
         if beat.is_some_and(|at: Instant| !must_renew(at.elapsed())) {
             continue;
@@ -294,7 +308,7 @@ mod tests {
             std::future::ready(if asked.len() == 2 { Err(ledger::Error::Panicked) } else { Ok(()) })
         };
 
-        let beats = keep_alive(|beat| leases.must_renew(beat), renew, Pulse::default());
+        let beats = keep_alive(|beat| leases.must_renew(beat), || leases.wanted(), renew, Pulse::default());
         let _ = tokio::time::timeout(Duration::from_secs(6), beats).await;
 
         assert_eq!(*asked.lock(), [0, 2_500, 3_000, 5_500]);

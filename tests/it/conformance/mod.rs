@@ -22,6 +22,7 @@ mod requests;
 mod retrying;
 mod reviving;
 mod sending_back;
+mod sessions;
 mod settling;
 mod starting;
 mod stress;
@@ -352,5 +353,11 @@ conformance! {
     ],
     outage: [
         an_outage_of_postgres_is_no_crash_of_its_clients,
+    ],
+    sessions: [
+        a_worker_whose_session_has_ended_loses_its_steps_before_their_leases_end,
+        a_call_that_creates_has_its_time_though_its_session_has_ended,
+        a_worker_whose_connection_was_cut_keeps_its_steps,
+        a_worker_without_a_session_keeps_its_steps_until_their_leases_end,
     ],
 }

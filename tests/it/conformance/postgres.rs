@@ -68,9 +68,13 @@ async fn database() -> Database {
 }
 
 fn services(url: &str, connections: u32) -> database::Database {
+    services_by(Pooling::Session, url, connections)
+}
+
+fn services_by(pooling: Pooling, url: &str, connections: u32) -> database::Database {
     let options: PgConnectOptions = url.parse().unwrap();
     let options = options.application_name("services").options([("role", "sluice_runtime")]);
-    database::Database::open(options, Pooling::Session, connections)
+    database::Database::open(options, pooling, connections)
 }
 
 async fn bench_with(database: Database, services: database::Database) -> Bench<InPostgres> {
@@ -122,6 +126,11 @@ impl InPostgres {
     /// The same ledger over more connections of its own.
     pub fn widely(&self, connections: u32) -> Postgres {
         Postgres::over(services(&self.url, connections), Arc::new(registry()))
+    }
+
+    /// The same ledger over a connection that is used as this pooling allows.
+    pub fn pooled(&self, pooling: Pooling) -> Postgres {
+        Postgres::over(services_by(pooling, &self.url, 1), Arc::new(registry()))
     }
 
     /// As the superuser.

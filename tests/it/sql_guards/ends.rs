@@ -12,6 +12,8 @@ const CLOSED: &str = "a closed gate lets nothing through";
 const GONE: &str = "nothing is made for who is gone";
 const GONE_IS_CANCELLED: &[&str] = &["a_run_whose_subject_is_gone_is_cancelled_before_it_makes_anything"];
 
+const SESSION_ENDED: &[&str] = &["a_worker_whose_session_has_ended_loses_its_steps_before_their_leases_end"];
+
 pub const GUARDS: &[Guard] = &[
     Guard {
         name: "claim: whose subject is gone",
@@ -196,6 +198,56 @@ pub const GUARDS: &[Guard] = &[
         within: "settle",
         clause: "when (moved.settlement).expiry then held.busy_until",
         missed_by: &["a_rescue_keeps_the_resource_busy_no_longer_than_the_lease"],
+        ..NONE
+    },
+    Guard {
+        name: "session: a worker that was cut off has its time",
+        keeps: BUDGETS,
+        within: "end_leases",
+        clause: "dead.gone_at < now() - cut_off",
+        instead: "dead.gone_at <= now()",
+        missed_by: SESSION_ENDED,
+        ..NONE
+    },
+    Guard {
+        name: "session: a call has its time",
+        keeps: QUIET,
+        within: "end_leases",
+        clause: "\n      and (not definition.exclusive or running.lease_until - definition.lease < now() - call_ends)",
+        missed_by: &["a_call_that_creates_has_its_time_though_its_session_has_ended"],
+        ..NONE
+    },
+    Guard {
+        name: "session: Postgres is up",
+        keeps: BUDGETS,
+        within: "end_leases",
+        clause: "if now() < pg_postmaster_start_time() + interval '4 seconds' then",
+        instead: "if false then",
+        missed_by: &["an_outage_of_postgres_is_no_crash_of_its_clients"],
+        ..NONE
+    },
+    Guard {
+        name: "session: who has none",
+        keeps: BUDGETS,
+        within: "renew",
+        clause: "in_session and ",
+        missed_by: &["a_worker_without_a_session_keeps_its_steps_until_their_leases_end"],
+        ..NONE
+    },
+    Guard {
+        name: "session: who is back",
+        keeps: BUDGETS,
+        within: "renew",
+        clause: ", gone_at = null",
+        missed_by: &["a_worker_whose_connection_was_cut_keeps_its_steps"],
+        ..NONE
+    },
+    Guard {
+        name: "session: who is gone lives no more",
+        keeps: BUDGETS,
+        within: "expired",
+        clause: "heartbeat.gone_at is null and ",
+        missed_by: SESSION_ENDED,
         ..NONE
     },
     Guard {

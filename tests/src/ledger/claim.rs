@@ -11,7 +11,7 @@ use workflows::{
     whatsapp::names::UserId,
 };
 
-use super::{Resource, Safeguard, Step, Tx};
+use super::{Resource, Safeguard, Step, Tx, rows::Heartbeat};
 
 /// How long a step waits that this build does not know: 5 s, doubling to 60.
 const UNKNOWN_FIRST: Duration = Duration::from_secs(5);
@@ -163,7 +163,8 @@ impl Tx<'_> {
     }
 
     pub(super) fn renew_all(&mut self, worker: &Worker, leases: &[Lease]) -> Vec<Option<bool>> {
-        self.tables.heartbeats.insert(worker.name.clone(), self.now);
+        let beat = Heartbeat { beat_at: self.now, ..Heartbeat::default() };
+        self.tables.heartbeats.insert(worker.name.clone(), beat);
         leases.iter().map(|lease| Some(self.renew(lease))).collect()
     }
 

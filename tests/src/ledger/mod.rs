@@ -121,6 +121,15 @@ impl ModelLedger {
         self.read(|tables| tables.queue.get(&user).cloned())
     }
 
+    /// The worker's session ends, as a killed process' does and one whose connection is cut.
+    pub fn end_session(&self, worker: &str) {
+        self.transact(|tx| {
+            if let Some(beat) = tx.tables.heartbeats.get_mut(worker) {
+                beat.session_ended = true;
+            }
+        });
+    }
+
     /// Whether no run is active, no queue row pending and no resource doubted.
     pub fn is_idle(&self) -> bool {
         self.read(intake::is_idle)
@@ -199,6 +208,10 @@ impl RelayLedger for ModelLedger {
 
     async fn upkeep(&self) -> Result<Upkeep> {
         Ok(self.transact(|tx| tx.upkeep()))
+    }
+
+    async fn end_leases(&self) -> Result<usize> {
+        Ok(self.transact(|tx| tx.end_leases()))
     }
 
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {

@@ -37,13 +37,21 @@ pub struct Tables {
     pub gates: BTreeMap<(Scope, String), Gate>,
     /// Time that does not count towards the deadlines of runs.
     pub closed_times: Vec<ClosedTime>,
-    /// When each worker last renewed.
-    pub heartbeats: BTreeMap<String, Duration>,
+    pub heartbeats: BTreeMap<String, Heartbeat>,
     pub queue: BTreeMap<UserId, QueueRow>,
     /// The active or dead run of each workflow and subject.
     pub(super) unfinished: BTreeMap<(WorkflowName, Subject), RunId>,
     /// The active runs, oldest first.
     pub(super) active: BTreeSet<RunId>,
+}
+
+/// When a worker last renewed, and what is known of its session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub beat_at: Duration,
+    pub session_ended: bool,
+    /// Since when that is known.
+    pub gone_at: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -10,6 +10,8 @@ pub enum Safeguard {
     Fencing,
     /// A step waits while a call that creates or deletes may be under way on its resource.
     SingleFlight,
+    /// The lease of a worker that is gone ends once a server has finished what it was sent.
+    CallTime,
     /// A crash is counted.
     CrashCount,
     /// A create that was ever claimed is read back before another is sent.
@@ -21,8 +23,15 @@ pub enum Safeguard {
 }
 
 impl Safeguard {
-    pub const ALL: [Self; 6] =
-        [Self::Fencing, Self::SingleFlight, Self::CrashCount, Self::ReadBack, Self::GateAtClaim, Self::EventOrder];
+    pub const ALL: [Self; 7] = [
+        Self::Fencing,
+        Self::SingleFlight,
+        Self::CallTime,
+        Self::CrashCount,
+        Self::ReadBack,
+        Self::GateAtClaim,
+        Self::EventOrder,
+    ];
 }
 
 impl ModelLedger {

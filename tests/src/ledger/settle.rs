@@ -8,13 +8,16 @@ use sluice::ledger::{
     settlement::{CarryOn, DueIn, Fence, Quiet, Then},
 };
 use workflows::{
-    definition::EXCLUSIVE_CALL,
+    definition::{CONFIRMED_WITHIN, EXCLUSIVE_CALL, Reach},
     ids::RunId,
     outcome::ERROR_BYTES,
     state::{Move, RunState, Spent, StepState},
 };
 
 use super::{Attempt, Safeguard, Step, Tx};
+
+/// A worker whose connection was merely cut has beaten again by then.
+const CUT_OFF: Duration = Duration::from_millis(1500);
 
 impl Tx<'_> {
     /// In key order, as every caller takes rows.
@@ -211,6 +214,48 @@ impl Tx<'_> {
         over.into_iter().filter_map(|(until, key)| self.expired_one(key, until)).take(limit).collect()
     }
 
+    /// The steps in hand of workers whose session has ended.
+    pub(super) fn held_by_gone(&self) -> impl Iterator<Item = (RunId, i16)> {
+        let is_gone = |worker: &String| self.tables.heartbeats.get(worker).is_some_and(|beat| beat.session_ended);
+        let steps = self.tables.steps.iter();
+        let held = steps.filter(move |(_, step)| {
+            step.lease_until.is_some_and(|until| until > self.now) && step.worker.as_ref().is_some_and(is_gone)
+        });
+        held.map(|(key, _)| *key)
+    }
+
+    pub(super) fn end_leases(&mut self) -> usize {
+        let held: Vec<_> = self.held_by_gone().collect();
+        let over: Vec<_> = held.into_iter().filter(|(run, position)| self.is_over(*run, *position)).collect();
+        for (run, position) in &over {
+            let now = self.now;
+            let Some(step) = self.tables.steps.get_mut(&(*run, *position)) else { continue };
+            step.lease_until = Some(now);
+            let token = step.token;
+            let name = self.tables.runs.get(run).map(|run| run.resource.clone());
+            let resource = name.and_then(|name| self.tables.resources.get_mut(&name));
+            if let Some(resource) = resource.filter(|resource| resource.busy_token == token) {
+                resource.busy_until = Some(now);
+            }
+        }
+        over.len()
+    }
+
+    /// Whether nothing of the attempt can be under way any more. Takes note of when its worker was
+    /// first seen to be gone.
+    fn is_over(&mut self, run: RunId, position: i16) -> bool {
+        let (now, guarded) = (self.now, self.guards(Safeguard::CallTime));
+        let step = self.definition(run).and_then(|definition| definition.step(position));
+        let Some((lease, reach)) = step.map(|step| (step.lease, step.reach)) else { return false };
+        let Some(held) = self.tables.steps.get(&(run, position)) else { return false };
+        let confirmed_at = held.lease_until.unwrap_or_default().saturating_sub(lease);
+        let beat = held.worker.clone().and_then(|worker| self.tables.heartbeats.get_mut(&worker));
+        let Some(gone_at) = beat.map(|beat| *beat.gone_at.get_or_insert(now)) else { return false };
+        let call_ends = confirmed_at + CONFIRMED_WITHIN + EXCLUSIVE_CALL;
+        let may_be_called = reach == Reach::Exclusive && call_ends >= now && guarded;
+        gone_at + CUT_OFF < now && !may_be_called
+    }
+
     /// None where this build does not know its definition.
     fn expired_one(&self, key: Key, until: Duration) -> Option<Expired> {
         let run = self.tables.runs.get(&key.run)?;
@@ -220,7 +265,8 @@ impl Tx<'_> {
         let worker = step.worker.clone().unwrap_or_default();
         // One that was killed moved all with its last beat, but for what was too young.
         let moved_at = until.saturating_sub(lease) + Duration::from_millis(1200);
-        let worker_lives = self.tables.heartbeats.get(&worker).is_some_and(|beat_at| *beat_at > moved_at);
+        let worker_lives = self.tables.heartbeats.get(&worker);
+        let worker_lives = worker_lives.is_some_and(|beat| beat.gone_at.is_none() && beat.beat_at > moved_at);
         Some(Expired {
             key,
             workflow: run.workflow.clone(),

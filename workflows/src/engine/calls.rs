@@ -1,11 +1,11 @@
 //! Calls that create or delete: whether one may be sent, decided right before it is, and whether
 //! one may still be under way at the API. Every other call needs none of this.
 
-use std::future::Future;
+use std::{future::Future, pin::Pin};
 
 use parking_lot::Mutex;
 
-/// Whether enough of the lease is left.
+/// Whether the lease is known to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
     Granted,
@@ -34,20 +34,32 @@ pub enum CallEnd {
     Unknown,
 }
 
-/// The lease is too short for a call that creates or deletes: nothing was sent.
+/// The lease is not known to hold for long enough for a call that creates or deletes: nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Withheld;
 
+/// Says whether a call may be sent now.
+pub trait Permit: Send + Sync {
+    fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>>;
+}
+
+/// Always the same.
+impl Permit for Permission {
+    fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>> {
+        Box::pin(std::future::ready(*self))
+    }
+}
+
 /// One attempt's calls that create or delete.
 pub struct ExclusiveCalls<'a> {
-    permission: Box<dyn Fn() -> Permission + Send + Sync + 'a>,
+    permit: &'a dyn Permit,
     in_flight: Mutex<InFlight>,
 }
 
 impl<'a> ExclusiveCalls<'a> {
-    /// `permission` is asked right before each call; it must be quick and must not block.
-    pub fn new(permission: impl Fn() -> Permission + Send + Sync + 'a) -> Self {
-        Self { permission: Box::new(permission), in_flight: Mutex::new(InFlight::Never) }
+    /// `permit` is asked right before each call.
+    pub fn new(permit: &'a dyn Permit) -> Self {
+        Self { permit, in_flight: Mutex::new(InFlight::Never) }
     }
 
     /// Whether a call may still be under way. A call that was dropped in the middle counts as under
@@ -62,7 +74,7 @@ impl<'a> ExclusiveCalls<'a> {
         call: impl Future<Output = T> + Send,
         end: impl FnOnce(&T) -> CallEnd,
     ) -> Result<T, Withheld> {
-        if (self.permission)() == Permission::Withheld {
+        if self.permit.permission().await == Permission::Withheld {
             return Err(Withheld);
         }
         let before = std::mem::replace(&mut *self.in_flight.lock(), InFlight::Unknown);

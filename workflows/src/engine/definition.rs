@@ -69,8 +69,16 @@ pub const RENEWED_AT: Duration = Duration::from_millis(600);
 /// that creates or deletes, and for a slow answer: `Registry::faults` sees to that.
 pub const BETWEEN_RENEWALS: Duration = RENEWED_AT.saturating_add(RENEWAL_TICK);
 
-/// The lease that must be left for a call that creates or deletes to be sent: then the lease's end
-/// is also the end of the time in which the server finishes what it was sent.
+/// How long ago the ledger may have said that a lease holds when a call that creates or deletes is
+/// sent. Where it is longer, the lease is renewed first, for `LATE_CALL` more than its length.
+pub const CONFIRMED_WITHIN: Duration = Duration::from_millis(200);
+
+/// By how much later a call that creates or deletes may be sent after such a renewal: the ledger may
+/// be far away.
+pub const LATE_CALL: Duration = Duration::from_millis(1300);
+
+/// The time in which a server finishes a call that creates or deletes. So long after the last moment
+/// at which one may have been sent, and no sooner, a lease ends.
 pub const EXCLUSIVE_CALL: Duration = Duration::from_millis(2500);
 
 impl Definition {

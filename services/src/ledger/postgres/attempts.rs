@@ -164,8 +164,9 @@ async fn renew_all(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Resu
     let positions: Vec<i16> = leases.iter().map(|lease| lease.key.position).collect();
     let tokens: Vec<i64> = leases.iter().map(|lease| lease.key.token.bits()).collect();
     let lengths: Vec<f64> = leases.iter().map(|lease| seconds(lease.length)).collect();
-    let renew = ledger.database.ask_one("select sluice.renew($1, $2, $3, $4, $5)", |renew| {
-        renew.bind(worker.name.clone()).bind(runs).bind(positions).bind(tokens).bind(lengths)
+    let renew = ledger.database.ask_one("select sluice.renew($1, $2, $3, $4, $5, $6)", |renew| {
+        let renew = renew.bind(worker.name.clone()).bind(runs).bind(positions).bind(tokens).bind(lengths);
+        renew.bind(ledger.database.has_sessions())
     });
     let (kept,): (Vec<bool>,) = renew.await?;
     Ok(kept.into_iter().map(Some).collect())

@@ -118,6 +118,10 @@ impl RelayLedger for Postgres {
         self.within(upkeep::upkeep(self)).await
     }
 
+    async fn end_leases(&self) -> Result<usize> {
+        self.within(upkeep::end_leases(self)).await
+    }
+
     async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
         self.within(upkeep::expired(self, limit)).await
     }

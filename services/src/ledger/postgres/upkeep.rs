@@ -38,10 +38,10 @@ struct ExpiredRow {
 }
 
 pub(super) async fn upkeep(ledger: &Postgres) -> Result<Upkeep> {
-    let sql = "select running, expired, late, cancelled, unwritten, untold, doubted from sluice.upkeep()";
-    let (running, expired, late, cancelled, unwritten, untold, doubted) =
+    let sql = "select running, gone, expired, late, cancelled, unwritten, untold, doubted from sluice.upkeep()";
+    let (running, gone, expired, late, cancelled, unwritten, untold, doubted) =
         ledger.database.ask_one(sql, |ask| ask).await?;
-    Ok(Upkeep { running, expired, late, cancelled, unwritten, untold, doubted })
+    Ok(Upkeep { running, gone, expired, late, cancelled, unwritten, untold, doubted })
 }
 
 /// A row that cannot be read harms only itself: it is said and passed over.
@@ -152,6 +152,11 @@ async fn ended(
 /// Asks a function that says how many there were.
 pub(super) async fn counted(ledger: &Postgres, sql: &'static str, most: usize) -> Result<usize> {
     let (count,): (i64,) = ledger.database.ask_one(sql, |ask| ask.bind(limit(most))).await?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
+pub(super) async fn end_leases(ledger: &Postgres) -> Result<usize> {
+    let (count,): (i64,) = ledger.database.ask_one("select sluice.end_leases()", |ask| ask).await?;
     Ok(usize::try_from(count).unwrap_or_default())
 }
 

@@ -33,7 +33,7 @@ use crate::{
 
 /// The step, under a lease that lasts.
 async fn create(script: &Script, given: &Given, settings: &Settings, host: &Host) -> Outcome {
-    let calls = ExclusiveCalls::new(|| Permission::Granted);
+    let calls = ExclusiveCalls::new(&Permission::Granted);
     create_instance(&ExclusiveApi::new(script, &calls), given, settings, host).await
 }
 

@@ -1,6 +1,6 @@
 use std::{
-    future::{Future, poll_fn},
-    pin::pin,
+    future::{Future, poll_fn, ready},
+    pin::{Pin, pin},
     task::Poll,
 };
 
@@ -11,7 +11,7 @@ use super::{
     },
 };
 use crate::{
-    calls::{ExclusiveCalls, InFlight, Permission},
+    calls::{ExclusiveCalls, InFlight, Permission, Permit},
     outcome::{Class, Failure, Outcome},
     whatsapp::{
         evolution::{Call::Create, ExclusiveApi, Shape},
@@ -23,7 +23,7 @@ use crate::{
 /// the middle.
 fn in_flight_after(replies: &[Reply]) -> InFlight {
     let script = Script::new(replies.iter().map(|reply| (Create, reply.clone())));
-    let calls = ExclusiveCalls::new(|| Permission::Granted);
+    let calls = ExclusiveCalls::new(&Permission::Granted);
     let (api, given) = (ExclusiveApi::new(&script, &calls), given());
     script.play(async {
         for reply in replies {
@@ -38,7 +38,7 @@ fn in_flight_after(replies: &[Reply]) -> InFlight {
 /// The step under a lease that is too short, which sends nothing: its failure.
 fn withheld(given: &Given, calls: Calls) -> Failure {
     let script = Script::new(calls);
-    let calls = ExclusiveCalls::new(|| Permission::Withheld);
+    let calls = ExclusiveCalls::new(&Permission::Withheld);
     let outcome = script.play(create_instance(&ExclusiveApi::new(&script, &calls), given, &settings(), &host()));
     assert_eq!(end(&outcome), ("defer", Class::LeaseTooShort));
     assert_eq!(calls.in_flight(), InFlight::Never);
@@ -76,7 +76,14 @@ fn a_call_that_is_dropped_in_the_middle_is_under_way() {
 #[test]
 fn the_permission_is_asked_when_the_call_is_sent_and_not_before() {
     let script = Script::new([gone(), vec![(Create, Reply::Created("our-token-1"))]].concat());
-    let calls = ExclusiveCalls::new(|| if script.left() == 1 { Permission::Granted } else { Permission::Withheld });
+    struct AtTheLast<'a>(&'a Script);
+    impl Permit for AtTheLast<'_> {
+        fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>> {
+            Box::pin(ready(if self.0.left() == 1 { Permission::Granted } else { Permission::Withheld }))
+        }
+    }
+    let permit = AtTheLast(&script);
+    let calls = ExclusiveCalls::new(&permit);
     let given = Given { created_before: true, ..given() };
 
     let outcome = script.play(create_instance(&ExclusiveApi::new(&script, &calls), &given, &settings(), &host()));
