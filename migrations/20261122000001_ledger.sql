@@ -275,6 +275,9 @@ create table if not exists sluice.resource (
   run_id uuid,
   busy_until timestamptz,
   busy_token bigint,
+  -- Until when such a call may be under way though its worker is gone: `busy_until` is that of a
+  -- worker that may still send one.
+  call_until timestamptz,
   -- A call of this workflow outlived its lease and may have met another one: the resource is looked
   -- at again once the run there has succeeded.
   doubted_at timestamptz,

@@ -1278,7 +1278,9 @@ begin
       ),
       quiet as (
         update sluice.resource as held
-        set busy_token = taken.token, busy_until = taken.lease_until, exclusive_at = coalesce(held.exclusive_at, now())
+        set busy_token = taken.token, busy_until = taken.lease_until,
+          -- A call leaves at most 0.2 s after the claim, or after a renewal, and takes 2.5 s.
+          call_until = now() + interval '2.7 seconds', exclusive_at = coalesce(held.exclusive_at, now())
         from taken
         where taken.exclusive
           and held.name = taken.resource
@@ -1445,7 +1447,8 @@ declare
 begin
   for i in 1 .. cardinality(runs) loop
     update sluice.step as running
-    set lease_until = now() + make_interval(secs => lengths[i])
+    -- A renewal that was given up and comes after a later one takes nothing back.
+    set lease_until = greatest(running.lease_until, now() + make_interval(secs => lengths[i]))
     where running.run_id = runs[i]
       and running.position = positions[i]
       and running.token = tokens[i]
@@ -1454,7 +1457,7 @@ begin
     kept[i] := found;
     if kept[i] then
       update sluice.resource as held
-      set busy_until = lease_end
+      set busy_until = lease_end, call_until = lease_end
       from sluice.run
       where run.id = runs[i]
         and held.name = run.resource
@@ -1469,7 +1472,8 @@ begin
 end
 $$;
 
--- Workers that have steps in hand and whose session has ended: the lock that it held is free.
+-- Workers that have steps in hand and whose session has ended: the lock that it held is free. One
+-- that claimed a step since then lives.
 create or replace function sluice.sessions_ended()
 returns setof text
 language sql
@@ -1478,13 +1482,15 @@ set search_path = ''
 as $$
   select dead.worker
   from (
-    select distinct running.worker
+    select running.worker, min(running.started_at) as since
     from sluice.step as running
     where running.state = 'running'
       and running.lease_until > now()
+    group by running.worker
   ) as holder
   join sluice.heartbeat as dead on dead.worker = holder.worker
   where dead.has_session
+    and (dead.gone_at is null or holder.since < dead.gone_at)
     and not exists (
       select from pg_locks as held
       where held.locktype = 'advisory'
@@ -1496,9 +1502,9 @@ $$;
 
 -- Ends the leases of workers whose session has ended: a killed process' connection is closed at
 -- once, long before its leases end. How many it ended. A worker whose connection was merely cut
--- beats again within the time that is left to it. A step that may create or delete is left alone
--- until the server has had its time for a call that left as late as one may. Safe with any number
--- of callers. Not right after a start of Postgres, which ends all sessions.
+-- beats again within the time that is left to it. A step that may create or delete is left until a
+-- call that left as late as one may has ended. Safe with any number of callers. Not right after a
+-- start of Postgres, which ends all sessions.
 create or replace function sluice.end_leases()
 returns bigint
 language plpgsql
@@ -1507,11 +1513,8 @@ set lock_timeout = '300ms'
 as $$
 #variable_conflict use_column
 declare
-  -- A renewal comes at most 1.1 s after the one before it.
-  cut_off constant interval := '1.5 seconds';
-  -- A call leaves at most 0.2 s after the lease was confirmed, and takes 2.5 s. One that leaves later
-  -- has made the lease longer.
-  call_ends constant interval := '2.7 seconds';
+  -- A renewal comes at most 1.1 s after the one before it, over a new connection a little later.
+  cut_off constant interval := '2.2 seconds';
   ended bigint;
 begin
   if now() < pg_postmaster_start_time() + interval '4 seconds' then
@@ -1527,17 +1530,15 @@ begin
     from sluice.heartbeat as dead
     join sluice.step as running on running.worker = dead.worker
     join sluice.run on run.id = running.run_id
-    join sluice.definition
-      on definition.workflow = run.workflow
-      and definition.version = run.version
-      and definition.position = running.position
-      and definition.step = running.name
+    join sluice.resource as held on held.name = run.resource
     where dead.gone_at < now() - cut_off
+      and dead.worker in (select sluice.sessions_ended())
       and running.state = 'running'
       and running.lease_until > now()
-      and (not definition.exclusive or running.lease_until - definition.lease < now() - call_ends)
+      and running.started_at < dead.gone_at
+      and (held.busy_token is distinct from running.token or held.call_until < now())
     order by running.run_id, running.position
-    for no key update of running skip locked
+    for no key update of running, dead skip locked
   ),
   shortened as (
     update sluice.step as running
@@ -1968,7 +1969,7 @@ $$;
 -- Postgres has been up for one lease: its own outage is not a crash of its clients. `worker_lives`:
 -- its worker has beaten when it would have moved this lease, 0.6 to 1.1 s after it did so last, so
 -- it lost the lease and did not crash. A beat that came sooner says nothing: so young a lease is
--- not moved; nor does one of a session that has ended since.
+-- not moved. Nor does a beat say so whose session has ended since.
 create or replace function sluice.expired(known text[], most integer)
 returns table (
   run_id uuid,

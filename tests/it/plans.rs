@@ -25,7 +25,7 @@ const PARTS: [&str; 16] = [
     "with moved as (",
     "with ended as (",
     "sluice.renew(",
-    "select distinct running.worker",
+    "min(running.started_at) as since",
     "with over as materialized",
     "step.lease_until < now()",
     "select over.run_id",

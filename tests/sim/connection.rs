@@ -67,6 +67,20 @@ impl Connection {
         self.receive(()).await
     }
 
+    /// A message that its sender has given up may arrive all the same, after those that it sent
+    /// since.
+    fn renew_late(&self, worker: &Worker, leases: &[Lease]) {
+        let (stage, worker, leases) = (self.stage.clone(), worker.clone(), leases.to_vec());
+        let delay = self.chance.millis(1, 3_000);
+        tokio::spawn(async move {
+            time::sleep(delay).await;
+            if stage.ledger.renew(&worker, &leases).await.is_ok() {
+                stage.ledger.end_session(&worker.name);
+                stage.log.hit("renew.late");
+            }
+        });
+    }
+
     /// One by one, so that each is seen with the rows right before and after it.
     async fn settle_watched(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
         self.send().await?;
@@ -196,6 +210,7 @@ impl WorkerLedger for Connection {
         if sent.is_err() || self.chance.percent(1) {
             self.stage.log.hit("session.cut");
             self.stage.ledger.end_session(&worker.name);
+            self.renew_late(worker, leases);
             return sent.and(Err(away()));
         }
         let kept = self.stage.ledger.renew(worker, leases).await?;

@@ -10,7 +10,7 @@ use crate::simulate::Report;
 
 /// All that can happen here and must, in enough seeds. What the API's own journal counts comes on
 /// top.
-const EXPECTED: [&str; 76] = [
+const EXPECTED: [&str; 77] = [
     "api.instance_removed",
     "api.refused",
     "api.restarted",
@@ -78,6 +78,7 @@ const EXPECTED: [&str; 76] = [
     "queue.pushed_again",
     "queue.restored",
     "queue.wiped",
+    "renew.late",
     "renew.refused",
     "session.cut",
     "settle.carried_on",

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use workflows::{
     calls::{Permission, Permit},
-    definition::{CONFIRMED_WITHIN, LATE_CALL, RENEWED_AT},
+    definition::{CALLED_WITHIN, EXCLUSIVE_CALL, RENEWED_AT},
 };
 
 use crate::ledger::{Key, Lease};
@@ -36,27 +36,35 @@ struct Entry {
     length: Duration,
     /// No renewal goes beyond this: an attempt that hangs loses its step.
     until: Instant,
-    /// It is to be renewed now, however young it is, for a call that comes later.
+    /// It is to be renewed now, however young it is.
     wanted: bool,
-    /// When the lease ends by our own clock. In the past: it is lost.
-    ends: watch::Sender<Instant>,
+    term: watch::Sender<Term>,
+}
+
+/// By our own clock.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    /// When the lease ends. In the past: it is lost.
+    ends: Instant,
+    /// Until when a call that creates or deletes may be sent.
+    calls_until: Instant,
 }
 
 /// One attempt's lease. Dropping it ends its renewals.
 pub struct Held {
     leases: Arc<Leases>,
     key: Key,
-    length: Duration,
-    ends: watch::Receiver<Instant>,
+    term: watch::Receiver<Term>,
 }
 
 impl Leases {
     /// Begin to keep a lease that was claimed by a message sent at `asked`, for at most `most`.
     pub fn hold(self: &Arc<Self>, lease: Lease, asked: Instant, most: Duration) -> Held {
-        let (ends, watched) = watch::channel(asked + lease.length);
-        let entry = Entry { length: lease.length, until: asked + most, wanted: false, ends };
+        let claimed = Term { ends: asked + lease.length, calls_until: asked + CALLED_WITHIN };
+        let (term, watched) = watch::channel(claimed);
+        let entry = Entry { length: lease.length, until: asked + most, wanted: false, term };
         self.held.lock().insert(lease.key, entry);
-        Held { leases: self.clone(), key: lease.key, length: lease.length, ends: watched }
+        Held { leases: self.clone(), key: lease.key, term: watched }
     }
 
     /// Whether something is to be renewed now, or the heartbeat, which is so old.
@@ -72,7 +80,7 @@ impl Leases {
         let mut leases: Vec<_> = held
             .iter()
             .filter(|(_, entry)| entry.is_due(now))
-            .map(|(key, entry)| Lease { key: *key, length: entry.asked_length() })
+            .map(|(key, entry)| Lease { key: *key, length: entry.length })
             .collect();
         leases.sort_unstable_by_key(|lease| lease.key);
         leases
@@ -83,10 +91,9 @@ impl Leases {
         let mut held = self.held.lock();
         for (lease, kept) in leases.iter().zip(answers) {
             let (Some(entry), Some(kept)) = (held.get_mut(&lease.key), kept) else { continue };
-            let end = if *kept { asked + lease.length } else { asked };
-            // One that was under way when it was asked for is not the one.
-            entry.wanted &= lease.length == entry.length;
-            entry.ends.send_replace(end);
+            let ends = if *kept { asked + lease.length } else { asked };
+            entry.wanted = false;
+            entry.term.send_replace(Term { ends, calls_until: ends - EXCLUSIVE_CALL });
         }
     }
 
@@ -102,37 +109,23 @@ impl Leases {
 }
 
 impl Entry {
-    fn asked_length(&self) -> Duration {
-        if self.wanted { self.length + LATE_CALL } else { self.length }
-    }
-
     fn is_due(&self, now: Instant) -> bool {
-        let left = self.ends.borrow().saturating_duration_since(now);
+        let left = self.term.borrow().ends.saturating_duration_since(now);
         now < self.until && (self.wanted || left + RENEWED_AT <= self.length)
     }
 }
 
 impl Held {
-    async fn confirm(&self) -> Permission {
-        if self.is_confirmed() {
-            return Permission::Granted;
-        }
-        let mut ends = self.ends.clone();
-        ends.mark_unchanged();
+    async fn renew_for_a_call(&self) -> Permission {
+        let mut term = self.term.clone();
+        term.mark_unchanged();
         self.ask_for_renewal();
-        // One may be under way, beside the one that was asked for.
-        for _ in 0..2 {
-            if ends.changed().await.is_ok() && self.is_confirmed() {
-                return Permission::Granted;
-            }
-        }
-        Permission::Withheld
+        let renewed = term.changed().await;
+        if renewed.is_ok() && self.may_call() { Permission::Granted } else { Permission::Withheld }
     }
 
-    /// Where the lease was made longer by `LATE_CALL`, so is the time in which a call may be sent.
-    fn is_confirmed(&self) -> bool {
-        let left = self.ends.borrow().saturating_duration_since(Instant::now());
-        left + CONFIRMED_WITHIN >= self.length
+    fn may_call(&self) -> bool {
+        Instant::now() <= self.term.borrow().calls_until
     }
 
     fn ask_for_renewal(&self) {
@@ -149,14 +142,14 @@ impl Held {
 
     /// Whether the lease is over.
     pub fn is_lost(&self) -> bool {
-        *self.ends.borrow() <= Instant::now()
+        self.term.borrow().ends <= Instant::now()
     }
 
     /// Returns when the lease is over.
     pub async fn lost(&self) {
-        let mut ends = self.ends.clone();
+        let mut term = self.term.clone();
         loop {
-            let end = *ends.borrow_and_update();
+            let end = term.borrow_and_update().ends;
             if end <= Instant::now() {
                 return;
             }
@@ -165,21 +158,24 @@ impl Held {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(end) => {}
-                changed = ends.changed() => if changed.is_err() { return },
+                changed = term.changed() => if changed.is_err() { return },
             }
         }
     }
 }
 
 impl Permit for Held {
-    /// Only where the ledger has just said that the lease holds. Where that was too long ago, the
-    /// lease is renewed first.
+    /// Only where the lease will hold until the server has finished. Some time after the claim, it
+    /// is renewed first.
     fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>> {
         Box::pin(async {
+            if self.may_call() {
+                return Permission::Granted;
+            }
             tokio::select! {
                 biased;
                 () = self.lost() => Permission::Withheld,
-                permission = self.confirm() => permission,
+                permission = self.renew_for_a_call() => permission,
             }
         })
     }
@@ -240,83 +236,51 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_was_just_confirmed_is_not_renewed_before_a_call() {
+    async fn right_after_a_claim_a_call_is_sent_without_a_renewal() {
         let leases = Arc::new(Leases::default());
         let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
 
-        tokio::time::advance(CONFIRMED_WITHIN).await;
+        tokio::time::advance(CALLED_WITHIN).await;
 
         assert_eq!(held.permission().await, Permission::Granted);
         assert!(leases.due().is_empty());
     }
 
-    /// Asks for a permission at a lease that is a second old, while a renewal takes so long.
-    async fn permission_where_a_renewal_takes(delay: Duration) -> Permission {
+    /// Of a call that comes a second after the claim, or this long after a renewal.
+    async fn permission(since_renewal: Option<Duration>, renewal_takes: Duration) -> (Permission, usize) {
         let leases = Arc::new(Leases::default());
         let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
         tokio::time::advance(Duration::from_secs(1)).await;
+        if let Some(since) = since_renewal {
+            leases.renewed(Instant::now(), &leases.due(), &[Some(true)]);
+            tokio::time::advance(since).await;
+        }
+        let mut renewals = 0;
         let renewing = async {
-            leases.wanted().await;
-            let (asked, due) = (Instant::now(), leases.due());
-            assert_eq!(due, [Lease { length: Duration::from_secs(4) + LATE_CALL, ..lease() }]);
-            tokio::time::sleep(delay).await;
-            leases.renewed(asked, &due, &[Some(true)]);
-            assert!(leases.due().is_empty(), "it was renewed");
-        };
-        tokio::join!(held.permission(), renewing).0
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn before_a_late_call_a_lease_is_renewed_and_made_longer() {
-        assert_eq!(permission_where_a_renewal_takes(CONFIRMED_WITHIN + LATE_CALL).await, Permission::Granted);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_call_is_sent_where_renewals_take_too_long() {
-        let leases = Arc::new(Leases::default());
-        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let renewing = async {
-            for _ in 0..2 {
+            loop {
+                leases.wanted().await;
                 let (asked, due) = (Instant::now(), leases.due());
-                tokio::time::sleep(CONFIRMED_WITHIN + LATE_CALL + Duration::from_millis(1)).await;
+                assert_eq!(due, [lease()]);
+                tokio::time::sleep(renewal_takes).await;
                 leases.renewed(asked, &due, &[Some(true)]);
+                renewals += 1;
             }
         };
-
-        assert_eq!(tokio::join!(held.permission(), renewing).0, Permission::Withheld);
-    }
-
-    /// A renewal was under way already when the permission was asked for.
-    #[tokio::test(start_paused = true)]
-    async fn the_answer_to_an_earlier_renewal_does_not_pass_for_the_one_that_was_asked_for() {
-        let leases = Arc::new(Leases::default());
-        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let (asked, due) = (Instant::now(), leases.due());
-        let renewing = async {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            leases.renewed(asked, &due, &[Some(true)]);
-            let (asked, due) = (Instant::now(), leases.due());
-            assert_eq!(due, [Lease { length: Duration::from_secs(4) + LATE_CALL, ..lease() }]);
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            leases.renewed(asked, &due, &[Some(true)]);
+        let permission = tokio::select! {
+            permission = held.permission() => permission,
+            () = renewing => unreachable!(),
         };
-
-        assert_eq!(tokio::join!(held.permission(), renewing).0, Permission::Granted);
+        (permission, renewals)
     }
 
-    /// Such a renewal would take the time from a call that is on its way.
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_was_made_longer_is_not_renewed_while_a_call_may_be_sent() {
-        let leases = Arc::new(Leases::default());
-        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
-        let longer = Lease { length: Duration::from_secs(4) + LATE_CALL, ..lease() };
-        leases.renewed(Instant::now(), &[longer], &[Some(true)]);
+    async fn later_a_lease_is_renewed_before_a_call() {
+        let millis = Duration::from_millis;
 
-        tokio::time::advance(CONFIRMED_WITHIN + LATE_CALL).await;
-
-        assert_eq!((held.permission().await, leases.due()), (Permission::Granted, Vec::new()));
+        assert_eq!(permission(None, millis(1500)).await, (Permission::Granted, 1));
+        assert_eq!(permission(None, millis(1501)).await, (Permission::Withheld, 1));
+        assert_eq!(permission(Some(millis(1500)), millis(10)).await, (Permission::Granted, 0));
+        assert_eq!(permission(Some(millis(1501)), millis(10)).await, (Permission::Granted, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -237,8 +237,8 @@ async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> Hand
 }
 
 /// Keeps the leases of all attempts of this process, and its heartbeat: looks at each tick, and
-/// where one is `wanted` before its time. One that failed is made
-/// again at the next tick: a worker that has lost a lease is alive only by the beat that follows.
+/// where a renewal is `wanted` before its time. One that failed is made again at the next tick: a
+/// worker that has lost a lease is alive only by the beat that follows.
 async fn keep_alive<W, F>(
     must_renew: impl Fn(Duration) -> bool,
     wanted: impl Fn() -> W,

@@ -287,6 +287,21 @@ pub async fn a_run_whose_turn_comes_waits_until_its_resource_is_quiet(bench: &Be
     bench.take(run, "delete-instance").await;
 }
 
+pub async fn an_earlier_renewal_that_comes_late_takes_nothing_back(bench: &Bench<impl World>) {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+    let renew = async |length| {
+        let lease = Lease { key: claim.key, length };
+        assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [Some(true)]);
+    };
+    renew(LEASE * 2).await;
+    renew(LEASE).await;
+    bench.world.advance(LEASE * 3 / 2).await;
+
+    assert!(bench.ledger().expired(10).await.unwrap().is_empty());
+    assert!(bench.world.is_busy(&claim.input.resource).await);
+}
+
 pub async fn a_renewal_keeps_the_resource_busy_longer(bench: &Bench<impl World>) {
     let run = bench.start(PROVISION, user()).await;
     let claim = bench.take(run, CREATE).await;

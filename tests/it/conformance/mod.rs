@@ -177,6 +177,7 @@ conformance! {
         an_exclusive_step_counts_as_claimed_only_after_an_exclusive_claim,
         an_unknown_version_waits_longer_each_time,
         a_renewal_extends_the_lease_and_reports_a_lost_one,
+        an_earlier_renewal_that_comes_late_takes_nothing_back,
         only_a_running_step_is_renewed,
         a_renewal_without_the_token_extends_nothing,
     ],
@@ -357,6 +358,8 @@ conformance! {
     sessions: [
         a_worker_whose_session_has_ended_loses_its_steps_before_their_leases_end,
         a_call_that_creates_has_its_time_though_its_session_has_ended,
+        a_call_that_creates_has_its_time_after_a_renewal_too,
+        a_worker_that_claims_lives_though_it_cannot_renew,
         a_worker_whose_connection_was_cut_keeps_its_steps,
         a_worker_without_a_session_keeps_its_steps_until_their_leases_end,
     ],

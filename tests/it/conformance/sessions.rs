@@ -8,8 +8,9 @@ use sluice::{
 };
 use tests::servers::until;
 use workflows::{
-    definition::{CONFIRMED_WITHIN, EXCLUSIVE_CALL},
+    definition::{CALLED_WITHIN, EXCLUSIVE_CALL},
     ids::RunId,
+    state::StepState,
 };
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
 const WITHIN: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(100);
 /// So long after its connection was cut a worker has beaten again.
-const CUT_OFF: Duration = Duration::from_millis(1500);
+const CUT_OFF: Duration = Duration::from_millis(2200);
 
 /// A worker in whose hand a step is, with a session of its own.
 struct Holder {
@@ -31,12 +32,13 @@ struct Holder {
 }
 
 impl Holder {
+    /// It has renewed no lease yet, and has beaten.
     async fn of(bench: &Bench<InPostgres>, workflow: &str, step: &str) -> Self {
         let run = bench.start(workflow, user()).await;
         let claim = bench.take_as("holder", run, step).await;
-        let holder = Self { connection: bench.world.widely(1), claim, run };
-        holder.renew().await;
-        holder
+        let connection = bench.world.widely(1);
+        connection.renew(&worker("holder"), &[]).await.unwrap();
+        Self { connection, claim, run }
     }
 
     /// Over whatever connection it has now.
@@ -94,16 +96,49 @@ pub async fn a_call_that_creates_has_its_time_though_its_session_has_ended(bench
     holder.lose_session(bench).await;
     assert_eq!(end_leases(bench).await, 0);
 
-    bench.world.advance(CONFIRMED_WITHIN + EXCLUSIVE_CALL - Duration::from_secs(1)).await;
+    bench.world.advance(CUT_OFF + MOMENT).await;
     assert_eq!(end_leases(bench).await, 0);
     assert!(bench.world.is_busy(resource).await);
-    bench.world.advance(Duration::from_secs(1)).await;
+    bench.world.advance(CALLED_WITHIN + EXCLUSIVE_CALL - CUT_OFF).await;
     assert_eq!(end_leases(bench).await, 1);
     assert!(!bench.world.is_busy(resource).await);
     assert_eq!(bench.rescue().await, 1);
 
     assert_eq!(bench.step(holder.run, 0).await.moment, Moment::Now);
     bench.take(holder.run, CREATE).await;
+}
+
+/// After a renewal a call may leave as long as enough of the lease is left.
+pub async fn a_call_that_creates_has_its_time_after_a_renewal_too(bench: &Bench<InPostgres>) {
+    let holder = Holder::of(bench, PROVISION, CREATE).await;
+    holder.renew().await;
+    holder.lose_session(bench).await;
+    assert_eq!(end_leases(bench).await, 0);
+
+    bench.world.advance(LEASE - MOMENT * 10).await;
+    assert_eq!(end_leases(bench).await, 0);
+    assert!(bench.ledger().expired(10).await.unwrap().is_empty());
+    bench.world.advance(MOMENT * 10).await;
+    assert_eq!(bench.rescue().await, 1);
+}
+
+/// Its connection for leases may be refused while others work.
+pub async fn a_worker_that_claims_lives_though_it_cannot_renew(bench: &Bench<InPostgres>) {
+    let holder = Holder::of(bench, RECONFIGURE, CONFIGURE).await;
+    holder.lose_session(bench).await;
+    assert_eq!(end_leases(bench).await, 0);
+    bench.world.advance(CUT_OFF + MOMENT).await;
+    let since = bench.start(RECONFIGURE, user()).await;
+    bench.take_as("holder", since, CONFIGURE).await;
+
+    assert!(is_gone(bench).await);
+    assert_eq!(end_leases(bench).await, 1);
+    assert_eq!(bench.rescue().await, 1);
+    assert!(!is_gone(bench).await);
+    bench.world.advance(CUT_OFF + MOMENT).await;
+
+    assert_eq!(end_leases(bench).await, 0);
+    assert_eq!(bench.state(since, 0).await, StepState::Running);
 }
 
 pub async fn a_worker_whose_connection_was_cut_keeps_its_steps(bench: &Bench<InPostgres>) {

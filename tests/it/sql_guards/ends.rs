@@ -213,8 +213,41 @@ pub const GUARDS: &[Guard] = &[
         name: "session: a call has its time",
         keeps: QUIET,
         within: "end_leases",
-        clause: "\n      and (not definition.exclusive or running.lease_until - definition.lease < now() - call_ends)",
+        clause: "\n      and (held.busy_token is distinct from running.token or held.call_until < now())",
         missed_by: &["a_call_that_creates_has_its_time_though_its_session_has_ended"],
+        ..NONE
+    },
+    Guard {
+        name: "session: a call after a renewal has its time",
+        keeps: QUIET,
+        within: "renew",
+        clause: ", call_until = lease_end",
+        missed_by: &["a_call_that_creates_has_its_time_after_a_renewal_too"],
+        ..NONE
+    },
+    Guard {
+        name: "session: who claims lives",
+        keeps: BUDGETS,
+        within: "end_leases",
+        clause: "\n      and running.started_at < dead.gone_at",
+        missed_by: &["a_worker_that_claims_lives_though_it_cannot_renew"],
+        ..NONE
+    },
+    Guard {
+        name: "session: who claims is not looked for",
+        keeps: BUDGETS,
+        within: "sessions_ended",
+        clause: "\n    and (dead.gone_at is null or holder.since < dead.gone_at)",
+        missed_by: &["a_worker_that_claims_lives_though_it_cannot_renew"],
+        ..NONE
+    },
+    Guard {
+        name: "renew: takes nothing back",
+        keeps: QUIET,
+        within: "renew",
+        clause: "greatest(running.lease_until, now() + make_interval(secs => lengths[i]))",
+        instead: "now() + make_interval(secs => lengths[i])",
+        missed_by: &["an_earlier_renewal_that_comes_late_takes_nothing_back"],
         ..NONE
     },
     Guard {

@@ -313,8 +313,8 @@ pub const GUARDS: &[Guard] = &[
         name: "renew: keeps the resource busy",
         keeps: QUIET,
         within: "renew",
-        clause: "set busy_until = lease_end",
-        instead: "set busy_until = held.busy_until",
+        clause: "set busy_until = lease_end,",
+        instead: "set busy_until = held.busy_until,",
         missed_by: &["a_renewal_keeps_the_resource_busy_longer"],
         ..NONE
     },

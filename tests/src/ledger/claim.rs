@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice::ledger::{Ask, AttemptSpan, By, Claim, Claimed, DueKey, Key, Lease, Refusal, Worker};
 use workflows::{
-    definition::{Reach, Step as Definition},
+    definition::{CALLED_WITHIN, EXCLUSIVE_CALL, Reach, Step as Definition},
     ids::RunId,
     outcome::StepInput,
     state::{Move, StepState},
@@ -128,6 +128,7 @@ impl Tx<'_> {
             let resource = self.resource_of(&key)?;
             resource.exclusive_at.get_or_insert(now);
             resource.busy_until = Some(lease_until);
+            resource.call_until = Some(now + CALLED_WITHIN + EXCLUSIVE_CALL);
             resource.busy_token = Some(key.token);
         }
         Some(claim)
@@ -172,10 +173,11 @@ impl Tx<'_> {
     fn renew(&mut self, lease: &Lease) -> bool {
         let until = self.now + lease.length;
         let Some(step) = self.held(&lease.key) else { return false };
-        step.lease_until = Some(until);
+        let until = step.lease_until.max(Some(until));
+        step.lease_until = until;
         let token = Some(lease.key.token);
         if let Some(resource) = self.resource_of(&lease.key).filter(|resource| resource.busy_token == token) {
-            resource.busy_until = Some(until);
+            (resource.busy_until, resource.call_until) = (until, until);
         }
         true
     }

@@ -146,7 +146,7 @@ impl Tx<'_> {
         let active = || self.tables.active.iter().filter_map(|id| self.tables.runs.get(id));
         Upkeep {
             running: self.tables.steps.values().any(|step| step.state == StepState::Running),
-            gone: self.held_by_gone().next().is_some(),
+            gone: !self.held_by_gone().is_empty(),
             expired: !self.expired(1).is_empty(),
             late: active().any(|run| run.deadline_at < self.now),
             cancelled: self.tables.runs.values().any(|run| run.span_waits),

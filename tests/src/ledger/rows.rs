@@ -213,6 +213,8 @@ pub struct Resource {
     /// The run whose turn it is.
     pub run: Option<RunId>,
     pub busy_until: Option<Duration>,
+    /// Until when a call may be under way that was sent as late as one may.
+    pub call_until: Option<Duration>,
     pub busy_token: Option<Token>,
     pub doubted_at: Option<Duration>,
     /// The workflow whose call was late.

@@ -10,7 +10,7 @@ pub enum Safeguard {
     Fencing,
     /// A step waits while a call that creates or deletes may be under way on its resource.
     SingleFlight,
-    /// The lease of a worker that is gone ends once a server has finished what it was sent.
+    /// The leases of a worker that is gone end once nothing that it sent can be under way.
     CallTime,
     /// A crash is counted.
     CrashCount,

@@ -1,6 +1,6 @@
 //! From `running` to wherever the attempt led: the settle, and the leases that ran out.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use sluice::ledger::{
@@ -8,7 +8,7 @@ use sluice::ledger::{
     settlement::{CarryOn, DueIn, Fence, Quiet, Then},
 };
 use workflows::{
-    definition::{CONFIRMED_WITHIN, EXCLUSIVE_CALL, Reach},
+    definition::EXCLUSIVE_CALL,
     ids::RunId,
     outcome::ERROR_BYTES,
     state::{Move, RunState, Spent, StepState},
@@ -17,7 +17,7 @@ use workflows::{
 use super::{Attempt, Safeguard, Step, Tx};
 
 /// A worker whose connection was merely cut has beaten again by then.
-const CUT_OFF: Duration = Duration::from_millis(1500);
+const CUT_OFF: Duration = Duration::from_millis(2200);
 
 impl Tx<'_> {
     /// In key order, as every caller takes rows.
@@ -214,21 +214,33 @@ impl Tx<'_> {
         over.into_iter().filter_map(|(until, key)| self.expired_one(key, until)).take(limit).collect()
     }
 
-    /// The steps in hand of workers whose session has ended.
-    pub(super) fn held_by_gone(&self) -> impl Iterator<Item = (RunId, i16)> {
-        let is_gone = |worker: &String| self.tables.heartbeats.get(worker).is_some_and(|beat| beat.session_ended);
-        let steps = self.tables.steps.iter();
-        let held = steps.filter(move |(_, step)| {
-            step.lease_until.is_some_and(|until| until > self.now) && step.worker.as_ref().is_some_and(is_gone)
-        });
-        held.map(|(key, _)| *key)
+    /// The steps in hand of workers whose session has ended, but for those that claimed one since.
+    pub(super) fn held_by_gone(&self) -> Vec<(RunId, i16)> {
+        let in_hand = |step: &Step| step.lease_until.is_some_and(|until| until > self.now);
+        let mut since = BTreeMap::<&str, Duration>::new();
+        for step in self.tables.steps.values().filter(|step| in_hand(step)) {
+            let (Some(worker), Some(started_at)) = (&step.worker, step.started_at) else { continue };
+            since.entry(worker).and_modify(|since| *since = started_at.min(*since)).or_insert(started_at);
+        }
+        let is_gone = |worker: &String| {
+            let beat = self.tables.heartbeats.get(worker).filter(|beat| beat.session_ended);
+            beat.is_some_and(|beat| beat.gone_at.is_none_or(|gone_at| since.get(worker.as_str()) < Some(&gone_at)))
+        };
+        let held =
+            self.tables.steps.iter().filter(|(_, step)| in_hand(step) && step.worker.as_ref().is_some_and(is_gone));
+        held.map(|(key, _)| *key).collect()
     }
 
     pub(super) fn end_leases(&mut self) -> usize {
-        let held: Vec<_> = self.held_by_gone().collect();
+        let now = self.now;
+        let held = self.held_by_gone();
+        for worker in held.iter().filter_map(|key| self.tables.steps.get(key)?.worker.clone()) {
+            if let Some(beat) = self.tables.heartbeats.get_mut(&worker) {
+                beat.gone_at.get_or_insert(now);
+            }
+        }
         let over: Vec<_> = held.into_iter().filter(|(run, position)| self.is_over(*run, *position)).collect();
         for (run, position) in &over {
-            let now = self.now;
             let Some(step) = self.tables.steps.get_mut(&(*run, *position)) else { continue };
             step.lease_until = Some(now);
             let token = step.token;
@@ -241,19 +253,15 @@ impl Tx<'_> {
         over.len()
     }
 
-    /// Whether nothing of the attempt can be under way any more. Takes note of when its worker was
-    /// first seen to be gone.
-    fn is_over(&mut self, run: RunId, position: i16) -> bool {
-        let (now, guarded) = (self.now, self.guards(Safeguard::CallTime));
-        let step = self.definition(run).and_then(|definition| definition.step(position));
-        let Some((lease, reach)) = step.map(|step| (step.lease, step.reach)) else { return false };
-        let Some(held) = self.tables.steps.get(&(run, position)) else { return false };
-        let confirmed_at = held.lease_until.unwrap_or_default().saturating_sub(lease);
-        let beat = held.worker.clone().and_then(|worker| self.tables.heartbeats.get_mut(&worker));
-        let Some(gone_at) = beat.map(|beat| *beat.gone_at.get_or_insert(now)) else { return false };
-        let call_ends = confirmed_at + CONFIRMED_WITHIN + EXCLUSIVE_CALL;
-        let may_be_called = reach == Reach::Exclusive && call_ends >= now && guarded;
-        gone_at + CUT_OFF < now && !may_be_called
+    /// Whether nothing of the attempt can be under way any more.
+    fn is_over(&self, run: RunId, position: i16) -> bool {
+        let Some(step) = self.tables.steps.get(&(run, position)) else { return false };
+        let beat = step.worker.as_ref().and_then(|worker| self.tables.heartbeats.get(worker));
+        let Some(gone_at) = beat.and_then(|beat| beat.gone_at) else { return false };
+        let resource = self.tables.runs.get(&run).and_then(|run| self.tables.resources.get(&run.resource));
+        let call_until = resource.filter(|held| held.busy_token == step.token).and_then(|held| held.call_until);
+        let had_its_time = gone_at + CUT_OFF < self.now && call_until < Some(self.now);
+        step.started_at < Some(gone_at) && (had_its_time || !self.guards(Safeguard::CallTime))
     }
 
     /// None where this build does not know its definition.

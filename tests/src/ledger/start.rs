@@ -69,6 +69,7 @@ impl Tx<'_> {
             workflow: new.workflow.clone(),
             run: None,
             busy_until: None,
+            call_until: None,
             busy_token: None,
             doubted_at: None,
             doubted_workflow: None,

@@ -69,16 +69,12 @@ pub const RENEWED_AT: Duration = Duration::from_millis(600);
 /// that creates or deletes, and for a slow answer: `Registry::faults` sees to that.
 pub const BETWEEN_RENEWALS: Duration = RENEWED_AT.saturating_add(RENEWAL_TICK);
 
-/// How long ago the ledger may have said that a lease holds when a call that creates or deletes is
-/// sent. Where it is longer, the lease is renewed first, for `LATE_CALL` more than its length.
-pub const CONFIRMED_WITHIN: Duration = Duration::from_millis(200);
+/// How long after its claim a call that creates or deletes may be sent. Later, the lease is renewed
+/// first: then it may be sent as long as enough of the lease is left for the server to finish it.
+pub const CALLED_WITHIN: Duration = Duration::from_millis(200);
 
-/// By how much later a call that creates or deletes may be sent after such a renewal: the ledger may
-/// be far away.
-pub const LATE_CALL: Duration = Duration::from_millis(1300);
-
-/// The time in which a server finishes a call that creates or deletes. So long after the last moment
-/// at which one may have been sent, and no sooner, a lease ends.
+/// The time in which a server finishes a call that creates or deletes. Nobody else has the step
+/// before so long after the last moment at which one may have been sent.
 pub const EXCLUSIVE_CALL: Duration = Duration::from_millis(2500);
 
 impl Definition {

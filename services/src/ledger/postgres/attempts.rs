@@ -141,7 +141,8 @@ pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) 
         Err(error) if is_locked(&error) => renew_each(ledger, worker, leases).await,
         renewed => renewed,
     };
-    if renewed.is_err() && !leases.is_empty() {
+    let none = renewed.as_ref().map_or(true, |kept| kept.iter().all(Option::is_none));
+    if none && !leases.is_empty() {
         renew_all(ledger, worker, &[]).await?;
     }
     renewed
