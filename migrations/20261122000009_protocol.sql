@@ -1279,7 +1279,7 @@ begin
       quiet as (
         update sluice.resource as held
         set busy_token = taken.token, busy_until = taken.lease_until,
-          -- A call leaves at most 0.2 s after the claim, or after a renewal, and takes 2.5 s.
+          -- A call leaves at most 0.2 s after the claim, and takes 2.5 s; `renew` allows more.
           call_until = now() + interval '2.7 seconds', exclusive_at = coalesce(held.exclusive_at, now())
         from taken
         where taken.exclusive
@@ -1447,8 +1447,12 @@ declare
 begin
   for i in 1 .. cardinality(runs) loop
     update sluice.step as running
-    -- A renewal that was given up and comes after a later one takes nothing back.
-    set lease_until = greatest(running.lease_until, now() + make_interval(secs => lengths[i]))
+    -- A renewal that was given up and comes after a later one takes nothing back. What is longer
+    -- than any renewal makes it was written before the clock was set back.
+    set lease_until = greatest(
+      least(running.lease_until, now() + make_interval(secs => 2 * lengths[i])),
+      now() + make_interval(secs => lengths[i])
+    )
     where running.run_id = runs[i]
       and running.position = positions[i]
       and running.token = tokens[i]
@@ -1522,8 +1526,15 @@ begin
   end if;
   update sluice.heartbeat as dead
   set gone_at = now()
-  where dead.gone_at is null
-    and dead.worker in (select sluice.sessions_ended());
+  from (
+    select seen.worker
+    from sluice.heartbeat as seen
+    where seen.gone_at is null
+      and seen.worker in (select sluice.sessions_ended())
+    order by seen.worker
+    for no key update skip locked
+  ) as seen
+  where dead.worker = seen.worker;
 
   with over as materialized (
     select running.run_id, running.position, running.token, run.resource
@@ -1538,7 +1549,7 @@ begin
       and running.started_at < dead.gone_at
       and (held.busy_token is distinct from running.token or held.call_until < now())
     order by running.run_id, running.position
-    for no key update of running, dead skip locked
+    for no key update of running, dead, held skip locked
   ),
   shortened as (
     update sluice.step as running

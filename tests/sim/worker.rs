@@ -87,18 +87,25 @@ async fn renew(runner: Arc<Runner>, process: Arc<Process>) {
     let mut tick = time::interval(RENEWAL_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beat: Option<Instant> = None;
+    let mut failed = false;
     loop {
-        tokio::select! {
-            biased;
-            _ = tick.tick() => {}
-            () = runner.renewal_wanted() => {}
+        if !failed {
+            tokio::select! {
+                biased;
+                _ = tick.tick() => {}
+                () = runner.renewal_wanted() => {}
+            }
         }
         process.pass().await;
-        if beat.is_none_or(|at| runner.must_renew(at.elapsed())) {
-            let asked = Instant::now();
-            if runner.renew_once().await.is_ok() {
-                beat = Some(asked);
-            }
+        if beat.is_some_and(|at| !runner.must_renew(at.elapsed())) {
+            failed = false;
+            continue;
+        }
+        let asked = Instant::now();
+        if runner.renew_once().await.is_ok() {
+            (beat, failed) = (Some(asked), false);
+        } else {
+            failed = !failed;
         }
     }
 }

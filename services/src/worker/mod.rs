@@ -237,8 +237,9 @@ async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> Hand
 }
 
 /// Keeps the leases of all attempts of this process, and its heartbeat: looks at each tick, and
-/// where a renewal is `wanted` before its time. One that failed is made again at the next tick: a
-/// worker that has lost a lease is alive only by the beat that follows.
+/// where a renewal is `wanted` before its time. One that failed is made again at once, over a new
+/// connection where its own was lost, and then at each tick: a worker whose session has ended, or
+/// that has lost a lease, is alive only by the beat that follows.
 async fn keep_alive<W, F>(
     must_renew: impl Fn(Duration) -> bool,
     wanted: impl Fn() -> W,
@@ -252,20 +253,25 @@ where
     let mut tick = tokio::time::interval(RENEWAL_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut beat, mut said) = (None, Said::default());
+    let mut failed = false;
     loop {
-        tokio::select! {
-            biased;
-            _ = tick.tick() => {}
-            () = wanted() => {}
+        if !failed {
+            tokio::select! {
+                biased;
+                _ = tick.tick() => {}
+                () = wanted() => {}
+            }
         }
         pulse.beat();
         if beat.is_some_and(|at: Instant| !must_renew(at.elapsed())) {
+            failed = false;
             continue;
         }
         let asked = Instant::now();
         match renew().await {
-            Ok(()) => (beat, said) = (Some(asked), Said::default()),
+            Ok(()) => (beat, said, failed) = (Some(asked), Said::default(), false),
             Err(error) => {
+                failed = !failed;
                 if said.is_news(&error) {
                     tracing::warn!(%error, "cannot renew leases");
                 }
@@ -300,18 +306,18 @@ mod tests {
     use crate::queue::{Error, Pushed};
 
     #[tokio::test(start_paused = true)]
-    async fn a_heartbeat_that_failed_is_made_again_at_the_next_tick() {
+    async fn a_heartbeat_that_failed_is_made_again_at_once_and_then_at_each_tick() {
         let (leases, began, asked) = (Leases::default(), Instant::now(), Mutex::new(Vec::new()));
         let renew = || {
             let mut asked = asked.lock();
             asked.push(began.elapsed().as_millis());
-            std::future::ready(if asked.len() == 2 { Err(ledger::Error::Panicked) } else { Ok(()) })
+            std::future::ready(if (2..=4).contains(&asked.len()) { Err(ledger::Error::Panicked) } else { Ok(()) })
         };
 
         let beats = keep_alive(|beat| leases.must_renew(beat), || leases.wanted(), renew, Pulse::default());
         let _ = tokio::time::timeout(Duration::from_secs(6), beats).await;
 
-        assert_eq!(*asked.lock(), [0, 2_500, 3_000, 5_500]);
+        assert_eq!(*asked.lock(), [0, 2_500, 2_500, 3_000, 3_000, 5_500]);
     }
 
     /// A queue that answers every push so.

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice::ledger::{Claimed, DueKey, Key, Lease, Refusal, RelayLedger, Settled, WorkerLedger, settlement::Quiet};
+use sluice::ledger::{
+    Claim, Claimed, DueKey, Key, Lease, Refusal, RelayLedger, Settled, WorkerLedger, settlement::Quiet,
+};
 use tests::ledger::{Ledger, Started};
 use workflows::{
     definition::{Definition, EXCLUSIVE_CALL, Reach, Registry},
@@ -288,18 +290,31 @@ pub async fn a_run_whose_turn_comes_waits_until_its_resource_is_quiet(bench: &Be
 }
 
 pub async fn an_earlier_renewal_that_comes_late_takes_nothing_back(bench: &Bench<impl World>) {
-    let run = bench.start(PROVISION, user()).await;
-    let claim = bench.take(run, CREATE).await;
-    let renew = async |length| {
-        let lease = Lease { key: claim.key, length };
-        assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [Some(true)]);
-    };
-    renew(LEASE * 2).await;
-    renew(LEASE).await;
+    let claim = renewed_for(bench, &[LEASE * 2, LEASE]).await;
     bench.world.advance(LEASE * 3 / 2).await;
 
     assert!(bench.ledger().expired(10).await.unwrap().is_empty());
     assert!(bench.world.is_busy(&claim.input.resource).await);
+}
+
+/// No renewal makes a lease so long: the clock was set back.
+pub async fn a_lease_that_no_renewal_has_made_is_taken_back(bench: &Bench<impl World>) {
+    let claim = renewed_for(bench, &[LEASE * 20, LEASE]).await;
+    bench.world.advance(LEASE * 2).await;
+
+    assert_eq!(bench.ledger().expired(10).await.unwrap().len(), 1);
+    assert!(!bench.world.is_busy(&claim.input.resource).await);
+}
+
+/// A claim whose lease was renewed for each of these.
+async fn renewed_for(bench: &Bench<impl World>, lengths: &[Duration]) -> Claim {
+    let run = bench.start(PROVISION, user()).await;
+    let claim = bench.take(run, CREATE).await;
+    for length in lengths {
+        let lease = Lease { key: claim.key, length: *length };
+        assert_eq!(bench.ledger().renew(&worker("w"), &[lease]).await.unwrap(), [Some(true)]);
+    }
+    claim
 }
 
 pub async fn a_renewal_keeps_the_resource_busy_longer(bench: &Bench<impl World>) {

@@ -178,6 +178,7 @@ conformance! {
         an_unknown_version_waits_longer_each_time,
         a_renewal_extends_the_lease_and_reports_a_lost_one,
         an_earlier_renewal_that_comes_late_takes_nothing_back,
+        a_lease_that_no_renewal_has_made_is_taken_back,
         only_a_running_step_is_renewed,
         a_renewal_without_the_token_extends_nothing,
     ],

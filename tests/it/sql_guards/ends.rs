@@ -245,8 +245,8 @@ pub const GUARDS: &[Guard] = &[
         name: "renew: takes nothing back",
         keeps: QUIET,
         within: "renew",
-        clause: "greatest(running.lease_until, now() + make_interval(secs => lengths[i]))",
-        instead: "now() + make_interval(secs => lengths[i])",
+        clause: "least(running.lease_until, now() + make_interval(secs => 2 * lengths[i])),",
+        instead: "null,",
         missed_by: &["an_earlier_renewal_that_comes_late_takes_nothing_back"],
         ..NONE
     },

@@ -171,9 +171,10 @@ impl Tx<'_> {
 
     /// Whether the lease is still the token's.
     fn renew(&mut self, lease: &Lease) -> bool {
-        let until = self.now + lease.length;
+        let (now, until) = (self.now, self.now + lease.length);
         let Some(step) = self.held(&lease.key) else { return false };
-        let until = step.lease_until.max(Some(until));
+        let longest = now + 2 * lease.length;
+        let until = step.lease_until.min(Some(longest)).max(Some(until));
         step.lease_until = until;
         let token = Some(lease.key.token);
         if let Some(resource) = self.resource_of(&lease.key).filter(|resource| resource.busy_token == token) {

@@ -135,17 +135,19 @@ fn memory(column: Option<Value>) -> Memory {
 }
 
 /// A sign of life is one even where a lease cannot be renewed. Where one of the rows is locked,
-/// each lease has a transaction of its own.
+/// each lease has a transaction of its own, which may take long: the sign of life goes before.
 pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
-    let renewed = match renew_all(ledger, worker, leases).await {
-        Err(error) if is_locked(&error) => renew_each(ledger, worker, leases).await,
+    match renew_all(ledger, worker, leases).await {
+        Err(error) if is_locked(&error) => {
+            renew_all(ledger, worker, &[]).await?;
+            renew_each(ledger, worker, leases).await
+        }
+        Err(error) if !leases.is_empty() => {
+            renew_all(ledger, worker, &[]).await?;
+            Err(error)
+        }
         renewed => renewed,
-    };
-    let none = renewed.as_ref().map_or(true, |kept| kept.iter().all(Option::is_none));
-    if none && !leases.is_empty() {
-        renew_all(ledger, worker, &[]).await?;
     }
-    renewed
 }
 
 async fn renew_each(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
