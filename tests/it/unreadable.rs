@@ -135,6 +135,32 @@ async fn a_lease_whose_row_somebody_has_locked_keeps_no_other_from_being_renewed
     assert_eq!(renewed().await, [Some(true), Some(true)]);
 }
 
+/// Each of its leases waits for its own row: a worker gives such a renewal up before the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_which_somebody_has_locked_many_rows_gives_its_sign_of_life() {
+    let app = App::migrated().await;
+    let ledger = ledger_of(&app).await;
+    let mut session = app.superuser().await;
+    let mut leases = Vec::new();
+    for number in 1..=20 {
+        let due = insert(&mut session, number, 1, &format!("'locked-{number}'"), RUNNING).await;
+        let key = Key { run: due.run, position: due.position, token: Token::new(7) };
+        leases.push(Lease { key, length: Duration::from_secs(4) });
+    }
+    leases.sort_by_key(|lease| lease.key);
+    let mut somebody = app.superuser().await;
+    somebody.run("begin").await;
+    somebody.run("update sluice.step set error = 'mended'").await;
+
+    let worker = Worker { name: "a-worker".to_owned() };
+    let given_up = tokio::time::timeout(Duration::from_secs(2), ledger.renew(&worker, &leases)).await;
+
+    assert!(given_up.is_err(), "{given_up:?}");
+    let alive: Vec<String> = session.all("select worker from sluice.heartbeat").await;
+    assert_eq!(alive, ["a-worker"]);
+    somebody.run("rollback").await;
+}
+
 /// Somebody has taken one of the upkeep's functions away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_the_upkeep_that_the_database_refuses_keeps_the_others_from_nothing() {
