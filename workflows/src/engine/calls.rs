@@ -34,7 +34,8 @@ pub enum CallEnd {
     Unknown,
 }
 
-/// The lease is not known to hold for long enough for a call that creates or deletes: nothing was sent.
+/// The lease is not known to hold for long enough for a call that creates or deletes: nothing was
+/// sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Withheld;
 
