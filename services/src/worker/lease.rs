@@ -2,7 +2,7 @@
 //! them, from before the claim or the renewal was sent. When in doubt a lease is over: stopping is
 //! safe, going on is not.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use workflows::{
     calls::{Permission, Permit},
     definition::{CALLED_WITHIN, EXCLUSIVE_CALL, RENEWED_AT},
+    workflow::Boxed,
 };
 
 use crate::ledger::{Key, Lease};
@@ -167,7 +168,7 @@ impl Held {
 impl Permit for Held {
     /// Only where the lease will hold until the server has finished. Some time after the claim, it
     /// is renewed first.
-    fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>> {
+    fn permission(&self) -> Boxed<'_, Permission> {
         Box::pin(async {
             if self.may_call() {
                 return Permission::Granted;

@@ -1,9 +1,11 @@
 //! Calls that create or delete: whether one may be sent, decided right before it is, and whether
 //! one may still be under way at the API. Every other call needs none of this.
 
-use std::{future::Future, pin::Pin};
+use std::future::Future;
 
 use parking_lot::Mutex;
+
+use super::workflow::Boxed;
 
 /// Whether the lease is known to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +43,12 @@ pub struct Withheld;
 
 /// Says whether a call may be sent now.
 pub trait Permit: Send + Sync {
-    fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>>;
+    fn permission(&self) -> Boxed<'_, Permission>;
 }
 
-/// Always the same.
+/// Always the same: for tests of a workflow.
 impl Permit for Permission {
-    fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>> {
+    fn permission(&self) -> Boxed<'_, Permission> {
         Box::pin(std::future::ready(*self))
     }
 }

@@ -1,6 +1,6 @@
 use std::{
     future::{Future, poll_fn, ready},
-    pin::{Pin, pin},
+    pin::pin,
     task::Poll,
 };
 
@@ -17,6 +17,7 @@ use crate::{
         evolution::{Call::Create, ExclusiveApi, Shape},
         provision::{Given, create_instance},
     },
+    workflow::Boxed,
 };
 
 /// Whether a create may be under way after those that are answered so. One that hangs is dropped in
@@ -78,7 +79,7 @@ fn the_permission_is_asked_when_the_call_is_sent_and_not_before() {
     let script = Script::new([gone(), vec![(Create, Reply::Created("our-token-1"))]].concat());
     struct AtTheLast<'a>(&'a Script);
     impl Permit for AtTheLast<'_> {
-        fn permission(&self) -> Pin<Box<dyn Future<Output = Permission> + Send + '_>> {
+        fn permission(&self) -> Boxed<'_, Permission> {
             Box::pin(ready(if self.0.left() == 1 { Permission::Granted } else { Permission::Withheld }))
         }
     }
