@@ -208,7 +208,8 @@ pub enum Claimed {
 }
 
 /// Why a claim was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// A pause, a hold, a breaker, a rate or a concurrency stands before it.
     GateClosed,
@@ -397,7 +398,7 @@ pub struct Probe {
 }
 
 /// What a relay's upkeep has to do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
 pub struct Upkeep {
     /// A step, whose lease may end.
     pub running: bool,

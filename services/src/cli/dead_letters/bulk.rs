@@ -29,7 +29,7 @@ use crate::{
         By, Changed, OperatorLedger,
         postgres::{
             Postgres,
-            read::{self, Letter, LetterId, MOST, Which},
+            read::{self, Letter, LetterId, MOST},
         },
     },
     process,
@@ -98,7 +98,7 @@ impl Bulk {
     async fn letters(&self, ledger: &Postgres) -> anyhow::Result<Vec<Letter>> {
         let mut letters = match self.ids.is_empty() {
             false => read::letters_by_id(ledger, &self.ids).await?,
-            true => read::letters(ledger, &self.filter.filter(Which::Open), MOST).await?,
+            true => read::letters(ledger, &self.filter.filter(false), MOST).await?,
         };
         if letters.len() == MOST {
             output::remark(format!("there may be more than these {MOST}: run this again for the rest"));

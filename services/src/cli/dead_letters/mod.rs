@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::OperatorOptions,
-    ledger::postgres::read::{self, Letter, LetterFilter, LetterId, RunDetail, Which},
+    ledger::postgres::read::{self, Letter, LetterFilter, LetterId, RunDetail},
 };
 
 #[derive(Subcommand)]
@@ -86,9 +86,9 @@ struct FilterOptions {
 }
 
 impl FilterOptions {
-    fn filter(&self, which: Which) -> LetterFilter {
+    fn filter(&self, resolved: bool) -> LetterFilter {
         let Self { reason, class, since, .. } = *self;
-        LetterFilter { which, reason, step: self.step.clone(), class, workflow: self.workflow.clone(), since }
+        LetterFilter { resolved, reason, step: self.step.clone(), class, workflow: self.workflow.clone(), since }
     }
 }
 
@@ -106,7 +106,7 @@ impl Command {
 impl List {
     fn run(&self) -> ExitCode {
         on_ledger(&self.config, async |ledger| {
-            let filter = self.filter.filter(if self.resolved { Which::All } else { Which::Open });
+            let filter = self.filter.filter(self.resolved);
             let dead_letters = read::letters(&ledger, &filter, self.page.asks()).await?;
             self.page.list(("dead_letters", "no dead letter matches"), dead_letters, LETTERS)
         })

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{EventsOptions, OperatorOptions},
-    ledger::postgres::read::{self, EventFilter, ListedEvent, Published},
+    ledger::postgres::read::{self, EventFilter, ListedEvent},
 };
 
 #[derive(Args)]
@@ -71,13 +71,13 @@ struct FilterOptions {
 }
 
 impl FilterOptions {
-    fn filter(&self, which: Published) -> EventFilter {
+    fn filter(&self, published: Option<bool>) -> EventFilter {
         EventFilter {
             ids: Vec::new(),
             r#type: self.kind.clone(),
             subject: self.subject.clone(),
             run: self.run,
-            which,
+            published,
             since: self.since,
         }
     }
@@ -102,8 +102,8 @@ pub struct List {
 impl List {
     fn run(self) -> ExitCode {
         on_ledger(&self.config, async |ledger| {
-            let which = if self.unpublished { Published::No } else { Published::OrNot };
-            let found = read::events(&ledger, &self.filter.filter(which), self.page.asks()).await;
+            let filter = self.filter.filter(self.unpublished.then_some(false));
+            let found = read::events(&ledger, &filter, self.page.asks()).await;
             let events = found.map_err(|error| narrower(error, "--run or --since"))?;
             self.page.list(("events", "no event matches"), events, EVENTS)
         })

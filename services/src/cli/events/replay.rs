@@ -13,7 +13,7 @@ use crate::{
         narrower,
         output::{self, EXIT_CODES, table},
     },
-    ledger::postgres::read::{self, EventFilter, ListedEvent, MOST, Published},
+    ledger::postgres::read::{self, EventFilter, ListedEvent, MOST},
 };
 
 #[derive(Args)]
@@ -48,7 +48,7 @@ struct Replayed {
 impl Replay {
     pub(super) fn run(self) -> ExitCode {
         self.change.run(async |ledger, by| {
-            let filter = EventFilter { ids: self.ids.clone(), ..self.filter.filter(Published::Yes) };
+            let filter = EventFilter { ids: self.ids.clone(), ..self.filter.filter(Some(true)) };
             let found = read::events(&ledger, &filter, MOST).await;
             let events = found.map_err(|error| narrower(error, "--run or --since"))?;
             if events.len() == MOST {

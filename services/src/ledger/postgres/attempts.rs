@@ -1,31 +1,27 @@
 //! The way of an attempt: claim, renewals, settle. One statement each.
 
-use std::{collections::HashMap, slice, time::Instant};
+use std::{slice, time::Instant};
 
 use serde_json::{Value, json};
 use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::{
-    ids::{StepName, Token, WorkflowName},
+    ids::Token,
     outcome::{Memory, StepInput},
     secret::Secret,
     state::{RunState, Spent},
 };
 
-use super::{
-    Ask, Claimed, DueKey, Lease, Postgres, Result, Settled, Settlement, Worker, count, duration, is_locked,
-    is_row_fault, label, parse, seconds, upkeep::EndedRow,
-};
+use super::{Postgres, count, duration, ended::EndedRow, is_locked, is_row_fault, label, parse, seconds};
 use crate::ledger::{
-    CarriedOn, Claim, Due, Error, Key, Refusal,
-    settlement::{DueIn, Fence, Quiet, Then},
+    Ask, CarriedOn, Claim, Claimed, Due, DueKey, Error, Key, Lease, Result, Settled, Worker,
+    settlement::{DueIn, Fence, Quiet, Settlement, Then},
 };
 
 #[derive(FromRow)]
 struct ClaimRow {
     at: i32,
     answer: String,
-    #[sqlx(default)]
     workflow: Option<String>,
     version: Option<i16>,
     step: Option<String>,
@@ -57,7 +53,7 @@ pub(super) async fn claim(ledger: &Postgres, worker: &Worker, asked: &[Ask]) -> 
     let runs: Vec<Uuid> = sorted.iter().map(|(key, _)| key.run.uuid()).collect();
     let positions: Vec<i16> = sorted.iter().map(|(key, _)| key.position).collect();
     let generations: Vec<i32> = sorted.iter().map(|(key, _)| key.generation).collect();
-    let claim = ledger.database.ask("select * from sluice.claim($1, $2, $3, $4, $5, $6, $7, $8)", |claim| {
+    let claim = ledger.ask("select * from sluice.claim($1, $2, $3, $4, $5, $6, $7, $8)", |claim| {
         let claim = claim.bind(worker.name.clone()).bind(ledger.known.to_vec()).bind(runs).bind(positions);
         claim.bind(generations).bind(tokens.clone()).bind(contexts).bind(parents)
     });
@@ -84,10 +80,7 @@ impl ClaimRow {
                 let missing = || Error::Unreadable(format!("a claim of {} without all its columns", key.run));
                 Claimed::Yes(Box::new(self.claim(key)?.ok_or_else(missing)?))
             }
-            "gate_closed" => Claimed::Refused(Refusal::GateClosed),
-            "resource_busy" => Claimed::Refused(Refusal::ResourceBusy),
-            "unknown_definition" => Claimed::Refused(Refusal::UnknownDefinition),
-            _ => Claimed::Stale,
+            refusal => label(refusal).map_or(Claimed::Stale, Claimed::Refused),
         })
     }
 
@@ -101,9 +94,9 @@ impl ClaimRow {
         let number = |column: Option<i32>| count(column.unwrap_or_default());
         Ok(Some(Claim {
             key,
-            workflow: parse::<WorkflowName>(&workflow)?,
+            workflow: parse(&workflow)?,
             version,
-            step: parse::<StepName>(&step)?,
+            step: parse(&step)?,
             spent: Spent {
                 failures: number(self.failures),
                 crashes: number(self.crashes),
@@ -128,29 +121,20 @@ impl ClaimRow {
 }
 
 fn memory(column: Option<Value>) -> Memory {
-    match column {
-        Some(Value::Object(memory)) => Memory::from(memory),
-        _ => Memory::default(),
-    }
+    column.and_then(|memory| serde_json::from_value(memory).ok()).unwrap_or_default()
 }
 
 /// A sign of life is one even where a lease cannot be renewed. Where one of the rows is locked,
 /// each lease has a transaction of its own, which may take long: the sign of life goes before.
 pub(super) async fn renew(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
-    match renew_all(ledger, worker, leases).await {
-        Err(error) if is_locked(&error) => {
-            renew_all(ledger, worker, &[]).await?;
-            renew_each(ledger, worker, leases).await
-        }
-        Err(error) if !leases.is_empty() => {
-            renew_all(ledger, worker, &[]).await?;
-            Err(error)
-        }
-        renewed => renewed,
+    let error = match renew_all(ledger, worker, leases).await {
+        Err(error) if is_locked(&error) || !leases.is_empty() => error,
+        renewed => return renewed,
+    };
+    renew_all(ledger, worker, &[]).await?;
+    if !is_locked(&error) {
+        return Err(error);
     }
-}
-
-async fn renew_each(ledger: &Postgres, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
     let mut renewed = Vec::with_capacity(leases.len());
     for lease in leases {
         match renew_all(ledger, worker, slice::from_ref(lease)).await {
@@ -217,13 +201,13 @@ async fn settle_together(ledger: &Postgres, settlements: &[Settlement]) -> Resul
     let sent = Instant::now();
     let rows: Vec<SettledRow> =
         ledger.database.ask("select * from sluice.settle($1)", |settle| settle.bind(Value::Array(all))).await?;
-    let mut written: HashMap<usize, Settled> = HashMap::with_capacity(rows.len());
+    let mut settled = vec![Settled::Stale; settlements.len()];
     for row in rows {
         let at = usize::try_from(row.at).unwrap_or_default();
         let settlement = settlements.get(at).ok_or_else(|| Error::Unreadable("a settlement of nobody's".to_owned()))?;
-        written.insert(at, row.settled(settlement, tokens[at], sent)?);
+        settled[at] = row.settled(settlement, tokens[at], sent)?;
     }
-    Ok((0..settlements.len()).map(|at| written.remove(&at).unwrap_or(Settled::Stale)).collect())
+    Ok(settled)
 }
 
 impl SettledRow {

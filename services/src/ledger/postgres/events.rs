@@ -2,47 +2,34 @@
 
 use std::time::Duration;
 
-use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Postgres, Result, limit, read::Secrets, seconds};
-use crate::ledger::{By, Event};
+use super::{Postgres, limit, read::Held, seconds};
+use crate::ledger::{By, Event, EventLedger, Result};
 
-#[derive(FromRow)]
-struct EventRow {
-    #[sqlx(flatten)]
-    event: Event,
-    #[sqlx(flatten)]
-    secrets: Secrets,
-}
+impl EventLedger for Postgres {
+    async fn claim_events(&self, publisher: &str, lease: Duration, most: usize) -> Result<Vec<Event>> {
+        let publisher = publisher.to_owned();
+        let sql = "select * from sluice.claim_events($1, $2, $3)";
+        let claim = self.ask(sql, |claim| claim.bind(publisher).bind(seconds(lease)).bind(limit(most)));
+        let rows: Vec<Held<Event>> = claim.await?;
+        let shown = |Held { of, secrets }: Held<Event>| Event { payload: secrets.cut_from(of.payload), ..of };
+        Ok(rows.into_iter().map(shown).collect())
+    }
 
-impl From<EventRow> for Event {
-    fn from(EventRow { mut event, secrets }: EventRow) -> Self {
-        secrets.cut_from(&mut event.payload);
-        event
+    async fn publish_events(&self, publisher: &str, confirmed: &[Uuid], others: &[Uuid]) -> Result<()> {
+        let (publisher, confirmed, others) = (publisher.to_owned(), confirmed.to_vec(), others.to_vec());
+        let sql = "select sluice.publish_events($1, $2, $3)";
+        self.ask_one(sql, |publish| publish.bind(publisher).bind(confirmed).bind(others)).await
     }
 }
 
-pub(super) async fn claim(ledger: &Postgres, publisher: &str, lease: Duration, most: usize) -> Result<Vec<Event>> {
-    let publisher = publisher.to_owned();
-    let sql = "select * from sluice.claim_events($1, $2, $3)";
-    let claim = ledger.database.ask(sql, |claim| claim.bind(publisher).bind(seconds(lease)).bind(limit(most)));
-    let rows: Vec<EventRow> = claim.await?;
-    Ok(rows.into_iter().map(Event::from).collect())
-}
-
-pub(super) async fn publish(ledger: &Postgres, publisher: &str, confirmed: &[Uuid], others: &[Uuid]) -> Result<()> {
-    let (publisher, confirmed, others) = (publisher.to_owned(), confirmed.to_vec(), others.to_vec());
-    let sql = "select sluice.publish_events($1, $2, $3)";
-    let publish = ledger.database.ask_one(sql, |publish| publish.bind(publisher).bind(confirmed).bind(others));
-    let _: (i64,) = publish.await?;
-    Ok(())
-}
-
-pub(super) async fn replay(ledger: &Postgres, events: &[Uuid], by: &By) -> Result<u64> {
-    let (events, by) = (events.to_vec(), by.clone());
-    let sql = "select sluice.replay_events($1, $2, $3)";
-    let replay = ledger.database.ask_one(sql, |replay| replay.bind(events).bind(by.actor).bind(by.note));
-    let (count,): (i64,) = replay.await?;
-    Ok(count.unsigned_abs())
+impl Postgres {
+    /// Let these events go out once more, under the same ids. How many were published before.
+    pub async fn replay(&self, events: &[Uuid], by: &By) -> Result<u64> {
+        let (events, By { actor, note }) = (events.to_vec(), by.clone());
+        let sql = "select sluice.replay_events($1, $2, $3)";
+        let (count,): (i64,) = self.ask_one(sql, |replay| replay.bind(events).bind(actor).bind(note)).await?;
+        Ok(count.unsigned_abs())
+    }
 }

@@ -3,30 +3,22 @@
 //! breakers do in transactions of several statements.
 
 mod attempts;
-mod breaker;
+mod ended;
 mod events;
-mod gate;
+mod operator;
 pub mod read;
 mod register;
-mod runs;
-mod upkeep;
+mod relay;
+mod worker;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
-use workflows::{
-    breaker::{Answer, Rules, Signal, Word},
-    definition::Registry,
-    ids::RunId,
-};
+use sqlx::{FromRow, postgres::PgRow};
+use workflows::definition::Registry;
 
-use super::{
-    Ask, By, Changed, Claimed, DueKey, Error, Event, EventLedger, Expired, HostGate, Intake, Lease, OperatorLedger,
-    Probe, Pruned, RelayLedger, Result, Scope, Settled, Settlement, Traced, Upkeep, Waiting, WholeRun, Worker,
-    WorkerLedger,
-};
-use crate::database::{Database, PATIENCE, met_a_lock};
+use super::{Error, Result};
+use crate::database::{Database, PATIENCE, Rows, met_a_lock};
 
 /// The ledger that ships.
 #[derive(Clone)]
@@ -70,12 +62,6 @@ impl Postgres {
         self.within(register::register(self)).await
     }
 
-    /// End a dead run for good. `No`: it is not dead, so that a run which somebody revived
-    /// meanwhile goes on.
-    pub async fn discard(&self, run: RunId, by: &By) -> Result<Changed> {
-        self.within(runs::end(self, run, by, runs::Which::Dead)).await
-    }
-
     /// One verb, which ends within `PATIENCE`. Of a write that was refused as read-only the pool
     /// takes note.
     pub async fn within<T>(&self, verb: impl Future<Output = Result<T>>) -> Result<T> {
@@ -86,145 +72,20 @@ impl Postgres {
         answer
     }
 
-    /// Let these events go out once more, under the same ids. How many were published before.
-    pub async fn replay(&self, events: &[Uuid], by: &By) -> Result<u64> {
-        self.within(events::replay(self, events, by)).await
+    /// A verb of one statement.
+    async fn ask<T>(&self, sql: &'static str, bind: impl FnOnce(Rows<T>) -> Rows<T>) -> Result<Vec<T>>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        self.within(async { Ok(self.database.ask(sql, bind).await?) }).await
     }
 
-    /// Deletes up to `most` of each kind that ended longer than `retention` ago.
-    pub async fn prune(&self, retention: Duration, most: usize) -> Result<Pruned> {
-        self.within(upkeep::prune(self, retention, most)).await
-    }
-}
-
-impl RelayLedger for Postgres {
-    fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
-    async fn intake(&self, limit: usize) -> Result<Intake> {
-        self.within(runs::intake(self, limit)).await
-    }
-
-    async fn waiting(&self, most: usize) -> Result<Vec<Waiting>> {
-        self.within(runs::waiting(self, most)).await
-    }
-
-    async fn keep_traces(&self, contexts: &[Traced]) -> Result<Vec<bool>> {
-        self.within(runs::keep_traces(self, contexts)).await
-    }
-
-    async fn upkeep(&self) -> Result<Upkeep> {
-        self.within(upkeep::upkeep(self)).await
-    }
-
-    async fn end_leases(&self) -> Result<usize> {
-        self.within(upkeep::end_leases(self)).await
-    }
-
-    async fn expired(&self, limit: usize) -> Result<Vec<Expired>> {
-        self.within(upkeep::expired(self, limit)).await
-    }
-
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
-        self.within(attempts::settle(self, settlements)).await
-    }
-
-    async fn exceed(&self, limit: usize) -> Result<Vec<WholeRun>> {
-        self.within(upkeep::exceed(self, limit)).await
-    }
-
-    async fn spans_that_wait(&self, limit: usize) -> Result<Vec<WholeRun>> {
-        self.within(upkeep::spans_that_wait(self, limit)).await
-    }
-
-    async fn project_pending(&self, limit: usize) -> Result<usize> {
-        self.within(upkeep::counted(self, "select sluice.project_pending($1)", limit)).await
-    }
-
-    async fn explain(&self, limit: usize) -> Result<usize> {
-        self.within(upkeep::counted(self, "select sluice.explain($1)", limit)).await
-    }
-
-    async fn look_again(&self, limit: usize) -> Result<usize> {
-        self.within(upkeep::look_again(self, limit)).await
-    }
-}
-
-impl WorkerLedger for Postgres {
-    async fn claim(&self, worker: &Worker, asked: &[Ask]) -> Result<Vec<Claimed>> {
-        self.within(attempts::claim(self, worker, asked)).await
-    }
-
-    async fn renew(&self, worker: &Worker, leases: &[Lease]) -> Result<Vec<Option<bool>>> {
-        self.within(attempts::renew(self, worker, leases)).await
-    }
-
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
-        self.within(attempts::settle(self, settlements)).await
-    }
-
-    async fn doubt(&self, run: RunId) -> Result<()> {
-        self.within(upkeep::doubt(self, run)).await
-    }
-
-    async fn report(
-        &self,
-        host: &str,
-        signals: &[Signal],
-        word: Option<&Word>,
-        rules: &Rules,
-        jitter: f64,
-    ) -> Result<HostGate> {
-        self.within(breaker::report(self, host, signals, word, rules, jitter)).await
-    }
-
-    async fn host_gate(&self, host: &str) -> Result<HostGate> {
-        self.within(breaker::host_gate(self, host)).await
-    }
-
-    async fn probe(&self, host: &str, lease: Duration) -> Result<Option<Probe>> {
-        self.within(breaker::probe(self, host, lease)).await
-    }
-
-    async fn probed(&self, host: &str, probe: Probe, answer: &Answer, rules: &Rules, jitter: f64) -> Result<HostGate> {
-        self.within(breaker::probed(self, host, probe, answer, rules, jitter)).await
-    }
-}
-
-impl EventLedger for Postgres {
-    async fn claim_events(&self, publisher: &str, lease: Duration, most: usize) -> Result<Vec<Event>> {
-        self.within(events::claim(self, publisher, lease, most)).await
-    }
-
-    async fn publish_events(&self, publisher: &str, confirmed: &[Uuid], unconfirmed: &[Uuid]) -> Result<()> {
-        self.within(events::publish(self, publisher, confirmed, unconfirmed)).await
-    }
-}
-
-impl OperatorLedger for Postgres {
-    async fn revive(&self, run: RunId, by: &By) -> Result<Changed> {
-        self.within(runs::revive(self, run, by)).await
-    }
-
-    async fn cancel(&self, run: RunId, by: &By) -> Result<Changed> {
-        self.within(runs::end(self, run, by, runs::Which::ActiveOrDead)).await
-    }
-
-    async fn pause(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
-        self.within(gate::pause(self, scope, name, by)).await
-    }
-
-    async fn resume(&self, scope: Scope, name: &str, by: &By) -> Result<bool> {
-        self.within(gate::resume(self, scope, name, by)).await
-    }
-
-    async fn set_rate(&self, scope: Scope, name: &str, rate: Option<f64>, by: &By) -> Result<bool> {
-        self.within(gate::set_rate(self, scope, name, rate, by)).await
-    }
-
-    async fn set_concurrency(&self, scope: Scope, name: &str, limit: Option<u32>, by: &By) -> Result<bool> {
-        self.within(gate::set_concurrency(self, scope, name, limit, by)).await
+    /// A verb of one statement that answers with one row.
+    async fn ask_one<T>(&self, sql: &'static str, bind: impl FnOnce(Rows<T>) -> Rows<T>) -> Result<T>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        self.within(async { Ok(self.database.ask_one(sql, bind).await?) }).await
     }
 }
 
@@ -256,7 +117,7 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-/// None where the column is null, or the clock was set back.
+/// Zero where the column is null, or the clock was set back.
 fn duration(seconds: Option<f64>) -> Duration {
     Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default()
 }

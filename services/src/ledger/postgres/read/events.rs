@@ -9,7 +9,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 use workflows::ids::RunId;
 
-use super::{Postgres, Result, Secrets, begin, capped, seconds};
+use super::{Held, Postgres, Result, begin, capped, seconds};
 
 /// Which events: all that is given must fit.
 #[derive(Debug, Clone, Default)]
@@ -19,17 +19,10 @@ pub struct EventFilter {
     pub r#type: Option<String>,
     pub subject: Option<String>,
     pub run: Option<RunId>,
-    pub which: Published,
+    /// Whether others have it.
+    pub published: Option<bool>,
     /// Written within so long.
     pub since: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Published {
-    #[default]
-    OrNot,
-    Yes,
-    No,
 }
 
 /// An event, and whether others have it.
@@ -45,21 +38,8 @@ pub struct ListedEvent {
     pub published_at: Option<DateTime<Utc>>,
 }
 
-#[derive(FromRow)]
-struct ListedRow {
-    #[sqlx(flatten)]
-    event: ListedEvent,
-    #[sqlx(flatten)]
-    secrets: Secrets,
-}
-
 /// Up to `limit` events that fit, the youngest first.
 pub async fn events(ledger: &Postgres, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>> {
-    let published = match filter.which {
-        Published::OrNot => None,
-        Published::Yes => Some(true),
-        Published::No => Some(false),
-    };
     let mut tx = begin(ledger).await?;
     let sql = "select event.id, event.sequence, event.type, event.routing_key, event.payload ->> 'subject' as subject,
           event.payload as data, event.created_at, event.published_at, held.secret, held.memory
@@ -75,12 +55,10 @@ pub async fn events(ledger: &Postgres, filter: &EventFilter, limit: usize) -> Re
         order by event.created_at desc, event.run_id, event.sequence desc
         limit $7";
     let ask = tx.query_as(sql).bind(filter.ids.clone()).bind(filter.r#type.clone()).bind(filter.subject.clone());
-    let ask = ask.bind(filter.run.map(RunId::uuid)).bind(published).bind(filter.since.map(seconds)).bind(capped(limit));
-    let rows: Vec<ListedRow> = ask.fetch_all(tx.connection()).await?;
+    let ask = ask.bind(filter.run.map(RunId::uuid)).bind(filter.published);
+    let ask = ask.bind(filter.since.map(seconds)).bind(capped(limit));
+    let rows: Vec<Held<ListedEvent>> = ask.fetch_all(tx.connection()).await?;
     tx.commit().await?;
-    let shown = |ListedRow { mut event, secrets }: ListedRow| {
-        secrets.cut_from(&mut event.data);
-        event
-    };
+    let shown = |Held { of, secrets }: Held<ListedEvent>| ListedEvent { data: secrets.cut_from(of.data), ..of };
     Ok(rows.into_iter().map(shown).collect())
 }

@@ -12,27 +12,19 @@ use workflows::{
     state::DeathReason,
 };
 
-use super::{Postgres, Result, Secrets, begin, capped, seconds};
+use super::{Held, Postgres, Result, begin, capped, seconds};
 
 /// Which dead letters: all that is given must fit.
 #[derive(Debug, Clone, Default)]
 pub struct LetterFilter {
-    pub which: Which,
+    /// The revived and the discarded too, not only those that wait for a person.
+    pub resolved: bool,
     pub reason: Option<DeathReason>,
     pub step: Option<StepName>,
     pub class: Option<Class>,
     pub workflow: Option<WorkflowName>,
     /// Died within so long.
     pub since: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Which {
-    /// Those that wait for a person.
-    #[default]
-    Open,
-    /// The revived and the discarded too.
-    All,
 }
 
 /// How a person names a dead letter: by its own number or by its run.
@@ -63,21 +55,6 @@ pub struct Letter {
     pub note: Option<String>,
 }
 
-#[derive(FromRow)]
-struct LetterRow {
-    #[sqlx(flatten)]
-    letter: Letter,
-    #[sqlx(flatten)]
-    secrets: Secrets,
-}
-
-impl From<LetterRow> for Letter {
-    fn from(LetterRow { mut letter, secrets }: LetterRow) -> Self {
-        secrets.cut([&letter.resource, &letter.subject], &mut letter.error);
-        letter
-    }
-}
-
 /// Up to `limit` dead letters that fit, the youngest first.
 pub async fn letters(ledger: &Postgres, filter: &LetterFilter, limit: usize) -> Result<Vec<Letter>> {
     select(ledger, filter, None, limit).await
@@ -85,7 +62,7 @@ pub async fn letters(ledger: &Postgres, filter: &LetterFilter, limit: usize) -> 
 
 /// Those of these ids that are there, resolved ones too, the youngest first: of a run its youngest.
 pub async fn letters_by_id(ledger: &Postgres, ids: &[LetterId]) -> Result<Vec<Letter>> {
-    let filter = LetterFilter { which: Which::All, ..LetterFilter::default() };
+    let filter = LetterFilter { resolved: true, ..LetterFilter::default() };
     select(ledger, &filter, Some(ids), ids.len()).await
 }
 
@@ -122,11 +99,15 @@ async fn select(
           )))
         order by letter.id desc
         limit $9";
-    let ask = tx.query_as(sql).bind(filter.which == Which::All).bind(filter.reason.map(DeathReason::as_str));
+    let ask = tx.query_as(sql).bind(filter.resolved).bind(filter.reason.map(DeathReason::as_str));
     let ask = ask.bind(filter.step.as_ref().map(ToString::to_string)).bind(filter.class.map(Class::as_str));
     let ask = ask.bind(filter.workflow.as_ref().map(ToString::to_string)).bind(filter.since.map(seconds)).bind(numbers);
     let ask = ask.bind(runs).bind(capped(limit));
-    let rows: Vec<LetterRow> = ask.fetch_all(tx.connection()).await?;
+    let rows: Vec<Held<Letter>> = ask.fetch_all(tx.connection()).await?;
     tx.commit().await?;
-    Ok(rows.into_iter().map(Letter::from).collect())
+    let shown = |Held { of: mut letter, secrets }: Held<Letter>| {
+        letter.error = letter.error.map(|error| secrets.cut([&letter.resource, &letter.subject], &error));
+        letter
+    };
+    Ok(rows.into_iter().map(shown).collect())
 }

@@ -16,12 +16,12 @@ mod runs;
 mod secrets;
 mod waits;
 
-pub(super) use self::secrets::Secrets;
+pub(super) use self::secrets::Held;
 pub use self::{
-    events::{EventFilter, ListedEvent, Published, events},
+    events::{EventFilter, ListedEvent, events},
     export::export,
     gauges::{Gauges, Taken, gauges, standing},
-    letters::{Letter, LetterFilter, LetterId, Which, letters, letters_by_id},
+    letters::{Letter, LetterFilter, LetterId, letters, letters_by_id},
     queues::{COUNTED, Gate, OpenLetters, Pending, ReadOnly, STEPS, Steps, Unfinished, known, read_only},
     run::{Attempt, Event, RunDetail, Step, run},
     runs::{Run, RunFilter, runs},

@@ -101,11 +101,7 @@ pub async fn read_only(ledger: &Postgres) -> Result<Option<ReadOnly>> {
         from pg_catalog.pg_settings
         where name = 'default_transaction_read_only'";
     let (standby, by_default): (bool, bool) = tx.query_as(sql).fetch_one(tx.connection()).await?;
-    Ok(match (standby, by_default) {
-        (true, _) => Some(ReadOnly::Standby),
-        (false, true) => Some(ReadOnly::ByDefault),
-        (false, false) => None,
-    })
+    Ok(if standby { Some(ReadOnly::Standby) } else { by_default.then_some(ReadOnly::ByDefault) })
 }
 
 /// Reads the indexes of live steps only, and looks at no run where no gate holds a part of a queue.

@@ -7,9 +7,7 @@ use uuid::Uuid;
 use workflows::ids::RunId;
 
 use super::{
-    Letter, LetterId, Postgres, Result, Run, RunFilter, Wait, begin, capped, letters_by_id,
-    runs::{self, RunRow},
-    waits::waits,
+    Held, Letter, LetterId, Postgres, Result, Run, RunFilter, Wait, begin, capped, letters_by_id, runs, waits::waits,
 };
 use crate::database::Tx;
 
@@ -87,10 +85,10 @@ pub(super) async fn detail(ledger: &Postgres, id: RunId, most: usize) -> Result<
     let events = events(&mut tx, id).await?;
     tx.commit().await?;
     let dead_letter = letters_by_id(ledger, &[LetterId::Run(id)]).await?.pop();
-    Ok(Some(RunDetail { run: row.into(), steps, attempts, events, dead_letter }))
+    Ok(Some(RunDetail { run: row.shown(), steps, attempts, events, dead_letter }))
 }
 
-async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
+async fn steps(tx: &mut Tx, id: RunId, run: &Held<Run>) -> Result<Vec<Step>> {
     let sql =
         "select position, name, state, due_at, started_at, lease_until, worker, failures, crashes, send_backs, defers,
           attempts, coalesce(held_by, error) as error
@@ -100,13 +98,13 @@ async fn steps(tx: &mut Tx, id: RunId, run: &RunRow) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = tx.query_as(sql).bind(id.uuid()).fetch_all(tx.connection()).await?;
     let mut waits = waits(tx, vec![id.uuid()]).await?;
     for step in &mut steps {
-        run.cut(&mut step.error);
-        step.waits_for = waits.take(id.uuid(), step.position);
+        step.error = run.cut(step.error.take());
+        step.waits_for = waits.remove(&(id.uuid(), step.position)).unwrap_or_default();
     }
     Ok(steps)
 }
 
-async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow, most: usize) -> Result<Vec<Attempt>> {
+async fn attempts(tx: &mut Tx, id: RunId, run: &Held<Run>, most: usize) -> Result<Vec<Attempt>> {
     let sql = "select position, step, worker, started_at, ended_at, outcome, class, http_status, error, note, trace_id
         from sluice.attempt
         where run_id = $1
@@ -116,8 +114,8 @@ async fn attempts(tx: &mut Tx, id: RunId, run: &RunRow, most: usize) -> Result<V
     let mut attempts: Vec<Attempt> = ask.fetch_all(tx.connection()).await?;
     attempts.reverse();
     for attempt in &mut attempts {
-        run.cut(&mut attempt.error);
-        run.cut(&mut attempt.note);
+        attempt.error = run.cut(attempt.error.take());
+        attempt.note = run.cut(attempt.note.take());
     }
     Ok(attempts)
 }

@@ -11,7 +11,7 @@ use workflows::{
     state::RunState,
 };
 
-use super::{Postgres, Result, Secrets, Wait, begin, capped, seconds, waits::waits};
+use super::{Held, Postgres, Result, Wait, begin, capped, seconds, waits::waits};
 use crate::database::Tx;
 
 /// Which runs: all that is given must fit.
@@ -38,6 +38,8 @@ pub struct Run {
     pub state: String,
     pub step: Option<String>,
     pub step_state: Option<String>,
+    #[serde(skip)]
+    pub position: Option<i16>,
     /// What the current step waits for, where it is due.
     #[sqlx(skip)]
     pub waits_for: Vec<Wait>,
@@ -57,26 +59,15 @@ pub struct Run {
     pub internal: bool,
 }
 
-#[derive(FromRow)]
-pub(super) struct RunRow {
-    #[sqlx(flatten)]
-    pub run: Run,
-    #[sqlx(flatten)]
-    secrets: Secrets,
-    position: Option<i16>,
-}
-
-impl RunRow {
+impl Held<Run> {
     /// Takes out of a text about this run what nobody may see.
-    pub fn cut(&self, text: &mut Option<String>) {
-        self.secrets.cut([&self.run.resource, &self.run.subject], text);
+    pub fn cut(&self, text: Option<String>) -> Option<String> {
+        text.map(|text| self.secrets.cut([&self.of.resource, &self.of.subject], &text))
     }
-}
 
-impl From<RunRow> for Run {
-    fn from(RunRow { mut run, secrets, .. }: RunRow) -> Self {
-        secrets.cut([&run.resource, &run.subject], &mut run.error);
-        run
+    pub fn shown(mut self) -> Run {
+        let error = self.of.error.take();
+        Run { error: self.cut(error), ..self.of }
     }
 }
 
@@ -85,10 +76,10 @@ pub async fn runs(ledger: &Postgres, filter: &RunFilter, limit: usize) -> Result
     let mut tx = begin(ledger).await?;
     let rows = select(&mut tx, filter, limit).await?;
     tx.commit().await?;
-    Ok(rows.into_iter().map(Run::from).collect())
+    Ok(rows.into_iter().map(Held::shown).collect())
 }
 
-pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Result<Vec<RunRow>> {
+pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Result<Vec<Held<Run>>> {
     let sql = "select run.id, run.workflow, run.version, run.subject, run.resource, run.state, step.name as step,
           step.state as step_state, coalesce(step.failures, 0) as failures, coalesce(step.crashes, 0) as crashes,
           step.due_at, coalesce(step.held_by, step.error) as error, run.created_at, run.deadline_at, run.ended_at, run.cancel_by,
@@ -118,13 +109,13 @@ pub(super) async fn select(tx: &mut Tx, filter: &RunFilter, limit: usize) -> Res
     let ask = ask.bind(filter.step.as_ref().map(ToString::to_string));
     let ask = ask.bind(filter.subject.as_ref().map(ToString::to_string)).bind(filter.since.map(seconds));
     let ask = ask.bind(filter.id.map(RunId::uuid)).bind(capped(limit));
-    let mut rows: Vec<RunRow> = ask.fetch_all(tx.connection()).await?;
-    let is_due = |row: &&RunRow| row.run.step_state.as_deref() == Some("due");
-    let due: Vec<Uuid> = rows.iter().filter(is_due).map(|row| row.run.id).collect();
+    let mut rows: Vec<Held<Run>> = ask.fetch_all(tx.connection()).await?;
+    let is_due = |run: &&Run| run.step_state.as_deref() == Some("due");
+    let due: Vec<Uuid> = rows.iter().map(|row| &row.of).filter(is_due).map(|run| run.id).collect();
     if !due.is_empty() {
         let mut waits = waits(tx, due).await?;
-        for row in &mut rows {
-            row.run.waits_for = row.position.map(|at| waits.take(row.run.id, at)).unwrap_or_default();
+        for Held { of: run, .. } in &mut rows {
+            run.waits_for = run.position.and_then(|at| waits.remove(&(run.id, at))).unwrap_or_default();
         }
     }
     Ok(rows)

@@ -8,7 +8,16 @@ use workflows::secret;
 /// A word of small letters that is no longer is a status, and no secret.
 const LONGEST_WORD: usize = 15;
 
-#[derive(Debug, FromRow)]
+/// A row of somebody's resource.
+#[derive(FromRow)]
+pub(in crate::ledger::postgres) struct Held<T> {
+    #[sqlx(flatten)]
+    pub of: T,
+    #[sqlx(flatten)]
+    pub secrets: Secrets,
+}
+
+#[derive(FromRow)]
 pub(in crate::ledger::postgres) struct Secrets {
     secret: Option<String>,
     memory: Option<Value>,
@@ -18,25 +27,23 @@ impl Secrets {
     /// The text without them. They were cut before it was written; this is for texts that another
     /// program wrote. The names of the resource and the subject are none, also where a secret is
     /// part of them.
-    pub(super) fn cut(&self, names: [&str; 2], text: &mut Option<String>) {
-        let Some(given) = text else { return };
+    pub(super) fn cut(&self, names: [&str; 2], text: &str) -> String {
         let mut secrets: Vec<&str> = self.secret.as_deref().into_iter().collect();
         if let Some(memory) = &self.memory {
             collect(memory, &mut secrets);
         }
         secrets.retain(|text| !is_status(text));
-        *given = secret::cut(given, &names, &secrets);
+        secret::cut(text, &names, &secrets)
     }
 
     /// Takes them out of an event's texts, which name the resource and the subject beside them.
-    pub fn cut_from(&self, payload: &mut Value) {
+    pub fn cut_from(&self, mut payload: Value) -> Value {
         for key in ["error", "reason", "note"] {
             let Some(Value::String(given)) = payload.get(key) else { continue };
             let name = |key: &str| payload.get(key).and_then(Value::as_str).unwrap_or_default();
-            let mut text = Some(given.clone());
-            self.cut([name("resource"), name("subject")], &mut text);
-            payload[key] = text.into();
+            payload[key] = self.cut([name("resource"), name("subject")], given).into();
         }
+        payload
     }
 }
 
@@ -61,9 +68,7 @@ mod tests {
 
     fn cut(memory: Value, names: [&str; 2], text: &str) -> String {
         let secrets = Secrets { secret: Some("drawn-by-us".to_owned()), memory: Some(memory) };
-        let mut text = Some(text.to_owned());
-        secrets.cut(names, &mut text);
-        text.unwrap()
+        secrets.cut(names, text)
     }
 
     #[test]

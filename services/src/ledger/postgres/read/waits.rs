@@ -32,17 +32,6 @@ pub enum Wait {
     Worker,
 }
 
-/// What every due step of some runs waits for.
-#[derive(Default)]
-pub(super) struct Waits(HashMap<(Uuid, i16), Vec<Wait>>);
-
-impl Waits {
-    /// Of this step: nothing where it is not due.
-    pub(super) fn take(&mut self, run: Uuid, position: i16) -> Vec<Wait> {
-        self.0.remove(&(run, position)).unwrap_or_default()
-    }
-}
-
 #[derive(FromRow)]
 struct Row {
     run_id: Uuid,
@@ -58,8 +47,9 @@ struct Row {
     reason: Option<String>,
 }
 
-/// Why the due steps of these runs wait. A gate is asked once, however many steps stand before it.
-pub(super) async fn waits(tx: &mut Tx, runs: Vec<Uuid>) -> Result<Waits> {
+/// Why the due steps of these runs wait, by run and position. A gate is asked once, however many
+/// steps stand before it.
+pub(super) async fn waits(tx: &mut Tx, runs: Vec<Uuid>) -> Result<HashMap<(Uuid, i16), Vec<Wait>>> {
     let sql = "with asked as materialized (
           select step.run_id, step.position, step.name, step.due_at, run.workflow, definition.host,
             definition.step is not distinct from step.name as is_known,
@@ -96,7 +86,7 @@ pub(super) async fn waits(tx: &mut Tx, runs: Vec<Uuid>) -> Result<Waits> {
           and gates.name = asked.name
           and gates.host is not distinct from asked.host";
     let rows: Vec<Row> = tx.query_as(sql).bind(runs).fetch_all(tx.connection()).await?;
-    Ok(Waits(rows.into_iter().map(|row| ((row.run_id, row.position), row.waits())).collect()))
+    Ok(rows.into_iter().map(|row| ((row.run_id, row.position), row.waits())).collect())
 }
 
 impl Row {
