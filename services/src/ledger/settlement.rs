@@ -6,6 +6,7 @@ pub(crate) mod tests;
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 use workflows::{
     calls::InFlight,
@@ -27,7 +28,9 @@ pub struct Settlement {
     pub step: StepName,
     pub to: StepState,
     pub spent: Spent,
-    pub due: DueIn,
+    /// After how long a step that goes back to `due` may be dispatched. None: when an earlier step
+    /// has run again.
+    pub due: Option<Duration>,
     pub attempt: Attempt,
     pub output: Option<Value>,
     pub memory: Memory,
@@ -60,22 +63,18 @@ pub enum Fence {
     Expiry,
 }
 
-/// When a step that goes back to `due` may be dispatched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DueIn {
-    After(Duration),
-    /// When an earlier step has run again.
-    Waiting,
-}
-
-/// What the settle does to the run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the settle does to the run. Serialised as `sluice.settle` reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "then", rename_all = "snake_case")]
 pub enum Then {
     Nothing,
     /// The step after this one becomes due.
-    Advance(StepName),
+    Advance {
+        next: StepName,
+    },
     /// An earlier step becomes due again, and those between wait for it.
     Rerun {
+        #[serde(rename = "target")]
         position: i16,
         send_backs: u32,
     },
@@ -84,7 +83,9 @@ pub enum Then {
     Cancel,
     /// The run needs a person. `position` is the step at which a revival resumes.
     Die {
+        #[serde(rename = "target")]
         position: i16,
+        #[serde(rename = "target_step")]
         step: StepName,
         reason: DeathReason,
     },
@@ -101,8 +102,8 @@ pub enum Quiet {
     Unsure,
 }
 
-/// The row that says how the attempt ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The row that says how the attempt ended. Serialised as `sluice.settle` reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Attempt {
     pub outcome: &'static str,
     pub class: Option<Class>,
@@ -200,7 +201,7 @@ impl<'a> Plan<'a> {
             step: step.clone(),
             to: StepState::Running,
             spent,
-            due: DueIn::After(Duration::ZERO),
+            due: Some(Duration::ZERO),
             attempt: Attempt::default(),
             output: None,
             memory: Memory::default(),
@@ -219,20 +220,12 @@ impl<'a> Plan<'a> {
         self.settlement.to = step.state;
         self.settlement.spent = step.spent;
         self.settlement.due = match wanted {
-            Move::Fail => DueIn::After(retry.after_failure(step.spent, self.jitter)),
-            Move::Expire => DueIn::After(retry.after_crash(step.spent, self.jitter)),
-            Move::Defer => DueIn::After(retry.after_defer(step.spent, self.asked, self.jitter)),
-            Move::SendBack => DueIn::Waiting,
-            _ => DueIn::After(Duration::ZERO),
+            Move::Fail => Some(retry.after_failure(step.spent, self.jitter)),
+            Move::Expire => Some(retry.after_crash(step.spent, self.jitter)),
+            Move::Defer => Some(retry.after_defer(step.spent, self.asked, self.jitter)),
+            Move::SendBack => None,
+            _ => Some(Duration::ZERO),
         };
-        self.record(outcome, failure);
-        for effect in effects {
-            self.bring(effect);
-        }
-        Ok(self.settlement)
-    }
-
-    fn record(&mut self, outcome: &'static str, failure: Option<Failure>) {
         self.settlement.attempt.outcome = outcome;
         if let Some(failure) = failure {
             self.settlement.attempt.class = Some(failure.class);
@@ -240,6 +233,10 @@ impl<'a> Plan<'a> {
             self.settlement.attempt.error = Some(failure.message);
             self.settlement.memory = failure.memory;
         }
+        for effect in effects {
+            self.bring(effect);
+        }
+        Ok(self.settlement)
     }
 
     fn bring(&mut self, effect: Effect) {
@@ -247,7 +244,7 @@ impl<'a> Plan<'a> {
         match effect {
             Effect::Advance => {
                 if let Some(next) = self.workflow.step(position + 1) {
-                    self.settlement.then = Then::Advance(next.name.clone());
+                    self.settlement.then = Then::Advance { next: next.name.clone() };
                 }
             }
             Effect::EndRun(RunState::Succeeded) => self.settlement.then = Then::Succeed,

@@ -359,7 +359,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     /// the step creates and deletes nothing.
     fn make_ready<'a>(&self, in_hand: &InHand<'a>, settlement: &mut Settlement) -> Option<Ready<'a>> {
         let InHand { claim, definition, .. } = in_hand;
-        let Then::Advance(name) = &settlement.then else { return None };
+        let Then::Advance { next: name } = &settlement.then else { return None };
         let key = DueKey { run: claim.key.run, position: claim.key.position + 1, generation: 1 };
         let step = definition.step(key.position).filter(|step| step.reach == Reach::Shared)?;
         let place = (self.places)(name)?;

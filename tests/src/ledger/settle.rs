@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::Value;
 use sluice::ledger::{
     CarriedOn, Expired, Key, Settled, Settlement,
-    settlement::{CarryOn, DueIn, Fence, Quiet, Then},
+    settlement::{CarryOn, Fence, Quiet, Then},
 };
 use workflows::{
     definition::EXCLUSIVE_CALL,
@@ -46,7 +46,7 @@ impl Tx<'_> {
                 self.wait_for_quiet(run, position, free_at);
                 self.due_now(run, position)
             }
-            Then::Advance(_) => self.due_now(run, position + 1),
+            Then::Advance { .. } => self.due_now(run, position + 1),
             Then::Rerun { position, .. } => self.due_now(run, *position),
             Then::Succeed | Then::Cancel | Then::Die { .. } => None,
         };
@@ -63,7 +63,7 @@ impl Tx<'_> {
         let is_quiet = settlement.quiet == Quiet::Yes || !self.guards(Safeguard::SingleFlight);
         let are_plain = self.all_gates_are_plain() || !self.guards(Safeguard::GateAtClaim);
         let next = self.tables.steps.get(&(run, position + 1))?;
-        let is_new = matches!(settlement.then, Then::Advance(_)) && next.generation == 1;
+        let is_new = matches!(settlement.then, Then::Advance { .. }) && next.generation == 1;
         if !(is_quiet && are_plain && is_new) {
             return None;
         }
@@ -137,10 +137,7 @@ impl Tx<'_> {
         if let Some(output) = &settlement.output {
             step.output = Some(output.clone());
         }
-        step.due_at = match settlement.due {
-            DueIn::After(delay) => Some(now + delay).filter(|_| settlement.to == StepState::Due),
-            DueIn::Waiting => None,
-        };
+        step.due_at = settlement.due.filter(|_| settlement.to == StepState::Due).map(|delay| now + delay);
         self.follow(settlement);
     }
 
@@ -149,7 +146,7 @@ impl Tx<'_> {
         let now = Some(self.now);
         match &settlement.then {
             Then::Nothing => {}
-            Then::Advance(next) => {
+            Then::Advance { next } => {
                 let priority = self.tables.steps.get(&(run, position)).map_or(0, |step| step.priority);
                 match self.tables.steps.get_mut(&(run, position + 1)) {
                     Some(there) if there.state == StepState::Due => there.become_due(now),

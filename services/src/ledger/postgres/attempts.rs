@@ -15,7 +15,7 @@ use workflows::{
 use super::{Postgres, count, duration, ended::EndedRow, is_locked, is_row_fault, label, parse, seconds};
 use crate::ledger::{
     Ask, CarriedOn, Claim, Claimed, Due, DueKey, Error, Key, Lease, Result, Settled, Worker,
-    settlement::{DueIn, Fence, Quiet, Settlement, Then},
+    settlement::{Fence, Quiet, Settlement, Then},
 };
 
 #[derive(FromRow)]
@@ -237,39 +237,19 @@ impl SettledRow {
 /// What `sluice.settle` reads of one settlement; what is absent is null there.
 fn columns(settlement: &Settlement, at: usize, next_token: Token) -> Value {
     let Settlement { key, attempt, spent, memory, carry_on, .. } = settlement;
-    let due = if let DueIn::After(delay) = settlement.due { Some(seconds(delay)) } else { None };
     let span = carry_on.as_ref().and_then(|carry_on| carry_on.span.as_ref());
-    let then = match &settlement.then {
-        Then::Nothing => json!({ "then": "nothing" }),
-        Then::Advance(next) => json!({ "then": "advance", "next": next }),
-        Then::Rerun { position, send_backs } => {
-            json!({ "then": "rerun", "target": position, "send_backs": send_backs })
-        }
-        Then::Succeed => json!({ "then": "succeed" }),
-        Then::Cancel => json!({ "then": "cancel" }),
-        Then::Die { position, step, reason } => {
-            json!({ "then": "die", "target": position, "target_step": step, "reason": reason.as_str() })
-        }
-    };
-    let of_attempt = json!({
+    let of_step = json!({
         "at": at,
         "run": key.run,
         "position": key.position,
         "token": key.token.bits(),
         "expiry": settlement.fence == Fence::Expiry,
         "to_state": settlement.to.as_str(),
-        "due": due,
+        "due": settlement.due.map(seconds),
         "failures": spent.failures,
         "crashes": spent.crashes,
         "defers": spent.defers,
         "output": settlement.output,
-        "outcome": attempt.outcome,
-        "class": attempt.class.map(|class| class.as_str()),
-        "http_status": attempt.http_status,
-        "error": attempt.error,
-        "note": attempt.note,
-        "trace_id": attempt.trace_id,
-        "span_id": attempt.span_id,
         "memory": (!memory.is_empty()).then(|| memory.as_json()),
         "quiet": settlement.quiet == Quiet::Yes,
         "exclusive": settlement.exclusive,
@@ -278,8 +258,7 @@ fn columns(settlement: &Settlement, at: usize, next_token: Token) -> Value {
         "context": span.map(|span| span.ids.traceparent()),
         "parent": span.and_then(|span| span.parent.as_deref()),
     });
-    let columns = [of_attempt, then]
-        .into_iter()
-        .filter_map(|part| if let Value::Object(part) = part { Some(part) } else { None });
+    let parts = [of_step, json!(attempt), json!(settlement.then)];
+    let columns = parts.into_iter().filter_map(|part| if let Value::Object(part) = part { Some(part) } else { None });
     columns.flatten().filter(|(_, value)| !value.is_null()).collect()
 }

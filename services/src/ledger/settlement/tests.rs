@@ -102,7 +102,7 @@ fn a_success_makes_the_next_step_due_and_keeps_what_was_learnt() {
 
     assert_eq!((settlement.key, settlement.fence), (claim(1).key, Fence::Token));
     assert_eq!((settlement.to, settlement.spent), (StepState::Succeeded, Spent { defers: 0, ..SPENT }));
-    assert_eq!(settlement.then, Then::Advance(name("third")));
+    assert_eq!(settlement.then, Then::Advance { next: name("third") });
     assert_eq!((settlement.output, settlement.memory), (Some(json!({ "made": 1 })), memory));
     let attempt = Attempt { outcome: "succeeded", note: Some("adopted".to_owned()), ..Attempt::default() };
     assert_eq!(settlement.attempt, attempt);
@@ -123,8 +123,8 @@ fn a_failure_is_counted_and_due_after_the_policys_delay_which_the_jitter_spreads
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!(settlement.spent, Spent { failures: 2, defers: 0, ..SPENT });
     // The second failure: twice the base, all of it at the highest jitter.
-    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(2)));
-    assert_eq!(sooner.due, DueIn::After(Duration::from_secs(1)));
+    assert_eq!(settlement.due, Some(Duration::from_secs(2)));
+    assert_eq!(sooner.due, Some(Duration::from_secs(1)));
     assert_records_the_failure(&settlement, "failed");
 }
 
@@ -148,8 +148,8 @@ fn a_defer_counts_nowhere_and_waits_as_long_as_it_was_asked_to_or_longer_each_ti
 
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!(settlement.spent, Spent { defers: 5, ..SPENT });
-    assert_eq!(settlement.due, DueIn::After(Duration::from_secs(120)));
-    assert_eq!(defer(None).due, DueIn::After(Duration::from_secs(16)));
+    assert_eq!(settlement.due, Some(Duration::from_secs(120)));
+    assert_eq!(defer(None).due, Some(Duration::from_secs(16)));
     assert_records_the_failure(&settlement, "deferred");
 }
 
@@ -157,7 +157,7 @@ fn a_defer_counts_nowhere_and_waits_as_long_as_it_was_asked_to_or_longer_each_ti
 fn a_send_back_waits_for_the_earlier_step_to_run_again() {
     let settlement = plan(&claim(2), Outcome::SendBack { to: name("first"), failure: failure() });
 
-    assert_eq!((settlement.to, settlement.due), (StepState::Due, DueIn::Waiting));
+    assert_eq!((settlement.to, settlement.due), (StepState::Due, None));
     assert_eq!(settlement.then, Then::Rerun { position: 0, send_backs: 1 });
     assert_eq!(settlement.spent, Spent { defers: 0, ..SPENT });
     assert_records_the_failure(&settlement, "sent_back");
@@ -172,7 +172,7 @@ fn a_send_back_too_many_ends_the_run_at_the_earlier_step() {
 
     assert_eq!(settlement.then, death(DeathReason::AttemptsExhausted));
     // It is the earlier step that is dead; this one waits for it.
-    assert_eq!((settlement.to, settlement.due), (StepState::Due, DueIn::Waiting));
+    assert_eq!((settlement.to, settlement.due), (StepState::Due, None));
     assert_records_the_failure(&settlement, "sent_back");
 }
 
@@ -246,7 +246,7 @@ fn a_crash_is_counted_and_guarded_by_the_expiry() {
     assert_eq!((settlement.fence, settlement.quiet), (Fence::Expiry, Quiet::Unsure));
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!(settlement.spent, Spent { crashes: 1, defers: 0, ..SPENT });
-    assert_eq!(settlement.due, DueIn::After(Duration::ZERO));
+    assert_eq!(settlement.due, Some(Duration::ZERO));
     assert_eq!((settlement.attempt.outcome, settlement.attempt.class), ("crashed", Some(Class::WorkerLost)));
     assert!(settlement.attempt.error.is_some());
 }
@@ -266,6 +266,6 @@ fn a_lost_lease_whose_worker_lives_is_no_crash() {
     assert_eq!((settlement.fence, settlement.quiet), (Fence::Expiry, Quiet::Unsure));
     assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
     assert_eq!((settlement.spent.crashes, settlement.spent.failures), (LIMITS.crashes - 1, SPENT.failures));
-    assert_eq!(settlement.due, DueIn::After(Duration::ZERO));
+    assert_eq!(settlement.due, Some(Duration::ZERO));
     assert_eq!((settlement.attempt.outcome, settlement.attempt.class), ("deferred", Some(Class::WorkerLost)));
 }

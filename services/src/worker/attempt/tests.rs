@@ -268,7 +268,7 @@ impl WorkerLedger for Stub {
                 .carry_on
                 .as_ref()
                 .map(|_| CarriedOn { token: Token::new(2), memory: Memory::default().with("token", "theirs") });
-            let advances = matches!(settlement.then, Then::Advance(_)) && carried_on.is_none();
+            let advances = matches!(settlement.then, Then::Advance { .. }) && carried_on.is_none();
             let due = advances.then(|| Due {
                 key: DueKey { run: settlement.key.run, position: 1, generation: 1 },
                 step: "second".parse().unwrap(),
