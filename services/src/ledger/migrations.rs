@@ -241,15 +241,6 @@ async fn apply_patiently(
     apply_once(connection, choices, tell).await
 }
 
-/// What `sluice.adapt()` did, or could not do.
-#[derive(FromRow)]
-struct Line {
-    item: String,
-    done: bool,
-    without: Option<String>,
-    mend: Option<String>,
-}
-
 /// One transaction: a refusal undoes it all.
 async fn apply_once(
     connection: &mut PgConnection,
@@ -273,20 +264,18 @@ async fn apply_once(
         let decide = sqlx::query("select sluice.decide($1, $2)").bind(choice.name).bind(&choice.value);
         decide.execute(&mut *tx).await.map_err(|error| refusal(error, None))?;
     }
-    let lines: Vec<Line> = sqlx::query_as("select * from sluice.adapt()")
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(|error| refusal(error, None))?;
+    let adapt = sqlx::query_as("select item, done, without, mend from sluice.adapt()").fetch_all(&mut *tx);
+    let lines: Vec<(String, bool, Option<String>, Option<String>)> =
+        adapt.await.map_err(|error| refusal(error, None))?;
     tx.commit().await?;
 
     applied.iter().for_each(|(migration, took)| tell(Progress::Applied { migration, took: *took }));
     let mut missing = Vec::new();
-    for Line { item, done, without, mend } in lines {
+    for (item, done, without, mend) in lines {
+        let (without, mend) = (without.unwrap_or_default(), mend.unwrap_or_default());
         match done {
             true => tell(Progress::Brought { item: &item }),
-            false => {
-                missing.push(Missing { item, without: without.unwrap_or_default(), mend: mend.unwrap_or_default() })
-            }
+            false => missing.push(Missing { item, without, mend }),
         }
     }
     Ok(missing)

@@ -1,10 +1,7 @@
 //! A run as a scenario: only what `ledger::scenario` names leaves the ledger.
 
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use workflows::ids::RunId;
 
 use super::{
@@ -19,36 +16,28 @@ use crate::ledger::{
 /// The run, none where there is no such run. An error where this build does not know a label that
 /// the run has.
 pub async fn export(ledger: &Postgres, id: RunId) -> Result<Option<Scenario>> {
-    let detail = detail(ledger, id, MOST).await?;
-    detail.as_ref().map(scenario).transpose()
-}
-
-fn scenario(RunDetail { run, attempts, .. }: &RunDetail) -> Result<Scenario> {
-    let mut attempts: Vec<&Attempt> = attempts.iter().collect();
+    let Some(RunDetail { run, mut attempts, .. }) = detail(ledger, id, MOST).await? else { return Ok(None) };
     attempts.sort_by_key(|attempt| attempt.started_at);
-    let met = attempts.into_iter().map(|attempt| Ok((attempt.worker.clone(), met(attempt, run.created_at)?)));
-    Ok(Scenario::of(known(&run.workflow)?, run.version, known(&run.state)?, met.collect::<Result<_>>()?))
+    let met = attempts.iter().map(|attempt| Ok((attempt.worker.clone(), met(attempt, run.created_at)?)));
+    let met = met.collect::<Result<_>>()?;
+    Ok(Some(Scenario::of(known(&run.workflow)?, run.version, known(&run.state)?, met)))
 }
 
 /// Its worker is numbered by the scenario.
 fn met(attempt: &Attempt, began: DateTime<Utc>) -> Result<Met> {
-    let after = |moment: DateTime<Utc>| (moment - began).to_std().unwrap_or(Duration::ZERO);
-    let (began, ended) = (after(attempt.started_at), after(attempt.ended_at));
+    // Nothing, where the clock was set back.
+    let millis = |lasted: TimeDelta| u64::try_from(lasted.num_milliseconds()).unwrap_or_default();
     Ok(Met {
         step: known(&attempt.step)?,
         worker: 0,
-        began_ms: millis(began),
-        took_ms: millis(ended.saturating_sub(began)),
+        began_ms: millis(attempt.started_at - began),
+        took_ms: millis(attempt.ended_at - attempt.started_at.max(began)),
         outcome: attempt.outcome.clone(),
         class: attempt.class.as_deref().map(known).transpose()?,
         http_status: attempt.http_status.and_then(|status| u16::try_from(status).ok()),
     })
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn known<T: DeserializeOwned>(label: &str) -> Result<T> {
-    serde_json::from_value(Value::String(label.to_owned())).map_err(|error| Error::Unreadable(error.to_string()))
+    serde_json::from_value(label.into()).map_err(|error| Error::Unreadable(error.to_string()))
 }

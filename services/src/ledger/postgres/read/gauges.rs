@@ -50,7 +50,9 @@ pub async fn gauges(ledger: &Postgres, max_age: Duration) -> Result<Gauges> {
     let gauges = match lock_if_older(&mut tx, max_age).await? {
         Some(now) => {
             let taken = take(&mut tx).await?;
-            keep(&mut tx, &taken).await?;
+            let kept = serde_json::to_value(&taken).map_err(|error| Error::Unreadable(error.to_string()))?;
+            let keep = tx.query("update sluice.gauges set taken_at = now(), taken = $1").bind(kept);
+            keep.execute(tx.connection()).await?;
             Gauges { now, taken }
         }
         None => kept(&mut tx).await?,
@@ -71,27 +73,15 @@ async fn lock_if_older(tx: &mut Tx, age: Duration) -> Result<Option<DateTime<Utc
 }
 
 async fn take(tx: &mut Tx) -> Result<Taken> {
+    let oldest = tx.query_as("select min(created_at) from sluice.event where published_at is null");
+    let (oldest_event_at,) = oldest.fetch_one(tx.connection()).await?;
     Ok(Taken {
         steps: steps(tx).await?,
         gates: gates(tx).await?,
         letters: open_letters(tx).await?,
         pending: pending_projections(tx).await?,
-        oldest_event_at: oldest_event(tx).await?,
+        oldest_event_at,
     })
-}
-
-async fn oldest_event(tx: &mut Tx) -> Result<Option<DateTime<Utc>>> {
-    let (oldest,) = tx
-        .query_as("select min(created_at) from sluice.event where published_at is null")
-        .fetch_one(tx.connection())
-        .await?;
-    Ok(oldest)
-}
-
-async fn keep(tx: &mut Tx, taken: &Taken) -> Result<()> {
-    let taken = serde_json::to_value(taken).map_err(|error| Error::Unreadable(error.to_string()))?;
-    tx.query("update sluice.gauges set taken_at = now(), taken = $1").bind(taken).execute(tx.connection()).await?;
-    Ok(())
 }
 
 /// What another relay took. One of another version may have kept another form: then they are taken
