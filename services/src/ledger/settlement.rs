@@ -132,8 +132,7 @@ impl Settlement {
         quiet: Quiet,
         jitter: f64,
     ) -> Result<Self, Illegal> {
-        let Claim { key, workflow: name, step, spent, .. } = claim;
-        let mut plan = Plan::new(*key, name, step, *spent, workflow, quiet, jitter);
+        let mut plan = Plan::new(claim.key, &claim.step, claim.spent, workflow, quiet, jitter);
         match outcome {
             Outcome::Success { output, memory, note } => {
                 plan.settlement.output = Some(output);
@@ -160,8 +159,7 @@ impl Settlement {
     /// What the ledger must write for a lease that ran out. A worker that lives on has lost its
     /// lease, not crashed.
     pub fn rescue(expired: &Expired, workflow: &Definition, jitter: f64) -> Result<Self, Illegal> {
-        let Expired { key, workflow: name, step, spent, .. } = expired;
-        let mut plan = Plan::new(*key, name, step, *spent, workflow, Quiet::Unsure, jitter);
+        let mut plan = Plan::new(expired.key, &expired.step, expired.spent, workflow, Quiet::Unsure, jitter);
         plan.settlement.fence = Fence::Expiry;
         if expired.worker_lives {
             let failure =
@@ -185,19 +183,11 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Of the attempt of this step, which had spent so much before.
-    fn new(
-        key: Key,
-        name: &WorkflowName,
-        step: &StepName,
-        spent: Spent,
-        workflow: &'a Definition,
-        quiet: Quiet,
-        jitter: f64,
-    ) -> Self {
+    fn new(key: Key, step: &StepName, spent: Spent, workflow: &'a Definition, quiet: Quiet, jitter: f64) -> Self {
         let settlement = Settlement {
             key,
             fence: Fence::Token,
-            workflow: name.clone(),
+            workflow: workflow.name.clone(),
             step: step.clone(),
             to: StepState::Running,
             spent,

@@ -228,12 +228,6 @@ impl Memory {
     }
 }
 
-impl From<Map<String, Value>> for Memory {
-    fn from(map: Map<String, Value>) -> Self {
-        Self(map)
-    }
-}
-
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")

@@ -75,24 +75,19 @@ pub(super) async fn claim(ledger: &Postgres, worker: &Worker, asked: &[Ask]) -> 
 impl ClaimRow {
     fn answer(self, key: DueKey, token: Token) -> Result<Claimed> {
         Ok(match self.answer.as_str() {
-            "yes" => {
-                let key = Key { run: key.run, position: key.position, token };
-                let missing = || Error::Unreadable(format!("a claim of {} without all its columns", key.run));
-                Claimed::Yes(Box::new(self.claim(key)?.ok_or_else(missing)?))
-            }
+            "yes" => Claimed::Yes(Box::new(self.claim(Key { run: key.run, position: key.position, token })?)),
             refusal => label(refusal).map_or(Claimed::Stale, Claimed::Refused),
         })
     }
 
-    /// None where a column is missing that every claim has.
-    fn claim(self, key: Key) -> Result<Option<Claim>> {
+    fn claim(self, key: Key) -> Result<Claim> {
         let (Some(workflow), Some(version), Some(step), Some(subject), Some(resource), Some(secret)) =
             (self.workflow, self.version, self.step, self.subject, self.resource, self.secret)
         else {
-            return Ok(None);
+            return Err(Error::Unreadable(format!("a claim of {} without all its columns", key.run)));
         };
         let number = |column: Option<i32>| count(column.unwrap_or_default());
-        Ok(Some(Claim {
+        Ok(Claim {
             key,
             workflow: parse(&workflow)?,
             version,
@@ -116,7 +111,7 @@ impl ClaimRow {
             traceparent: self.traceparent,
             age: duration(self.age),
             waited: self.waited.and_then(|waited| serde_json::from_value(waited).ok()),
-        }))
+        })
     }
 }
 

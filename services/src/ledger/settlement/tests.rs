@@ -240,32 +240,21 @@ fn rescue(crashes: u32, worker_lives: bool) -> Settlement {
 }
 
 #[test]
-fn a_crash_is_counted_and_guarded_by_the_expiry() {
-    let settlement = rescue(0, false);
+fn a_lease_that_ran_out_is_a_crash_unless_its_worker_lives_and_is_guarded_by_the_expiry() {
+    let (last, died) = (LIMITS.crashes - 1, death(DeathReason::WorkerLost));
+    let spent = |crashes, defers| Spent { crashes, defers, ..SPENT };
+    for (what, crashes, worker_lives, left, to, then, outcome) in [
+        ("a crash is counted", 0, false, spent(1, 0), StepState::Due, Then::Nothing, "crashed"),
+        ("the last of the budget ends the run", last, false, spent(last + 1, 0), StepState::Dead, died, "crashed"),
+        ("a worker that lives", last, true, spent(last, SPENT.defers + 1), StepState::Due, Then::Nothing, "deferred"),
+    ] {
+        let settlement = rescue(crashes, worker_lives);
 
-    assert_eq!((settlement.fence, settlement.quiet), (Fence::Expiry, Quiet::Unsure));
-    assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
-    assert_eq!(settlement.spent, Spent { crashes: 1, defers: 0, ..SPENT });
-    assert_eq!(settlement.due, Some(Duration::ZERO));
-    assert_eq!((settlement.attempt.outcome, settlement.attempt.class), ("crashed", Some(Class::WorkerLost)));
-    assert!(settlement.attempt.error.is_some());
-}
-
-#[test]
-fn the_last_crash_of_the_budget_ends_the_run() {
-    let settlement = rescue(LIMITS.crashes - 1, false);
-
-    assert_eq!((settlement.to, settlement.spent.crashes), (StepState::Dead, LIMITS.crashes));
-    assert_eq!(settlement.then, death(DeathReason::WorkerLost));
-}
-
-#[test]
-fn a_lost_lease_whose_worker_lives_is_no_crash() {
-    let settlement = rescue(LIMITS.crashes - 1, true);
-
-    assert_eq!((settlement.fence, settlement.quiet), (Fence::Expiry, Quiet::Unsure));
-    assert_eq!((settlement.to, settlement.then.clone()), (StepState::Due, Then::Nothing));
-    assert_eq!((settlement.spent.crashes, settlement.spent.failures), (LIMITS.crashes - 1, SPENT.failures));
-    assert_eq!(settlement.due, Some(Duration::ZERO));
-    assert_eq!((settlement.attempt.outcome, settlement.attempt.class), ("deferred", Some(Class::WorkerLost)));
+        assert_eq!((settlement.fence, settlement.quiet), (Fence::Expiry, Quiet::Unsure), "{what}");
+        assert_eq!((settlement.to, settlement.then, settlement.spent), (to, then, left), "{what}");
+        assert!(to == StepState::Dead || settlement.due == Some(Duration::ZERO), "{what}");
+        let attempt = settlement.attempt;
+        assert_eq!((attempt.outcome, attempt.class), (outcome, Some(Class::WorkerLost)), "{what}");
+        assert!(attempt.error.is_some(), "{what}");
+    }
 }
