@@ -6,7 +6,7 @@ use reqwest::{Client, Method, Response, StatusCode, Url, header::RETRY_AFTER};
 use serde_json::{Value, json};
 use workflows::{
     breaker::{Answer, Probed, Word},
-    calls::CallEnd,
+    calls::InFlight,
     outcome::{Class, Failure, HostSignal, Mend, Outcome},
     workflow::{Boxed, Probe},
 };
@@ -118,12 +118,12 @@ impl Error {
 
     /// Whether the service may still be at work on the call: where a proxy, or a clock, answered in
     /// its place.
-    pub fn call_end(&self) -> CallEnd {
+    pub fn call_end(&self) -> InFlight {
         match self {
-            Self::Refused { status, .. } if matches!(status.as_u16(), 408 | 502..=504) => CallEnd::Unknown,
-            Self::Refused { .. } => CallEnd::Final,
-            Self::Unreachable => CallEnd::NotSent,
-            Self::NoAnswer => CallEnd::Unknown,
+            Self::Refused { status, .. } if matches!(status.as_u16(), 408 | 502..=504) => InFlight::Unknown,
+            Self::Refused { .. } => InFlight::Landed,
+            Self::Unreachable => InFlight::Never,
+            Self::NoAnswer => InFlight::Unknown,
         }
     }
 }
@@ -214,7 +214,7 @@ mod tests {
     fn a_call_that_a_proxy_or_a_clock_gave_up_may_still_be_under_way() {
         let end = |status| Error::Refused { status: StatusCode::from_u16(status).unwrap(), hold: None }.call_end();
 
-        assert_eq!([408, 502, 504].map(end), [CallEnd::Unknown; 3]);
-        assert_eq!([422, 429, 500].map(end), [CallEnd::Final; 3]);
+        assert_eq!([408, 502, 504].map(end), [InFlight::Unknown; 3]);
+        assert_eq!([422, 429, 500].map(end), [InFlight::Landed; 3]);
     }
 }

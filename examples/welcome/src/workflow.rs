@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use workflows::{
-    calls::{CallEnd, ExclusiveCalls, Withheld},
+    calls::{ExclusiveCalls, InFlight, Withheld},
     definition::{Definition, LEASE, Reach, Step},
     ids::StepName,
     outcome::{Class, Failure, Memory, Outcome, StepInput},
@@ -38,7 +38,7 @@ impl Welcome {
         // A create goes through the attempt's exclusive calls: it is sent only with enough lease
         // left.
         let create = self.mailer.create_contact(given.resource.as_str(), &customer.email);
-        let end = |result: &Result<(), Error>| result.as_ref().map_or_else(Error::call_end, |()| CallEnd::Final);
+        let end = |result: &Result<(), Error>| result.as_ref().map_or_else(Error::call_end, |()| InFlight::Landed);
         match calls.send(create, end).await {
             Ok(result) => done(result, json!(customer), Memory::default().with("contact", true)),
             Err(Withheld) => {

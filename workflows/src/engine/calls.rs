@@ -14,26 +14,15 @@ pub enum Permission {
     Withheld,
 }
 
-/// What is known of the calls that one attempt sent.
+/// Whether the API may still be at work on a call, or on one of all that an attempt sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InFlight {
     /// None was sent.
     Never,
-    /// One was sent, and its final answer has not come (yet, or ever): it may be under way.
+    /// Its final answer has not come (yet, or ever): only our waiting may have ended.
     Unknown,
-    /// Each that was sent has its final answer.
+    /// The API has finished with each that was sent.
     Landed,
-}
-
-/// How one call ended, as far as the API's part in it goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallEnd {
-    /// It was never sent.
-    NotSent,
-    /// The API has finished with it.
-    Final,
-    /// Only our waiting has ended.
-    Unknown,
 }
 
 /// The lease is not known to hold for long enough for a call that creates or deletes: nothing was
@@ -65,8 +54,7 @@ impl<'a> ExclusiveCalls<'a> {
         Self { permit, in_flight: Mutex::new(InFlight::Never) }
     }
 
-    /// Whether a call may still be under way. A call that was dropped in the middle counts as under
-    /// way.
+    /// Of all calls so far. One that was dropped in the middle counts as under way.
     pub fn in_flight(&self) -> InFlight {
         *self.in_flight.lock()
     }
@@ -75,21 +63,19 @@ impl<'a> ExclusiveCalls<'a> {
     pub async fn send<T>(
         &self,
         call: impl Future<Output = T> + Send,
-        end: impl FnOnce(&T) -> CallEnd,
+        end: impl FnOnce(&T) -> InFlight,
     ) -> Result<T, Withheld> {
         if self.permit.permission().await == Permission::Withheld {
             return Err(Withheld);
         }
         let before = std::mem::replace(&mut *self.in_flight.lock(), InFlight::Unknown);
         let result = call.await;
-        let after = match end(&result) {
-            CallEnd::NotSent => before,
-            CallEnd::Unknown => InFlight::Unknown,
+        *self.in_flight.lock() = match end(&result) {
+            InFlight::Never => before,
             // One that landed says nothing about an earlier one that did not.
-            CallEnd::Final if before == InFlight::Unknown => before,
-            CallEnd::Final => InFlight::Landed,
+            InFlight::Landed if before == InFlight::Unknown => before,
+            end => end,
         };
-        *self.in_flight.lock() = after;
         Ok(result)
     }
 }

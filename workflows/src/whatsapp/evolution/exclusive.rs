@@ -5,7 +5,7 @@ use std::{future::Future, ops::Deref};
 
 use super::{ApiError, Call, Created, ErrorKind, ExclusiveEvolution, classify};
 use crate::{
-    calls::{CallEnd, ExclusiveCalls, Withheld},
+    calls::{ExclusiveCalls, InFlight, Withheld},
     secret::Secret,
     whatsapp::names::InstanceName,
 };
@@ -39,7 +39,7 @@ impl<'a, C: ExclusiveEvolution> ExclusiveApi<'a, C> {
         call: Call,
         sent: impl Future<Output = Result<T, ApiError>> + Send,
     ) -> Result<T, ApiError> {
-        let sent = self.calls.send(sent, |result| result.as_ref().map_or_else(call_end, |_| CallEnd::Final)).await;
+        let sent = self.calls.send(sent, |result| result.as_ref().map_or_else(call_end, |_| InFlight::Landed)).await;
         sent.unwrap_or_else(|Withheld| Err(ApiError { call, kind: ErrorKind::Withheld }))
     }
 }
@@ -52,10 +52,10 @@ impl<C> Deref for ExclusiveApi<'_, C> {
     }
 }
 
-fn call_end(error: &ApiError) -> CallEnd {
+fn call_end(error: &ApiError) -> InFlight {
     match error {
-        error if classify::never_left(error) => CallEnd::NotSent,
-        error if classify::is_final(error) => CallEnd::Final,
-        _ => CallEnd::Unknown,
+        error if classify::never_left(error) => InFlight::Never,
+        error if classify::is_final(error) => InFlight::Landed,
+        _ => InFlight::Unknown,
     }
 }
