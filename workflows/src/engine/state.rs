@@ -178,22 +178,15 @@ pub fn transition(step: Standing, wanted: Move, limits: &Limits) -> Result<(Stan
         }
         (Running, Move::Fail) => {
             let spent = Spent { failures: spent.failures + 1, ..rested };
-            retried_or_dead(spent, spent.failures >= limits.failures, DeathReason::AttemptsExhausted)
+            ended(spent, (spent.failures >= limits.failures).then_some(DeathReason::AttemptsExhausted))
         }
         (Running, Move::Expire) => {
             let spent = Spent { crashes: spent.crashes + 1, ..rested };
-            retried_or_dead(spent, spent.crashes >= limits.crashes, DeathReason::WorkerLost)
+            ended(spent, (spent.crashes >= limits.crashes).then_some(DeathReason::WorkerLost))
         }
-        (Running, Move::Defer) => {
-            let spent = Spent { defers: spent.defers.saturating_add(1), ..spent };
-            (to(Due, spent), vec![Effect::RecordAttempt])
-        }
-        (Running, Move::SendBack) => (to(Due, rested), vec![Effect::RecordAttempt]),
-        (Running, Move::Refuse) => {
-            let mut effects = vec![Effect::RecordAttempt];
-            effects.extend(death(DeathReason::PermanentError));
-            (to(Dead, rested), effects)
-        }
+        (Running, Move::Defer) => ended(Spent { defers: spent.defers.saturating_add(1), ..spent }, None),
+        (Running, Move::SendBack) => ended(rested, None),
+        (Running, Move::Refuse) => ended(rested, Some(DeathReason::PermanentError)),
         (Running, Move::Cancel) => {
             (to(Cancelled, rested), vec![Effect::RecordAttempt, Effect::EndRun(RunState::Cancelled)])
         }
@@ -211,12 +204,11 @@ pub fn transition(step: Standing, wanted: Move, limits: &Limits) -> Result<(Stan
     })
 }
 
-fn retried_or_dead(spent: Spent, dead: bool, reason: DeathReason) -> (Standing, Vec<Effect>) {
-    let mut effects = vec![Effect::RecordAttempt];
-    if dead {
-        effects.extend(death(reason));
-    }
-    (Standing { state: if dead { StepState::Dead } else { StepState::Due }, spent }, effects)
+/// The attempt ended without success: the step is due again, or dead.
+fn ended(spent: Spent, dies: Option<DeathReason>) -> (Standing, Vec<Effect>) {
+    let state = if dies.is_some() { StepState::Dead } else { StepState::Due };
+    let effects = [Effect::RecordAttempt].into_iter().chain(dies.into_iter().flat_map(death));
+    (Standing { state, spent }, effects.collect())
 }
 
 fn death(reason: DeathReason) -> Vec<Effect> {
