@@ -1,7 +1,7 @@
 //! A workflow as data: its name, its version, and its steps in order. A run keeps the version that
 //! it started with, so a changed list of steps is a new version beside the old one.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     ids::{StepName, WorkflowName},
@@ -117,23 +117,22 @@ impl Registry {
 
     /// Every API host that a step calls, once.
     pub fn hosts(&self) -> Vec<String> {
-        let mut hosts: Vec<_> =
-            self.workflows.iter().flat_map(|w| w.steps.iter().filter_map(|s| s.host.clone())).collect();
-        hosts.sort();
-        hosts.dedup();
-        hosts
+        let hosts: BTreeSet<_> = self.steps().filter_map(|step| step.host.clone()).collect();
+        hosts.into_iter().collect()
     }
 
     /// For so long a step may be in somebody's hand who does not renew any more.
     pub fn longest_lease(&self) -> Duration {
-        self.workflows.iter().flat_map(|w| w.steps.iter().map(|s| s.lease)).max().unwrap_or(LEASE)
+        self.steps().map(|step| step.lease).max().unwrap_or(LEASE)
     }
 
     /// The name of every step of every workflow, once: the queues that a relay serves.
     pub fn queues(&self) -> Vec<StepName> {
-        let mut names: Vec<_> = self.workflows.iter().flat_map(|w| w.steps.iter().map(|s| s.name.clone())).collect();
-        names.sort();
-        names.dedup();
-        names
+        let names: BTreeSet<_> = self.steps().map(|step| step.name.clone()).collect();
+        names.into_iter().collect()
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.workflows.iter().flat_map(|workflow| &workflow.steps)
     }
 }

@@ -1,8 +1,6 @@
 //! The faults in a program's definitions. A role says all of them before it starts, and refuses:
 //! the ledger and the workers take a definition as it is.
 
-use std::time::Duration;
-
 use super::definition::{BETWEEN_RENEWALS, Definition, EXCLUSIVE_CALL, LEASE, Reach, Registry, Step};
 
 /// One thing that forbids to run a definition.
@@ -46,28 +44,23 @@ fn problems(workflow: &Definition, before: &[&Definition]) -> Vec<String> {
 
 /// Of a lease that ends although its worker renews it, or that never leaves a call enough time.
 fn short_lease(step: &Step) -> Option<String> {
-    let (needed, what) = needed(step.reach);
+    let renewals = BETWEEN_RENEWALS.saturating_mul(3);
+    let (needed, what) = match step.reach {
+        Reach::Shared => (renewals, "three renewals"),
+        Reach::Exclusive => {
+            (renewals.max(BETWEEN_RENEWALS + EXCLUSIVE_CALL), "a renewal, and a call that creates or deletes,")
+        }
+    };
     let Step { name, lease, .. } = step;
     (*lease < needed).then(|| {
         format!("the step {name} has a lease of {lease:?}: {what} need {needed:?}; give it LEASE, which is {LEASE:?}")
     })
 }
 
-/// The shortest lease of such a step, and what takes it up.
-fn needed(reach: Reach) -> (Duration, &'static str) {
-    let renewals = BETWEEN_RENEWALS.saturating_mul(3);
-    match reach {
-        Reach::Shared => (renewals, "three renewals"),
-        Reach::Exclusive => {
-            (renewals.max(BETWEEN_RENEWALS + EXCLUSIVE_CALL), "a renewal, and a call that creates or deletes,")
-        }
-    }
-}
-
 /// Steps of one name share a queue, which stands behind the gate of one host.
 fn other_host(step: &Step, before: &[&Definition]) -> Option<String> {
-    let others = before.iter().flat_map(|workflow| workflow.steps.iter().map(move |other| (workflow, other)));
-    let (workflow, other) = others.into_iter().find(|(_, other)| other.name == step.name && other.host != step.host)?;
+    let mut others = before.iter().flat_map(|workflow| workflow.steps.iter().map(move |other| (workflow, other)));
+    let (workflow, other) = others.find(|(_, other)| other.name == step.name && other.host != step.host)?;
     Some(format!(
         "the step {} calls {}, and in {} it calls {}: they share a queue, so give both the same host, or one of them \
          another name",
@@ -88,6 +81,8 @@ fn label(workflow: &Definition) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::policy::Retry;
 

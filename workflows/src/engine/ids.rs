@@ -54,8 +54,7 @@ impl FromStr for RunId {
 }
 
 /// The fencing number that a claim draws: random 64 bits, compared for equality only.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(i64);
 
 impl Token {
@@ -85,7 +84,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $expected:literal, $fits:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[serde(try_from = "String")]
         pub struct $name(String);
 
         impl $name {
@@ -111,12 +110,6 @@ macro_rules! name {
 
             fn try_from(text: String) -> Result<Self, Invalid> {
                 text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> String {
-                name.0
             }
         }
 

@@ -71,12 +71,6 @@ impl Failure {
         self.mend = mend;
         self
     }
-
-    /// The same failure, which leaves this behind in the resource's memory.
-    pub fn remembering(mut self, memory: &Memory) -> Self {
-        self.memory.merge(memory);
-        self
-    }
 }
 
 impl Outcome {

@@ -50,11 +50,10 @@ impl Retry {
 
     /// The delay after a defer, never less than what the other side asked for.
     pub fn after_defer(&self, spent: Spent, asked: Option<Duration>, jitter: f64) -> Duration {
-        let own = equal_jitter(self.growing(spent.defers, DEFER_CAP), jitter);
         match asked {
             // Not all at the same moment: up to a fifth on top.
             Some(asked) => asked + asked.mul_f64(0.2 * jitter.clamp(0.0, 1.0)),
-            None => own,
+            None => equal_jitter(self.growing(spent.defers, DEFER_CAP), jitter),
         }
     }
 
@@ -67,7 +66,7 @@ impl Retry {
 
 /// Half of the delay is sure, the other half is drawn: neighbours spread, and nobody comes back at
 /// once.
-fn equal_jitter(delay: Duration, jitter: f64) -> Duration {
+pub(super) fn equal_jitter(delay: Duration, jitter: f64) -> Duration {
     delay.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
 

@@ -197,12 +197,12 @@ struct Gate {
 
 impl Gate {
     fn any(AnyGate { step, host, workflow }: AnyGate) -> Option<Self> {
-        let workflow = workflow.map(|workflow| Self { scope: Scope::Workflow, name: workflow.into() });
+        let workflow = workflow.map(|workflow| Self { scope: Scope::Workflow, name: workflow.to_string() });
         workflow.or_else(|| Self::limited(LimitedGate { step, host }))
     }
 
     fn limited(LimitedGate { step, host }: LimitedGate) -> Option<Self> {
-        let step = step.map(|step| Self { scope: Scope::Step, name: step.into() });
+        let step = step.map(|step| Self { scope: Scope::Step, name: step.to_string() });
         step.or_else(|| host.map(|name| Self { scope: Scope::Host, name }))
     }
 

@@ -209,7 +209,7 @@ fn whether_the_api_is_quiet_is_the_workers_to_say() {
 fn what_a_failure_leaves_behind_is_kept() {
     let memory = Memory::default().with("looks", 2);
 
-    let settlement = plan(&claim(1), Outcome::Retry(failure().remembering(&memory)));
+    let settlement = plan(&claim(1), Outcome::Retry(failure()).remembering(&memory));
 
     assert_eq!(settlement.memory, memory);
 }
