@@ -2,13 +2,12 @@
 //!
 //! `attempt` is one step from claim to settle, and what the tests call; `lease` keeps the leases of
 //! the attempts that run; `batch` lets attempts that claim or settle at the same moment share one
-//! transaction; `host` is an API host that steps call: `signals` tells its gate what attempts
-//! heard, and probes it; `blame` asks whose failure a failure is. A worker never decides what
-//! becomes of a step: it brings an outcome, the ledger's settlement does the rest.
+//! transaction; `host` knows the API hosts that steps call, and whose failure a failure is;
+//! `signals` tells a host's gate what attempts heard, and probes the host. A worker never decides
+//! what becomes of a step: it brings an outcome, the ledger's settlement does the rest.
 
 mod attempt;
 mod batch;
-mod blame;
 mod host;
 mod lease;
 mod log;
@@ -24,7 +23,7 @@ use workflows::{breaker::Rules, definition::RENEWAL_TICK, ids::StepName, state::
 
 pub use self::attempt::{AttemptRunner, Attempted, Dice, Next, Place, Places};
 pub use self::lease::Leases;
-pub use self::signals::{Signals, Watch};
+use self::signals::Watch;
 use crate::{
     ledger::{self, Ask, Due, WorkerLedger},
     name,

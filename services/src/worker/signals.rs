@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use workflows::{
-    breaker::{Answer, Cause, Probed, Rules, Signal, State, Word},
+    breaker::{Answer, Cause, Probed, Rules, Say, Signal, State, Word},
     outcome::HostSignal,
     workflow::Probe,
 };
@@ -38,13 +38,7 @@ const MOST: usize = 500;
 
 /// What was heard and not yet told, and how the gate stood when it was last seen.
 #[derive(Default)]
-pub struct Signals {
-    heard: Mutex<Heard>,
-    said: Notify,
-}
-
-#[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     pending: Vec<Signal>,
     /// What the host last said to one that failed.
     word: Option<Word>,
@@ -56,8 +50,8 @@ struct Heard {
 }
 
 impl Heard {
-    /// While the breaker is closed, a good answer matters only after failures, and undoes them.
-    /// Where the last look is old, the answer is kept, and a new look decides.
+    /// Whether it is news. While the breaker is closed, a good answer matters only after failures,
+    /// and undoes them. Where the last look is old, the answer is kept, and a new look decides.
     fn hear(&mut self, signal: Signal) -> bool {
         if signal.heard == HostSignal::Silent {
             return false;
@@ -83,64 +77,27 @@ impl Heard {
         }
         true
     }
-}
-
-impl Signals {
-    pub fn hear(&self, signal: Signal, word: Option<Word>) {
-        let mut heard = self.heard.lock();
-        if word.is_some() {
-            heard.word = word;
-        }
-        if heard.hear(signal) {
-            self.said.notify_one();
-        }
-    }
-
-    fn gate(&self) -> HostGate {
-        self.heard.lock().gate
-    }
 
     /// Whether the gate passes and nobody has asked anything of the host since it was looked at.
-    fn are_idle(&self) -> bool {
-        let heard = self.heard.lock();
-        is_well(&heard.gate) && !heard.active && heard.seen.is_some()
+    fn is_idle(&self) -> bool {
+        is_well(&self.gate) && !self.active && self.seen.is_some()
     }
 
-    fn take(&self) -> Vec<Signal> {
-        std::mem::take(&mut self.heard.lock().pending)
+    /// Returns how the gate stood before.
+    fn see(&mut self, gate: HostGate) -> HostGate {
+        (self.seen, self.active) = (Some(Instant::now()), false);
+        std::mem::replace(&mut self.gate, gate)
+    }
+
+    fn take(&mut self) -> Vec<Signal> {
+        std::mem::take(&mut self.pending)
     }
 
     /// The report failed: it is made again, before what was heard since.
-    fn give_back(&self, mut signals: Vec<Signal>) {
-        let mut heard = self.heard.lock();
-        signals.append(&mut heard.pending);
+    fn give_back(&mut self, mut signals: Vec<Signal>) {
+        signals.append(&mut self.pending);
         signals.truncate(MOST);
-        heard.pending = signals;
-    }
-
-    fn word(&self) -> Option<Word> {
-        self.heard.lock().word.clone()
-    }
-
-    fn see(&self, host: &str, gate: HostGate, rules: &Rules) {
-        let before = {
-            let mut heard = self.heard.lock();
-            (heard.seen, heard.active) = (Some(Instant::now()), false);
-            std::mem::replace(&mut heard.gate, gate)
-        };
-        match (before.breaker, gate.breaker) {
-            (State::Open, State::Open) if before.cause != gate.cause => self.warn(host, gate.cause, rules),
-            (before, after) if before == after => {}
-            (_, State::Open) => self.warn(host, gate.cause, rules),
-            (_, State::HalfOpen) => tracing::info!(host, "the API answers again: one run is let through"),
-            (_, State::Closed) => tracing::info!(host, "the API's breaker is closed"),
-        }
-    }
-
-    /// As the gate says it.
-    fn warn(&self, host: &str, cause: Option<Cause>, rules: &Rules) {
-        let reason = cause.unwrap_or(Cause::Outage).reason(host, rules.key_advice, self.word().as_ref());
-        tracing::warn!(host, reason, "the API's breaker is open");
+        self.pending = signals;
     }
 }
 
@@ -149,20 +106,29 @@ pub struct Watch<L> {
     pub host: String,
     pub ledger: L,
     pub probe: Arc<dyn Probe>,
-    pub signals: Signals,
     pub rules: Rules,
     pub dice: Dice,
+    pub(super) heard: Mutex<Heard>,
+    pub(super) said: Notify,
 }
 
 impl<L: WorkerLedger> Watch<L> {
+    pub(super) fn hear(&self, signal: Signal, word: Option<Word>) {
+        let mut heard = self.heard.lock();
+        heard.word = word.or(heard.word.take());
+        if heard.hear(signal) {
+            self.said.notify_one();
+        }
+    }
+
     /// Tells what was heard, looks at the gate, and probes where it is this process' turn. Never
     /// returns.
     pub async fn run(&self, pulse: Pulse) -> Infallible {
         let mut unasked = Said::default();
         loop {
-            let look = if self.signals.are_idle() { IDLE_LOOK.max(self.rules.look) } else { self.rules.look };
-            let said = pulse.waiting(timeout(look, self.signals.said.notified())).await.is_ok();
-            if said && self.signals.gate().breaker == State::Closed {
+            let look = if self.heard.lock().is_idle() { IDLE_LOOK.max(self.rules.look) } else { self.rules.look };
+            let said = pulse.waiting(timeout(look, self.said.notified())).await.is_ok();
+            if said && self.heard.lock().gate.breaker == State::Closed {
                 sleep(BATCH.min(self.rules.look)).await;
             }
             match self.once().await {
@@ -179,7 +145,7 @@ impl<L: WorkerLedger> Watch<L> {
 
     pub async fn once(&self) -> Result<()> {
         self.tell().await?;
-        if !self.signals.gate().probe_due {
+        if !self.heard.lock().gate.probe_due {
             return Ok(());
         }
         let lease = self.rules.patience + Duration::from_secs(2);
@@ -187,26 +153,18 @@ impl<L: WorkerLedger> Watch<L> {
         let answer = self.ask(self.rules.patience).await;
         tracing::debug!(host = %self.host, number = probe.number, found = ?answer.found, "probed");
         let gate = self.ledger.probed(&self.host, probe, &answer, &self.rules, (self.dice)()).await?;
-        self.signals.see(&self.host, gate, &self.rules);
+        self.see(gate);
         if let Some(duration) = answer.hold {
-            self.signals.hear(Signal::of_a_probe(HostSignal::Hold(duration)), None);
+            self.hear(Signal::of_a_probe(HostSignal::Hold(duration)), None);
         }
         Ok(())
     }
 
     /// One report where there is something to say, else one look.
     pub async fn tell(&self) -> Result<HostGate> {
-        let signals = self.signals.take();
-        match self.say(&signals).await {
-            Ok(gate) => {
-                self.signals.see(&self.host, gate, &self.rules);
-                Ok(gate)
-            }
-            Err(error) => {
-                self.signals.give_back(signals);
-                Err(error)
-            }
-        }
+        let signals = self.heard.lock().take();
+        let said = self.say(&signals).await;
+        said.inspect(|gate| self.see(*gate)).inspect_err(|_| self.heard.lock().give_back(signals))
     }
 
     /// Good answers alone are said only where the gate, looked at now, waits for one.
@@ -217,8 +175,28 @@ impl<L: WorkerLedger> Watch<L> {
                 return Ok(gate);
             }
         }
-        let word = self.signals.word();
+        let word = self.word();
         self.ledger.report(&self.host, signals, word.as_ref(), &self.rules, (self.dice)()).await
+    }
+
+    fn see(&self, gate: HostGate) {
+        let before = self.heard.lock().see(gate);
+        let (host, moved) = (&self.host, before.breaker != gate.breaker);
+        match gate.breaker {
+            State::Open if moved || before.cause != gate.cause => {
+                // As the gate says it.
+                let (word, advice) = (self.word(), self.rules.key_advice);
+                let reason = gate.cause.unwrap_or(Cause::Outage).reason(&Say { host, advice, word: word.as_ref() });
+                tracing::warn!(host, reason, "the API's breaker is open");
+            }
+            State::HalfOpen if moved => tracing::info!(host, "the API answers again: one run is let through"),
+            State::Closed if moved => tracing::info!(host, "the API's breaker is closed"),
+            _ => {}
+        }
+    }
+
+    fn word(&self) -> Option<Word> {
+        self.heard.lock().word.clone()
     }
 
     /// Asks the host whether it works. A probe that panics has failed.
@@ -226,7 +204,7 @@ impl<L: WorkerLedger> Watch<L> {
         let asking = AssertUnwindSafe(async { self.probe.ask().await }).catch_unwind();
         match timeout(patience, asking).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Probed::Failed.into(),
+            _ => Probed::Failed.into(),
         }
     }
 }
@@ -247,42 +225,40 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_good_answer_is_kept_where_nobody_has_looked_for_a_while() {
-        let signals = Signals::default();
-        signals.see("api", HostGate::default(), &Rules::default());
-        signals.hear(Signal::of(run(1), HostSignal::Healthy), None);
-        assert_eq!(signals.take(), []);
+        let mut heard = Heard::default();
+        heard.see(HostGate::default());
+        heard.hear(Signal::of(run(1), HostSignal::Healthy));
+        assert_eq!(heard.take(), []);
 
         tokio::time::advance(FRESH + Duration::from_millis(1)).await;
         for number in 2..1000 {
-            signals.hear(Signal::of(run(number), HostSignal::Healthy), None);
+            heard.hear(Signal::of(run(number), HostSignal::Healthy));
         }
 
-        assert_eq!(signals.take(), [Signal::of(run(2), HostSignal::Healthy)]);
+        assert_eq!(heard.take(), [Signal::of(run(2), HostSignal::Healthy)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_gate_that_passes_is_looked_at_more_rarely_until_an_attempt_ends() {
-        let signals = Signals::default();
-        assert!(!signals.are_idle(), "nobody has looked yet");
+        let mut heard = Heard::default();
+        assert!(!heard.is_idle(), "nobody has looked yet");
 
-        signals.see("api", HostGate::default(), &Rules::default());
-        assert!(signals.are_idle());
-        signals.hear(Signal::of(run(1), HostSignal::Healthy), None);
-        assert!(!signals.are_idle());
+        heard.see(HostGate::default());
+        assert!(heard.is_idle());
+        heard.hear(Signal::of(run(1), HostSignal::Healthy));
+        assert!(!heard.is_idle());
 
-        signals.see("api", HostGate { failing: true, ..HostGate::default() }, &Rules::default());
-        assert!(!signals.are_idle());
+        heard.see(HostGate { failing: true, ..HostGate::default() });
+        assert!(!heard.is_idle());
     }
 
     #[test]
     fn what_is_told_depends_on_how_the_gate_stands() {
-        let (healthy, failing) = (
-            |number| Signal::of(run(number), HostSignal::Healthy),
-            |number| Signal::of(run(number), HostSignal::Failing),
-        );
+        let healthy = |number| Signal::of(run(number), HostSignal::Healthy);
+        let failing = |number| Signal::of(run(number), HostSignal::Failing);
         let gate = HostGate::default();
-        for (what, gate, heard, told) in [
-            ("good answers of a healthy host are not", Some(gate), (0..1000).map(healthy).collect(), vec![]),
+        for (what, gate, signals, told) in [
+            ("good answers of a healthy host are not", Some(gate), (0..1000).map(healthy).collect::<Vec<_>>(), vec![]),
             (
                 "a good answer is, once, where runs have failed",
                 Some(HostGate { failing: true, ..gate }),
@@ -302,23 +278,27 @@ mod tests {
                 vec![healthy(1), healthy(2)],
             ),
         ] {
-            let signals = Signals::default();
-            gate.into_iter().for_each(|gate| signals.see("api", gate, &Rules::default()));
-            heard.into_iter().for_each(|signal: Signal| signals.hear(signal, None));
+            let mut heard = Heard::default();
+            if let Some(gate) = gate {
+                heard.see(gate);
+            }
+            for signal in signals {
+                heard.hear(signal);
+            }
 
-            assert_eq!(signals.take(), told, "{what}");
+            assert_eq!(heard.take(), told, "{what}");
         }
     }
 
     #[test]
     fn a_report_that_failed_is_made_again_in_order() {
-        let signals = Signals::default();
-        signals.hear(Signal::of(run(1), HostSignal::Failing), None);
-        let told = signals.take();
-        signals.hear(Signal::of(run(2), HostSignal::Failing), None);
+        let mut heard = Heard::default();
+        heard.hear(Signal::of(run(1), HostSignal::Failing));
+        let told = heard.take();
+        heard.hear(Signal::of(run(2), HostSignal::Failing));
 
-        signals.give_back(told);
+        heard.give_back(told);
 
-        assert_eq!(signals.take(), [Signal::of(run(1), HostSignal::Failing), Signal::of(run(2), HostSignal::Failing)]);
+        assert_eq!(heard.take(), [Signal::of(run(1), HostSignal::Failing), Signal::of(run(2), HostSignal::Failing)]);
     }
 }

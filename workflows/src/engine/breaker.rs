@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::{
     ids::RunId,
     outcome::{Failure, HostSignal, Mend},
+    policy::equal_jitter,
 };
 
 /// Where a breaker stands.
@@ -161,7 +162,7 @@ impl Rules {
                 self.first.saturating_mul(2u32.saturating_pow(doublings)).min(self.longest)
             }
         };
-        whole.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+        equal_jitter(whole, jitter)
     }
 }
 
@@ -169,7 +170,7 @@ impl Rules {
 #[derive(Debug, Clone, Copy)]
 pub struct Say<'a> {
     pub host: &'a str,
-    /// What mends a refused key.
+    /// What a person does where the host refuses our key.
     pub advice: &'a str,
     pub word: Option<&'a Word>,
 }
@@ -180,6 +181,11 @@ impl Breaker {
         for signal in signals {
             // What a probe finds comes by `probed`; here it has only a hold to tell of.
             let Some(run) = signal.run else { continue };
+            // Attempts that began before it opened end while it is half-open: only the run let
+            // through is heard.
+            if self.state == State::HalfOpen && self.probe_run != Some(run) {
+                continue;
+            }
             match (self.state, signal.heard) {
                 (State::Closed, HostSignal::Healthy) => self.forget(),
                 (State::Closed, HostSignal::Failing) => {
@@ -190,15 +196,13 @@ impl Breaker {
                 }
                 (State::Closed, HostSignal::KeyRefused) => self.open(Cause::Key),
                 (State::Open, HostSignal::KeyRefused) => self.cause = Some(Cause::Key),
-                // Attempts that began before it opened end while it is half-open: only the run let
-                // through is heard.
-                (State::HalfOpen, HostSignal::Healthy) if self.probe_run == Some(run) => self = Self::default(),
-                (State::HalfOpen, HostSignal::Failing) if self.probe_run == Some(run) => {
+                (State::HalfOpen, HostSignal::Healthy) => self = Self::default(),
+                (State::HalfOpen, HostSignal::Failing) => {
                     self.remember(run, rules);
                     self.reopen(Cause::Outage);
                 }
-                (State::HalfOpen, HostSignal::KeyRefused) if self.probe_run == Some(run) => self.reopen(Cause::Key),
-                (State::Open | State::HalfOpen, _) | (_, HostSignal::Hold(_) | HostSignal::Silent) => {}
+                (State::HalfOpen, HostSignal::KeyRefused) => self.reopen(Cause::Key),
+                (State::Open, _) | (_, HostSignal::Hold(_) | HostSignal::Silent) => {}
             }
         }
         self
@@ -206,14 +210,13 @@ impl Breaker {
 
     /// The breaker after a probe. Only an open one is probed.
     pub fn probed(mut self, found: Probed) -> Self {
-        match (self.state, found) {
-            (State::Open, Probed::Answered) => {
-                self.state = State::HalfOpen;
-                self.probe_run = None;
-            }
-            (State::Open, Probed::Failed) => self.cause = Some(Cause::Outage),
-            (State::Open, Probed::KeyRefused) => self.cause = Some(Cause::Key),
-            (State::Closed | State::HalfOpen, _) => {}
+        if self.state != State::Open {
+            return self;
+        }
+        match found {
+            Probed::Answered => (self.state, self.probe_run) = (State::HalfOpen, None),
+            Probed::Failed => self.cause = Some(Cause::Outage),
+            Probed::KeyRefused => self.cause = Some(Cause::Key),
         }
         self
     }
@@ -223,7 +226,7 @@ impl Breaker {
     pub fn reason(&self, before: Option<Cause>, there: Option<String>, say: &Say) -> Option<String> {
         let cause = self.cause?;
         let kept = there.filter(|_| say.word.is_none() && before == Some(cause));
-        Some(kept.unwrap_or_else(|| cause.reason(say.host, say.advice, say.word)))
+        Some(kept.unwrap_or_else(|| cause.reason(say)))
     }
 
     fn open(&mut self, cause: Cause) {
@@ -282,10 +285,10 @@ impl Cause {
         }
     }
 
-    /// What a person reads, wherever a run waits for it. `advice` says what mends a refused key.
-    pub fn reason(self, host: &str, advice: &str, word: Option<&Word>) -> String {
-        let (what, mend) = match (self, word) {
-            (Self::Key, _) => (format!("refuses our key: {advice}"), Mend::Person),
+    /// What a person reads, wherever a run waits for it.
+    pub fn reason(self, say: &Say) -> String {
+        let (what, mend) = match (self, say.word) {
+            (Self::Key, _) => (format!("refuses our key: {}", say.advice), Mend::Person),
             (Self::Outage, Some(Word { text, mend })) => (format!("does not work: {text}"), *mend),
             (Self::Outage, None) => ("does not answer, or only with errors".to_owned(), Mend::Itself),
         };
@@ -293,7 +296,7 @@ impl Cause {
             Mend::Itself => "and goes on by itself when the API is back",
             Mend::Person => "until that is done",
         };
-        format!("the API at {host} {what}; the run waits, uncounted, {until}")
+        format!("the API at {} {what}; the run waits, uncounted, {until}", say.host)
     }
 }
 
@@ -309,19 +312,20 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{HostSignal::*, *};
     use crate::outcome::Class;
 
     fn run(number: u128) -> RunId {
         RunId::new(uuid::Uuid::from_u128(number))
     }
 
-    fn hear(breaker: Breaker, signals: &[Signal]) -> Breaker {
-        breaker.hear(signals, &Rules::default())
+    fn hear(breaker: Breaker, heard: &[(u128, HostSignal)]) -> Breaker {
+        let signals: Vec<_> = heard.iter().map(|(number, heard)| Signal::of(run(*number), *heard)).collect();
+        breaker.hear(&signals, &Rules::default())
     }
 
     fn open() -> Breaker {
-        hear(Breaker::default(), &[1, 2, 3].map(|number| Signal::of(run(number), HostSignal::Failing)))
+        hear(Breaker::default(), &[(1, Failing), (2, Failing), (3, Failing)])
     }
 
     fn half_open(probe_run: RunId) -> Breaker {
@@ -329,79 +333,50 @@ mod tests {
     }
 
     #[test]
-    fn three_different_runs_open_it() {
-        let two = hear(Breaker::default(), &[1, 2, 1, 2, 2].map(|number| Signal::of(run(number), HostSignal::Failing)));
-
-        assert_eq!(two.state, State::Closed);
-        assert_eq!((open().state, open().cause), (State::Open, Some(Cause::Outage)));
-    }
-
-    #[test]
-    fn one_poison_run_never_opens_it() {
-        let poison = hear(Breaker::default(), &[Signal::of(run(1), HostSignal::Failing); 100]);
-
-        assert_eq!((poison.state, poison.failing.len()), (State::Closed, 1));
-    }
-
-    #[test]
-    fn a_good_answer_in_between_starts_the_count_again() {
-        let heard = [
-            Signal::of(run(1), HostSignal::Failing),
-            Signal::of(run(2), HostSignal::Failing),
-            Signal::of(run(9), HostSignal::Healthy),
-            Signal::of(run(3), HostSignal::Failing),
-        ];
-
-        assert_eq!(hear(Breaker::default(), &heard).state, State::Closed);
+    fn three_different_runs_or_a_refused_key_open_it() {
+        for (what, heard, state, cause) in [
+            ("three runs", &[(1, Failing), (2, Failing), (3, Failing)][..], State::Open, Some(Cause::Outage)),
+            ("two runs, again and again", &[1, 2, 1, 2, 2].map(|number| (number, Failing)), State::Closed, None),
+            ("one poison run", &[(1, Failing); 100], State::Closed, None),
+            (
+                "a good answer in between",
+                &[(1, Failing), (2, Failing), (9, Healthy), (3, Failing)],
+                State::Closed,
+                None,
+            ),
+            ("a refused key, at once", &[(1, KeyRefused)], State::Open, Some(Cause::Key)),
+        ] {
+            let breaker = hear(Breaker::default(), heard);
+            assert_eq!((breaker.state, breaker.cause), (state, cause), "{what}");
+        }
     }
 
     #[test]
     fn failures_far_apart_have_nothing_to_do_with_each_other() {
-        let heard = hear(
-            Breaker::default(),
-            &[Signal::of(run(1), HostSignal::Failing), Signal::of(run(2), HostSignal::Failing)],
-        );
-        let later = Breaker { failing_for: Duration::from_secs(61), ..heard };
+        let later =
+            Breaker { failing_for: Duration::from_secs(61), ..hear(Breaker::default(), &[(1, Failing), (2, Failing)]) };
 
-        let heard = hear(later, &[Signal::of(run(3), HostSignal::Failing)]);
+        let heard = hear(later, &[(3, Failing)]);
 
         assert_eq!((heard.state, heard.failing), (State::Closed, vec![run(3)]));
     }
 
     #[test]
-    fn a_refused_key_opens_it_at_once_and_an_answered_probe_half_opens_it() {
-        let refused = hear(Breaker::default(), &[Signal::of(run(1), HostSignal::KeyRefused)]);
-        let mended = refused.clone().probed(Probed::Answered);
-
-        assert_eq!((refused.state, refused.cause), (State::Open, Some(Cause::Key)));
-        assert_eq!(mended.state, State::HalfOpen);
-    }
-
-    #[test]
     fn an_open_one_listens_to_probes_only() {
-        let heard = hear(
-            open(),
-            &[
-                Signal::of(run(1), HostSignal::Healthy),
-                Signal::of(run(9), HostSignal::Healthy),
-                Signal::of(run(8), HostSignal::Failing),
-            ],
-        );
+        let refused = hear(Breaker::default(), &[(1, KeyRefused)]);
 
-        assert_eq!(heard, open());
+        assert_eq!(hear(open(), &[(1, Healthy), (9, Healthy), (8, Failing)]), open());
         assert_eq!(open().probed(Probed::Failed), open());
+        assert_eq!(refused.probed(Probed::Answered).state, State::HalfOpen);
     }
 
     #[test]
     fn only_the_run_let_through_closes_or_reopens_a_half_open_one() {
         let half = half_open(run(7));
 
-        assert_eq!(
-            hear(half.clone(), &[Signal::of(run(1), HostSignal::Healthy), Signal::of(run(2), HostSignal::Failing)]),
-            half
-        );
-        assert_eq!(hear(half.clone(), &[Signal::of(run(7), HostSignal::Healthy)]), Breaker::default());
-        let reopened = hear(half, &[Signal::of(run(7), HostSignal::Failing)]);
+        assert_eq!(hear(half.clone(), &[(1, Healthy), (2, Failing)]), half);
+        assert_eq!(hear(half.clone(), &[(7, Healthy)]), Breaker::default());
+        let reopened = hear(half, &[(7, Failing)]);
         assert_eq!((reopened.state, reopened.probes, reopened.probe_run), (State::Open, 2, None));
         assert_eq!(reopened.failing.last(), Some(&run(7)));
     }
@@ -417,31 +392,32 @@ mod tests {
 
         assert_eq!([0, 1, 2, 5, 60].map(|probes| pause(probes, 1.0)), [1000, 2000, 4000, 30_000, 30_000]);
         assert_eq!(pause(5, 0.0), 15_000);
-        let refused = hear(Breaker::default(), &[Signal::of(run(1), HostSignal::KeyRefused)]);
+        let refused = hear(Breaker::default(), &[(1, KeyRefused)]);
         assert!(rules.pause(&Breaker { probes: 900, ..refused }, 1.0) <= Duration::from_secs(5));
     }
 
     #[test]
     fn what_is_remembered_of_failing_runs_is_bounded() {
         let rules = Rules { runs: usize::MAX, ..Rules::default() };
-        let signals: Vec<_> = (0..1000).map(|number| Signal::of(run(number), HostSignal::Failing)).collect();
+        let signals: Vec<_> = (0..1000).map(|number| Signal::of(run(number), Failing)).collect();
 
         assert_eq!(Breaker::default().hear(&signals, &rules).failing.len(), REMEMBERED);
+        assert_eq!(hear(Breaker::default(), &[(1, Failing); 100]).failing, [run(1)]);
     }
 
     #[test]
     fn the_reason_of_a_refused_key_says_what_to_do() {
-        assert!(Cause::Key.reason("api.example", "set THE_KEY", None).contains("set THE_KEY"));
+        let say = Say { host: "api.example", advice: "set THE_KEY", word: None };
+
+        assert!(Cause::Key.reason(&say).contains("set THE_KEY"));
     }
 
     #[test]
     fn an_outages_reason_quotes_what_was_heard_and_names_nobody() {
-        let failure = |message: &str, mend| {
-            Failure::new(Class::Unreadable, message).with_host(HostSignal::Failing).with_mend(mend)
-        };
+        let failure = |message: &str, mend| Failure::new(Class::Unreadable, message).with_host(Failing).with_mend(mend);
         let page = Word::of(&failure("answered 404 to user_1: page not found", Mend::Itself), ["user_1", "1"]).unwrap();
         let moved = Word::of(&failure("set THE_URL", Mend::Person), ["user_1", "1"]).unwrap();
-        let reason = |word| Cause::Outage.reason("api.example", "", Some(word));
+        let reason = |word| Cause::Outage.reason(&Say { host: "api.example", advice: "", word: Some(word) });
 
         assert!(reason(&page).contains("answered 404 to …: page not found"), "{}", reason(&page));
         assert!(reason(&page).ends_with("goes on by itself when the API is back"));
