@@ -7,7 +7,7 @@ use sluice::{
     ledger::{self, Ask, Due},
     queue,
     telemetry::health::Pulse,
-    worker::{AttemptRunner, Attempted, Deps, Leases, Places},
+    worker::{AttemptRunner, Attempted, Deps, Places},
 };
 use tokio::{
     sync::Semaphore,
@@ -54,8 +54,7 @@ fn start(stage: &Arc<Stage>, process: &Arc<Process>) -> Vec<AbortHandle> {
     };
     let me = ledger::Worker { name: process.name.clone() };
     let dice = Arc::new(move || dice.share());
-    let leases = Arc::new(Leases::default());
-    let runner = Arc::new(Runner::new(deps, me, leases, Rules::default(), dice, places(stage, process)));
+    let runner = Arc::new(Runner::new(deps, me, Rules::default(), dice, places(stage, process)));
     let mut tasks = vec![stage.spawn("renewals", renew(runner.clone(), process.clone()))];
     for watch in runner.watches() {
         tasks.push(stage.spawn("the watch over the host", async move { match watch.run(Pulse::default()).await {} }));
@@ -93,11 +92,11 @@ async fn renew(runner: Arc<Runner>, process: Arc<Process>) {
             tokio::select! {
                 biased;
                 _ = tick.tick() => {}
-                () = runner.renewal_wanted() => {}
+                () = runner.leases.wanted() => {}
             }
         }
         process.pass().await;
-        if beat.is_some_and(|at| !runner.must_renew(at.elapsed())) {
+        if beat.is_some_and(|at| !runner.leases.must_renew(at.elapsed())) {
             failed = false;
             continue;
         }

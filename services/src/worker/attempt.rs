@@ -88,13 +88,13 @@ pub struct AttemptRunner<L> {
     registry: Registry,
     hosts: Hosts<L>,
     me: Worker,
-    leases: Arc<Leases>,
+    pub leases: Arc<Leases>,
     /// With the moment at which the batch was sent.
     claims: Batch<Ask, (Claimed, Instant)>,
     settles: Batch<Settlement, (Settled, Instant)>,
     dice: Dice,
     places: Places,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// How long until the ledger is asked again that could not be asked.
@@ -116,24 +116,13 @@ struct InHand<'a> {
     span: Span,
 }
 
-/// How the run of a step ended.
-struct Ran {
-    outcome: Outcome,
-    calls: InFlight,
-    took: Duration,
-    lease_lost: bool,
-}
-
-/// What the ledger has taken of an attempt's end.
-enum Written {
-    Done {
-        settlement: Box<Settlement>,
-        run: RunState,
-        due: Option<Due>,
-        whole: Option<Box<WholeRun>>,
-        next: Option<Box<Next>>,
-    },
-    Overtaken,
+/// What the ledger has written of an attempt's end.
+struct Written {
+    settlement: Settlement,
+    run: RunState,
+    due: Option<Due>,
+    whole: Option<Box<WholeRun>>,
+    next: Option<Box<Next>>,
 }
 
 /// What this process has ready for the step after the one that it settles.
@@ -144,7 +133,7 @@ struct Ready<'a> {
 }
 
 impl<L: WorkerLedger> AttemptRunner<L> {
-    pub fn new<Q>(deps: Deps<L, Q>, me: Worker, leases: Arc<Leases>, rules: Rules, dice: Dice, places: Places) -> Self {
+    pub fn new<Q>(deps: Deps<L, Q>, me: Worker, rules: Rules, dice: Dice, places: Places) -> Self {
         let registry = deps.catalog.registry();
         let (ledger, worker) = (deps.ledger.clone(), me.clone());
         let claims = Batch::new(move |asked: Vec<Ask>| {
@@ -163,7 +152,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
             catalog: deps.catalog,
             registry,
             me,
-            leases,
+            leases: Arc::default(),
             claims,
             settles,
             dice,
@@ -175,16 +164,6 @@ impl<L: WorkerLedger> AttemptRunner<L> {
     /// One watch per API host that a step calls and that has a probe.
     pub fn watches(&self) -> Vec<Arc<Watch<L>>> {
         self.hosts.watches()
-    }
-
-    /// Whether a lease is old enough to be renewed, or the heartbeat, which is so old.
-    pub fn must_renew(&self, beat: Duration) -> bool {
-        self.leases.must_renew(beat)
-    }
-
-    /// Returns when a renewal is asked for before its time.
-    pub async fn renewal_wanted(&self) {
-        self.leases.wanted().await;
     }
 
     /// Renews the leases that need it, once. It is the worker's heartbeat too, also where there is
@@ -232,8 +211,20 @@ impl<L: WorkerLedger> AttemptRunner<L> {
 
     async fn make(&self, claim: Box<Claim>, asked: Instant) -> Result<Attempted> {
         let in_hand = self.take(claim, asked)?;
-        let ran = self.run(&in_hand).await;
-        self.settle(&in_hand, ran).await
+        let InHand { claim, step, lease, .. } = &in_hand;
+        let (began, calls) = (Instant::now(), ExclusiveCalls::new(lease));
+        let outcome = run(&in_hand, &calls).await;
+        let (took, lease_lost, calls) = (began.elapsed(), lease.is_lost(), calls.in_flight());
+        self.hosts.hear(step, claim, &outcome);
+        let outcome = self.hosts.excuse(step, outcome, asked).await;
+        let writing = self.write(&in_hand, outcome, calls.into());
+        let Some(written) = writing.instrument(spans::settle(&claim.step)).await? else {
+            self.overtaken(&in_hand, calls).await;
+            return Ok(Attempted::Overtaken);
+        };
+        self.metrics.step_took(&claim.step, took);
+        self.metrics.leases_lost(usize::from(lease_lost));
+        Ok(self.settled(&in_hand, written))
     }
 
     /// Begins to keep the lease of what was claimed.
@@ -253,66 +244,45 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         Ok(InHand { claim, definition, step, workflow: &**workflow, lease, asked, span })
     }
 
-    /// Runs the step, as long as the lease holds and no longer than its timeout.
-    async fn run(&self, in_hand: &InHand<'_>) -> Ran {
-        let InHand { step, lease, .. } = in_hand;
-        let began = Instant::now();
-        let calls = ExclusiveCalls::new(lease);
-        let running = AssertUnwindSafe(answer(in_hand, &calls)).catch_unwind();
-        // A lease that is over goes first: after a freeze both may be ready, and then nothing more
-        // is to be sent.
-        let outcome = tokio::select! {
-            biased;
-            () = lease.lost() => lease_lost(),
-            () = lease.let_go() => handed_back(),
-            ended = timeout(step.timeout, running) => match ended {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(_)) => panicked(),
-                Err(_) => timed_out(step),
-            },
-        };
-        Ran { outcome, calls: calls.in_flight(), took: began.elapsed(), lease_lost: lease.is_lost() }
+    /// Says and counts an attempt whose end is written.
+    fn settled(&self, in_hand: &InHand<'_>, written: Written) -> Attempted {
+        let InHand { claim, span, asked, .. } = in_hand;
+        let Written { settlement, run, due, whole, next } = written;
+        log(claim, &settlement, run);
+        spans::ended(span, settlement.attempt.outcome, settlement.attempt.class.map(Class::as_str));
+        trace::keep(span);
+        if let Some(whole) = whole {
+            spans::whole(&whole);
+        }
+        self.metrics.attempt_ended(&Ended::of(&settlement, run));
+        if run != RunState::Active {
+            self.metrics.run_ended(&claim.workflow, run, claim.age + asked.elapsed());
+        }
+        next.map_or(Attempted::Settled { run, due }, Attempted::CarriedOn)
     }
 
-    async fn settle(&self, in_hand: &InHand<'_>, ran: Ran) -> Result<Attempted> {
-        let Ran { outcome, calls, took, lease_lost } = ran;
-        let InHand { claim, step, span, asked, .. } = in_hand;
-        self.hosts.hear(step, claim, &outcome);
-        let outcome = self.hosts.excuse(step, outcome, *asked).await;
-        let writing = self.write(in_hand, outcome, calls.into());
-        match writing.instrument(spans::settle(&claim.step)).await? {
-            Written::Done { settlement, run, due, next, whole } => {
-                log(claim, &settlement, run);
-                spans::ended(span, settlement.attempt.outcome, settlement.attempt.class.map(Class::as_str));
-                trace::keep(span);
-                if let Some(whole) = whole {
-                    spans::whole(&whole);
-                }
-                self.metrics.attempt_ended(&Ended::of(&settlement, run));
-                self.metrics.step_took(&claim.step, took);
-                self.metrics.leases_lost(usize::from(lease_lost));
-                if run != RunState::Active {
-                    self.metrics.run_ended(&claim.workflow, run, claim.age + asked.elapsed());
-                }
-                Ok(next.map_or(Attempted::Settled { run, due }, Attempted::CarriedOn))
-            }
-            Written::Overtaken => {
-                let (run, step) = (claim.key.run, &claim.step);
-                tracing::info!(%run, %step, trace_id = trace::id(span), "attempt overtaken: it changed nothing");
-                spans::ended(span, "overtaken", None);
-                self.metrics.stale_settle();
-                if calls != InFlight::Never {
-                    self.doubt(claim).await;
-                }
-                Ok(Attempted::Overtaken)
-            }
+    /// Somebody else had the step before this attempt settled. Where a call of it that creates or
+    /// deletes had left, and this process stood still right before it left, nothing kept the two
+    /// apart.
+    async fn overtaken(&self, in_hand: &InHand<'_>, calls: InFlight) {
+        let InHand { claim, span, .. } = in_hand;
+        let (run, step, resource) = (claim.key.run, &claim.step, &claim.input.resource);
+        tracing::info!(%run, %step, trace_id = trace::id(span), "attempt overtaken: it changed nothing");
+        spans::ended(span, "overtaken", None);
+        self.metrics.stale_settle();
+        if calls == InFlight::Never {
+            return;
         }
+        while let Err(error) = self.ledger.doubt(run).await {
+            tracing::warn!(%run, %error, "cannot say yet that two calls may have met");
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        tracing::warn!(%run, %step, %resource, "two calls may have met: the resource is looked at again when its run has ended");
     }
 
     /// Writes the attempt's end, trying again while the ledger cannot be asked: the result of a
-    /// call that was made is worth more than the time. A settle that comes too late changes
-    /// nothing.
-    async fn write(&self, in_hand: &InHand<'_>, outcome: Outcome, quiet: Quiet) -> Result<Written> {
+    /// call that was made is worth more than the time. None: it came too late and changed nothing.
+    async fn write(&self, in_hand: &InHand<'_>, outcome: Outcome, quiet: Quiet) -> Result<Option<Written>> {
         let InHand { claim, definition, span, .. } = in_hand;
         let plan = |outcome| {
             let settlement = Settlement::plan(claim, definition, outcome, quiet, (self.dice)());
@@ -326,8 +296,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
             match self.settles.ask(settlement.clone()).await {
                 Ok((Settled::Done { run, due, carried_on, whole }, sent)) => {
                     let next = ready.zip(carried_on).map(|(ready, on)| ready.go(in_hand, &settlement, on, sent));
-                    let next = next.map(Box::new);
-                    return Ok(Written::Done { settlement: Box::new(settlement), run, due, next, whole });
+                    return Ok(Some(Written { settlement, run, due, whole, next }));
                 }
                 Ok((Settled::Stale, _)) => {
                     // It may have been written by a settle of ours whose answer was lost: then
@@ -336,7 +305,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
                     if unanswered {
                         trace::keep(span);
                     }
-                    return Ok(Written::Overtaken);
+                    return Ok(None);
                 }
                 Ok((Settled::Locked, _)) => {
                     tracing::warn!(run = %claim.key.run, "cannot settle yet: somebody has locked its row");
@@ -369,18 +338,6 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         settlement.carry_on = Some(CarryOn { lease: step.lease, span: kept });
         Some(Ready { step, place, span })
     }
-
-    /// Somebody else had the step before this attempt settled, and a call of it that creates or
-    /// deletes had left. If this process stood still right before it left, nothing kept the two
-    /// apart.
-    async fn doubt(&self, claim: &Claim) {
-        let (run, step, resource) = (claim.key.run, &claim.step, &claim.input.resource);
-        while let Err(error) = self.ledger.doubt(run).await {
-            tracing::warn!(%run, %error, "cannot say yet that two calls may have met");
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-        tracing::warn!(%run, %step, %resource, "two calls may have met: the resource is looked at again when its run has ended");
-    }
 }
 
 /// The answers of a batch, each with the moment at which the batch was sent: a lease counts from
@@ -392,12 +349,30 @@ async fn sent<T>(asking: impl Future<Output = Result<Vec<T>>>) -> Result<Vec<(T,
 
 impl Ready<'_> {
     /// The step in hand, where the ledger says that it is.
-    fn go(self, before: &InHand<'_>, settled: &Settlement, carried_on: CarriedOn, sent: Instant) -> Next {
+    fn go(self, before: &InHand<'_>, settled: &Settlement, carried_on: CarriedOn, sent: Instant) -> Box<Next> {
         trace::begin(&self.span);
         let InHand { claim, step, asked, .. } = before;
         let output = settled.output.clone().unwrap_or_default();
         let claim = claim.of_next(step.reach, &self.step.name, output, carried_on, sent - *asked);
-        Next { claim: Box::new(claim), asked: sent, place: self.place, span: self.span }
+        Box::new(Next { claim: Box::new(claim), asked: sent, place: self.place, span: self.span })
+    }
+}
+
+/// Runs the step, as long as the lease holds and no longer than its timeout.
+async fn run(in_hand: &InHand<'_>, calls: &ExclusiveCalls<'_>) -> Outcome {
+    let InHand { step, lease, .. } = in_hand;
+    let running = AssertUnwindSafe(answer(in_hand, calls)).catch_unwind();
+    // A lease that is over goes first: after a freeze both may be ready, and then nothing more is
+    // to be sent.
+    tokio::select! {
+        biased;
+        () = lease.lost() => lease_lost(),
+        () = lease.let_go() => handed_back(),
+        ended = timeout(step.timeout, running) => match ended {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => panicked(),
+            Err(_) => timed_out(step),
+        },
     }
 }
 

@@ -120,20 +120,16 @@ impl Held {
     async fn renew_for_a_call(&self) -> Permission {
         let mut term = self.term.clone();
         term.mark_unchanged();
-        self.ask_for_renewal();
+        if let Some(entry) = self.leases.held.lock().get_mut(&self.key) {
+            entry.wanted = true;
+        }
+        self.leases.wanted.notify_one();
         let renewed = term.changed().await;
         if renewed.is_ok() && self.may_call() { Permission::Granted } else { Permission::Withheld }
     }
 
     fn may_call(&self) -> bool {
         Instant::now() <= self.term.borrow().calls_until
-    }
-
-    fn ask_for_renewal(&self) {
-        if let Some(entry) = self.leases.held.lock().get_mut(&self.key) {
-            entry.wanted = true;
-        }
-        self.leases.wanted.notify_one();
     }
 
     /// Returns when the process wants its steps handed back.
@@ -201,11 +197,16 @@ mod tests {
         Lease { key, length: Duration::from_secs(4) }
     }
 
+    /// A lease that was claimed now, for an attempt of at most a minute.
+    fn hold() -> (Arc<Leases>, Held) {
+        let leases = Arc::new(Leases::default());
+        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        (leases, held)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_is_not_renewed_is_lost_when_it_ends() {
-        let leases = Arc::new(Leases::default());
-        let started = Instant::now();
-        let held = leases.hold(lease(), started, Duration::from_secs(60));
+        let (started, (_leases, held)) = (Instant::now(), hold());
 
         held.lost().await;
 
@@ -215,9 +216,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_counts_from_when_it_was_sent() {
-        let leases = Arc::new(Leases::default());
-        let started = Instant::now();
-        let held = leases.hold(lease(), started, Duration::from_secs(60));
+        let (started, (leases, held)) = (Instant::now(), hold());
 
         tokio::time::advance(Duration::from_secs(2)).await;
         leases.renewed(started + Duration::from_secs(1), &leases.due(), &[Some(true)]);
@@ -228,8 +227,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_the_ledger_denies_is_lost_at_once() {
-        let leases = Arc::new(Leases::default());
-        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        let (leases, held) = hold();
 
         leases.renewed(Instant::now(), &[lease()], &[Some(false)]);
 
@@ -238,8 +236,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn right_after_a_claim_a_call_is_sent_without_a_renewal() {
-        let leases = Arc::new(Leases::default());
-        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        let (leases, held) = hold();
 
         tokio::time::advance(CALLED_WITHIN).await;
 
@@ -249,8 +246,7 @@ mod tests {
 
     /// Of a call that comes a second after the claim, or this long after a renewal.
     async fn permission(since_renewal: Option<Duration>, renewal_takes: Duration) -> (Permission, usize) {
-        let leases = Arc::new(Leases::default());
-        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        let (leases, held) = hold();
         tokio::time::advance(Duration::from_secs(1)).await;
         if let Some(since) = since_renewal {
             leases.renewed(Instant::now(), &leases.due(), &[Some(true)]);
@@ -286,8 +282,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_call_is_sent_where_the_lease_cannot_be_renewed() {
-        let leases = Arc::new(Leases::default());
-        let held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        let (_leases, held) = hold();
         tokio::time::advance(Duration::from_secs(1)).await;
 
         assert_eq!(held.permission().await, Permission::Withheld);
@@ -306,8 +301,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_short_attempt_is_never_renewed_and_a_long_one_every_second() {
-        let leases = Arc::new(Leases::default());
-        let _held = leases.hold(lease(), Instant::now(), Duration::from_secs(60));
+        let (leases, _held) = hold();
         let mut renewals = Vec::new();
 
         for tick in 1..=6 {

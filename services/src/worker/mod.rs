@@ -22,8 +22,7 @@ use tracing::{Instrument, Span};
 use workflows::{breaker::Rules, definition::RENEWAL_TICK, ids::StepName, state::RunState, workflow::Catalog};
 
 pub use self::attempt::{AttemptRunner, Attempted, Dice, Next, Place, Places};
-pub use self::lease::Leases;
-use self::signals::Watch;
+use self::{lease::Leases, signals::Watch};
 use crate::{
     ledger::{self, Ask, Due, WorkerLedger},
     name,
@@ -31,7 +30,7 @@ use crate::{
     telemetry::{
         Said, Vitals,
         health::Pulse,
-        metrics::{Metrics, Sample, names},
+        metrics::{Sample, names},
         spans, trace,
     },
 };
@@ -70,7 +69,6 @@ pub async fn run<L: WorkerLedger>(
 ) -> anyhow::Result<()> {
     let (queue, vitals) = (deps.queue.clone(), deps.vitals.clone());
     vitals.metrics.expect_attempts(deps.catalog.registry().all(), &settings.steps);
-    let leases = Arc::new(Leases::default());
     let me = ledger::Worker { name: name::unique("worker") };
     let steps: Vec<_> = settings.steps.iter().map(StepName::as_str).collect();
     tracing::info!(worker = %me.name, ?steps, "ready");
@@ -80,18 +78,14 @@ pub async fn run<L: WorkerLedger>(
     };
     let consumers: Vec<_> = settings.steps.iter().map(|step| (step.clone(), consumer(step))).collect();
     let places = places(&consumers, &shutdown);
-    let runner = AttemptRunner::new(deps, me, leases.clone(), settings.rules, Arc::new(rand::random::<f64>), places);
-    let runner = Arc::new(runner);
+    let runner = Arc::new(AttemptRunner::new(deps, me, settings.rules, Arc::new(rand::random::<f64>), places));
 
     // What runs as long as the worker does. Each of them ends with this function, and this function
     // with each that panics.
     let mut kept = JoinSet::new();
     kept.spawn({
         let (runner, pulse) = (runner.clone(), vitals.health.pulse("worker: renew leases"));
-        async move {
-            let wanted = || runner.renewal_wanted();
-            keep_alive(|beat| runner.must_renew(beat), wanted, || runner.renew_once(), pulse).await
-        }
+        async move { keep_alive(&runner.leases, || runner.renew_once(), pulse).await }
     });
     for watch in runner.watches() {
         let pulse = vitals.health.pulse(format!("worker: watch the gate of {}", watch.host));
@@ -100,11 +94,11 @@ pub async fn run<L: WorkerLedger>(
     let mut consuming = JoinSet::new();
     for (step, consumer) in consumers {
         show(&step, consumer.status(), &vitals);
-        let (runner, queue, metrics) = (runner.clone(), queue.clone(), vitals.metrics.clone());
-        let handler = Handler { runner, queue, step, metrics };
+        let handler = Handler { runner: runner.clone(), queue: queue.clone(), step };
         consuming.spawn(consumer.run(move |delivery| handler.clone().handle(delivery), shutdown.clone()));
     }
-    let _letting_go = AbortOnDropHandle::new(tokio::spawn(let_go_after(shutdown, settings.grace, leases)));
+    let _letting_go =
+        AbortOnDropHandle::new(tokio::spawn(let_go_after(shutdown, settings.grace, runner.leases.clone())));
     loop {
         let drained = tokio::select! {
             drained = consuming.join_next() => drained,
@@ -159,7 +153,6 @@ struct Handler<L> {
     runner: Arc<AttemptRunner<L>>,
     queue: Queue,
     step: StepName,
-    metrics: Arc<Metrics>,
 }
 
 impl<L: WorkerLedger> Handler<L> {
@@ -177,23 +170,17 @@ impl<L: WorkerLedger> Handler<L> {
     async fn begin(&self, mut delivery: Delivery) -> Option<Box<Next>> {
         let key = delivery.hint.key;
         let span = trace::of_attempt(&Span::current(), delivery.hint.trace.as_deref());
-        match self.runner.attempt(Ask { key, span }, || delivery.acknowledge()).await {
-            Ok(attempted) => self.follow(attempted).await,
-            Err(error) => {
-                tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is pushed again");
-                None
-            }
-        }
+        let attempted = self.runner.attempt(Ask { key, span }, || delivery.acknowledge()).await.inspect_err(|error| {
+            tracing::warn!(run = %key.run, position = key.position, %error, "cannot claim: the step is pushed again");
+        });
+        self.follow(attempted.ok()?).await
     }
 
     async fn go_on(&self, next: Next) -> Option<Box<Next>> {
-        match self.runner.go_on(next).await {
-            Ok(attempted) => self.follow(attempted).await,
-            Err(error) => {
-                tracing::error!(%error, "cannot run the step: its lease will expire");
-                None
-            }
-        }
+        let attempted = self.runner.go_on(next).await.inspect_err(|error| {
+            tracing::error!(%error, "cannot run the step: its lease will expire");
+        });
+        self.follow(attempted.ok()?).await
     }
 
     /// Pushes what became due by an attempt, or goes on with it.
@@ -201,52 +188,36 @@ impl<L: WorkerLedger> Handler<L> {
         match attempted {
             Attempted::CarriedOn(next) => return Some(next),
             Attempted::Settled { run, due } => {
-                if hand_on(&self.queue, run, due).await == HandedOn::No {
+                if !hand_on(&self.queue, run, due).await {
                     self.queue.wake_relay();
                 }
             }
-            Attempted::Refused(why) => self.metrics.claim_refused(&self.step, why.as_str()),
+            Attempted::Refused(why) => self.runner.metrics.claim_refused(&self.step, why.as_str()),
             Attempted::Stale | Attempted::Overtaken => {}
         }
         None
     }
 }
 
-/// Whether nobody else needs to hear of what became due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HandedOn {
-    Yes,
-    /// A relay is to look.
-    No,
-}
-
-/// Pushes what became due. What cannot be pushed now a relay pushes when it may.
-async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> HandedOn {
-    let Some(due) = due else {
-        return if run == RunState::Active { HandedOn::No } else { HandedOn::Yes };
-    };
+/// Pushes what became due; false where a relay is to look. What cannot be pushed now it pushes when
+/// it may.
+async fn hand_on<S: HintSink>(sink: &S, run: RunState, due: Option<Due>) -> bool {
+    let Some(due) = due else { return run != RunState::Active };
     match queue::send(sink, std::slice::from_ref(&due), None).await {
-        Ok(report) if report.left == 0 => HandedOn::Yes,
-        Ok(_) => HandedOn::No,
+        Ok(report) => report.left == 0,
         Err(error) => {
             tracing::debug!(run = %due.key.run, step = %due.step, %error, "not pushed: the relay does it");
-            HandedOn::No
+            false
         }
     }
 }
 
 /// Keeps the leases of all attempts of this process, and its heartbeat: looks at each tick, and
-/// where a renewal is `wanted` before its time. One that failed is made again at once, over a new
+/// where a renewal is wanted before its time. One that failed is made again at once, over a new
 /// connection where its own was lost, and then at each tick: a worker whose session has ended, or
 /// that has lost a lease, is alive only by the beat that follows.
-async fn keep_alive<W, F>(
-    must_renew: impl Fn(Duration) -> bool,
-    wanted: impl Fn() -> W,
-    renew: impl Fn() -> F,
-    pulse: Pulse,
-) -> Infallible
+async fn keep_alive<F>(leases: &Leases, renew: impl Fn() -> F, pulse: Pulse) -> Infallible
 where
-    W: Future<Output = ()>,
     F: Future<Output = ledger::Result<()>>,
 {
     let mut tick = tokio::time::interval(RENEWAL_TICK);
@@ -258,11 +229,11 @@ where
             tokio::select! {
                 biased;
                 _ = tick.tick() => {}
-                () = wanted() => {}
+                () = leases.wanted() => {}
             }
         }
         pulse.beat();
-        if beat.is_some_and(|at: Instant| !must_renew(at.elapsed())) {
+        if beat.is_some_and(|at: Instant| !leases.must_renew(at.elapsed())) {
             failed = false;
             continue;
         }
@@ -313,7 +284,7 @@ mod tests {
             std::future::ready(if (2..=4).contains(&asked.len()) { Err(ledger::Error::Panicked) } else { Ok(()) })
         };
 
-        let beats = keep_alive(|beat| leases.must_renew(beat), || leases.wanted(), renew, Pulse::default());
+        let beats = keep_alive(&leases, renew, Pulse::default());
         let _ = tokio::time::timeout(Duration::from_secs(6), beats).await;
 
         assert_eq!(*asked.lock(), [0, 2_500, 2_500, 3_000, 3_000, 5_500]);
@@ -337,13 +308,18 @@ mod tests {
     #[tokio::test]
     async fn a_relay_is_woken_only_for_what_could_not_be_pushed() {
         let late = || Err(Error::Late { what: "push hints", after: Duration::from_secs(2) });
-        let (takes, is_full, fails) = (Answering(|| Ok(Pushed::New)), Answering(|| Ok(Pushed::Left)), Answering(late));
+        let (takes, knows) = (Answering(|| Ok(Pushed::New)), Answering(|| Ok(Pushed::Known)));
+        let (is_full, fails) = (Answering(|| Ok(Pushed::Left)), Answering(late));
 
-        assert_eq!(hand_on(&takes, RunState::Active, due()).await, HandedOn::Yes);
-        assert_eq!(hand_on(&Answering(|| Ok(Pushed::Known)), RunState::Active, due()).await, HandedOn::Yes);
-        assert_eq!(hand_on(&is_full, RunState::Active, due()).await, HandedOn::No);
-        assert_eq!(hand_on(&fails, RunState::Active, due()).await, HandedOn::No);
-        assert_eq!(hand_on(&takes, RunState::Active, None).await, HandedOn::No);
-        assert_eq!(hand_on(&takes, RunState::Succeeded, None).await, HandedOn::Yes);
+        for (what, queue, run, due, is_done) in [
+            ("a new hint", &takes, RunState::Active, due(), true),
+            ("a hint that is there already", &knows, RunState::Active, due(), true),
+            ("a queue that is full", &is_full, RunState::Active, due(), false),
+            ("a push that fails", &fails, RunState::Active, due(), false),
+            ("a run that waits", &takes, RunState::Active, None, false),
+            ("a run that has ended", &takes, RunState::Succeeded, None, true),
+        ] {
+            assert_eq!(hand_on(queue, run, due).await, is_done, "{what}");
+        }
     }
 }

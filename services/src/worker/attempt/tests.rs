@@ -148,7 +148,7 @@ fn runner(ledger: &Stub, catalog: Catalog) -> AttemptRunner<Stub> {
     let me = Worker { name: "worker".to_owned() };
     let places = ledger.places.clone();
     let places: Places = Arc::new(move |_| places.clone().try_acquire_owned().ok());
-    AttemptRunner::new(deps, me, Arc::default(), Rules::default(), Arc::new(|| 0.5), places)
+    AttemptRunner::new(deps, me, Rules::default(), Arc::new(|| 0.5), places)
 }
 
 fn ask() -> Ask {
