@@ -2,7 +2,7 @@
 //! them, from before the claim or the renewal was sent. When in doubt a lease is over: stopping is
 //! safe, going on is not.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -26,7 +26,7 @@ const IDLE_BEAT: Duration = Duration::from_millis(2_500);
 /// Every lease that this process holds.
 #[derive(Default)]
 pub struct Leases {
-    held: Mutex<HashMap<Key, Entry>>,
+    held: Mutex<BTreeMap<Key, Entry>>,
     /// A renewal is asked for before its time.
     wanted: Notify,
     /// The process ends: every attempt is to hand its step back.
@@ -78,13 +78,8 @@ impl Leases {
     pub fn due(&self) -> Vec<Lease> {
         let now = Instant::now();
         let held = self.held.lock();
-        let mut leases: Vec<_> = held
-            .iter()
-            .filter(|(_, entry)| entry.is_due(now))
-            .map(|(key, entry)| Lease { key: *key, length: entry.length })
-            .collect();
-        leases.sort_unstable_by_key(|lease| lease.key);
-        leases
+        let due = held.iter().filter(|(_, entry)| entry.is_due(now));
+        due.map(|(key, entry)| Lease { key: *key, length: entry.length }).collect()
     }
 
     /// What the ledger answered to renewals that were sent at `asked`.

@@ -144,21 +144,17 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_lasts_for_three_renewals() {
-        assert_eq!(said(leased(Reach::Shared, 3_300)), [""; 0]);
-        assert_eq!(said(leased(Reach::Shared, 3_299)).len(), 1);
-    }
+    fn a_lease_lasts_for_three_renewals_and_leaves_enough_for_a_call_that_creates_right_before_one() {
+        for (reach, millis, needs) in [
+            (Reach::Shared, 3_300, "three renewals need 3.3s"),
+            (Reach::Exclusive, 3_600, "a renewal, and a call that creates or deletes, need 3.6s"),
+        ] {
+            let short = Duration::from_millis(millis - 1);
+            let problem = format!("the step one has a lease of {short:?}: {needs}; give it LEASE, which is 4s");
 
-    #[test]
-    fn a_lease_that_was_just_about_to_be_renewed_leaves_enough_for_a_call_that_creates() {
-        assert_eq!(said(leased(Reach::Exclusive, 3_600)), [""; 0]);
-        assert_eq!(
-            said(leased(Reach::Exclusive, 3_599)),
-            [
-                "a 1: the step one has a lease of 3.599s: a renewal, and a call that creates or deletes, need 3.6s; give it \
-              LEASE, which is 4s"
-            ]
-        );
+            assert_eq!(said(leased(reach, millis)), [""; 0], "{reach:?}");
+            assert_eq!(said(leased(reach, millis - 1)), [format!("a 1: {problem}")], "{reach:?}");
+        }
     }
 
     #[test]
