@@ -24,7 +24,11 @@ use super::{
 };
 use crate::{
     ledger::{self, postgres::Postgres},
-    telemetry::{Said, health::Pulse, metrics::Metrics},
+    telemetry::{
+        Said,
+        health::Pulse,
+        metrics::{Metrics, names},
+    },
 };
 
 /// How many messages the broker sends ahead: the most of one batch.
@@ -109,7 +113,7 @@ pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyh
     let Deps { ledger, vitals } = deps;
     let pulse = vitals.health.pulse("events: follow");
     vitals.metrics.expect_feed();
-    let connected = |is_there| vitals.metrics.feed_connected(is_there);
+    let connected = |is_there| vitals.metrics.set(&names::FEED_CONNECTED, [], is_there);
     let keeper = Keeper {
         address: &feed.address,
         meanwhile: "the other program's events wait at its broker",

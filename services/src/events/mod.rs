@@ -32,7 +32,7 @@ pub use self::{
 use crate::{
     ledger::postgres::Postgres,
     name,
-    telemetry::{Said, Vitals, health::Pulse},
+    telemetry::{Said, Vitals, health::Pulse, metrics::names},
 };
 
 /// Where events go.
@@ -65,7 +65,7 @@ pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) ->
     let pulse = vitals.health.pulse("events: publish");
     vitals.metrics.expect_events();
     let publisher = Publisher { name: name::unique("events"), settings, ledger, vitals, shutdown };
-    let connected = |is_there| publisher.vitals.metrics.broker_connected(is_there);
+    let connected = |is_there| publisher.vitals.metrics.set(&names::BROKER_CONNECTED, [], is_there);
     let keeper = Keeper {
         address: &publisher.settings.address,
         meanwhile: "events wait in the database",

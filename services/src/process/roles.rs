@@ -51,14 +51,14 @@ pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result
 /// Publishes events until `shutdown`.
 pub(crate) async fn events(config: config::Events, life: Life) -> anyhow::Result<()> {
     let metrics = life.vitals.metrics.clone();
-    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_broker_connected()));
+    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_set(&names::BROKER_CONNECTED)));
     run_events(config, &life).await
 }
 
 /// Follows another program's events until `shutdown`.
 pub(crate) async fn follow(config: config::Follow, life: Life) -> anyhow::Result<()> {
     let metrics = life.vitals.metrics.clone();
-    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_feed_connected()));
+    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_set(&names::FEED_CONNECTED)));
     run_follow(config, &life).await
 }
 

@@ -6,8 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
-use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use crate::{
     ledger::{
@@ -33,35 +35,34 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 /// From now on a scrape of these metrics shows the gauges.
 pub(super) fn show(metrics: &Metrics, ledger: Postgres, queue: Queue) {
-    let samples = Arc::<Mutex<Vec<Sample>>>::default();
-    let shown = samples.clone();
-    metrics.read_from(move || shown.lock().clone());
-    let reader = Arc::new(Reader { ledger, queue, samples, read_at: tokio::sync::Mutex::default() });
-    metrics.refresh_by(move || {
+    let reader = Arc::new(Reader { ledger, queue, read: Mutex::default() });
+    metrics.ask(move || {
         let reader = reader.clone();
-        async move { reader.refresh().await }
+        async move { reader.read().await }
     });
 }
 
 struct Reader {
     ledger: Postgres,
     queue: Queue,
-    samples: Arc<Mutex<Vec<Sample>>>,
-    /// Held while reading, so that scrapers at the same moment share one reading.
-    read_at: tokio::sync::Mutex<Option<Instant>>,
+    /// What was read, and when. Held while reading, so that scrapers at the same moment share one
+    /// reading.
+    read: Mutex<Option<(Instant, Vec<Sample>)>>,
 }
 
 impl Reader {
-    async fn refresh(&self) {
-        let mut read_at = self.read_at.lock().await;
-        if read_at.is_some_and(|at| at.elapsed() < KEPT) {
-            return;
+    async fn read(&self) -> Vec<Sample> {
+        let mut read = self.read.lock().await;
+        if let Some((at, samples)) = &*read
+            && at.elapsed() < KEPT
+        {
+            return samples.clone();
         }
         let (stored, depths) = tokio::join!(timeout(LIMIT, self.stored()), timeout(LIMIT, self.depths()));
         let mut samples = shown(stored.context("no answer in time").flatten(), "Postgres");
         samples.extend(shown(depths.context("no answer in time").flatten(), "Redis"));
-        *self.samples.lock() = samples;
-        *read_at = Some(Instant::now());
+        *read = Some((Instant::now(), samples.clone()));
+        samples
     }
 
     async fn stored(&self) -> anyhow::Result<Vec<Sample>> {
@@ -125,8 +126,7 @@ fn of_step(steps: &Steps, samples: &mut Vec<Sample>) {
 
 fn of_gate(gate: &Gate, samples: &mut Vec<Sample>) {
     let Gate { scope, name, breaker, .. } = gate;
-    let mut show = |cause, closed| {
-        let closed = f64::from(u8::from(closed));
+    let mut show = |cause, closed: bool| {
         samples.push(Sample::of(&names::GATE_CLOSED, [scope, name, cause], closed));
     };
     show("pause", gate.paused_at.is_some());

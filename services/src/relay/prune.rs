@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio::sync::Notify;
 
 use super::{Next, Relay};
+use crate::telemetry::metrics::names;
 
 const TICK: Duration = Duration::from_secs(600);
 /// The most rows of a kind that one transaction deletes.
@@ -16,7 +17,7 @@ pub(super) async fn run(relay: Relay) {
         let retention = relay.settings.retention;
         let pruned = relay.ledger.prune(retention, BATCH).await.context("prune what has ended")?;
         if pruned.unpublished > 0 {
-            relay.vitals.metrics.events_dropped(pruned.unpublished);
+            relay.vitals.metrics.count(&names::EVENTS_DROPPED, [], pruned.unpublished);
             tracing::info!(events = pruned.unpublished, ?retention, "dropped events that nobody had published in time");
         }
         Ok(if pruned.rows >= BATCH as u64 { Next::AtOnce } else { Next::AtTick })

@@ -17,7 +17,7 @@ use super::{Next, Relay};
 use crate::{
     ledger::{Due, Error, Expired, RelayLedger, Settled, Settlement, settlement::Attempt},
     telemetry::{
-        metrics::{Ended, Metrics},
+        metrics::{Metrics, names},
         spans, trace,
     },
 };
@@ -98,11 +98,11 @@ pub async fn rescue_once<L: RelayLedger>(
     if upkeep.expired || ended > 0 {
         let expired = rescue_expired(ledger, asked, dice, metrics).await;
         (rescued.crashed, rescued.due) = unless_refused(expired, &mut refused)?;
-        metrics.rescued("crashed", rescued.crashed);
+        metrics.count(&names::RESCUED, ["crashed"], rescued.crashed as u64);
     }
     if upkeep.late {
         rescued.exceeded = unless_refused(late.spend(end_late(ledger)).await, &mut refused)?;
-        metrics.rescued("exceeded", rescued.exceeded);
+        metrics.count(&names::RESCUED, ["exceeded"], rescued.exceeded as u64);
     }
     if upkeep.cancelled {
         unless_refused(tell_of_cancelled(ledger).await, &mut refused)?;
@@ -117,7 +117,7 @@ pub async fn rescue_once<L: RelayLedger>(
     }
     if upkeep.doubted {
         rescued.doubted = unless_refused(look_again(ledger).await, &mut refused)?;
-        metrics.rescued("doubted", rescued.doubted);
+        metrics.count(&names::RESCUED, ["doubted"], rescued.doubted as u64);
     }
     Ok((rescued, refused))
 }
@@ -171,7 +171,7 @@ async fn rescue_expired<L: RelayLedger>(
         if let Settled::Done { run, due, whole, .. } = settled {
             rescued += 1;
             became_due.extend(due);
-            metrics.attempt_ended(&Ended::of(settlement, run));
+            metrics.attempt_ended(settlement, run);
             end_spans(step, asked, settlement, span);
             if let Some(whole) = whole {
                 spans::whole(&whole);
@@ -179,7 +179,7 @@ async fn rescue_expired<L: RelayLedger>(
             log(settlement, run);
         }
     }
-    metrics.leases_lost(rescued);
+    metrics.count(&names::LEASES_LOST, [], rescued as u64);
     Ok((rescued, became_due))
 }
 

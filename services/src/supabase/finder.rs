@@ -11,7 +11,7 @@ use super::sign_ups::{self, BATCH};
 use crate::{
     ledger::postgres::Postgres,
     relay::{Duty, Next},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Metrics, names},
 };
 
 /// Looks for the lost sign-ups of the last `since`, at each `tick`.
@@ -53,7 +53,7 @@ impl Duty for Finder {
                 return Ok(Next::AtOnce);
             }
             let found = find_once(ledger, self.since).await?;
-            metrics.lost_sign_ups_found(found);
+            metrics.count(&names::LOST_SIGN_UPS_FOUND, [], found);
             Ok(if found >= BATCH { Next::AtOnce } else { Next::AtTick })
         })
     }

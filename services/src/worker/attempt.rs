@@ -37,7 +37,7 @@ use crate::{
         settlement::{CarryOn, Quiet, Then},
     },
     telemetry::{
-        metrics::{Ended, Metrics},
+        metrics::{Metrics, names},
         spans, trace,
     },
 };
@@ -222,8 +222,8 @@ impl<L: WorkerLedger> AttemptRunner<L> {
             self.overtaken(&in_hand, calls).await;
             return Ok(Attempted::Overtaken);
         };
-        self.metrics.step_took(&claim.step, took);
-        self.metrics.leases_lost(usize::from(lease_lost));
+        self.metrics.measure(&names::STEP_DURATION, [claim.step.as_str()], took);
+        self.metrics.count(&names::LEASES_LOST, [], u64::from(lease_lost));
         Ok(self.settled(&in_hand, written))
     }
 
@@ -254,9 +254,10 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         if let Some(whole) = whole {
             spans::whole(&whole);
         }
-        self.metrics.attempt_ended(&Ended::of(&settlement, run));
+        self.metrics.attempt_ended(&settlement, run);
         if run != RunState::Active {
-            self.metrics.run_ended(&claim.workflow, run, claim.age + asked.elapsed());
+            let labels = [claim.workflow.as_str(), run.as_str()];
+            self.metrics.measure(&names::RUN_DURATION, labels, claim.age + asked.elapsed());
         }
         next.map_or(Attempted::Settled { run, due }, Attempted::CarriedOn)
     }
@@ -269,7 +270,7 @@ impl<L: WorkerLedger> AttemptRunner<L> {
         let (run, step, resource) = (claim.key.run, &claim.step, &claim.input.resource);
         tracing::info!(%run, %step, trace_id = trace::id(span), "attempt overtaken: it changed nothing");
         spans::ended(span, "overtaken", None);
-        self.metrics.stale_settle();
+        self.metrics.count(&names::STALE_SETTLES, [], 1);
         if calls == InFlight::Never {
             return;
         }

@@ -192,7 +192,9 @@ impl<L: WorkerLedger> Handler<L> {
                     self.queue.wake_relay();
                 }
             }
-            Attempted::Refused(why) => self.runner.metrics.claim_refused(&self.step, why.as_str()),
+            Attempted::Refused(why) => {
+                self.runner.metrics.count(&names::CLAIMS_REFUSED, [self.step.as_str(), why.as_str()], 1);
+            }
             Attempted::Stale | Attempted::Overtaken => {}
         }
         None
@@ -257,7 +259,7 @@ fn show(step: &StepName, status: watch::Receiver<Status>, vitals: &Vitals) {
         let status = status.borrow();
         let step = [step.as_str()];
         vec![
-            Sample::of(&names::CONSUMER_UP, step, f64::from(u8::from(status.worker.is_some()))),
+            Sample::of(&names::CONSUMER_UP, step, status.worker.is_some()),
             Sample::of(&names::CONSUMER_REBUILDS, step, status.rebuilds as f64),
             Sample::of(&names::CONSUMER_PANICS, step, status.panics as f64),
             Sample::of(&names::CONSUMER_ABANDONED, step, status.abandoned as f64),

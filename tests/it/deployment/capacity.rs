@@ -1,9 +1,5 @@
 //! The ceilings of scaling: what Postgres takes, and what a scaler divides by.
 
-use std::collections::BTreeSet;
-
-use sluice::telemetry::metrics::names;
-
 use super::{settings::help, *};
 
 /// What a superuser's reserve (`superuser_reserved_connections`) and people at work need of
@@ -79,7 +75,7 @@ fn all_pods_in_a_rollout_at_full_scale_fit_into_what_postgres_allows() {
 
 #[test]
 fn the_scalers_divide_known_metrics_of_each_step_by_what_a_worker_does_at_once() {
-    let known: BTreeSet<&str> = names::all().iter().map(|metric| metric.name).collect();
+    let known = crate::metrics::known();
     let concurrency = overlay("production").settings()["WORKER_CONCURRENCY"].as_str().unwrap();
     for (name, kind) in [("production+keda", "ScaledObject"), ("production+hpa", "HorizontalPodAutoscaler")] {
         let scalers: Vec<&Document> = renderings()[name].of_kind(kind).collect();

@@ -1,4 +1,4 @@
-//! The files in deploy/ and docs/metrics.md's table against what is really shown.
+//! The files in deploy/ against what is really shown.
 
 use std::process::Command;
 
@@ -137,25 +137,4 @@ fn every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() {
         assert!(expected.contains(&"exp_alerts: []"), "{name} has no test in which it stays silent");
         assert!(expected.contains(&"exp_alerts:"), "{name} has no test in which it fires");
     }
-}
-
-#[test]
-fn the_readme_lists_every_metric_as_it_is() {
-    let readme = std::fs::read_to_string(file("docs/metrics.md")).unwrap();
-
-    let rows: Vec<&str> = readme
-        .lines()
-        .filter(|line| {
-            line.starts_with("| `sluice_") || line.starts_with("| `http_") || line.starts_with("| `process_")
-        })
-        .collect();
-
-    let expected: Vec<String> = names::all()
-        .iter()
-        .map(|metric| {
-            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-            format!("| `{}` | {} | {} | {} |", metric.name, metric.kind.as_str(), labels.join(" "), metric.help)
-        })
-        .collect();
-    assert_eq!(rows, expected.iter().map(String::as_str).collect::<Vec<_>>(), "make it:\n{}", expected.join("\n"));
 }

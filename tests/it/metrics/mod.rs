@@ -16,7 +16,6 @@ use std::{
 };
 
 use serde_json::Value;
-use sluice::telemetry::metrics::names::{self, Described, Kind};
 use tests::{
     evolution::{Config, Fault, Route, Rule, Stage, When},
     fleet::Fleet,
@@ -127,17 +126,40 @@ impl Scrape {
     }
 }
 
-/// The names of a metric's samples.
-fn samples(metric: &Described) -> Vec<String> {
-    match metric.kind {
-        Kind::Histogram => ["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", metric.name)).to_vec(),
-        Kind::Counter | Kind::Gauge => vec![metric.name.to_owned()],
+/// A metric as docs/metrics.md has it.
+struct Documented {
+    name: String,
+    kind: String,
+    labels: BTreeSet<String>,
+    help: String,
+}
+
+impl Documented {
+    fn read(row: &str) -> Self {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let ["", name, kind, labels, help, ""] = cells[..] else { panic!("{row} is no metric") };
+        let labels = labels.split_whitespace().map(|label| label.trim_matches('`').to_owned()).collect();
+        Self { name: name.trim_matches('`').to_owned(), kind: kind.to_owned(), labels, help: help.to_owned() }
+    }
+
+    /// The names of its samples.
+    fn samples(&self) -> Vec<String> {
+        match self.kind.as_str() {
+            "histogram" => ["_bucket", "_sum", "_count"].map(|end| format!("{}{end}", self.name)).to_vec(),
+            _ => vec![self.name.clone()],
+        }
     }
 }
 
+/// The metrics that Sluice says it shows.
+fn documented() -> Vec<Documented> {
+    let page = std::fs::read_to_string(file("docs/metrics.md")).unwrap();
+    page.lines().filter(|line| line.starts_with("| `")).map(Documented::read).collect()
+}
+
 /// The names of all samples that Sluice says it shows.
-fn known() -> BTreeSet<String> {
-    names::all().iter().flat_map(samples).collect()
+pub fn known() -> BTreeSet<String> {
+    documented().iter().flat_map(Documented::samples).collect()
 }
 
 /// What happens at the API to one user's next call of this route.

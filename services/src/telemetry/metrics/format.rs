@@ -1,8 +1,6 @@
 //! How metrics are written: in OpenMetrics' text for who asks for it, as Prometheus does, else in
 //! Prometheus' older one.
 
-use super::names;
-
 /// A text format that a scraper may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -28,18 +26,19 @@ impl Format {
         match self {
             Self::OpenMetrics => open_metrics,
             Self::Prometheus => {
-                open_metrics.lines().filter(|line| *line != "# EOF").map(|line| described(line) + "\n").collect()
+                let lines = open_metrics.lines().filter(|line| *line != "# EOF");
+                lines.map(|line| described(line, &open_metrics) + "\n").collect()
             }
         }
     }
 }
 
 /// The older format describes a counter under its samples' name, with `_total`.
-fn described(line: &str) -> String {
+fn described(line: &str, all: &str) -> String {
     let words: Vec<&str> = line.splitn(4, ' ').collect();
     let ["#", what, family, rest] = words[..] else { return line.to_owned() };
-    let known = names::all().into_iter().find(|metric| metric.family() == family);
-    format!("# {what} {} {rest}", known.map_or(family, |metric| metric.name))
+    let total = if all.contains(&format!("# TYPE {family} counter\n")) { "_total" } else { "" };
+    format!("# {what} {family}{total} {rest}")
 }
 
 #[cfg(test)]

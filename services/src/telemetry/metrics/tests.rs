@@ -1,12 +1,16 @@
 use std::time::Duration;
 
 use workflows::{
-    ids::{StepName, WorkflowName},
+    outcome::{Memory, Outcome},
     state::RunState,
     whatsapp::provision,
 };
 
 use super::*;
+use crate::ledger::settlement::{
+    Quiet, Settlement,
+    tests::{claim, workflow},
+};
 
 fn assert_has(text: &str, lines: &[&str]) {
     for line in lines {
@@ -17,28 +21,22 @@ fn assert_has(text: &str, lines: &[&str]) {
 #[tokio::test]
 async fn what_is_counted_is_shown_under_its_name_with_its_labels() {
     let metrics = Metrics::new("worker");
-    let (workflow, step): (WorkflowName, StepName) = ("welcome".parse().unwrap(), "send".parse().unwrap());
+    let success = Outcome::Success { output: Default::default(), memory: Memory::default(), note: None };
+    let settlement = Settlement::plan(&claim(2), &workflow(), success, Quiet::Yes, 0.0).unwrap();
 
-    metrics.attempt_ended(&Ended {
-        workflow: "welcome",
-        step: "send",
-        outcome: "succeeded",
-        class: None,
-        run: RunState::Succeeded,
-    });
-    metrics.claim_refused(&step, "gate_closed");
-    metrics.claim_refused(&step, "gate_closed");
-    metrics.run_ended(&workflow, RunState::Succeeded, Duration::from_millis(1200));
+    metrics.attempt_ended(&settlement, RunState::Succeeded);
+    metrics.count(&names::CLAIMS_REFUSED, ["send", "gate_closed"], 2);
+    metrics.measure(&names::RUN_DURATION, ["welcome", "succeeded"], Duration::from_millis(1200));
     metrics.called("POST /greetings", None, "no_answer", Duration::from_secs(15));
-    metrics.leases_lost(0);
+    metrics.count(&names::LEASES_LOST, [], 0);
     metrics.spans_from(Arc::default());
 
     let text = metrics.scrape(Format::OpenMetrics).await;
     assert_has(
         &text,
         &[
-            r#"sluice_attempts_total{workflow="welcome",step="send",outcome="succeeded",class="none"} 1"#,
-            r#"sluice_runs_total{workflow="welcome",outcome="succeeded"} 1"#,
+            r#"sluice_attempts_total{workflow="three",step="third",outcome="succeeded",class="none"} 1"#,
+            r#"sluice_runs_total{workflow="three",outcome="succeeded"} 1"#,
             r#"sluice_claims_refused_total{step="send",reason="gate_closed"} 2"#,
             r#"sluice_run_duration_seconds_bucket{le="1.0",workflow="welcome",outcome="succeeded"} 0"#,
             r#"sluice_run_duration_seconds_bucket{le="1.5",workflow="welcome",outcome="succeeded"} 1"#,
