@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 use workflows::whatsapp::evolution::{Call, ErrorKind, answer::Response, redact::Redaction};
 
 use super::{Address, Client};
-use crate::telemetry::{chain, names, spans, trace};
+use crate::telemetry::{chain, spans, trace};
 
 /// The most that is read of a body. The largest recorded answers are lists, of which ours has one
 /// row, and QR codes.
@@ -87,13 +87,7 @@ impl Client {
         let sent = Instant::now();
         let result = asking.instrument(span.clone()).await;
         let (status, error) = said(result.as_ref().map(went));
-        if let Some(status) = status {
-            span.record(names::STATUS, i64::from(status));
-        }
-        if let Some(error) = &error {
-            span.record(names::ERROR, error);
-            spans::failed(&span);
-        }
+        spans::answered(&span, status, error.as_deref());
         if let Some(metrics) = &self.metrics {
             metrics.called(call.route(), status, error.as_deref().unwrap_or_default(), sent.elapsed());
         }

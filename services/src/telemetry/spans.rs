@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
-use tracing::{Span, field::Empty, info_span};
+use opentelemetry::{Value, trace::Status};
+use tracing::{Span, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use workflows::{
     ids::{StepName, WorkflowName},
     state::{DeathReason, RunState},
 };
 
 use super::{names, trace};
-use crate::ledger::{AttemptSpan, Claim, DueKey, Event, Expired, SpanIds, TakenIn, Waited, WholeRun};
+use crate::ledger::{AttemptSpan, Claim, DueKey, Event, Expired, Key, SpanIds, TakenIn, Waited, WholeRun};
 
 /// What the spans' layer listens to.
 pub(super) const TARGET: &str = module_path!();
@@ -30,7 +32,7 @@ pub fn intake(taken: &TakenIn) -> Span {
         { names::WORKFLOW } = %taken.workflow,
         { names::RUN } = %taken.run,
         { names::SUBJECT } = %taken.subject,
-        { names::WAITED } = millis(taken.age),
+        { names::WAITED } = as_i64(taken.age.as_millis()),
         { names::DATABASE } = "postgresql",
         { names::TENTATIVE } = true,
     );
@@ -63,7 +65,6 @@ pub fn send(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
         names::SEND,
         otel.name = format!("{} {step}", names::SEND),
         otel.kind = "producer",
-        otel.status_code = Empty,
         { names::QUEUE_SYSTEM } = "redis",
         { names::QUEUE } = %step,
         { names::OPERATION } = names::SEND,
@@ -109,7 +110,6 @@ pub fn process(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
         names::PROCESS,
         otel.name = format!("{} {step}", names::PROCESS),
         otel.kind = "consumer",
-        otel.status_code = Empty,
         { names::QUEUE_SYSTEM } = "redis",
         { names::QUEUE } = %step,
         { names::OPERATION } = names::PROCESS,
@@ -117,23 +117,6 @@ pub fn process(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
         { names::MESSAGE } = %key,
         { names::RUN } = %key.run,
         { names::STEP } = %step,
-        { names::TOKEN } = Empty,
-        { names::WORKFLOW } = Empty,
-        { names::ATTEMPT } = Empty,
-        { names::BACKOFF } = Empty,
-        { names::RETRY_AFTER } = Empty,
-        { names::TURN } = Empty,
-        { names::GATE } = Empty,
-        { names::GATED_BY } = Empty,
-        { names::QUEUED } = Empty,
-        { names::OUTCOME } = Empty,
-        { names::CLASS } = Empty,
-        { names::ERROR } = Empty,
-        { names::HELD } = Empty,
-        { names::WORKER } = Empty,
-        { names::ID } = Empty,
-        { names::ABOVE } = Empty,
-        { names::LASTED } = Empty,
     );
     trace::adopt(&span, above);
     span
@@ -141,17 +124,30 @@ pub fn process(step: &StepName, key: DueKey, above: Option<&str>) -> Span {
 
 /// What the claim has brought, on the attempt's span.
 pub fn claimed(span: &Span, claim: &Claim) {
-    span.record(names::WORKFLOW, claim.workflow.as_str());
-    span.record(names::ATTEMPT, i64::from(claim.attempt));
-    span.record(names::TOKEN, tracing::field::display(claim.key.token));
-    span.record(names::HELD, true);
+    if span.is_disabled() {
+        return;
+    }
+    of_attempt(span, &claim.workflow, claim.attempt, claim.key);
+    span.set_attribute(names::HELD, true);
     if let Some(Waited { backoff, retry_after, turn, gate, gated_by, queue }) = &claim.waited {
-        span.record(names::BACKOFF, *backoff);
-        span.record(names::RETRY_AFTER, *retry_after);
-        span.record(names::TURN, *turn);
-        span.record(names::GATE, *gate);
-        span.record(names::GATED_BY, gated_by.as_deref());
-        span.record(names::QUEUED, *queue);
+        set(span, names::BACKOFF, *backoff);
+        set(span, names::RETRY_AFTER, *retry_after);
+        set(span, names::TURN, *turn);
+        set(span, names::GATE, *gate);
+        set(span, names::GATED_BY, gated_by.clone());
+        set(span, names::QUEUED, *queue);
+    }
+}
+
+fn of_attempt(span: &Span, workflow: &WorkflowName, attempt: u32, key: Key) {
+    span.set_attribute(names::WORKFLOW, workflow.to_string());
+    span.set_attribute(names::ATTEMPT, i64::from(attempt));
+    span.set_attribute(names::TOKEN, key.token.to_string());
+}
+
+fn set(span: &Span, name: &'static str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        span.set_attribute(name, value);
     }
 }
 
@@ -181,16 +177,12 @@ pub fn rescue(expired: &Expired) -> Span {
         parent: None,
         names::RESCUE,
         otel.name = format!("{} {}", names::RESCUE, expired.step),
-        otel.status_code = Empty,
         { names::WORKFLOW } = %expired.workflow,
         { names::RUN } = %expired.key.run,
         { names::STEP } = %expired.step,
         { names::ATTEMPT } = i64::from(expired.attempt),
         { names::TOKEN } = %expired.key.token,
         { names::DATABASE } = "postgresql",
-        { names::OUTCOME } = Empty,
-        { names::CLASS } = Empty,
-        { names::ERROR } = Empty,
         { names::TENTATIVE } = true,
     );
     match &expired.span {
@@ -205,13 +197,11 @@ pub fn lost(expired: &Expired, own: &AttemptSpan, age: Duration) -> Span {
     let Expired { key, generation, .. } = *expired;
     let due = DueKey { run: key.run, position: key.position, generation };
     let span = process(&expired.step, due, Some(&own.ids.traceparent()));
-    span.record(names::TOKEN, tracing::field::display(key.token));
-    span.record(names::WORKFLOW, expired.workflow.as_str());
-    span.record(names::ATTEMPT, i64::from(expired.attempt));
-    span.record(names::WORKER, tracing::field::display(&expired.worker));
-    span.record(names::ID, tracing::field::display(&own.ids.span));
-    span.record(names::ABOVE, own.parent.as_deref().unwrap_or_default());
-    span.record(names::LASTED, nanos(age));
+    of_attempt(&span, &expired.workflow, expired.attempt, key);
+    span.set_attribute(names::WORKER, expired.worker.clone());
+    span.set_attribute(names::ID, own.ids.span.clone());
+    span.set_attribute(names::ABOVE, own.parent.clone().unwrap_or_default());
+    span.set_attribute(names::LASTED, as_i64(age.as_nanos()));
     failed(&span);
     span
 }
@@ -223,7 +213,6 @@ pub fn whole(whole: &WholeRun) -> Span {
         parent: None,
         names::WHOLE,
         otel.name = format!("{} {}", names::WHOLE, whole.workflow),
-        otel.status_code = Empty,
         { names::WORKFLOW } = whole.workflow,
         { names::RUN } = %whole.run,
         { names::SUBJECT } = whole.subject,
@@ -231,9 +220,8 @@ pub fn whole(whole: &WholeRun) -> Span {
         { names::ATTEMPTS } = i64::from(whole.attempts),
         { names::ERROR } = whole.reason.map(DeathReason::as_str),
         { names::IN_ATTEMPT } = is_in_attempt(),
-        { names::LASTED } = nanos(whole.lasted),
-        { names::ENDED_AGO } = nanos(whole.ended_ago),
-        { names::ABOVE } = Empty,
+        { names::LASTED } = as_i64(whole.lasted.as_nanos()),
+        { names::ENDED_AGO } = as_i64(whole.ended_ago.as_nanos()),
     );
     let (own, asked) = (whole.traceparent.as_deref(), whole.asked_traceparent.as_deref());
     if own == asked {
@@ -241,7 +229,7 @@ pub fn whole(whole: &WholeRun) -> Span {
         trace::adopt_claim(&span, asked);
     } else {
         trace::adopt(&span, own);
-        span.record(names::ABOVE, asked.and_then(SpanIds::of).map(|above| above.span).unwrap_or_default());
+        span.set_attribute(names::ABOVE, asked.and_then(SpanIds::of).map(|above| above.span).unwrap_or_default());
     }
     if whole.state == RunState::Dead {
         failed(&span);
@@ -262,40 +250,42 @@ pub fn call(route: &'static str, host: &str, port: Option<u16>, url: &str) -> Sp
         "call",
         otel.name = route,
         otel.kind = "client",
-        otel.status_code = Empty,
         { names::METHOD } = method,
         { names::ROUTE } = template,
         { names::URL } = url,
         { names::SERVER } = host,
         { names::PORT } = port.map(i64::from),
-        { names::STATUS } = Empty,
-        { names::ERROR } = Empty,
     )
+}
+
+/// What came of a call.
+pub fn answered(span: &Span, status: Option<u16>, error: Option<&str>) {
+    set(span, names::STATUS, status.map(i64::from));
+    set(span, names::ERROR, error.map(str::to_owned));
+    if error.is_some() {
+        failed(span);
+    }
 }
 
 /// What came of an attempt, on a span beside the one that it is.
 pub fn came_of(span: &Span, outcome: &'static str, class: Option<&'static str>) {
-    span.record(names::OUTCOME, outcome);
-    span.record(names::CLASS, class);
+    span.set_attribute(names::OUTCOME, outcome);
+    set(span, names::CLASS, class);
 }
 
 /// How an attempt ended, on the span that it is.
 pub fn ended(span: &Span, outcome: &'static str, class: Option<&'static str>) {
     came_of(span, outcome, class);
-    span.record(names::ERROR, class);
+    set(span, names::ERROR, class);
     if matches!(outcome, "failed" | "refused" | "crashed") {
         failed(span);
     }
 }
 
 pub fn failed(span: &Span) {
-    span.record("otel.status_code", "ERROR");
+    span.set_status(Status::error(""));
 }
 
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+fn as_i64(number: u128) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
