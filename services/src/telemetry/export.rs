@@ -15,7 +15,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exported, Role, Tracers, names,
+    Exported, Role, Said, Tracers, names,
     otlp::{self, Collector},
     outbox::{Outbox, add},
     sampling::Root,
@@ -58,8 +58,6 @@ pub(crate) struct Exporters {
 const FLUSH: Duration = Duration::from_secs(3);
 /// The pause before a batch that was not taken is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often a collector that is away is worth a line.
-const SAY_EVERY: Duration = Duration::from_secs(60);
 
 impl Traces {
     /// A tracer per service, and what exports what they record.
@@ -84,7 +82,7 @@ impl Traces {
             collector: self.collector.clone(),
             batches: self.batches,
             exported: self.exported.clone(),
-            said: None,
+            said: Said::default(),
         };
         let provider = SdkTracerProvider::builder()
             .with_sampler(self.root)
@@ -157,7 +155,7 @@ struct Exporter {
     collector: Collector,
     batches: Batches,
     exported: Arc<Exported>,
-    said: Option<Instant>,
+    said: Said,
 }
 
 impl Exporter {
@@ -170,24 +168,24 @@ impl Exporter {
     /// The next batch: full, or as full as it became in time. None at the end.
     async fn batch(&mut self, closing: &CancellationToken) -> Option<Vec<SpanData>> {
         let mut batch = Vec::new();
-        let most = self.batches.most;
-        while batch.is_empty() {
-            tokio::select! {
-                taken = self.spans.recv_many(&mut batch, most) => if taken == 0 { return None },
-                () = closing.cancelled(), if !self.spans.is_closed() => self.spans.close(),
-            }
+        if !self.take(&mut batch, closing).await {
+            return None;
         }
-        let full = tokio::time::sleep(self.batches.delay);
-        tokio::pin!(full);
-        while batch.len() < most {
-            let room = most - batch.len();
-            tokio::select! {
-                taken = self.spans.recv_many(&mut batch, room) => if taken == 0 { break },
-                () = closing.cancelled(), if !self.spans.is_closed() => self.spans.close(),
-                () = &mut full => break,
-            }
-        }
+        let (most, delay) = (self.batches.most, self.batches.delay);
+        let filling = async { while batch.len() < most && self.take(&mut batch, closing).await {} };
+        let _ = tokio::time::timeout(delay, filling).await;
         Some(batch)
+    }
+
+    /// Takes what there is room for, as soon as there is something. False at the end.
+    async fn take(&mut self, batch: &mut Vec<SpanData>, closing: &CancellationToken) -> bool {
+        let room = self.batches.most - batch.len();
+        loop {
+            tokio::select! {
+                taken = self.spans.recv_many(batch, room) => return taken > 0,
+                () = closing.cancelled(), if !self.spans.is_closed() => self.spans.close(),
+            }
+        }
     }
 
     /// Tries again for a while: meanwhile the queue fills, and what it cannot hold is dropped.
@@ -214,13 +212,13 @@ impl Exporter {
         }
     }
 
+    /// Once a minute, whatever the error.
     fn say(&mut self, error: &str) {
-        if self.said.is_some_and(|at| at.elapsed() < SAY_EVERY) {
+        let collector = self.collector.address();
+        if !self.said.is_news(&collector) {
             return;
         }
-        self.said = Some(Instant::now());
         let (exported, dropped, failed) = self.exported.counts();
-        let collector = self.collector.address();
         tracing::warn!(collector, error, exported, dropped, failed, "spans are lost; the work goes on without them");
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 /// How long a loop may take for one round. Longer than any statement or call may take.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -37,11 +37,11 @@ impl Health {
     /// The loops that hang, and for how long each has not beaten.
     pub fn hung(&self) -> Vec<(String, Duration)> {
         let loops = self.loops.lock();
-        let silent = loops.iter().filter_map(|(name, last)| {
+        let hung = loops.iter().filter_map(|(name, last)| {
             let since = last.upgrade()?.lock().elapsed();
-            Some((name.clone(), since))
+            (since > LIMIT).then(|| (name.clone(), since))
         });
-        silent.filter(|(_, since)| *since > LIMIT).collect()
+        hung.collect()
     }
 }
 
@@ -62,13 +62,9 @@ impl Pulse {
         let mut wait = pin!(wait);
         loop {
             self.beat();
-            tokio::select! {
-                biased;
-                come = &mut wait => {
-                    self.beat();
-                    return come;
-                }
-                () = sleep(WAITING) => {}
+            if let Ok(come) = timeout(WAITING, &mut wait).await {
+                self.beat();
+                return come;
             }
         }
     }
@@ -76,6 +72,8 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! lets anybody wait; and the counts of what became of them.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, Value,
+    Context, KeyValue, Value,
     trace::{SpanContext, SpanId},
 };
 use opentelemetry_sdk::{
@@ -72,41 +73,39 @@ impl SpanProcessor for Outbox {
 
 /// A span as it is exported. Some tell of what others did, or of what may not have happened.
 fn as_it_was(mut span: SpanData) -> Option<SpanData> {
-    // What its attributes say of its export; the last word counts.
-    let told = |name| span.attributes.iter().rfind(|told| told.key.as_str() == name).map(|told| told.value.clone());
-    let is = |name| matches!(told(name), Some(Value::Bool(true)));
-    let id = |name| match told(name) {
+    // What its attributes say of its export is not exported itself; the last word counts.
+    let is_told = |attribute: &mut KeyValue| names::NOT_SENT.contains(&attribute.key.as_str());
+    let told: HashMap<_, _> = span.attributes.extract_if(.., is_told).map(|told| (told.key, told.value)).collect();
+    let is = |name: &str| told.get(name) == Some(&Value::Bool(true));
+    let id = |name: &str| match told.get(name) {
         Some(Value::String(id)) => Some(SpanId::from_hex(id.as_str()).ok()),
         _ => None,
     };
-    let lasting = |name| match told(name) {
+    let lasting = |name: &str| match told.get(name) {
         Some(Value::I64(nanos)) => Some(Duration::from_nanos(nanos.unsigned_abs())),
         _ => None,
     };
-    let (is_kept, is_tentative, is_held) = (is(names::KEPT), is(names::TENTATIVE), is(names::HELD));
-    let (own, above) = (id(names::ID).flatten(), id(names::ABOVE));
-    let (lasted, ended_ago) = (lasting(names::LASTED), lasting(names::ENDED_AGO).unwrap_or_default());
     // It is of a transaction that was rolled back, or of something that was there already.
-    if is_tentative && !is_kept {
+    if is(names::TENTATIVE) && !is(names::KEPT) {
         return None;
     }
     // Its attempt was rescued, and the rescue exports the attempt's span: this is how its worker
     // saw it.
-    if is_held && !is_kept {
+    if is(names::HELD) && !is(names::KEPT) {
         span.parent_span_id = span.span_context.span_id();
         span.span_context = with_id(&span.span_context, SpanId::from(rand::random::<u64>()));
     }
-    if let Some(own) = own {
+    if let Some(own) = id(names::ID).flatten() {
         span.span_context = with_id(&span.span_context, own);
     }
-    if let Some(above) = above {
+    if let Some(above) = id(names::ABOVE) {
         span.parent_span_id = above.unwrap_or(SpanId::INVALID);
     }
+    let ended_ago = lasting(names::ENDED_AGO).unwrap_or_default();
     span.end_time = span.end_time.checked_sub(ended_ago).unwrap_or(span.end_time);
-    if let Some(lasted) = lasted {
+    if let Some(lasted) = lasting(names::LASTED) {
         span.start_time = span.end_time.checked_sub(lasted).unwrap_or(span.start_time);
     }
-    span.attributes.retain(|attribute| !names::NOT_SENT.contains(&attribute.key.as_str()));
     Some(span)
 }
 

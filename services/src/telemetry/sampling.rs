@@ -93,13 +93,19 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_keeps_a_trace_out_and_never_brings_one_in() {
+    fn a_trace_is_recorded_as_its_root_and_what_is_above_it_say() {
+        let (absent, absolute) = (Root::Off { absolute: false }, Root::Off { absolute: true });
+        let roots = [Root::On, Root::Ratio(1.0), absent, absolute, Root::Ratio(0.0)];
         let (on, off) = (TraceFlags::SAMPLED, TraceFlags::default());
 
-        assert!(sampled(Root::On, Some(claimed(on))));
-        assert!(!sampled(Root::On, Some(claimed(off))));
-        for root in [Root::Off { absolute: false }, Root::Off { absolute: true }, Root::Ratio(0.0)] {
-            assert!(!sampled(root, Some(claimed(on))), "{root:?}");
+        for (above, parent, recorded) in [
+            ("nothing", None, [true, true, false, false, false]),
+            ("a recorded span of ours", Some(below(on)), [true, true, true, false, true]),
+            ("another one of ours", Some(below(off)), [false; 5]),
+            ("what is claimed to be recorded", Some(claimed(on)), [true, true, false, false, false]),
+            ("what is claimed not to be", Some(claimed(off)), [false; 5]),
+        ] {
+            assert_eq!(roots.map(|root| sampled(root, parent.clone())), recorded, "{above} is above");
         }
     }
 
@@ -110,20 +116,5 @@ mod tests {
         let taken = (0..1000).filter(|_| sampled(root, Some(claimed(TraceFlags::SAMPLED)))).count();
 
         assert!((300..700).contains(&taken), "{taken} of 1000 with one trace id");
-    }
-
-    #[test]
-    fn what_is_below_our_own_spans_follows_them() {
-        for root in [Root::On, Root::Off { absolute: false }, Root::Ratio(0.0)] {
-            assert!(sampled(root, Some(below(TraceFlags::SAMPLED))), "{root:?}");
-            assert!(!sampled(root, Some(below(TraceFlags::default()))), "{root:?}");
-        }
-        assert!(!sampled(Root::Off { absolute: true }, Some(below(TraceFlags::SAMPLED))));
-    }
-
-    #[test]
-    fn a_trace_that_begins_here_is_decided_by_its_root() {
-        assert!(sampled(Root::On, None) && sampled(Root::Ratio(1.0), None));
-        assert!(!sampled(Root::Off { absolute: false }, None) && !sampled(Root::Ratio(0.0), None));
     }
 }
