@@ -59,11 +59,10 @@ impl Role {
     fn of(span: &SpanBuilder) -> Self {
         let first = span.name.split(' ').next().unwrap_or_default();
         let in_attempt = KeyValue::new(names::IN_ATTEMPT, true);
-        let is_relays =
-            names::OF_RELAYS.contains(&first) && !span.attributes.iter().flatten().any(|a| *a == in_attempt);
+        let in_attempt = span.attributes.iter().flatten().any(|attribute| *attribute == in_attempt);
         match first {
             names::PUBLISH => Self::Events,
-            _ if is_relays => Self::Relay,
+            _ if names::OF_RELAYS.contains(&first) && !in_attempt => Self::Relay,
             _ => Self::Worker,
         }
     }
@@ -90,14 +89,11 @@ impl Tracer for Tracers {
 /// An error with its causes, each said once.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = words(error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = words(error);
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let next = words(cause);
         if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
+            text = format!("{text}: {next}");
         }
-        cause = error.source();
     }
     text
 }

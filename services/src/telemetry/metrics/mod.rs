@@ -67,9 +67,9 @@ impl Metrics {
         *self.series(metric, labels) = Value::Number(value.into());
     }
 
-    /// Whether it was last set to true.
+    /// Whether a gauge was last set to true.
     pub fn is_set(&self, metric: &Metric<0>) -> bool {
-        self.recorded.lock().number(metric) == Some(1.0)
+        matches!(self.recorded.lock().get(metric.family, &metric.labels([])), Some(Value::Number(1.0)))
     }
 
     /// A series, which is shown from now on.
@@ -106,6 +106,7 @@ impl Metrics {
         for source in sources {
             read.extend(source().await);
         }
+        // A copy, so that nobody who counts waits while it is written.
         let mut samples = self.recorded.lock().clone();
         read.into_iter().for_each(|sample| samples.put(sample));
         let mut registry = Registry::default();

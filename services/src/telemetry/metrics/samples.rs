@@ -58,11 +58,8 @@ impl Samples {
     }
 
     /// None where the series is not shown.
-    pub(super) fn number(&self, metric: &Metric<0>) -> Option<f64> {
-        match self.0.get(metric.family.name)?.1.get(&Labels::new())? {
-            Value::Number(number) => Some(*number),
-            Value::Count(_) | Value::Durations(_) => None,
-        }
+    pub(super) fn get(&self, family: Family, labels: &Labels) -> Option<&Value> {
+        self.0.get(family.name)?.1.get(labels)
     }
 }
 
