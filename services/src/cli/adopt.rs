@@ -114,7 +114,7 @@ impl Word {
 async fn open(config: &config::Ledger) -> anyhow::Result<PgConnection> {
     // The checks of every other command: is there a ledger, and are we let in?
     process::open(config).await?;
-    config.database.connect("sluice-cli").connect().await.context("connect to Postgres: check DATABASE_URL")
+    config.database.connect("cli").connect().await.context("connect to Postgres: check DATABASE_URL")
 }
 
 async fn show(connection: &mut PgConnection, form: Form) -> anyhow::Result<ExitCode> {

@@ -113,7 +113,7 @@ async fn migrate(
     options: &Options,
 ) -> anyhow::Result<ExitCode> {
     let deadline = options.wait.map(|wait| Instant::now() + wait);
-    let opening = process::open_session(&database, "migrate", deadline);
+    let opening = process::open_session(&database, deadline);
     let mut connection = shutdown.run_until_cancelled(opening).await.context("interrupted")??;
     let mut report = Report::default();
     let standing = if options.check {
@@ -150,7 +150,7 @@ async fn check(
             Ok((standing, done)) if done || !may_wait => return Ok(standing),
             Ok(_) => {}
             Err(migrations::Error::Database(_)) if may_wait => {
-                *connection = process::open_session(database, "migrate", deadline).await?;
+                *connection = process::open_session(database, deadline).await?;
             }
             Err(error) => return Err(error.into()),
         }

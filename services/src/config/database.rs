@@ -69,11 +69,11 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// What to connect with. Postgres shows `name` in `pg_stat_activity`.
+    /// What to connect with. Postgres shows `sluice-{name}` in `pg_stat_activity`.
     pub fn connect(&self, name: &str) -> PgConnectOptions {
         // PgBouncer refuses clients that ask for extra_float_digits; Postgres writes floats in full
         // without it.
-        let connect = self.connect.clone().application_name(name).extra_float_digits(None);
+        let connect = self.connect.clone().application_name(&format!("sluice-{name}")).extra_float_digits(None);
         match self.pooling {
             Pooling::Session => connect,
             // A named statement would be left behind on a connection that the next transaction does

@@ -59,10 +59,7 @@ pub(crate) fn run<R>(
 ) -> ExitCode {
     let Config { log, traces, role: config, .. } = match parsed {
         Ok(config) => config,
-        Err(faults) => {
-            refuse(&faults);
-            return ExitCode::from(REFUSED);
-        }
+        Err(faults) => return refuse(&faults),
     };
     let (tracers, exporters) = traces.map(Traces::start).unzip();
     if let Err(error) = log.start(tracers.map(telemetry::layer)) {
@@ -75,12 +72,12 @@ pub(crate) fn run<R>(
     match start(config, exporters, role) {
         Ok(code) => code,
         Err(error) => {
-            let refused = error.downcast_ref::<Refused>();
-            match refused {
-                Some(Refused(reasons)) => reasons.iter().for_each(|reason| tracing::error!("cannot start: {reason}")),
-                None => tracing::error!("{}", telemetry::chain(error.as_ref())),
-            }
-            ExitCode::from(if refused.is_some() { REFUSED } else { FAILED })
+            let Some(Refused(reasons)) = error.downcast_ref() else {
+                tracing::error!("{}", telemetry::chain(error.as_ref()));
+                return ExitCode::from(FAILED);
+            };
+            reasons.iter().for_each(|reason| tracing::error!("cannot start: {reason}"));
+            ExitCode::from(REFUSED)
         }
     }
 }
@@ -102,7 +99,7 @@ pub(crate) async fn unless_interrupted<T>(
 }
 
 /// Says every fault: for people a line each, for machines an object each.
-fn refuse(faults: &Faults) {
+fn refuse(faults: &Faults) -> ExitCode {
     let log = Log { format: Format::Json, filter: "error".to_owned() };
     if faults.format == Some(Format::Json) && log.start(None).is_ok() {
         for fault in faults.iter() {
@@ -119,6 +116,7 @@ fn refuse(faults: &Faults) {
             eprintln!("Every setting is a variable and a flag: see --help and .env.example.");
         }
     }
+    ExitCode::from(REFUSED)
 }
 
 /// What a role that runs for long is given beside its settings.

@@ -3,7 +3,6 @@
 //! what is missing and never why: an error may hold an address.
 
 use std::{
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,8 +20,6 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_millis(800);
 /// How long an answer holds.
 const FRESH: Duration = Duration::from_secs(1);
-
-const STARTING: &str = "starting";
 
 pub(super) struct Readiness {
     /// How many roles have not begun yet.
@@ -42,7 +39,7 @@ impl Readiness {
     pub(super) fn new(draining: CancellationToken) -> Self {
         Self {
             awaited: AtomicUsize::new(1),
-            waits_for: Mutex::new(STARTING),
+            waits_for: Mutex::new("starting"),
             draining,
             needs: Mutex::default(),
             last: Default::default(),
@@ -50,13 +47,14 @@ impl Readiness {
     }
 
     /// The process cannot do without this. Of several under one name the first is asked.
-    pub(super) fn need<Fut>(&self, name: &'static str, answers: impl Fn() -> Fut + Send + Sync + 'static)
+    pub(super) fn need<T, Fut>(&self, name: &'static str, what: &T, answers: impl Fn(T) -> Fut + Send + Sync + 'static)
     where
+        T: Clone + Send + Sync + 'static,
         Fut: Future<Output = bool> + Send + 'static,
     {
-        let mut needs = self.needs.lock();
+        let (what, mut needs) = (what.clone(), self.needs.lock());
         if needs.iter().all(|(known, _)| *known != name) {
-            needs.push((name, Arc::new(move || Box::pin(answers()))));
+            needs.push((name, Arc::new(move || Box::pin(answers(what.clone())))));
         }
     }
 
@@ -81,14 +79,11 @@ impl Readiness {
             return vec!["draining"];
         }
         let mut last = self.last.lock().await;
-        let missing = match &*last {
-            Some((asked, missing)) if asked.elapsed() < FRESH => missing.clone(),
-            _ => {
-                let missing = self.ask().await;
-                *last = Some((Instant::now(), missing.clone()));
-                missing
-            }
-        };
+        if last.as_ref().is_none_or(|(asked, _)| asked.elapsed() >= FRESH) {
+            let missing = self.ask().await;
+            *last = Some((Instant::now(), missing));
+        }
+        let missing = last.as_ref().map(|(_, missing)| missing.clone()).unwrap_or_default();
         if missing.is_empty() && self.awaited.load(Ordering::Acquire) > 0 {
             return vec![*self.waits_for.lock()];
         }
@@ -131,9 +126,9 @@ mod tests {
     async fn what_fails_and_what_hangs_is_named_within_a_second() {
         let readiness = Readiness::new(CancellationToken::new());
         readiness.begin();
-        readiness.need("Postgres", std::future::pending);
-        readiness.need("Redis", async || false);
-        readiness.need("the rest", async || true);
+        readiness.need("Postgres", &(), |()| std::future::pending());
+        readiness.need("Redis", &(), async |()| false);
+        readiness.need("the rest", &(), async |()| true);
         let asked = Instant::now();
 
         let missing = readiness.missing().await;
@@ -146,10 +141,9 @@ mod tests {
     async fn many_probes_ask_once_a_second() {
         let readiness = Readiness::new(CancellationToken::new());
         let asked = Arc::new(AtomicUsize::new(0));
-        let count = asked.clone();
-        readiness.need("Postgres", move || {
-            count.fetch_add(1, Ordering::Relaxed);
-            async { true }
+        readiness.need("Postgres", &asked, async |asked| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            true
         });
 
         for _ in 0..100 {

@@ -39,6 +39,6 @@ async fn refusal(options: &PgConnectOptions) -> Option<(String, Option<&'static 
                 has_too_few.then_some("where it has too few of them, give each role fewer: DATABASE_MAX_CONNECTIONS");
             Some((said.message().to_owned(), mend))
         }
-        Ok(Err(_)) | Err(_) => None,
+        _ => None,
     }
 }

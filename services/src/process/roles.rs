@@ -1,5 +1,5 @@
-//! Each role with what it works with. What is wrong with Redis or Postgres is found here, before a
-//! role starts.
+//! Each role with what it works with, until `shutdown`. What is wrong with Redis or Postgres is
+//! found here, before a role starts.
 
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ use crate::{
 /// What products have a relay do.
 type Duties = Vec<Box<dyn relay_role::Duty>>;
 
-/// Runs a relay until `shutdown`.
 pub(crate) async fn relay(config: config::Relay, duties: Duties, life: Life) -> anyhow::Result<()> {
     on_redis(&config.queue.clone(), async |queue| {
-        let ledger = life.relay_ledger(&config, &queue);
+        let ledger = life.ledger(&config.ledger, "relay", config.ledger.max_connections);
+        life.need_redis(&queue);
         match database::wait_for(&config.ledger.database, "relay", &life).await? {
             true => run_relay(config, duties, ledger, queue, &life).await,
             false => Ok(()),
@@ -36,10 +36,10 @@ pub(crate) async fn relay(config: config::Relay, duties: Duties, life: Life) -> 
     .await
 }
 
-/// Runs a worker until `shutdown`.
 pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result<()> {
     on_redis(&config.queue.clone(), async |queue| {
-        let ledgers = life.worker_ledgers(&config, &queue);
+        let ledgers = life.worker_ledgers(&config.ledger);
+        life.need_redis(&queue);
         match database::wait_for(&config.ledger.database, "worker", &life).await? {
             true => run_worker(config, ledgers, queue, &life).await,
             false => Ok(()),
@@ -48,27 +48,23 @@ pub(crate) async fn worker(config: config::Worker, life: Life) -> anyhow::Result
     .await
 }
 
-/// Publishes events until `shutdown`.
 pub(crate) async fn events(config: config::Events, life: Life) -> anyhow::Result<()> {
-    let metrics = life.vitals.metrics.clone();
-    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_set(&names::BROKER_CONNECTED)));
+    life.readiness.need("RabbitMQ", &life.vitals.metrics, async |metrics| metrics.is_set(&names::BROKER_CONNECTED));
     run_events(config, &life).await
 }
 
-/// Follows another program's events until `shutdown`.
 pub(crate) async fn follow(config: config::Follow, life: Life) -> anyhow::Result<()> {
-    let metrics = life.vitals.metrics.clone();
-    life.readiness.need("RabbitMQ", move || std::future::ready(metrics.is_set(&names::FEED_CONNECTED)));
+    life.readiness.need("RabbitMQ", &life.vitals.metrics, async |metrics| metrics.is_set(&names::FEED_CONNECTED));
     run_follow(config, &life).await
 }
 
-/// Runs every role until `shutdown`.
 pub(crate) async fn all(config: config::All, duties: Duties, life: Life) -> anyhow::Result<()> {
     let config::All { relay, worker, events, follow } = config;
     life.readiness.await_roles(2 + usize::from(events.is_some()) + usize::from(follow.is_some()));
     on_redis(&relay.queue.clone(), async |queue| {
-        let of_relay = life.relay_ledger(&relay, &queue);
-        let of_worker = life.worker_ledgers(&worker, &queue);
+        let of_relay = life.ledger(&relay.ledger, "relay", relay.ledger.max_connections);
+        let of_worker = life.worker_ledgers(&worker.ledger);
+        life.need_redis(&queue);
         if !database::wait_for(&relay.ledger.database, "all", &life).await? {
             return Ok(());
         }
@@ -93,7 +89,7 @@ async fn run_relay(
     if !database::register(&ledger, life).await? {
         return Ok(());
     }
-    let listen = config.listen.map(|database| database.connect(&database::application("relay-listen")));
+    let listen = config.listen.map(|database| database.connect("relay-listen"));
     let database = ledger.database().clone();
     let ledger = if spans::enabled() { ledger.traced() } else { ledger };
     let deps = relay_role::Deps { ledger, queue, listen, duties, vitals: life.vitals.clone() };
@@ -132,7 +128,6 @@ async fn run_at_a_broker(
     life: &Life,
 ) -> anyhow::Result<()> {
     let ledger = life.ledger(config, name, config.max_connections);
-    life.need_postgres(&ledger);
     if !database::wait_for(&config.database, name, life).await? {
         return Ok(());
     }
@@ -166,40 +161,18 @@ impl Life {
         Ok(())
     }
 
-    fn relay_ledger(&self, config: &config::Relay, queue: &Queue) -> Postgres {
-        let ledger = self.ledger(&config.ledger, "relay", config.ledger.max_connections);
-        self.need(&ledger, queue);
-        ledger
-    }
-
     /// A worker's ledger, and the same over a connection of its own, for leases.
-    fn worker_ledgers(&self, config: &config::Worker, queue: &Queue) -> (Postgres, Postgres) {
-        let ledger = self.ledger(&config.ledger, "worker", config.ledger.max_connections);
-        let leases = self.ledger(&config.ledger, "worker-leases", 1);
-        self.need(&ledger, queue);
-        (ledger, leases)
-    }
-
-    /// What no role can do without.
-    fn need_postgres(&self, ledger: &Postgres) {
-        let ledger = ledger.clone();
-        self.readiness.need("Postgres", move || {
-            let ledger = ledger.clone();
-            async move { ledger.ping().await.is_ok() }
-        });
+    fn worker_ledgers(&self, config: &config::Ledger) -> (Postgres, Postgres) {
+        (self.ledger(config, "worker", config.max_connections), self.ledger(config, "worker-leases", 1))
     }
 
     /// What those that move steps cannot do without.
-    fn need(&self, ledger: &Postgres, queue: &Queue) {
-        self.need_postgres(ledger);
-        let queue = queue.clone();
-        self.readiness.need("Redis", move || {
-            let queue = queue.clone();
-            async move { queue.ping().await.is_ok() }
-        });
+    fn need_redis(&self, queue: &Queue) {
+        self.readiness.need("Redis", queue, async |queue| queue.ping().await.is_ok());
     }
 
-    /// A ledger whose pool's connections are shown among the metrics.
+    /// A ledger, without which no role can do, and whose pool's connections are shown among the
+    /// metrics.
     fn ledger(&self, config: &config::Ledger, name: &'static str, connections: u32) -> Postgres {
         let ledger = database::ledger(config, name, connections);
         let database = ledger.database().clone();
@@ -212,6 +185,7 @@ impl Life {
                 Sample::of(&names::POOL_CONNECTIONS_MAX, [name], most),
             ]
         });
+        self.readiness.need("Postgres", &ledger, async |ledger| ledger.ping().await.is_ok());
         ledger
     }
 }
@@ -221,11 +195,10 @@ impl Life {
 async fn on_redis(config: &queue::Config, roles: impl AsyncFnOnce(Queue) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let queue = Queue::connect(config).map_err(|error| Refused(vec![format!("REDIS_URL: {error}")]))?;
     let findings = queue.check().await;
-    let is_unknown = is_unknown(&findings);
-    judge(findings)?;
+    judge(&findings)?;
     tokio::select! {
         ended = roles(queue.clone()) => ended,
-        refused = refusal(&queue), if is_unknown => Err(refused.into()),
+        refused = refusal(&queue), if is_unknown(&findings) => refused,
     }
 }
 
@@ -234,27 +207,24 @@ fn is_unknown(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.severity == Severity::Unknown)
 }
 
-fn judge(findings: Vec<Finding>) -> Result<(), Refused> {
-    let (refusals, rest): (Vec<_>, Vec<_>) =
-        findings.into_iter().partition(|finding| finding.severity == Severity::Refuse);
+fn judge(findings: &[Finding]) -> Result<(), Refused> {
+    let refusals = findings.iter().filter(|finding| finding.severity == Severity::Refuse);
+    let refusals: Vec<String> = refusals.map(|finding| finding.text.clone()).collect();
     if !refusals.is_empty() {
-        return Err(Refused(refusals.into_iter().map(|finding| finding.text).collect()));
+        return Err(Refused(refusals));
     }
-    rest.iter().for_each(|finding| tracing::warn!("{}", finding.text));
+    findings.iter().for_each(|finding| tracing::warn!("{}", finding.text));
     Ok(())
 }
 
-/// Returns when Redis has answered and must not be used.
-async fn refusal(queue: &Queue) -> Refused {
+/// Ends when Redis has answered and must not be used.
+async fn refusal(queue: &Queue) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(ASK_AGAIN).await;
         let findings = queue.check().await;
-        if is_unknown(&findings) {
-            continue;
-        }
-        match judge(findings) {
-            Ok(()) => std::future::pending().await,
-            Err(refused) => return refused,
+        if !is_unknown(&findings) {
+            judge(&findings)?;
+            std::future::pending::<()>().await;
         }
     }
 }
