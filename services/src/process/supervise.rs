@@ -44,24 +44,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_role_that_fails_stops_the_others_and_is_the_answer() {
-        let shutdown = CancellationToken::new();
-        let failing = ("failing", async { anyhow::bail!("no disk") }.boxed_local());
+    async fn a_role_that_ends_unasked_stops_the_others_and_is_the_answer() {
+        let ends = [
+            (Err(anyhow::anyhow!("no disk")), "the role ending: no disk"),
+            (Ok(()), "the role ending: ended without being asked to"),
+        ];
 
-        let error = supervise(vec![until_shutdown(&shutdown), failing], shutdown.clone()).await.unwrap_err();
+        for (end, answer) in ends {
+            let shutdown = CancellationToken::new();
+            let ending = ("ending", async { end }.boxed_local());
 
-        assert_eq!(format!("{error:#}"), "the role failing: no disk");
-        assert!(shutdown.is_cancelled());
-    }
+            let error = supervise(vec![ending, until_shutdown(&shutdown)], shutdown.clone()).await.unwrap_err();
 
-    #[tokio::test]
-    async fn a_role_that_ends_unasked_is_a_failure() {
-        let shutdown = CancellationToken::new();
-        let ending = ("ending", async { Ok(()) }.boxed_local());
-
-        let error = supervise(vec![ending, until_shutdown(&shutdown)], shutdown.clone()).await.unwrap_err();
-
-        assert_eq!(format!("{error:#}"), "the role ending: ended without being asked to");
+            assert_eq!(format!("{error:#}"), answer);
+            assert!(shutdown.is_cancelled(), "{answer}");
+        }
     }
 
     #[tokio::test]
