@@ -6,9 +6,9 @@ use std::{mem, process::ExitCode};
 use workflows::workflow::Catalog;
 
 use crate::{
-    config::{AllOptions, Config, EventsOptions, Faults, FollowOptions, RelayOptions, WorkerOptions},
+    config::{AllOptions, EventsOptions, Faults, FollowOptions, RelayOptions, WorkerOptions},
     events::feed::Feed,
-    process::{self, Life},
+    process,
     relay::Duty,
     telemetry::Vitals,
 };
@@ -52,53 +52,45 @@ impl Program {
 
     /// Moves requests into runs and due steps into Redis. It needs the workflows' definitions only.
     pub fn relay(mut self, options: &RelayOptions) -> ExitCode {
-        let duties = mem::take(&mut self.duties);
-        let run = async |config, life| process::relay(config, duties, life).await;
-        self.serve("relay", |catalog, faults| options.parse(catalog, faults), run)
+        let (vitals, catalog, faults) = self.complete("relay");
+        let run = async |config, life| process::relay(config, self.duties, life).await;
+        process::serve(vitals, options.parse(&catalog, faults), run)
     }
 
     /// Runs steps.
-    pub fn worker(self, options: &WorkerOptions) -> ExitCode {
-        self.serve("worker", |catalog, faults| options.parse(catalog, faults), process::worker)
+    pub fn worker(mut self, options: &WorkerOptions) -> ExitCode {
+        let (vitals, catalog, faults) = self.complete("worker");
+        process::serve(vitals, options.parse(&catalog, faults), process::worker)
     }
 
     /// Publishes events. It needs no workflow.
-    pub fn events(self, options: &EventsOptions) -> ExitCode {
-        self.serve("events", |_, faults| options.parse(faults), process::events)
+    pub fn events(mut self, options: &EventsOptions) -> ExitCode {
+        let (vitals, _, faults) = self.complete("events");
+        process::serve(vitals, options.parse(faults), process::events)
     }
 
     /// Takes in the events of the feed. It needs no workflow.
     pub fn follow(mut self, options: &FollowOptions) -> ExitCode {
-        let read = self.feed.take();
-        let parse = |_: &_, mut faults| options.parse(read.and_then(|read| read(&mut faults)), faults);
-        self.serve("follow", parse, process::follow)
+        let (vitals, _, mut faults) = self.complete("follow");
+        let feed = self.feed.and_then(|read| read(&mut faults));
+        process::serve(vitals, options.parse(feed, faults), process::follow)
     }
 
     /// All, in one process.
     pub fn all(mut self, options: &AllOptions) -> ExitCode {
-        let (read, duties) = (self.feed.take(), mem::take(&mut self.duties));
-        let parse = |catalog: &_, mut faults| options.parse(catalog, read.and_then(|read| read(&mut faults)), faults);
-        let run = async |config, life| process::all(config, duties, life).await;
-        self.serve("all", parse, run)
-    }
-
-    fn serve<R>(
-        self,
-        name: &str,
-        parse: impl FnOnce(&Catalog, Faults) -> Result<Config<R>, Faults>,
-        role: impl AsyncFnOnce(R, Life) -> anyhow::Result<()>,
-    ) -> ExitCode {
-        let vitals = Vitals::new(name);
-        let (catalog, faults) = self.complete(&vitals);
-        process::serve(vitals, parse(&catalog, faults), role)
+        let (vitals, catalog, mut faults) = self.complete("all");
+        let feed = self.feed.and_then(|read| read(&mut faults));
+        let run = async |config, life| process::all(config, self.duties, life).await;
+        process::serve(vitals, options.parse(&catalog, feed, faults), run)
     }
 
     /// Every workflow, and what is wrong with their settings and definitions.
-    fn complete(self, vitals: &Vitals) -> (Catalog, Faults) {
-        let (additions, mut faults) = (self.additions.into_iter(), Faults::default());
-        let catalog = additions.fold(self.catalog, |catalog, add| add(catalog, vitals, &mut faults));
+    fn complete(&mut self, role: &str) -> (Vitals, Catalog, Faults) {
+        let (vitals, mut faults) = (Vitals::new(role), Faults::default());
+        let (additions, catalog) = (mem::take(&mut self.additions), mem::take(&mut self.catalog));
+        let catalog = additions.into_iter().fold(catalog, |catalog, add| add(catalog, &vitals, &mut faults));
         faults.add_definitions(&catalog.registry());
-        (catalog, faults)
+        (vitals, catalog, faults)
     }
 }
 
@@ -164,7 +156,7 @@ mod tests {
             catalog.with(Begun)
         };
 
-        let (_, faults) = begun().adding(add).complete(&Vitals::new("all"));
+        let (.., faults) = begun().adding(add).complete("all");
 
         assert_eq!(
             faults.to_string(),
