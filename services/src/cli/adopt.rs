@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::Context;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use sqlx::{ConnectOptions, PgConnection};
 
 use super::{
@@ -42,10 +42,13 @@ pub enum Command {
     },
 }
 
+/// A person's word on a class.
 #[derive(Args)]
 pub struct OfClass {
     /// As `adopt status` shows it
-    class: ClassName,
+    #[arg(value_parser = ["unfinished", "foreign-name", "pending", "pending-spent", "pending-orphan", "stuck", "failed",
+        "gone", "older-users"])]
+    class: String,
     #[command(flatten)]
     word: Word,
 }
@@ -59,32 +62,12 @@ pub struct Word {
     by: ByOptions,
 }
 
-/// The classes on which somebody may have a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ClassName {
-    Unfinished,
-    ForeignName,
-    Pending,
-    PendingSpent,
-    PendingOrphan,
-    Stuck,
-    Failed,
-    Gone,
-    OlderUsers,
-}
-
-impl ClassName {
-    fn text(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
-    /// Why nobody of it can be started as a class.
-    fn never_starts(self) -> Option<&'static str> {
-        match self {
-            Self::ForeignName => Some("each needs a word of its own: sluice adopt allow NAME"),
-            Self::PendingOrphan => Some("they have no profile, and nobody would see their instance: leave them"),
-            _ => None,
-        }
+/// Why nobody of a class can be started as one.
+fn never_starts(class: &str) -> Option<&'static str> {
+    match class {
+        "foreign-name" => Some("each needs a word of its own: sluice adopt allow NAME"),
+        "pending-orphan" => Some("they have no profile, and nobody would see their instance: leave them"),
+        _ => None,
     }
 }
 
@@ -94,8 +77,8 @@ impl Command {
             Self::Status { config, form } => {
                 process::read(config.parse(), async |config| show(&mut open(&config).await?, form).await)
             }
-            Self::Start(OfClass { class, word }) => word.run(async |database, by| start(database, class, &by).await),
-            Self::Leave(OfClass { class, word }) => word.run(async |database, by| leave(database, class, &by).await),
+            Self::Start(OfClass { class, word }) => word.run(async |database, by| start(database, &class, &by).await),
+            Self::Leave(OfClass { class, word }) => word.run(async |database, by| leave(database, &class, &by).await),
             Self::Allow { name, word } => word.run(async |database, by| allow(database, &name, &by).await),
         }
     }
@@ -149,11 +132,11 @@ fn quoted(name: &str) -> String {
     format!("'{}'", clean(name).replace('\'', r"'\''"))
 }
 
-async fn start(mut database: PgConnection, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
-    if let Some(why) = class.never_starts() {
-        return refuse(FAILED, format!("{} cannot be started: {why}", class.text()));
+async fn start(mut database: PgConnection, class: &str, by: &By) -> anyhow::Result<ExitCode> {
+    if let Some(why) = never_starts(class) {
+        return refuse(FAILED, format!("{class} cannot be started: {why}"));
     }
-    let started = adoption::start(&mut database, &class.text(), &by.actor, by.note.as_deref()).await;
+    let started = adoption::start(&mut database, class, &by.actor, by.note.as_deref()).await;
     let Started { users, locked } = started.context("start the class")?;
     if locked == 0 {
         return decided(users, "started");
@@ -162,8 +145,8 @@ async fn start(mut database: PgConnection, class: ClassName, by: &By) -> anyhow:
     refuse(FAILED, format!("{locked} passed over, whose rows somebody has locked: run it again"))
 }
 
-async fn leave(mut database: PgConnection, class: ClassName, by: &By) -> anyhow::Result<ExitCode> {
-    let left = adoption::leave(&mut database, &class.text(), &by.actor, by.note.as_deref()).await;
+async fn leave(mut database: PgConnection, class: &str, by: &By) -> anyhow::Result<ExitCode> {
+    let left = adoption::leave(&mut database, class, &by.actor, by.note.as_deref()).await;
     decided(left.context("leave the class alone")?, "left alone")
 }
 

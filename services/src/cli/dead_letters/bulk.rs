@@ -16,7 +16,7 @@ use workflows::ids::RunId;
 
 use super::{
     FilterOptions, letter_id,
-    report::{Action, Item, Report},
+    report::{Action, Report},
     resolved,
 };
 use crate::{
@@ -24,9 +24,9 @@ use crate::{
         by::ByOptions,
         output::{self, EXIT_CODES, Form},
     },
-    config::OperatorOptions,
+    config::{self, OperatorOptions},
     ledger::{
-        By, Changed, OperatorLedger,
+        self, By, Changed, OperatorLedger,
         postgres::{
             Postgres,
             read::{self, Letter, LetterId, MOST},
@@ -72,22 +72,13 @@ pub struct Bulk {
 
 impl Bulk {
     pub(super) fn run(self, action: Action) -> ExitCode {
-        let change = Change { action, by: self.by.by() };
         process::run(self.config.parse(), async |config, shutdown| {
-            let found = async {
-                let ledger = process::open(&config).await?;
-                let letters = self.letters(&ledger).await?;
-                Ok((ledger, letters))
-            };
-            let (ledger, letters) = process::unless_interrupted(&shutdown, found).await?;
-            let mut report = Report::new(action, self.dry_run, letters.len(), self.ids.len());
-            report.skipped.extend(self.missing(&letters).map(Item::missing));
+            let (ledger, letters) = process::unless_interrupted(&shutdown, self.letters(&config)).await?;
+            let mut report = Report::new(action, self.dry_run, &letters, &self.ids);
             if self.dry_run {
-                letters.iter().for_each(|letter| report.take(letter, change.foresee(letter)));
+                letters.iter().for_each(|letter| report.take(letter, foresee(action, letter)));
             } else if self.agreed(action, letters.len(), &shutdown).await? {
-                change.all(&ledger, &letters, self.rate, &shutdown, &mut report).await;
-            } else {
-                report.untried = letters.len();
+                self.change(action, &ledger, &letters, &shutdown, &mut report).await;
             }
             self.form.print(&report, Report::describe)?;
             Ok(report.exit_code())
@@ -95,24 +86,17 @@ impl Bulk {
     }
 
     /// The oldest first: they have waited longest.
-    async fn letters(&self, ledger: &Postgres) -> anyhow::Result<Vec<Letter>> {
+    async fn letters(&self, config: &config::Ledger) -> anyhow::Result<(Postgres, Vec<Letter>)> {
+        let ledger = process::open(config).await?;
         let mut letters = match self.ids.is_empty() {
-            false => read::letters_by_id(ledger, &self.ids).await?,
-            true => read::letters(ledger, &self.filter.filter(false), MOST).await?,
+            false => read::letters_by_id(&ledger, &self.ids).await?,
+            true => read::letters(&ledger, &self.filter.filter(false), MOST).await?,
         };
         if letters.len() == MOST {
             output::remark(format!("there may be more than these {MOST}: run this again for the rest"));
         }
         letters.reverse();
-        Ok(letters)
-    }
-
-    fn missing<'a>(&'a self, letters: &'a [Letter]) -> impl Iterator<Item = LetterId> + 'a {
-        let found = |id: &LetterId| match id {
-            LetterId::Number(number) => letters.iter().any(|letter| letter.id == *number),
-            LetterId::Run(run) => letters.iter().any(|letter| letter.run == run.uuid()),
-        };
-        self.ids.iter().copied().filter(move |id| !found(id))
+        Ok((ledger, letters))
     }
 
     /// Who names dead letters one by one has seen them; who chooses by a filter is told how many it
@@ -128,69 +112,58 @@ impl Bulk {
         let answer = answer.context("ask")?.context("read the answer")?.unwrap_or_default();
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
-}
 
-/// What is done to each, and in whose name.
-struct Change {
-    action: Action,
-    by: By,
-}
-
-impl Change {
-    /// One after the other, until shutdown or the ledger's first error; what is left then is
-    /// counted as untried.
-    async fn all(
+    /// One after the other, until shutdown or the ledger's first error.
+    async fn change(
         &self,
+        action: Action,
         ledger: &Postgres,
         letters: &[Letter],
-        rate: f64,
         shutdown: &CancellationToken,
         report: &mut Report,
     ) {
-        let mut pace = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
+        let by = self.by.by();
+        let mut pace = tokio::time::interval(Duration::from_secs_f64(1.0 / self.rate));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for (number, letter) in letters.iter().enumerate() {
-            report.untried = letters.len() - number;
+        for letter in letters {
             if shutdown.run_until_cancelled(pace.tick()).await.is_none() {
                 return;
             }
-            report.untried -= 1;
-            match self.one(ledger, letter).await {
+            match change(action, ledger, letter, &by).await {
                 Ok(done) => report.take(letter, done),
-                Err(error) => return report.failed.push(Item::of(letter, Some(error.to_string()))),
+                Err(error) => return report.fail(letter, error.to_string()),
             }
         }
     }
+}
 
-    async fn one(&self, ledger: &Postgres, letter: &Letter) -> anyhow::Result<Done> {
-        if let Err(skipped) = self.foresee(letter) {
-            return Ok(Err(skipped));
-        }
-        let run = RunId::new(letter.run);
-        let changed = match self.action {
-            Action::Revive => ledger.revive(run, &self.by).await?,
-            Action::Discard => ledger.discard(run, &self.by).await?,
-        };
-        Ok(match changed {
-            Changed::Yes | Changed::AtSettle => Ok(()),
-            Changed::No(state) => Err(self.not_dead(state.as_str(), letter)),
-            Changed::Missing => Err("its run was removed meanwhile".to_owned()),
-        })
+async fn change(action: Action, ledger: &Postgres, letter: &Letter, by: &By) -> ledger::Result<Done> {
+    if let Err(skipped) = foresee(action, letter) {
+        return Ok(Err(skipped));
     }
+    let run = RunId::new(letter.run);
+    let changed = match action {
+        Action::Revive => ledger.revive(run, by).await?,
+        Action::Discard => ledger.discard(run, by).await?,
+    };
+    Ok(match changed {
+        Changed::Yes | Changed::AtSettle => Ok(()),
+        Changed::No(state) => Err(not_dead(action, state.as_str(), letter)),
+        Changed::Missing => Err("its run was removed meanwhile".to_owned()),
+    })
+}
 
-    /// What can be told before: a dead letter that has been dealt with is not dealt with again.
-    fn foresee(&self, letter: &Letter) -> Done {
-        match resolved(letter) {
-            _ if letter.run_state != "dead" => Err(self.not_dead(&letter.run_state, letter)),
-            Some(resolved) => Err(format!("it was {resolved}; its run has died again since: name the run")),
-            None => Ok(()),
-        }
+/// What can be told before: a dead letter that has been dealt with is not dealt with again.
+fn foresee(action: Action, letter: &Letter) -> Done {
+    match resolved(letter) {
+        _ if letter.run_state != "dead" => Err(not_dead(action, &letter.run_state, letter)),
+        Some(resolved) => Err(format!("it was {resolved}; its run has died again since: name the run")),
+        None => Ok(()),
     }
+}
 
-    fn not_dead(&self, state: &str, letter: &Letter) -> String {
-        let run = letter.run;
-        format!("run {run} is {state}, and only a dead one is {}: see `sluice runs show {run}`", self.action.past())
-    }
+fn not_dead(action: Action, state: &str, Letter { run, .. }: &Letter) -> String {
+    format!("run {run} is {state}, and only a dead one is {}: see `sluice runs show {run}`", action.past())
 }
 
 /// Done, or why not.

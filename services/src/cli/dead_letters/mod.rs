@@ -23,16 +23,41 @@ use super::{
 };
 use crate::{
     config::OperatorOptions,
-    ledger::postgres::read::{self, Letter, LetterFilter, LetterId, RunDetail},
+    ledger::postgres::{
+        Postgres,
+        read::{self, Letter, LetterFilter, LetterId, RunDetail},
+    },
 };
 
 #[derive(Subcommand)]
 #[command(after_help = EXIT_CODES)]
 pub enum Command {
     /// The dead letters that wait for a person, the youngest first
-    List(Box<List>),
+    #[command(after_help = EXIT_CODES)]
+    List {
+        /// Those that were revived or discarded too
+        #[arg(long)]
+        resolved: bool,
+
+        #[command(flatten)]
+        page: Page,
+        #[command(flatten)]
+        filter: Box<FilterOptions>,
+        #[command(flatten)]
+        config: Box<OperatorOptions>,
+    },
     /// One dead letter with its run, its steps and every attempt
-    Show(Box<Show>),
+    #[command(after_help = EXIT_CODES, override_usage = "sluice dead-letters show [OPTIONS] <ID|RUN>")]
+    Show {
+        /// The number of the dead letter, or the id of its run
+        #[arg(value_name = "ID|RUN", value_parser = letter_id)]
+        id: LetterId,
+
+        #[command(flatten)]
+        form: Form,
+        #[command(flatten)]
+        config: Box<OperatorOptions>,
+    },
     /// Give dead runs a fresh budget: each resumes at the step that failed and keeps what the steps
     /// before it made
     #[command(override_usage = "sluice dead-letters retry [OPTIONS] <ID|RUN>...
@@ -44,26 +69,11 @@ pub enum Command {
     Discard(Box<bulk::Bulk>),
 }
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-pub struct List {
-    /// Those that were revived or discarded too
-    #[arg(long)]
-    resolved: bool,
-
-    #[command(flatten)]
-    page: Page,
-    #[command(flatten)]
-    filter: FilterOptions,
-    #[command(flatten)]
-    config: OperatorOptions,
-}
-
 /// Which dead letters; all that is given must fit.
 #[derive(Args)]
 #[command(next_help_heading = "Filter")]
 #[group(id = "filter", multiple = true)]
-struct FilterOptions {
+pub struct FilterOptions {
     /// permanent_error, attempts_exhausted, worker_lost or deadline_exceeded
     #[arg(long, value_name = "REASON", value_parser = label::<DeathReason>)]
     reason: Option<DeathReason>,
@@ -95,21 +105,15 @@ impl FilterOptions {
 impl Command {
     pub fn run(self) -> ExitCode {
         match self {
-            Self::List(list) => list.run(),
-            Self::Show(show) => show.run(),
+            Self::List { resolved, page, filter, config } => on_ledger(&config, async |ledger| {
+                let filter = filter.filter(resolved);
+                let dead_letters = read::letters(&ledger, &filter, page.asks()).await?;
+                page.list(("dead_letters", "no dead letter matches"), dead_letters, LETTERS)
+            }),
+            Self::Show { id, form, config } => on_ledger(&config, async |ledger| show(&ledger, id, form).await),
             Self::Retry(bulk) => bulk.run(Action::Revive),
             Self::Discard(bulk) => bulk.run(Action::Discard),
         }
-    }
-}
-
-impl List {
-    fn run(&self) -> ExitCode {
-        on_ledger(&self.config, async |ledger| {
-            let filter = self.filter.filter(self.resolved);
-            let dead_letters = read::letters(&ledger, &filter, self.page.asks()).await?;
-            self.page.list(("dead_letters", "no dead letter matches"), dead_letters, LETTERS)
-        })
     }
 }
 
@@ -125,38 +129,20 @@ const LETTERS: &[Column<Letter>] = &[
     ("ERROR", |letter| shortened(letter.error.as_deref())),
 ];
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES, override_usage = "sluice dead-letters show [OPTIONS] <ID|RUN>")]
-pub struct Show {
-    /// The number of the dead letter, or the id of its run
-    #[arg(value_name = "ID|RUN", value_parser = letter_id)]
-    id: LetterId,
-
-    #[command(flatten)]
-    form: Form,
-    #[command(flatten)]
-    config: OperatorOptions,
-}
-
-impl Show {
-    fn run(self) -> ExitCode {
-        on_ledger(&self.config, async |ledger| {
-            let Some(letter) = read::letters_by_id(&ledger, &[self.id]).await?.pop() else {
-                let text = "there is no such dead letter: `sluice dead-letters list` shows those that are there";
-                return refuse(NOTHING_MATCHED, text);
-            };
-            let run = read::run(&ledger, RunId::new(letter.run)).await?;
-            let detail = run.context("the run was removed this very moment")?;
-            // The one that was asked for, where the run has died more than once.
-            let detail = RunDetail { dead_letter: Some(letter), ..detail };
-            self.form.print(&detail, |detail| {
-                let letter = detail.dead_letter.as_ref().map(describe).unwrap_or_default();
-                // Its run would name this very command as the mend.
-                let run = RunDetail { dead_letter: None, ..detail.clone() };
-                format!("{letter}\n\n{}", runs::describe(&run))
-            })
-        })
-    }
+async fn show(ledger: &Postgres, id: LetterId, form: Form) -> anyhow::Result<ExitCode> {
+    let Some(letter) = read::letters_by_id(ledger, &[id]).await?.pop() else {
+        let text = "there is no such dead letter: `sluice dead-letters list` shows those that are there";
+        return refuse(NOTHING_MATCHED, text);
+    };
+    let run = read::run(ledger, RunId::new(letter.run)).await?;
+    let detail = run.context("the run was removed this very moment")?;
+    // The one that was asked for, where the run has died more than once.
+    let detail = RunDetail { dead_letter: Some(letter.clone()), ..detail };
+    form.print(&detail, |detail| {
+        // Its run would name this very command as the mend.
+        let run = RunDetail { dead_letter: None, ..detail.clone() };
+        format!("{}\n\n{}", describe(&letter), runs::describe(&run))
+    })
 }
 
 fn describe(letter: &Letter) -> String {

@@ -43,18 +43,18 @@ pub(super) struct Report {
     /// How many dead letters fit.
     matched: usize,
     /// With `dry_run`: what would be done.
-    pub done: Vec<Item>,
-    pub skipped: Vec<Item>,
-    pub failed: Vec<Item>,
+    done: Vec<Item>,
+    skipped: Vec<Item>,
+    failed: Vec<Item>,
     /// What an interruption, a failure or a "no" left out.
-    pub untried: usize,
+    untried: usize,
     #[serde(skip)]
     named: usize,
 }
 
 /// One dead letter.
 #[derive(Debug, Serialize)]
-pub(super) struct Item {
+struct Item {
     id: Option<i64>,
     run: Option<Uuid>,
     step: Option<String>,
@@ -63,13 +63,13 @@ pub(super) struct Item {
 }
 
 impl Item {
-    pub(super) fn of(letter: &Letter, why: Option<String>) -> Self {
+    fn of(letter: &Letter, why: Option<String>) -> Self {
         Self { id: Some(letter.id), run: Some(letter.run), step: Some(letter.step.clone()), why }
     }
 
-    pub(super) fn missing(id: LetterId) -> Self {
+    fn missing(id: &LetterId) -> Self {
         let (id, run) = match id {
-            LetterId::Number(number) => (Some(number), None),
+            LetterId::Number(number) => (Some(*number), None),
             LetterId::Run(run) => (None, Some(run.uuid())),
         };
         Self { id, run, step: None, why: Some("there is no such dead letter".to_owned()) }
@@ -77,17 +77,28 @@ impl Item {
 }
 
 impl Report {
-    /// `named`: how many were named by id, none where a filter chose.
-    pub(super) fn new(action: Action, dry_run: bool, matched: usize, named: usize) -> Self {
-        let (done, skipped, failed) = Default::default();
-        Self { action, dry_run, matched, done, skipped, failed, untried: 0, named }
+    /// Before anything is tried. `named`: by id; none where a filter chose.
+    pub(super) fn new(action: Action, dry_run: bool, letters: &[Letter], named: &[LetterId]) -> Self {
+        let is_there = |id: &LetterId| match id {
+            LetterId::Number(number) => letters.iter().any(|letter| letter.id == *number),
+            LetterId::Run(run) => letters.iter().any(|letter| letter.run == run.uuid()),
+        };
+        let skipped = named.iter().filter(|id| !is_there(id)).map(Item::missing).collect();
+        let (matched, named) = (letters.len(), named.len());
+        Self { action, dry_run, matched, done: Vec::new(), skipped, failed: Vec::new(), untried: matched, named }
     }
 
     pub(super) fn take(&mut self, letter: &Letter, done: Done) {
+        self.untried -= 1;
         match done {
             Ok(()) => self.done.push(Item::of(letter, None)),
             Err(why) => self.skipped.push(Item::of(letter, Some(why))),
         }
+    }
+
+    pub(super) fn fail(&mut self, letter: &Letter, error: String) {
+        self.untried -= 1;
+        self.failed.push(Item::of(letter, Some(error)));
     }
 
     /// With a filter, what somebody else did meanwhile is no failure; what was named and not done
@@ -114,19 +125,16 @@ impl Report {
         if self.untried > 0 {
             sum.push_str(&format!(", {} not tried", self.untried));
         }
-        match rows.is_empty() {
-            true if self.untried == 0 => "no dead letter matches".to_owned(),
-            true => sum,
-            false => {
-                let columns: &[Column<(&Item, &str)>] = &[
-                    ("ID", |(item, _)| or_dash(item.id)),
-                    ("RUN", |(item, _)| or_dash(item.run)),
-                    ("STEP", |(item, _)| or_dash(item.step.as_deref())),
-                    ("RESULT", |(_, result)| (*result).to_owned()),
-                    ("WHY", |(item, _)| or_dash(item.why.as_deref())),
-                ];
-                format!("{}\n{sum}", table(&rows, columns))
-            }
+        if rows.is_empty() {
+            return if self.untried == 0 { "no dead letter matches".to_owned() } else { sum };
         }
+        let columns: &[Column<(&Item, &str)>] = &[
+            ("ID", |(item, _)| or_dash(item.id)),
+            ("RUN", |(item, _)| or_dash(item.run)),
+            ("STEP", |(item, _)| or_dash(item.step.as_deref())),
+            ("RESULT", |(_, result)| (*result).to_owned()),
+            ("WHY", |(item, _)| or_dash(item.why.as_deref())),
+        ];
+        format!("{}\n{sum}", table(&rows, columns))
     }
 }

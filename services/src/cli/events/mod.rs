@@ -34,7 +34,20 @@ pub enum Command {
     /// Show events as they pass the exchange, until ctrl-c
     Tail(Box<tail::Tail>),
     /// Events in the database, published or not, the youngest first
-    List(Box<List>),
+    #[command(after_help = EXIT_CODES)]
+    List {
+        #[command(flatten)]
+        filter: Box<FilterOptions>,
+
+        /// Only those that wait to be published
+        #[arg(long, help_heading = "Filter")]
+        unpublished: bool,
+
+        #[command(flatten)]
+        page: Page,
+        #[command(flatten)]
+        config: Box<OperatorOptions>,
+    },
     /// Publish events once more, by id or filter, under the same ids
     Replay(Box<replay::Replay>),
 }
@@ -43,7 +56,12 @@ impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::Tail(tail) => tail.run(),
-            Self::List(list) => list.run(),
+            Self::List { filter, unpublished, page, config } => on_ledger(&config, async |ledger| {
+                let filter = filter.filter(unpublished.then_some(false));
+                let found = read::events(&ledger, &filter, page.asks()).await;
+                let events = found.map_err(|error| narrower(error, "--run or --since"))?;
+                page.list(("events", "no event matches"), events, EVENTS)
+            }),
             Self::Replay(replay) => replay.run(),
         }
     }
@@ -52,7 +70,7 @@ impl Command {
 /// Which events: all that is given must fit.
 #[derive(Args)]
 #[group(id = "filter", multiple = true)]
-struct FilterOptions {
+pub struct FilterOptions {
     /// The type, or its beginning, e.g. sluice.run.dead
     #[arg(long = "type", value_name = "TYPE", help_heading = "Filter")]
     kind: Option<String>,
@@ -80,33 +98,6 @@ impl FilterOptions {
             published,
             since: self.since,
         }
-    }
-}
-
-#[derive(Args)]
-#[command(after_help = EXIT_CODES)]
-pub struct List {
-    #[command(flatten)]
-    filter: FilterOptions,
-
-    /// Only those that wait to be published
-    #[arg(long, help_heading = "Filter")]
-    unpublished: bool,
-
-    #[command(flatten)]
-    page: Page,
-    #[command(flatten)]
-    config: OperatorOptions,
-}
-
-impl List {
-    fn run(self) -> ExitCode {
-        on_ledger(&self.config, async |ledger| {
-            let filter = self.filter.filter(self.unpublished.then_some(false));
-            let found = read::events(&ledger, &filter, self.page.asks()).await;
-            let events = found.map_err(|error| narrower(error, "--run or --since"))?;
-            self.page.list(("events", "no event matches"), events, EVENTS)
-        })
     }
 }
 

@@ -30,21 +30,33 @@ pub enum Command {
     #[command(override_usage = "sluice queue resume [OPTIONS] <STEP|--host <HOST>|--workflow <WORKFLOW>>")]
     Resume(Box<Passage>),
     /// How many steps may start per second
-    Rate(Box<Rate>),
-    /// How many steps may be running at once
-    Concurrency(Box<Concurrency>),
-}
+    #[command(after_help = EXIT_CODES, allow_missing_positional = true)]
+    #[command(override_usage = "sluice queue rate [OPTIONS] <STEP|--host <HOST>> <N>")]
+    Rate {
+        #[command(flatten)]
+        gate: LimitedGate,
 
-impl Command {
-    pub fn run(self) -> ExitCode {
-        match self {
-            Self::Stats(stats) => stats.run(),
-            Self::Pause(passage) => passage.pause(),
-            Self::Resume(passage) => passage.resume(),
-            Self::Rate(rate) => rate.run(),
-            Self::Concurrency(concurrency) => concurrency.run(),
-        }
-    }
+        /// Step starts per second, or off
+        #[arg(value_name = "N", value_parser = |text: &str| limit(text, 0.001..=100_000.0))]
+        rate: Limit<f64>,
+
+        #[command(flatten)]
+        change: Box<ChangeOptions>,
+    },
+    /// How many steps may be running at once
+    #[command(after_help = EXIT_CODES, allow_missing_positional = true)]
+    #[command(override_usage = "sluice queue concurrency [OPTIONS] <STEP|--host <HOST>> <N>")]
+    Concurrency {
+        #[command(flatten)]
+        gate: LimitedGate,
+
+        /// How many at once, or off
+        #[arg(value_name = "N", value_parser = |text: &str| limit(text, 1..=1_000_000_u32))]
+        limit: Limit<u32>,
+
+        #[command(flatten)]
+        change: Box<ChangeOptions>,
+    },
 }
 
 /// For `pause` and `resume`.
@@ -53,36 +65,6 @@ impl Command {
 pub struct Passage {
     #[command(flatten)]
     gate: AnyGate,
-    #[command(flatten)]
-    change: ChangeOptions,
-}
-
-#[derive(Args)]
-#[command(after_help = EXIT_CODES, allow_missing_positional = true)]
-#[command(override_usage = "sluice queue rate [OPTIONS] <STEP|--host <HOST>> <N>")]
-pub struct Rate {
-    #[command(flatten)]
-    gate: LimitedGate,
-
-    /// Step starts per second, or off
-    #[arg(value_name = "N", value_parser = |text: &str| limit(text, 0.001..=100_000.0))]
-    rate: Limit<f64>,
-
-    #[command(flatten)]
-    change: ChangeOptions,
-}
-
-#[derive(Args)]
-#[command(after_help = EXIT_CODES, allow_missing_positional = true)]
-#[command(override_usage = "sluice queue concurrency [OPTIONS] <STEP|--host <HOST>> <N>")]
-pub struct Concurrency {
-    #[command(flatten)]
-    gate: LimitedGate,
-
-    /// How many at once, or off
-    #[arg(value_name = "N", value_parser = |text: &str| limit(text, 1..=1_000_000_u32))]
-    limit: Limit<u32>,
-
     #[command(flatten)]
     change: ChangeOptions,
 }
@@ -107,7 +89,7 @@ struct AnyGate {
 /// A workflow has neither rate nor concurrency: its steps have.
 #[derive(Args)]
 #[group(id = "gate", required = true, multiple = false)]
-struct LimitedGate {
+pub struct LimitedGate {
     /// The step, e.g. create-instance
     #[arg(value_name = "STEP")]
     step: Option<StepName>,
@@ -119,7 +101,7 @@ struct LimitedGate {
 
 /// A limit, or none.
 #[derive(Debug, Clone, Copy)]
-struct Limit<T>(Option<T>);
+pub struct Limit<T>(Option<T>);
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -131,93 +113,76 @@ struct Changed {
     changed: bool,
 }
 
-impl Passage {
-    fn pause(self) -> ExitCode {
-        run("pause", &self.change, Gate::any(self.gate), async |ledger, Gate { scope, name }, by| {
-            let changed = ledger.pause(*scope, name, by).await?;
-            Ok((changed, if changed { "is paused" } else { "was paused already" }.to_owned()))
-        })
-    }
-
-    fn resume(self) -> ExitCode {
-        run("resume", &self.change, Gate::any(self.gate), async |ledger, Gate { scope, name }, by| {
-            let changed = ledger.resume(*scope, name, by).await?;
-            Ok((changed, if changed { "is resumed" } else { "was neither paused nor held" }.to_owned()))
-        })
-    }
-}
-
-impl Rate {
-    fn run(self) -> ExitCode {
-        let Limit(rate) = self.rate;
-        run("rate", &self.change, Gate::limited(self.gate), async |ledger, Gate { scope, name }, by| {
-            let changed = ledger.set_rate(*scope, name, rate, by).await?;
-            let text =
-                rate.map_or("starts without a limit".to_owned(), |rate| format!("starts at most {rate} a second"));
-            Ok((changed, text))
-        })
-    }
-}
-
-impl Concurrency {
-    fn run(self) -> ExitCode {
-        let Limit(limit) = self.limit;
-        run("concurrency", &self.change, Gate::limited(self.gate), async |ledger, Gate { scope, name }, by| {
-            let changed = ledger.set_concurrency(*scope, name, limit, by).await?;
-            let text = limit.map_or("runs without a limit".to_owned(), |limit| format!("runs at most {limit} at once"));
-            Ok((changed, text))
-        })
+impl Command {
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Stats(stats) => stats.run(),
+            Self::Pause(passage) => {
+                on_gate("pause", passage.gate.named(), &passage.change, async |ledger, scope, name, by| {
+                    let changed = ledger.pause(scope, name, by).await?;
+                    Ok((changed, if changed { "is paused" } else { "was paused already" }.to_owned()))
+                })
+            }
+            Self::Resume(passage) => {
+                on_gate("resume", passage.gate.named(), &passage.change, async |ledger, scope, name, by| {
+                    let changed = ledger.resume(scope, name, by).await?;
+                    Ok((changed, if changed { "is resumed" } else { "was neither paused nor held" }.to_owned()))
+                })
+            }
+            Self::Rate { gate, rate: Limit(rate), change: options } => {
+                on_gate("rate", gate.named(), &options, async |ledger, scope, name, by| {
+                    let at_most = rate.map(|rate| format!("starts at most {rate} a second"));
+                    let text = at_most.unwrap_or_else(|| "starts without a limit".to_owned());
+                    Ok((ledger.set_rate(scope, name, rate, by).await?, text))
+                })
+            }
+            Self::Concurrency { gate, limit: Limit(limit), change: options } => {
+                on_gate("concurrency", gate.named(), &options, async |ledger, scope, name, by| {
+                    let at_most = limit.map(|limit| format!("runs at most {limit} at once"));
+                    let text = at_most.unwrap_or_else(|| "runs without a limit".to_owned());
+                    Ok((ledger.set_concurrency(scope, name, limit, by).await?, text))
+                })
+            }
+        }
     }
 }
 
-/// Changes one gate, if it is one.
-fn run(
+/// Changes one gate, if it is one: a mistyped name would be a gate before nothing.
+fn on_gate(
     action: &'static str,
+    gate: Option<(Scope, String)>,
     options: &ChangeOptions,
-    gate: Option<Gate>,
-    change: impl AsyncFnOnce(&Postgres, &Gate, &By) -> ledger::Result<(bool, String)>,
+    change: impl AsyncFnOnce(&Postgres, Scope, &str, &By) -> ledger::Result<(bool, String)>,
 ) -> ExitCode {
     options.run(async |ledger, by| {
-        let gate = gate.ok_or_else(|| anyhow!("no gate was named"))?;
-        if let Some(refusal) = gate.refusal(&ledger).await? {
-            return refuse(NOTHING_MATCHED, refusal);
+        let (scope, name) = gate.ok_or_else(|| anyhow!("no gate was named"))?;
+        let known = read::known(&ledger, scope).await?;
+        if !known.contains(&name) {
+            let known = match known.is_empty() {
+                true => "none yet (a relay or worker registers its workflows when it starts)".to_owned(),
+                false => known.join(", "),
+            };
+            let scope = scope.as_str();
+            return refuse(NOTHING_MATCHED, format!("there is no {scope} {name}; those that are there: {known}"));
         }
-        let (changed, text) = change(&ledger, &gate, &by).await?;
-        let (scope, name) = (gate.scope.as_str(), gate.name);
+        let (changed, text) = change(&ledger, scope, &name, &by).await?;
+        let scope = scope.as_str();
         let text = format!("{scope} {name} {text}");
         options.form.print(&Changed { action, scope, name, changed }, |_| text)
     })
 }
 
-/// The gate that was named.
-struct Gate {
-    scope: Scope,
-    name: String,
+impl AnyGate {
+    fn named(self) -> Option<(Scope, String)> {
+        let workflow = self.workflow.map(|workflow| (Scope::Workflow, workflow.to_string()));
+        workflow.or_else(|| LimitedGate { step: self.step, host: self.host }.named())
+    }
 }
 
-impl Gate {
-    fn any(AnyGate { step, host, workflow }: AnyGate) -> Option<Self> {
-        let workflow = workflow.map(|workflow| Self { scope: Scope::Workflow, name: workflow.to_string() });
-        workflow.or_else(|| Self::limited(LimitedGate { step, host }))
-    }
-
-    fn limited(LimitedGate { step, host }: LimitedGate) -> Option<Self> {
-        let step = step.map(|step| Self { scope: Scope::Step, name: step.to_string() });
-        step.or_else(|| host.map(|name| Self { scope: Scope::Host, name }))
-    }
-
-    /// A mistyped name would be a gate before nothing.
-    async fn refusal(&self, ledger: &Postgres) -> ledger::Result<Option<String>> {
-        let known = read::known(ledger, self.scope).await?;
-        if known.contains(&self.name) {
-            return Ok(None);
-        }
-        let (scope, name) = (self.scope.as_str(), &self.name);
-        let known = match known.is_empty() {
-            true => "none yet (a relay or worker registers its workflows when it starts)".to_owned(),
-            false => known.join(", "),
-        };
-        Ok(Some(format!("there is no {scope} {name}; those that are there: {known}")))
+impl LimitedGate {
+    fn named(self) -> Option<(Scope, String)> {
+        let step = self.step.map(|step| (Scope::Step, step.to_string()));
+        step.or(self.host.map(|host| (Scope::Host, host)))
     }
 }
 

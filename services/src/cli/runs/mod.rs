@@ -15,17 +15,16 @@ use workflows::{
 };
 
 pub(super) use self::show::describe;
-use self::show::missing;
 use super::{
     by::ChangeOptions,
     moment::relative,
     narrower, on_ledger,
-    output::{self, Column, EXIT_CODES, FAILED, Page, or_dash, shortened},
+    output::{self, Column, EXIT_CODES, FAILED, Form, NOTHING_MATCHED, Page, done, or_dash, refuse, shortened},
 };
 use crate::{
     config::OperatorOptions,
     ledger::{
-        Changed, OperatorLedger,
+        By, Changed, OperatorLedger,
         postgres::{
             Postgres,
             read::{self, Run, RunFilter},
@@ -40,12 +39,39 @@ pub enum Command {
     /// Runs, the youngest first
     List(Box<List>),
     /// One run with its steps, attempts and announcements
-    Show(Box<show::Show>),
+    #[command(after_help = EXIT_CODES, override_usage = "sluice runs show [OPTIONS] <RUN>")]
+    Show {
+        /// The id of the run
+        run: RunId,
+
+        #[command(flatten)]
+        form: Form,
+        #[command(flatten)]
+        config: Box<OperatorOptions>,
+    },
     /// End a run: at once, or when the step that is running settles; a dead one is discarded
-    Cancel(Box<Cancel>),
+    #[command(after_help = EXIT_CODES, override_usage = "sluice runs cancel [OPTIONS] <RUN>")]
+    Cancel {
+        /// The id of the run
+        run: RunId,
+
+        #[command(flatten)]
+        change: Box<ChangeOptions>,
+    },
     /// One run as a JSON document that names nobody: to replay it in the simulator, or for a bug
     /// report
-    Export(Box<show::Export>),
+    #[command(after_help = EXIT_CODES, override_usage = "sluice runs export [OPTIONS] <RUN>")]
+    Export {
+        /// The id of the run
+        run: RunId,
+
+        /// In one line
+        #[arg(long)]
+        json: bool,
+
+        #[command(flatten)]
+        config: Box<OperatorOptions>,
+    },
 }
 
 #[derive(Args)]
@@ -82,9 +108,14 @@ impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::List(list) => list.run(),
-            Self::Show(show) => show.run(),
-            Self::Cancel(cancel) => cancel.run(),
-            Self::Export(export) => export.run(),
+            Self::Show { run, form, config } => {
+                on_ledger(&config, async |ledger| match read::run(&ledger, run).await? {
+                    Some(detail) => form.print(&detail, describe),
+                    None => missing(run),
+                })
+            }
+            Self::Cancel { run, change } => change.run(async |ledger, by| cancel(&ledger, run, &by, change.form).await),
+            Self::Export { run, json, config } => on_ledger(&config, async |ledger| export(&ledger, run, json).await),
         }
     }
 }
@@ -144,17 +175,6 @@ const RUNS: &[Column<Run>] = &[
     ("ERROR", |run| shortened(run.error.as_deref())),
 ];
 
-#[derive(Args)]
-#[command(after_help = EXIT_CODES, override_usage = "sluice runs cancel [OPTIONS] <RUN>")]
-pub struct Cancel {
-    /// The id of the run
-    #[arg(value_name = "RUN")]
-    run: RunId,
-
-    #[command(flatten)]
-    change: ChangeOptions,
-}
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Cancelled {
@@ -164,22 +184,30 @@ struct Cancelled {
     text: String,
 }
 
-impl Cancel {
-    fn run(self) -> ExitCode {
-        let run = self.run;
-        self.change.run(async |ledger, by| {
-            let (result, text) = match ledger.cancel(run, &by).await? {
-                Changed::Yes => ("cancelled", format!("run {run} is cancelled")),
-                Changed::AtSettle => ("at_settle", format!("run {run} ends when the step that is running settles")),
-                Changed::No(state) => {
-                    ("skipped", format!("run {run} has ended already ({}): nothing to cancel", state.as_str()))
-                }
-                Changed::Missing => return missing(run),
-            };
-            self.change.form.print(&Cancelled { run, result, text }, |cancelled| cancelled.text.clone())?;
-            Ok(ExitCode::from(if result == "skipped" { FAILED } else { 0 }))
-        })
-    }
+async fn cancel(ledger: &Postgres, run: RunId, by: &By, form: Form) -> anyhow::Result<ExitCode> {
+    let (result, text) = match ledger.cancel(run, by).await? {
+        Changed::Yes => ("cancelled", format!("run {run} is cancelled")),
+        Changed::AtSettle => ("at_settle", format!("run {run} ends when the step that is running settles")),
+        Changed::No(state) => {
+            ("skipped", format!("run {run} has ended already ({}): nothing to cancel", state.as_str()))
+        }
+        Changed::Missing => return missing(run),
+    };
+    form.print(&Cancelled { run, result, text }, |cancelled| cancelled.text.clone())?;
+    Ok(ExitCode::from(if result == "skipped" { FAILED } else { 0 }))
+}
+
+async fn export(ledger: &Postgres, run: RunId, in_one_line: bool) -> anyhow::Result<ExitCode> {
+    let Some(scenario) = read::export(ledger, run).await? else { return missing(run) };
+    let text = match in_one_line {
+        true => serde_json::to_string(&scenario),
+        false => serde_json::to_string_pretty(&scenario),
+    };
+    done(text.context("write JSON")?)
+}
+
+fn missing(run: RunId) -> anyhow::Result<ExitCode> {
+    refuse(NOTHING_MATCHED, format!("there is no run {run}: `sluice runs list` shows those that are there"))
 }
 
 fn state(text: &str) -> Result<RunState, String> {

@@ -1,76 +1,13 @@
-//! `sluice runs show` and `export`: one run, for whoever mends it and for whoever must not know
-//! whose it is.
-
-use std::process::ExitCode;
-
-use anyhow::Context;
-use clap::Args;
-use workflows::ids::RunId;
+//! A run for whoever mends it.
 
 use super::waits;
 use crate::{
     cli::{
         moment::{published, relative, span},
-        on_ledger,
-        output::{Column, EXIT_CODES, Form, NOTHING_MATCHED, done, or_dash, properties, refuse, table},
+        output::{Column, or_dash, properties, table},
     },
-    config::OperatorOptions,
-    ledger::postgres::read::{self, Attempt, Event, RunDetail, Step},
+    ledger::postgres::read::{Attempt, Event, RunDetail, Step},
 };
-
-#[derive(Args)]
-#[command(after_help = EXIT_CODES, override_usage = "sluice runs show [OPTIONS] <RUN>")]
-pub struct Show {
-    /// The id of the run
-    #[arg(value_name = "RUN")]
-    run: RunId,
-
-    #[command(flatten)]
-    form: Form,
-    #[command(flatten)]
-    config: OperatorOptions,
-}
-
-#[derive(Args)]
-#[command(after_help = EXIT_CODES, override_usage = "sluice runs export [OPTIONS] <RUN>")]
-pub struct Export {
-    /// The id of the run
-    #[arg(value_name = "RUN")]
-    run: RunId,
-
-    /// In one line
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    config: OperatorOptions,
-}
-
-impl Show {
-    pub(super) fn run(self) -> ExitCode {
-        on_ledger(&self.config, async |ledger| match read::run(&ledger, self.run).await? {
-            Some(detail) => self.form.print(&detail, describe),
-            None => missing(self.run),
-        })
-    }
-}
-
-impl Export {
-    pub(super) fn run(self) -> ExitCode {
-        on_ledger(&self.config, async |ledger| {
-            let Some(scenario) = read::export(&ledger, self.run).await? else { return missing(self.run) };
-            let text = match self.json {
-                true => serde_json::to_string(&scenario),
-                false => serde_json::to_string_pretty(&scenario),
-            };
-            done(text.context("write JSON")?)
-        })
-    }
-}
-
-pub(super) fn missing(run: RunId) -> anyhow::Result<ExitCode> {
-    refuse(NOTHING_MATCHED, format!("there is no run {run}: `sluice runs list` shows those that are there"))
-}
 
 /// A run for people.
 pub(in crate::cli) fn describe(detail: &RunDetail) -> String {
