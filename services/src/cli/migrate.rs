@@ -114,11 +114,10 @@ async fn migrate(
 ) -> anyhow::Result<ExitCode> {
     let deadline = options.wait.map(|wait| Instant::now() + wait);
     let opening = process::open_session(&database, deadline);
-    let mut connection = shutdown.run_until_cancelled(opening).await.context("interrupted")??;
+    let mut connection = process::unless_interrupted(&shutdown, opening).await?;
     let mut report = Report::default();
     let standing = if options.check {
-        let standing = check(&mut connection, &database, deadline);
-        shutdown.run_until_cancelled(standing).await.context("interrupted")??
+        process::unless_interrupted(&shutdown, check(&mut connection, &database, deadline)).await?
     } else {
         let choices = options.choices.made();
         let applied =
@@ -126,14 +125,16 @@ async fn migrate(
         // Dropping it closes the connection, which undoes what has not been committed.
         shutdown.run_until_cancelled(applied).await.context("interrupted: migrate again")??
     };
-    if standing.pending.is_empty() {
+    let Standing { applied, pending, unknown, missing } = standing;
+    report = Report { applied, pending, unknown, missing, ..report };
+    if report.pending.is_empty() {
         report.adoption = adoption::report(&mut connection).await.context("read the adoption report")?;
     }
     // The server notices a connection that is gone by itself.
     let _ = connection.close().await;
 
-    let lacking = !standing.pending.is_empty() || (options.check && !standing.missing.is_empty());
-    print(&standing, report, options.json).context("write the result")?;
+    let lacking = !report.pending.is_empty() || (options.check && !report.missing.is_empty());
+    print(&report, options.json).context("write the result")?;
     Ok(if lacking { ExitCode::from(PENDING) } else { ExitCode::SUCCESS })
 }
 
@@ -168,51 +169,49 @@ async fn look(connection: &mut PgConnection) -> Result<(Standing, bool), migrati
 }
 
 fn tell(progress: Progress<'_>, json: bool, report: &mut Report) {
-    match progress {
+    let said = match progress {
         Progress::Applied { migration, took } => {
             let milliseconds = took.as_millis();
-            if !json {
-                // A reader that went away does not stop a migration.
-                let _ = writeln!(io::stdout(), "applied {} {} ({milliseconds} ms)", migration.version, migration.name);
-            }
             report.applied_now.push(AppliedNow { migration: migration.clone(), milliseconds });
+            format!("applied {} {} ({milliseconds} ms)", migration.version, migration.name)
         }
         Progress::Brought { item } => {
-            if !json {
-                let _ = writeln!(io::stdout(), "brought about: {item}");
-            }
             report.brought.push(item.to_owned());
+            format!("brought about: {item}")
         }
         Progress::Locked => {
-            tracing::warn!(
+            return tracing::warn!(
                 "the migration met a lock that the app holds and gave up, to let sign-ups pass: it is tried again"
             );
         }
+    };
+    if !json {
+        // A reader that went away does not stop a migration.
+        let _ = writeln!(io::stdout(), "{said}");
     }
 }
 
-fn print(standing: &Standing, report: Report, json: bool) -> io::Result<()> {
-    let Standing { applied, pending, unknown, missing } = standing.clone();
+fn print(report: &Report, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json {
-        let report = Report { applied, pending, unknown, missing, ..report };
-        serde_json::to_writer(&mut out, &report)?;
+        serde_json::to_writer(&mut out, report)?;
         return writeln!(out);
     }
-    for Migration { version, name } in &pending {
+    let Report { applied_now, applied, pending, unknown, missing, adoption, .. } = report;
+    for Migration { version, name } in pending {
         writeln!(out, "pending {version} {name}")?;
     }
-    for Missing { item, without, mend } in &missing {
+    for Missing { item, without, mend } in missing {
         writeln!(out, "missing: {item}: {without}. To mend it: {mend}")?;
     }
     if !unknown.is_empty() {
         let list: Vec<_> = unknown.iter().map(i64::to_string).collect();
         writeln!(out, "a newer program has also applied {}: that does no harm", list.join(", "))?;
     }
-    if report.adoption.iter().any(|class| class.open > 0) {
-        writeln!(out, "from before Sluice, and not started without a word:\n{}", adopt::people(&report.adoption))?;
+    if adoption.iter().any(|class| class.open > 0) {
+        writeln!(out, "from before Sluice, and not started without a word:\n{}", adopt::people(adoption))?;
     }
-    let (here, now) = (applied.len(), report.applied_now.len());
+    let (here, now) = (applied.len(), applied_now.len());
     match pending.len() {
         0 if missing.is_empty() => writeln!(out, "up to date: {here} migrations applied, {now} of them now"),
         0 => writeln!(out, "{} missing, see above: {here} migrations applied, {now} of them now", missing.len()),

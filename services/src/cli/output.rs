@@ -32,7 +32,7 @@ pub type Column<T> = (&'static str, fn(&T) -> String);
 pub struct Form {
     /// One JSON document instead of a table; times as RFC 3339
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 /// How much of a list is shown, and in which form.
@@ -145,11 +145,10 @@ pub fn or_dash(text: Option<impl Display>) -> String {
 pub fn shortened(text: Option<&str>) -> String {
     const ROOM: usize = 60;
     let Some(text) = text else { return "-".to_owned() };
-    let mut short: String = text.chars().take(ROOM).collect();
-    if short.len() < text.len() {
-        short.push('…');
+    match text.char_indices().nth(ROOM) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
-    short
 }
 
 /// Without what could move the terminal's cursor.

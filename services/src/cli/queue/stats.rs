@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use workflows::ids::StepName;
 
 use crate::{
     cli::{
@@ -69,24 +68,19 @@ impl Stats {
     }
 }
 
+/// A Redis that did not answer is not asked again.
 async fn with_depths(steps: Vec<Steps>, redis: Option<&queue::Config>) -> Vec<QueueLine> {
     let mut redis = redis.and_then(|config| said(Queue::connect(config)));
     let mut lines = Vec::with_capacity(steps.len());
     for steps in steps {
-        let redis_depth = depth(&mut redis, &steps.step).await;
+        let mut redis_depth = None;
+        if let (Some(queue), Ok(step)) = (&redis, steps.step.parse()) {
+            redis_depth = said(queue.depth(&step).await);
+            redis = redis.filter(|_| redis_depth.is_some());
+        }
         lines.push(QueueLine { steps, redis_depth });
     }
     lines
-}
-
-/// A Redis that did not answer is not asked again.
-async fn depth(redis: &mut Option<Queue>, step: &str) -> Option<u64> {
-    let step: StepName = step.parse().ok()?;
-    let depth = said(redis.as_ref()?.depth(&step).await);
-    if depth.is_none() {
-        *redis = None;
-    }
-    depth
 }
 
 /// What could not be asked of Redis is a remark: Postgres is the truth.
