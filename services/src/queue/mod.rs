@@ -13,21 +13,21 @@ mod apalis_redis;
 pub mod check;
 mod config;
 mod consume;
+mod delivery;
 mod hint;
 mod keys;
 mod link;
 mod lists;
 mod send;
-mod service;
 mod sink;
 mod wakes;
 
 pub use check::{Finding, Severity};
 pub use config::{BadConfig, BadPrefix, Config, Prefix, Transport};
-pub use consume::{Consumer, Drained, Status};
+pub use consume::{Consumer, Status};
+pub use delivery::Delivery;
 pub use hint::Hint;
 pub use send::send;
-pub use service::Delivery;
 pub use sink::{HintSink, PushReport, Pushed};
 pub use wakes::Bell;
 

@@ -105,12 +105,9 @@ pub async fn run<L: WorkerLedger>(
             Some(Err(panic)) = kept.join_next() => return Err(panic).context("keep leases and watch gates"),
         };
         let Some(drained) = drained else { break };
-        let drained = drained.context("run a consumer")?;
-        if drained.abandoned > 0 {
-            tracing::warn!(
-                abandoned = drained.abandoned,
-                "attempts could not be handed back in time: they are left to their leases"
-            );
+        let abandoned = drained.context("run a consumer")?;
+        if abandoned > 0 {
+            tracing::warn!(abandoned, "attempts could not be handed back in time: they are left to their leases");
         }
     }
     for watch in runner.watches() {
@@ -259,7 +256,7 @@ fn show(step: &StepName, status: watch::Receiver<Status>, vitals: &Vitals) {
         let status = status.borrow();
         let step = [step.as_str()];
         vec![
-            Sample::of(&names::CONSUMER_UP, step, status.worker.is_some()),
+            Sample::of(&names::CONSUMER_UP, step, status.up),
             Sample::of(&names::CONSUMER_REBUILDS, step, status.rebuilds as f64),
             Sample::of(&names::CONSUMER_PANICS, step, status.panics as f64),
             Sample::of(&names::CONSUMER_ABANDONED, step, status.abandoned as f64),

@@ -63,7 +63,7 @@ async fn hints_come_in_the_order_of_their_push() {
 async fn an_idle_worker_wakes_for_each_hint() {
     with_both(Options::default(), async |Setup { queue, .. }| {
         let mut consuming = Consuming::start(&queue, 1);
-        consuming.until_status(|status| status.worker.is_some()).await;
+        consuming.until_status(|status| status.up).await;
 
         // Without wakes each of them would wait for the slow tick: twice as long in all.
         let all = tokio::time::timeout(Duration::from_secs(12), async {

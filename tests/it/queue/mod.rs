@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
 use sluice::{
     ledger::DueKey,
-    queue::{Config, Delivery, Drained, Hint, HintSink, Prefix, PushReport, Pushed, Queue, Status, Transport},
+    queue::{Config, Delivery, Hint, HintSink, Prefix, PushReport, Pushed, Queue, Status, Transport},
 };
 use tests::servers::{Redis, redis::Options, until};
 use tokio::{
@@ -108,7 +108,7 @@ async fn push(queue: &Queue, hints: &[Hint]) -> PushReport {
 struct Consuming {
     deliveries: mpsc::UnboundedReceiver<Hint>,
     status: watch::Receiver<Status>,
-    task: JoinHandle<Drained>,
+    task: JoinHandle<u64>,
     shutdown: DropGuard,
 }
 
@@ -119,7 +119,7 @@ impl Consuming {
         concurrency: usize,
         grace: Duration,
         work: impl Fn(Delivery) -> Fut + Clone + Send + Sync + 'static,
-    ) -> (JoinHandle<Drained>, watch::Receiver<Status>, CancellationToken)
+    ) -> (JoinHandle<u64>, watch::Receiver<Status>, CancellationToken)
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
@@ -179,7 +179,7 @@ impl Consuming {
         assert!(all.await.is_ok(), "{} of {} hints did not come", missing.len(), wanted.len());
     }
 
-    async fn stop(self) -> Drained {
+    async fn stop(self) -> u64 {
         drop(self.shutdown);
         self.task.await.unwrap()
     }
@@ -193,7 +193,7 @@ impl Consuming {
 /// long.
 struct Clinging {
     held: Vec<Delivery>,
-    task: JoinHandle<Drained>,
+    task: JoinHandle<u64>,
     shutdown: CancellationToken,
 }
 

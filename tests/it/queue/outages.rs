@@ -9,7 +9,7 @@ use super::*;
 
 /// A consumer with one handler in the middle of its work, which ends when the test says so.
 pub(super) struct Working {
-    pub(super) task: JoinHandle<Drained>,
+    pub(super) task: JoinHandle<u64>,
     pub(super) status: watch::Receiver<Status>,
     shutdown: CancellationToken,
     deliveries: mpsc::UnboundedReceiver<Hint>,
@@ -53,7 +53,7 @@ impl Working {
         self.finish.send(()).expect("the handler was cancelled");
         self.finished.await.expect("the handler was cancelled");
         self.shutdown.cancel();
-        assert_eq!(self.task.await.unwrap(), Drained { abandoned: 0 });
+        assert_eq!(self.task.await.unwrap(), 0);
     }
 }
 

@@ -12,25 +12,32 @@ mod watched;
 use std::{
     pin::pin,
     sync::{Arc, LazyLock},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use apalis_core::{
     backend::ext::poll_strategy::PollWith,
+    error::BoxDynError,
+    layers::Service,
+    task::Task,
     worker::{builder::WorkerBuilder, context::WorkerContext},
 };
 use apalis_redis::RedisStorage;
+use futures::{FutureExt, future::BoxFuture};
 use redis::Script;
-use tokio::time;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time,
+};
+use tokio_util::sync::{CancellationToken, PollSemaphore};
 use workflows::ids::StepName;
 
 pub(super) use self::sweep::keep_swept;
 use self::watched::{Traffic, WakePolling, Watched};
 use super::{
-    Consumer, Error, Hint, Queue,
-    consume::CLOSE_WITHIN,
-    service::{Handler, HintService},
+    Consumer, Delivery, Error, Hint, Queue,
+    consume::{CLOSE_WITHIN, Handle},
 };
 
 static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/push.lua")));
@@ -64,20 +71,20 @@ pub(super) async fn depth(queue: &Queue, step: &StepName) -> Result<u64, Error> 
 /// which hands back what it had fetched; where Redis cannot be reached, another consumer's sweep
 /// does that once the name has been silent.
 pub(super) async fn work(
-    consumer: &Consumer,
-    name: &Arc<str>,
-    handler: Handler,
+    consumer: &Arc<Consumer>,
+    name: &str,
+    handle: Handle,
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
-    let ended = live(consumer, name, handler, shutdown).await;
+    let ended = live(consumer, name, handle, shutdown).await;
     let _ = consumer.queue.retire(&consumer.step, name).await;
     ended
 }
 
 async fn live(
-    consumer: &Consumer,
-    name: &Arc<str>,
-    handler: Handler,
+    consumer: &Arc<Consumer>,
+    name: &str,
+    handle: Handle,
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
     let (queue, step) = (&consumer.queue, &consumer.step);
@@ -88,9 +95,9 @@ async fn live(
     let context = WorkerContext::new(name);
     let polling = WakePolling::new(queue.bell(queue.keys(step).wake), traffic.clone());
     let backend = PollWith::new(storage(queue, step, traffic.clone()), polling);
-    let service = HintService::new(handler, name.clone(), consumer.state.clone());
+    let service = HintService::new(consumer.clone(), handle);
     let worker = WorkerBuilder::new(&context).backend(backend).build(service);
-    consumer.state.connected(name);
+    consumer.connected();
     let mut running = pin!(worker.run());
     tokio::select! {
         ended = &mut running => match ended {
@@ -134,8 +141,51 @@ async fn stay_alive(consumer: &Consumer, name: &str, traffic: &Traffic) -> Strin
         // handed back.
         let _ = consumer.queue.keep_alive(&consumer.step, name).await;
         let silent = traffic.silent_for();
-        if consumer.state.running.len() < consumer.concurrency && silent > limit {
+        if consumer.running.len() < consumer.concurrency && silent > limit {
             return format!("it has not looked for hints for {silent:?}");
         }
+    }
+}
+
+/// What the worker calls for each task, which waits for the acknowledgement.
+struct HintService {
+    consumer: Arc<Consumer>,
+    handle: Handle,
+    permits: PollSemaphore,
+    /// Taken before apalis-redis fetches.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl HintService {
+    fn new(consumer: Arc<Consumer>, handle: Handle) -> Self {
+        Self { permits: PollSemaphore::new(consumer.permits.clone()), consumer, handle, permit: None }
+    }
+}
+
+impl Service<Task<()>> for HintService {
+    type Response = ();
+    type Error = BoxDynError;
+    type Future = BoxFuture<'static, Result<(), BoxDynError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
+        if self.permit.is_none() {
+            self.permit = ready!(self.permits.poll_acquire(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, task: Task<()>) -> Self::Future {
+        let permit = self.permit.take();
+        let id = task.task_id().map(ToString::to_string).unwrap_or_default();
+        let (awaited, answered) = oneshot::channel();
+        match Hint::parse(&id, task.metadata().get("traceparent")) {
+            // Nobody listens where the worker ended meanwhile; then the hint comes again, and its
+            // claim finds nothing to do.
+            Ok(hint) => (self.handle)(Delivery::new(hint, permit, move || drop(awaited.send(())))),
+            Err(error) => self.consumer.garbled(error),
+        }
+        // A task that ends in an error would be scheduled again by apalis: the ledger alone decides
+        // about that.
+        answered.map(|_| Ok(())).boxed()
     }
 }

@@ -8,7 +8,7 @@ use tokio::time;
 use workflows::ids::StepName;
 
 use super::{Error, Queue};
-use crate::queue::service::ConsumerState;
+use crate::queue::Consumer;
 
 static FINISHED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/finished.lua")));
 static SILENT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/silent.lua")));
@@ -23,11 +23,11 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Sweeps one step's queue about every second. Safe with any number of callers; every consumer does
 /// it.
-pub(in crate::queue) async fn keep_swept(queue: &Queue, step: &StepName, state: &ConsumerState) -> Infallible {
+pub(in crate::queue) async fn keep_swept(Consumer { queue, step, status, .. }: &Consumer) -> Infallible {
     loop {
         time::sleep(SWEEP_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;
         let Ok(handed_back) = queue.sweep(step).await else { continue };
-        state.status.send_if_modified(|status| {
+        status.send_if_modified(|status| {
             status.handed_back += handed_back as u64;
             handed_back > 0
         });
@@ -37,26 +37,20 @@ pub(in crate::queue) async fn keep_swept(queue: &Queue, step: &StepName, state: 
 impl Queue {
     /// How many hints of silent workers were handed back.
     async fn sweep(&self, step: &StepName) -> Result<usize, Error> {
-        while self.remove_finished(step).await? == BATCH {}
+        let keys = self.keys(step);
+        let mut remove = FINISHED.key(keys.key("done"));
+        remove.key(keys.key("dead")).key(keys.key("data")).key(keys.key("meta")).arg(BATCH);
+        while self.ask("sweep finished tasks", remove.invoke_async::<usize>(&mut self.connection())).await? == BATCH {}
+
+        let mut look = SILENT.key(keys.key("workers"));
+        look.arg(keys.key("alive"));
+        let silent: Vec<String> =
+            self.ask("look for silent workers", look.invoke_async(&mut self.connection())).await?;
         let mut handed_back = 0;
-        for worker in self.silent_workers(step).await? {
+        for worker in silent {
             handed_back += self.retire(step, &worker).await?;
         }
         Ok(handed_back)
-    }
-
-    async fn remove_finished(&self, step: &StepName) -> Result<usize, Error> {
-        let keys = self.keys(step);
-        let mut call = FINISHED.key(keys.key("done"));
-        call.key(keys.key("dead")).key(keys.key("data")).key(keys.key("meta")).arg(BATCH);
-        self.ask("sweep finished tasks", call.invoke_async(&mut self.connection())).await
-    }
-
-    async fn silent_workers(&self, step: &StepName) -> Result<Vec<String>, Error> {
-        let keys = self.keys(step);
-        let mut call = SILENT.key(keys.key("workers"));
-        call.arg(keys.key("alive"));
-        self.ask("look for silent workers", call.invoke_async(&mut self.connection())).await
     }
 
     /// Strikes a worker off and hands back what it fetched and did not acknowledge: how many hints.

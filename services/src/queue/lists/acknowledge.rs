@@ -5,9 +5,8 @@ use std::{convert::Infallible, sync::LazyLock, time::Duration};
 use parking_lot::Mutex;
 use redis::Script;
 use tokio::{sync::Notify, time};
-use workflows::ids::StepName;
 
-use crate::queue::{Queue, keys};
+use crate::queue::{Consumer, keys};
 
 static ACKNOWLEDGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/acknowledge.lua")));
 
@@ -39,20 +38,16 @@ impl Acknowledged {
 }
 
 /// Tells Redis of acknowledgements as they come.
-pub(in crate::queue) async fn keep_acknowledging(
-    queue: &Queue,
-    step: &StepName,
-    acknowledged: &Acknowledged,
-) -> Infallible {
+pub(in crate::queue) async fn keep_acknowledging(consumer: &Consumer) -> Infallible {
     loop {
-        acknowledged.added.notified().await;
+        consumer.acknowledged.added.notified().await;
         time::sleep(WITHIN).await;
-        tell(queue, step, acknowledged).await;
+        tell(consumer).await;
     }
 }
 
 /// Tells Redis all that is acknowledged now.
-pub(in crate::queue) async fn tell(queue: &Queue, step: &StepName, acknowledged: &Acknowledged) {
+pub(in crate::queue) async fn tell(Consumer { queue, step, acknowledged, .. }: &Consumer) {
     loop {
         let ids = acknowledged.take();
         if ids.is_empty() {

@@ -21,7 +21,7 @@ use workflows::ids::StepName;
 
 pub(super) use self::{
     acknowledge::{Acknowledged, keep_acknowledging, tell},
-    backend::{Fetched, work},
+    backend::work,
     push::{Pushers, push},
 };
 use super::{Error, Queue};
