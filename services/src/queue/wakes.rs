@@ -2,12 +2,13 @@
 //! one has a slow tick behind it. One connection per process listens for all bells and heals
 //! itself; ringing never waits and never fails.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
 use redis::RedisError;
-use tokio::{sync::watch, task::AbortHandle, time};
+use tokio::{sync::watch, time};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Prefix, Queue, config::CONNECT_TIMEOUT, keys, link::Link};
 
@@ -18,7 +19,7 @@ const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// Rings when somebody pushed a wake. Wakes that come while nobody waits are kept as one.
 #[derive(Clone)]
 pub struct Bell {
-    rings: watch::Receiver<u64>,
+    pub(super) rings: watch::Receiver<()>,
 }
 
 impl Bell {
@@ -34,25 +35,17 @@ impl Bell {
 /// The bells of this process and the two tasks behind them.
 pub(super) struct Wakes {
     bells: Arc<Bells>,
-    relay: watch::Sender<u64>,
-    tasks: [AbortHandle; 2],
-}
-
-impl Drop for Wakes {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
+    relay: watch::Sender<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 impl Wakes {
     pub(super) fn start(link: Arc<Link>, prefix: &Prefix) -> Self {
         let bells = Arc::new(Bells::default());
-        let relay = watch::Sender::new(0);
+        let relay = watch::Sender::new(());
         let listening = tokio::spawn(listen(link.clone(), bells.clone()));
         let ringing = tokio::spawn(ring(link, keys::wake_relay(prefix), relay.subscribe()));
-        Self { bells, relay, tasks: [listening.abort_handle(), ringing.abort_handle()] }
+        Self { bells, relay, _tasks: [listening, ringing].map(AbortOnDropHandle::new) }
     }
 }
 
@@ -60,7 +53,7 @@ impl Queue {
     /// Wakes a relay, after a settle for instance. Never waits and never fails; many wakes at once
     /// become one.
     pub fn wake_relay(&self) {
-        self.shared.wakes.relay.send_modify(|wakes| *wakes += 1);
+        self.shared.wakes.relay.send_replace(());
     }
 
     /// The bell that [`Queue::wake_relay`] rings, in whatever process it is called. It also rings
@@ -77,7 +70,7 @@ impl Queue {
 
 #[derive(Default)]
 struct Bells {
-    by_channel: Mutex<BTreeMap<String, watch::Sender<u64>>>,
+    by_channel: Mutex<BTreeMap<String, watch::Sender<()>>>,
     /// Raised when a channel is added, so that the listener subscribes to it.
     added: watch::Sender<()>,
 }
@@ -95,18 +88,18 @@ impl Bells {
 
     fn ring(&self, channel: &str) {
         if let Some(bell) = self.by_channel.lock().get(channel) {
-            bell.send_modify(|rings| *rings += 1);
+            bell.send_replace(());
         }
     }
 
     fn ring_all(&self) {
         for bell in self.by_channel.lock().values() {
-            bell.send_modify(|rings| *rings += 1);
+            bell.send_replace(());
         }
     }
 }
 
-async fn ring(link: Arc<Link>, channel: String, mut wakes: watch::Receiver<u64>) {
+async fn ring(link: Arc<Link>, channel: String, mut wakes: watch::Receiver<()>) {
     while wakes.changed().await.is_ok() {
         let mut publish = redis::cmd("PUBLISH");
         let publish = publish.arg(&channel).arg(1);
@@ -159,8 +152,5 @@ async fn session(
 }
 
 async fn within<T>(call: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
-    match time::timeout(CONNECT_TIMEOUT, call).await {
-        Ok(answer) => answer,
-        Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-    }
+    time::timeout(CONNECT_TIMEOUT, call).await.map_err(io::Error::from)?
 }
