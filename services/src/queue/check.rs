@@ -1,8 +1,10 @@
 //! What is wrong with this Redis, asked at the start of a role.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, InfoDict, RedisError, RedisResult, ServerErrorKind, aio::MultiplexedConnection,
+};
 
-use super::{Error, Queue, Transport, keys, single};
+use super::{Error, Queue, Transport, config::CONNECT_TIMEOUT, keys};
 
 /// What a finding means for the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +24,9 @@ pub struct Finding {
     pub text: String,
 }
 
-impl Finding {
-    fn refuse(text: impl Into<String>) -> Self {
-        Self { severity: Severity::Refuse, text: text.into() }
-    }
-
-    fn warn(text: impl Into<String>) -> Self {
-        Self { severity: Severity::Warn, text: text.into() }
+impl Severity {
+    fn finding(self, text: impl Into<String>) -> Finding {
+        Finding { severity: self, text: text.into() }
     }
 }
 
@@ -39,7 +37,7 @@ impl Queue {
         match self.ask("read the settings", self.facts()).await {
             Ok(facts) => judge(&facts, self.shared.config.transport),
             Err(Error::Redis { source, .. }) if is_refusal(&source) => {
-                vec![Finding::refuse(format!(
+                vec![Severity::Refuse.finding(format!(
                     "Redis refuses what REDIS_URL says ({source}): check its user, its password and the number of its database"
                 ))]
             }
@@ -48,39 +46,38 @@ impl Queue {
                 let tls = self.shared.config.url.expose().starts_with("rediss:");
                 let tls = if tls { ", and that this port speaks TLS" } else { "" };
                 let text = format!("{error}; no work moves until Redis answers: check REDIS_URL and the network{tls}");
-                vec![Finding { severity: Severity::Unknown, text }]
+                vec![Severity::Unknown.finding(text)]
             }
         }
     }
 
-    async fn facts(&self) -> Result<Facts, RedisError> {
-        let client = self.shared.config.client().map_err(|bad| bad.source)?;
-        let mut connection = single(&client).await?;
-        let info: String = match redis::cmd("INFO").query_async(&mut connection).await {
-            Ok(info) => info,
-            Err(error) if error.is_io_error() => return Err(error),
-            Err(_) => String::new(),
-        };
+    async fn facts(&self) -> RedisResult<Facts> {
+        let mut connection = self.single().await?;
+        let info = redis::cmd("INFO").query_async::<InfoDict>(&mut connection).await;
+        let info = unless_refused(info)?.unwrap_or_else(|| InfoDict::new(""));
+        let is = |field, value| info.get::<String>(field).as_deref() == Some(value);
         let mut get = redis::cmd("CONFIG");
         let get = get.arg("GET").arg("maxmemory-policy");
-        let policy = match get.query_async::<Vec<String>>(&mut connection).await {
-            Ok(pair) => pair.into_iter().nth(1),
-            Err(error) if error.is_io_error() => return Err(error),
-            Err(_) => None,
-        };
+        let policy = unless_refused(get.query_async::<Vec<String>>(&mut connection).await)?;
         let tried = self.try_rights(&mut connection).await.err();
         let kind = tried.as_ref().map(RedisError::kind);
-        let replica = field(&info, "role").as_deref() == Some("slave");
         Ok(Facts {
-            policy: policy.or_else(|| field(&info, "maxmemory_policy")),
-            cluster: field(&info, "redis_mode").as_deref() == Some("cluster")
-                || field(&info, "cluster_enabled").as_deref() == Some("1"),
-            replica: replica || kind == Some(ErrorKind::Server(ServerErrorKind::ReadOnly)),
+            policy: policy.and_then(|pair| pair.into_iter().nth(1)).or_else(|| info.get("maxmemory_policy")),
+            cluster: is("redis_mode", "cluster") || is("cluster_enabled", "1"),
+            replica: is("role", "slave") || kind == Some(ErrorKind::Server(ServerErrorKind::ReadOnly)),
             forbidden: tried.filter(|_| kind == Some(ErrorKind::Server(ServerErrorKind::NoPerm))).map(|error| {
                 let prefix = &self.shared.config.prefix;
                 format!("({error}): it needs ~{prefix}:* &{prefix}:* +@all -@dangerous")
             }),
         })
+    }
+
+    /// A connection of its own: the shared one would be held up.
+    async fn single(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(CONNECT_TIMEOUT));
+        self.shared.link.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// One of each kind of thing that is done later: a key, a channel, a script.
@@ -114,7 +111,7 @@ struct Facts {
 fn judge(facts: &Facts, transport: Transport) -> Vec<Finding> {
     let mut findings = Vec::new();
     if facts.cluster {
-        findings.push(Finding::refuse(
+        findings.push(Severity::Refuse.finding(
             "Redis runs in cluster mode, and the keys of one queue would be spread over its nodes: \
              point REDIS_URL to a Redis without cluster mode",
         ));
@@ -122,23 +119,23 @@ fn judge(facts: &Facts, transport: Transport) -> Vec<Finding> {
     if facts.replica {
         // In the middle of a failover the address may lead there for a while.
         let text = "Redis is a replica and takes no writes; no work moves until REDIS_URL leads to the primary";
-        findings.push(Finding { severity: Severity::Unknown, text: text.to_owned() });
+        findings.push(Severity::Unknown.finding(text));
     }
     if let Some(forbidden) = &facts.forbidden {
-        findings.push(Finding::refuse(format!("the user of REDIS_URL lacks a right {forbidden}")));
+        findings.push(Severity::Refuse.finding(format!("the user of REDIS_URL lacks a right {forbidden}")));
     }
     match facts.policy.as_deref() {
         Some("noeviction") => {}
         // No key of our own transport that matters expires.
         Some(policy) if policy.starts_with("volatile-") && transport == Transport::Lists => {}
-        Some(policy) if policy.starts_with("volatile-") => findings.push(Finding::warn(format!(
+        Some(policy) if policy.starts_with("volatile-") => findings.push(Severity::Warn.finding(format!(
             "maxmemory-policy is {policy}: only keys that expire are evicted, and hints do not, but workers may be \
              rebuilt under memory pressure; set it to noeviction"
         ))),
-        Some(policy) => findings.push(Finding::refuse(format!(
+        Some(policy) => findings.push(Severity::Refuse.finding(format!(
             "maxmemory-policy is {policy}, so Redis may evict hints when memory runs short: set it to noeviction"
         ))),
-        None => findings.push(Finding::warn(
+        None => findings.push(Severity::Warn.finding(
             "this Redis does not tell its maxmemory-policy (CONFIG and INFO are forbidden): make sure that it is \
              noeviction",
         )),
@@ -146,9 +143,12 @@ fn judge(facts: &Facts, transport: Transport) -> Vec<Finding> {
     findings
 }
 
-/// One field of an answer to INFO.
-fn field(info: &str, name: &str) -> Option<String> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
+/// Nothing where Redis does not say it.
+fn unless_refused<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
+    match answer {
+        Err(error) if error.is_io_error() => Err(error),
+        answer => Ok(answer.ok()),
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +179,6 @@ mod tests {
 
         let [finding] = judge(&facts, Transport::Lists).try_into().expect("one finding");
 
-        assert_eq!(finding, Finding::refuse("the user of REDIS_URL lacks a right (SET)"));
+        assert_eq!(finding, Severity::Refuse.finding("the user of REDIS_URL lacks a right (SET)"));
     }
 }

@@ -7,6 +7,11 @@ use workflows::secret::Secret;
 
 /// How long one attempt to connect may take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a question to Redis waits for its answer. Then its connection is dropped.
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an apalis-redis worker waits for an answer before it is rebuilt: above the longest
+/// pause of Redis that should go unnoticed.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings of the queue.
 #[derive(Debug, Clone)]
@@ -21,11 +26,6 @@ pub struct Config {
     /// The most hints of one step that Redis holds (1000). The rest waits in Postgres, where it is
     /// sorted by priority.
     pub high_water: u64,
-    /// How long a question to Redis waits for its answer (2 s). Then its connection is dropped.
-    pub command_timeout: Duration,
-    /// How long an apalis-redis worker waits for an answer before it is rebuilt (10 s): above the
-    /// longest pause of Redis that should go unnoticed.
-    pub response_timeout: Duration,
 }
 
 /// How hints are kept in Redis. Every process of one Sluice must have the same.
@@ -40,14 +40,7 @@ pub enum Transport {
 
 impl Config {
     pub fn new(url: Secret, prefix: Prefix) -> Self {
-        Self {
-            url,
-            prefix,
-            transport: Transport::default(),
-            high_water: 1000,
-            command_timeout: Duration::from_secs(2),
-            response_timeout: Duration::from_secs(10),
-        }
+        Self { url, prefix, transport: Transport::default(), high_water: 1000 }
     }
 
     /// Parses the address. Opens no connection.
@@ -57,7 +50,7 @@ impl Config {
         #[cfg(target_os = "linux")]
         // A network that swallows packets would otherwise hold a dead connection for a quarter of
         // an hour.
-        let tcp = tcp.set_user_timeout(self.response_timeout);
+        let tcp = tcp.set_user_timeout(RESPONSE_TIMEOUT);
         Ok(Client::open(info.set_tcp_settings(tcp))?)
     }
 }

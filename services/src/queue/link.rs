@@ -4,26 +4,26 @@
 
 use parking_lot::Mutex;
 use redis::{
-    Client, ErrorKind, RedisError,
+    Client, ErrorKind, RedisError, RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::sync::watch;
+
+use super::config::{CONNECT_TIMEOUT, RESPONSE_TIMEOUT};
 
 /// Answers of a server that takes no hints now: a replica, one that still loads, a cluster's node.
 const ELSEWHERE: [&str; 6] = ["READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "MOVED"];
 
 pub(super) struct Link {
     pub(super) client: Client,
-    config: ConnectionManagerConfig,
     current: Mutex<ConnectionManager>,
     renewals: watch::Sender<u64>,
 }
 
 impl Link {
     /// Opens no connection yet.
-    pub(super) fn new(client: Client, config: ConnectionManagerConfig) -> Result<Self, RedisError> {
-        let current = Mutex::new(ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?);
-        Ok(Self { client, config, current, renewals: watch::Sender::new(0) })
+    pub(super) fn new(client: Client) -> Result<Self, RedisError> {
+        Ok(Self { current: Mutex::new(connect(&client)?), client, renewals: watch::Sender::new(0) })
     }
 
     /// The connection of now. Held for one question only.
@@ -31,35 +31,48 @@ impl Link {
         self.current.lock().clone()
     }
 
-    /// How often the connection was renewed.
-    pub(super) fn renewals(&self) -> u64 {
-        *self.renewals.borrow()
-    }
-
     /// Tells of each renewal.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.renewals.subscribe()
     }
 
-    /// Drops the connection where the error says that it leads to the wrong server. `seen` are the
-    /// renewals before the question, so that one fault renews once.
-    pub(super) fn judge(&self, error: &RedisError, seen: u64) {
-        if is_elsewhere(error) {
-            self.renew(seen);
+    /// Drops the connection where a question is not answered in time (`None`), or an error says
+    /// that it leads to the wrong server.
+    pub(super) async fn judged<T>(
+        &self,
+        question: impl Future<Output = Option<RedisResult<T>>>,
+    ) -> Option<RedisResult<T>> {
+        let seen = *self.renewals.borrow();
+        let answer = question.await;
+        match &answer {
+            Some(Ok(_)) => {}
+            Some(Err(error)) if !is_elsewhere(error) => {}
+            _ => self.renew(seen),
         }
+        answer
     }
 
     /// Drops the connection; the next question connects anew, and looks the address up again.
-    pub(super) fn renew(&self, seen: u64) {
+    /// `seen` are the renewals before the question, so that one fault renews once.
+    fn renew(&self, seen: u64) {
         let mut current = self.current.lock();
-        if self.renewals() != seen {
+        if *self.renewals.borrow() != seen {
             return;
         }
-        if let Ok(fresh) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone()) {
+        if let Ok(fresh) = connect(&self.client) {
             *current = fresh;
             self.renewals.send_modify(|renewals| *renewals += 1);
         }
     }
+}
+
+/// One attempt to connect per call, since each caller has a backoff of its own.
+fn connect(client: &Client) -> RedisResult<ConnectionManager> {
+    let patience = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+    ConnectionManager::new_lazy_with_config(client.clone(), patience)
 }
 
 fn is_elsewhere(error: &RedisError) -> bool {

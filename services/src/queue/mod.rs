@@ -33,13 +33,11 @@ pub use wakes::Bell;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use redis::{
-    AsyncConnectionConfig, Client, RedisError,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{RedisError, aio::ConnectionManager};
 use tokio::time::{Instant, timeout};
 use workflows::ids::StepName;
 
+use config::COMMAND_TIMEOUT;
 use keys::Keys;
 use link::Link;
 use wakes::Wakes;
@@ -75,7 +73,7 @@ impl Queue {
     ///
     /// Must be called within a tokio runtime.
     pub fn connect(config: &Config) -> Result<Self, BadConfig> {
-        let link = Arc::new(Link::new(config.client()?, patience(config))?);
+        let link = Arc::new(Link::new(config.client()?)?);
         let wakes = Wakes::start(link.clone(), &config.prefix);
         Ok(Self { shared: Arc::new(Shared { link, config: config.clone(), wakes, pushers: Default::default() }) })
     }
@@ -99,7 +97,7 @@ impl Queue {
     /// does not cover. A server that has not answered may be gone without a word, and its address
     /// may lead to another by now.
     async fn ask<T>(&self, what: &'static str, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
-        self.ask_within(self.shared.config.command_timeout, what, call).await
+        self.ask_within(COMMAND_TIMEOUT, what, call).await
     }
 
     async fn ask_within<T>(
@@ -108,18 +106,8 @@ impl Queue {
         what: &'static str,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, Error> {
-        let seen = self.shared.link.renewals();
-        match in_time(after, call).await {
-            Some(Ok(answer)) => Ok(answer),
-            Some(Err(source)) => {
-                self.shared.link.judge(&source, seen);
-                Err(Error::Redis { what, source })
-            }
-            None => {
-                self.shared.link.renew(seen);
-                Err(Error::Late { what, after })
-            }
-        }
+        let answer = self.shared.link.judged(in_time(after, call)).await.ok_or(Error::Late { what, after })?;
+        answer.map_err(|source| Error::Redis { what, source })
     }
 }
 
@@ -134,20 +122,4 @@ async fn in_time<T>(after: Duration, call: impl Future<Output = T>) -> Option<T>
         Err(_) if began.elapsed() >= after + STOOD_STILL => timeout(after, call).await.ok(),
         answered => answered.ok(),
     }
-}
-
-/// One attempt to connect per call, since each caller has a backoff of its own.
-fn patience(config: &Config) -> ConnectionManagerConfig {
-    ConnectionManagerConfig::new()
-        .set_number_of_retries(0)
-        .set_connection_timeout(Some(config::CONNECT_TIMEOUT))
-        .set_response_timeout(Some(config.response_timeout))
-}
-
-/// A connection of its own for one question, where the shared one would be held up.
-async fn single(client: &Client) -> Result<redis::aio::MultiplexedConnection, RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(config::CONNECT_TIMEOUT))
-        .set_response_timeout(Some(config::CONNECT_TIMEOUT));
-    client.get_multiplexed_async_connection_with_config(&config).await
 }

@@ -37,6 +37,7 @@ pub(super) use self::sweep::keep_swept;
 use self::watched::{Traffic, WakePolling, Watched};
 use super::{
     Consumer, Delivery, Error, Hint, Queue,
+    config::RESPONSE_TIMEOUT,
     consume::{CLOSE_WITHIN, Handle},
 };
 
@@ -95,7 +96,8 @@ async fn live(
     let context = WorkerContext::new(name);
     let polling = WakePolling::new(queue.bell(queue.keys(step).wake), traffic.clone());
     let backend = PollWith::new(storage(queue, step, traffic.clone()), polling);
-    let service = HintService::new(consumer.clone(), handle);
+    let permits = PollSemaphore::new(consumer.permits.clone());
+    let service = HintService { consumer: consumer.clone(), handle, permits, permit: None };
     let worker = WorkerBuilder::new(&context).backend(backend).build(service);
     consumer.connected();
     let mut running = pin!(worker.run());
@@ -134,7 +136,7 @@ fn storage(queue: &Queue, step: &StepName, traffic: Arc<Traffic>) -> RedisStorag
 /// whatever made it stop looking, a new one looks again.
 async fn stay_alive(consumer: &Consumer, name: &str, traffic: &Traffic) -> String {
     let mut every = time::interval(ALIVE_EVERY);
-    let limit = consumer.queue.shared.config.response_timeout + Duration::from_secs(5);
+    let limit = RESPONSE_TIMEOUT + Duration::from_secs(5);
     loop {
         every.tick().await;
         // Failing is for the worker itself to notice; missing signs only mean that its hints are
@@ -156,12 +158,6 @@ struct HintService {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl HintService {
-    fn new(consumer: Arc<Consumer>, handle: Handle) -> Self {
-        Self { permits: PollSemaphore::new(consumer.permits.clone()), consumer, handle, permit: None }
-    }
-}
-
 impl Service<Task<()>> for HintService {
     type Response = ();
     type Error = BoxDynError;
@@ -179,9 +175,11 @@ impl Service<Task<()>> for HintService {
         let id = task.task_id().map(ToString::to_string).unwrap_or_default();
         let (awaited, answered) = oneshot::channel();
         match Hint::parse(&id, task.metadata().get("traceparent")) {
-            // Nobody listens where the worker ended meanwhile; then the hint comes again, and its
-            // claim finds nothing to do.
-            Ok(hint) => (self.handle)(Delivery::new(hint, permit, move || drop(awaited.send(())))),
+            Ok(hint) => (self.handle)(Delivery::new(hint, permit, move || {
+                // Nobody listens where the worker ended meanwhile; then the hint comes again, and
+                // its claim finds nothing to do.
+                let _ = awaited.send(());
+            })),
             Err(error) => self.consumer.garbled(error),
         }
         // A task that ends in an error would be scheduled again by apalis: the ledger alone decides

@@ -3,9 +3,10 @@
 //! silent.
 
 use std::{
+    io,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -13,10 +14,11 @@ use std::{
 
 use apalis_core::backend::ext::poll_strategy::{PollSnapshot, PollStrategy};
 use futures::{FutureExt, StreamExt, stream::BoxStream};
+use parking_lot::Mutex;
 use redis::{Arg, Cmd, Pipeline, RedisFuture, RedisResult, Script, Value, aio::ConnectionLike};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::queue::{Bell, Queue, keys::Keys, link::Link};
+use crate::queue::{Bell, Queue, config::RESPONSE_TIMEOUT, keys::Keys, link::Link};
 
 static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/register.lua")));
 
@@ -26,20 +28,17 @@ const TICK: Duration = Duration::from_millis(250);
 /// What one worker has going on with Redis.
 pub(super) struct Traffic {
     under_way: AtomicUsize,
-    started: Instant,
-    /// Milliseconds after `started`.
-    answered: AtomicU64,
+    answered: Mutex<Instant>,
 }
 
 impl Traffic {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { under_way: AtomicUsize::new(0), started: Instant::now(), answered: AtomicU64::new(0) })
+        Arc::new(Self { under_way: AtomicUsize::new(0), answered: Mutex::new(Instant::now()) })
     }
 
     /// How long ago Redis last answered this worker.
     pub(super) fn silent_for(&self) -> Duration {
-        let answered = Duration::from_millis(self.answered.load(Ordering::Relaxed));
-        self.started.elapsed().saturating_sub(answered)
+        self.answered.lock().elapsed()
     }
 
     fn is_quiet(&self) -> bool {
@@ -54,13 +53,6 @@ impl Traffic {
 
 struct UnderWay(Arc<Traffic>);
 
-impl UnderWay {
-    fn answered(&self) {
-        let now = self.0.started.elapsed().as_millis() as u64;
-        self.0.answered.store(now, Ordering::Relaxed);
-    }
-}
-
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::AcqRel);
@@ -73,28 +65,21 @@ pub(super) struct Watched {
     link: Arc<Link>,
     keys: Keys,
     traffic: Arc<Traffic>,
-    timeout: Duration,
 }
 
 impl Watched {
     pub(super) fn new(queue: &Queue, keys: Keys, traffic: Arc<Traffic>) -> Self {
-        let shared = &queue.shared;
-        Self { link: shared.link.clone(), keys, traffic, timeout: shared.config.response_timeout }
+        Self { link: queue.shared.link.clone(), keys, traffic }
     }
 
     /// Also bounds the wait for a connection, which the client's own response timeout does not
     /// cover.
     async fn watch<T>(&self, call: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-        let (under_way, seen) = (self.traffic.begin(), self.link.renewals());
-        let Ok(answer) = tokio::time::timeout(self.timeout, call).await else {
-            self.link.renew(seen);
-            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-        };
-        match &answer {
-            Ok(_) => under_way.answered(),
-            Err(error) => self.link.judge(error, seen),
-        }
-        answer
+        let _under_way = self.traffic.begin();
+        let answer = self.link.judged(tokio::time::timeout(RESPONSE_TIMEOUT, call).map(Result::ok)).await;
+        let answer = answer.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))??;
+        *self.traffic.answered.lock() = Instant::now();
+        Ok(answer)
     }
 
     /// The worker's name and metadata, where this is the script of apalis-redis that registers a
@@ -157,13 +142,9 @@ impl WakePolling {
             bell.rung().await;
             Some(((), bell))
         });
-        Self::on(rings.boxed(), traffic)
-    }
-
-    fn on(rings: BoxStream<'static, ()>, traffic: Arc<Traffic>) -> Self {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { rings, tick, traffic, rung: false, waker: None }
+        Self { rings: rings.boxed(), tick, traffic, rung: false, waker: None }
     }
 }
 
@@ -196,7 +177,7 @@ impl PollStrategy for WakePolling {
 mod tests {
     use std::task::Wake;
 
-    use futures::stream;
+    use tokio::sync::watch;
 
     use super::*;
 
@@ -212,8 +193,9 @@ mod tests {
     /// A poll strategy that has been rung once, polled once, and how often it woke its worker
     /// since.
     fn rung(traffic: &Arc<Traffic>) -> (WakePolling, Arc<Wakes>, PollSnapshot) {
-        let rings = stream::once(async {}).chain(stream::pending()).boxed();
-        let (mut polling, wakes) = (WakePolling::on(rings, traffic.clone()), Arc::new(Wakes::default()));
+        let (ringing, rings) = watch::channel(());
+        ringing.send_replace(());
+        let (mut polling, wakes) = (WakePolling::new(Bell { rings }, traffic.clone()), Arc::new(Wakes::default()));
         let (waker, snapshot) = (Waker::from(wakes.clone()), PollSnapshot::new());
         assert!(polling.poll_drive(&mut Context::from_waker(&waker), &snapshot).is_pending());
         wakes.0.store(0, Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! The apalis backend of our own transport: its worker blocks in Redis, which hands it the next
-//! hint at once, and asks for as many as handlers could start.
+//! The worker of our own transport: apalis' own backend for streams, over one that blocks in Redis,
+//! which hands it the next hint at once, and asks for as many as handlers could start.
 
 use std::{future, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::sweep;
 use crate::queue::{
     Consumer, Delivery, Error, Hint, Queue,
-    config::CONNECT_TIMEOUT,
+    config::{COMMAND_TIMEOUT, CONNECT_TIMEOUT},
     consume::{CLOSE_WITHIN, Handle},
 };
 
@@ -60,10 +60,7 @@ pub(in crate::queue) async fn work(
     let mut running = worker.run().boxed();
     let ended = tokio::select! {
         ended = &mut running => ended,
-        () = shutdown.cancelled() => match time::timeout(CLOSE_WITHIN, running).await {
-            Ok(ended) => ended,
-            Err(_) => return Ok(()),
-        },
+        () = shutdown.cancelled() => time::timeout(CLOSE_WITHIN, running).await.unwrap_or(Ok(())),
     };
     match ended {
         Ok(()) if shutdown.is_cancelled() => Ok(()),
@@ -133,7 +130,7 @@ impl Fetching {
             }
         }
         let queue = &self.consumer.queue;
-        let within = TICK + queue.shared.config.command_timeout;
+        let within = TICK + COMMAND_TIMEOUT;
         let asked = self.asked.next().map(|answer| answer.unwrap_or(Ok(None)));
         let answer = queue.ask_within(within, "wait for hints", asked).await?;
         Ok(answer.and_then(|(hint, permit)| self.deliver(&hint, permit)))
