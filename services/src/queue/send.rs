@@ -12,14 +12,14 @@ use crate::{
 /// Pushes what is due, in its order, each to its step's queue. `most` is how many hints of each
 /// step may be outstanding.
 pub async fn send<S: HintSink>(sink: &S, due: &[Due], most: Option<usize>) -> Result<PushReport, Error> {
-    let mut report = PushReport::default();
+    let mut all = Vec::with_capacity(due.len());
     for (step, due) in by_step(due) {
         let (hints, spans): (Vec<Hint>, Vec<Span>) = due.into_iter().map(|due| hint(step, due)).unzip();
         match sink.push(step, &hints, most).await {
             Ok(outcomes) => {
                 let new = spans.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Pushed::New);
                 new.for_each(|(span, _)| trace::keep(span));
-                report += PushReport::of(&outcomes);
+                all.extend(outcomes);
             }
             Err(error) => {
                 for span in &spans {
@@ -30,7 +30,7 @@ pub async fn send<S: HintSink>(sink: &S, due: &[Due], most: Option<usize>) -> Re
             }
         }
     }
-    Ok(report)
+    Ok(PushReport::of(&all))
 }
 
 fn by_step(due: &[Due]) -> Vec<(&StepName, Vec<&Due>)> {

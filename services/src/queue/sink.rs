@@ -1,7 +1,5 @@
 //! Handing hints to Redis.
 
-use std::ops::AddAssign;
-
 use workflows::ids::StepName;
 
 use super::{Error, Hint, Queue, Transport, apalis_redis, lists};
@@ -33,14 +31,6 @@ impl PushReport {
     pub fn of(outcomes: &[Pushed]) -> Self {
         let count = |outcome| outcomes.iter().filter(|&&other| other == outcome).count();
         Self { pushed: count(Pushed::New), known: count(Pushed::Known), left: count(Pushed::Left) }
-    }
-}
-
-impl AddAssign for PushReport {
-    fn add_assign(&mut self, other: Self) {
-        self.pushed += other.pushed;
-        self.known += other.known;
-        self.left += other.left;
     }
 }
 
