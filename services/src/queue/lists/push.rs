@@ -29,28 +29,20 @@ struct Pusher {
     full: Option<Instant>,
 }
 
-impl Pusher {
-    /// Whether it is time to sweep; then it is not for a while.
-    fn must_sweep(&mut self) -> bool {
-        let due = !is_recent(self.swept);
-        if due {
-            self.swept = Some(Instant::now());
-        }
-        due
-    }
-
-    fn found_full(&mut self) {
-        self.full = Some(Instant::now());
-    }
-}
-
 impl Pushers {
-    fn with<T>(&self, step: &StepName, look: impl FnOnce(&mut Pusher) -> T) -> T {
+    /// Whether it is time to sweep, which then it is not for a while, and whether the queue is full.
+    fn look(&self, step: &StepName) -> (bool, bool) {
         let mut pushers = self.0.lock();
-        match pushers.get_mut(step) {
-            Some(pusher) => look(pusher),
-            None => look(pushers.entry(step.clone()).or_default()),
+        let pusher = pushers.entry(step.clone()).or_default();
+        let sweeps = !is_recent(pusher.swept);
+        if sweeps {
+            pusher.swept = Some(Instant::now());
         }
+        (sweeps, is_recent(pusher.full))
+    }
+
+    fn found_full(&self, step: &StepName) {
+        self.0.lock().entry(step.clone()).or_default().full = Some(Instant::now());
     }
 }
 
@@ -65,7 +57,7 @@ pub(in crate::queue) async fn push(
     hints: &[Hint],
     most: Option<usize>,
 ) -> Result<String, Error> {
-    let (sweeps, full) = queue.shared.pushers.with(step, |pusher| (pusher.must_sweep(), is_recent(pusher.full)));
+    let (sweeps, full) = queue.shared.pushers.look(step);
     if sweeps {
         sweep(queue, step).await?;
     }
@@ -87,7 +79,7 @@ async fn push_many(queue: &Queue, step: &StepName, hints: &[Hint], most: Option<
     }
     let answers: String = queue.ask("push hints", call.invoke_async(&mut queue.connection())).await?;
     if answers.len() < hints.len() && capacity == high_water {
-        queue.shared.pushers.with(step, Pusher::found_full);
+        queue.shared.pushers.found_full(step);
     }
     Ok(answers)
 }
@@ -109,7 +101,7 @@ async fn push_one(queue: &Queue, step: &StepName, hint: &Hint) -> Result<String,
     call.cmd("ZCARD").arg(&held);
     let (added, outstanding): (u64, u64) = queue.ask("push a hint", call.query_async(&mut queue.connection())).await?;
     if outstanding >= queue.shared.config.high_water {
-        queue.shared.pushers.with(step, Pusher::found_full);
+        queue.shared.pushers.found_full(step);
     }
     if added == 1 {
         return Ok("n".to_owned());
