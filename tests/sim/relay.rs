@@ -77,7 +77,7 @@ impl Duties {
         if due.is_empty() {
             return;
         }
-        if !relay::push_due(&self.ledger, &self.queue, due).await.is_ok_and(|report| report.left == 0) {
+        if !relay::push_due(&self.ledger, &self.queue, due, None).await.is_ok_and(|report| report.left == 0) {
             self.look();
         }
     }

@@ -33,7 +33,7 @@ pub async fn dispatch_once(
     let mut next = TICK;
     for Waiting { queue, due, most } in ledger.waiting(settings.batch).await.context("look for due steps")? {
         let found = due.len();
-        let PushReport { pushed, known, left } = push(ledger, sink, due, most).await?;
+        let PushReport { pushed, known, left } = push_due(ledger, sink, due, most).await?;
         tracing::debug!(%queue, found, pushed, known, left, "dispatched");
         let tick = if most.is_some() {
             LIMITED_TICK
@@ -48,16 +48,9 @@ pub async fn dispatch_once(
     Ok(Next::After(next))
 }
 
-/// Pushes what has just become due. What cannot be pushed the scan finds.
+/// Pushes what is due, while fewer than `most` of a step are outstanding. What cannot be pushed the
+/// scan finds.
 pub async fn push_due(
-    ledger: &impl RelayLedger,
-    sink: &impl HintSink,
-    due: Vec<Due>,
-) -> Result<PushReport, queue::Error> {
-    push(ledger, sink, due, None).await
-}
-
-async fn push(
     ledger: &impl RelayLedger,
     sink: &impl HintSink,
     mut due: Vec<Due>,

@@ -8,32 +8,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, watch};
 
 /// Between intake and the connection that listens.
+#[derive(Default)]
 pub(super) struct Doorbell {
     /// A request may be there.
     pub(super) rung: Notify,
-    asleep: watch::Sender<bool>,
-    heard: AtomicBool,
-}
-
-impl Default for Doorbell {
     /// A relay sleeps from its start on.
-    fn default() -> Self {
-        Self { rung: Notify::new(), asleep: watch::Sender::new(true), heard: AtomicBool::new(false) }
-    }
+    awake: watch::Sender<bool>,
+    heard: AtomicBool,
 }
 
 impl Doorbell {
     /// Whether intake looks by itself all the time.
     pub(super) fn is_awake(&self) -> bool {
-        !*self.asleep.borrow()
+        *self.awake.borrow()
     }
 
-    pub(super) fn stay_awake(&self) {
-        self.set_asleep(false);
+    pub(super) fn set_awake(&self, awake: bool) {
+        self.awake.send_if_modified(|before| std::mem::replace(before, awake) != awake);
     }
 
-    pub(super) fn fall_asleep(&self) {
-        self.set_asleep(true);
+    /// Follows whether intake is awake.
+    pub(super) fn follow(&self) -> watch::Receiver<bool> {
+        self.awake.subscribe()
     }
 
     /// Whether a ring would be heard now.
@@ -43,14 +39,5 @@ impl Doorbell {
 
     pub(super) fn set_heard(&self, heard: bool) {
         self.heard.store(heard, Ordering::Release);
-    }
-
-    /// Follows whether intake sleeps.
-    pub(super) fn sleeping(&self) -> watch::Receiver<bool> {
-        self.asleep.subscribe()
-    }
-
-    fn set_asleep(&self, asleep: bool) {
-        self.asleep.send_if_modified(|before| std::mem::replace(before, asleep) != asleep);
     }
 }

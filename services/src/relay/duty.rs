@@ -2,7 +2,7 @@
 //! more. A duty is never dropped in the middle of a round: a relay that stops has pushed what its
 //! last round made due.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::{
@@ -46,16 +46,15 @@ const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Repeats a duty until `shutdown`, whatever becomes of a round. The pulse beats in each round and
 /// while the duty rests.
-pub(super) async fn repeat<F, Fut>(
+pub(super) async fn repeat<Fut>(
     what: &'static str,
     tick: Duration,
     wake: &Notify,
     shutdown: &CancellationToken,
     pulse: Pulse,
-    duty: F,
+    duty: impl Fn() -> Fut,
 ) where
-    F: Fn() -> Fut + Send,
-    Fut: Future<Output = anyhow::Result<Next>> + Send,
+    Fut: Future<Output = anyhow::Result<Next>>,
 {
     let mut next = Next::AtOnce;
     let mut pause = FIRST_PAUSE;

@@ -58,9 +58,8 @@ impl Reader {
         {
             return samples.clone();
         }
-        let (stored, depths) = tokio::join!(timeout(LIMIT, self.stored()), timeout(LIMIT, self.depths()));
-        let mut samples = shown(stored.context("no answer in time").flatten(), "Postgres");
-        samples.extend(shown(depths.context("no answer in time").flatten(), "Redis"));
+        let (stored, depths) = tokio::join!(in_time(self.stored(), "Postgres"), in_time(self.depths(), "Redis"));
+        let samples = [stored, depths].concat();
         *read = Some((Instant::now(), samples.clone()));
         samples
     }
@@ -80,7 +79,8 @@ impl Reader {
     }
 }
 
-fn shown(read: anyhow::Result<Vec<Sample>>, whence: &str) -> Vec<Sample> {
+async fn in_time(read: impl Future<Output = anyhow::Result<Vec<Sample>>>, whence: &str) -> Vec<Sample> {
+    let read = timeout(LIMIT, read).await.context("no answer in time").flatten();
     read.unwrap_or_else(|error| {
         tracing::warn!(error = chain(error.as_ref()), "the metrics lack what {whence} would tell");
         Vec::new()

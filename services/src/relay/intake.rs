@@ -91,9 +91,9 @@ pub(super) async fn run(relay: Relay) {
         let taken = started.len() + revived.len() + joined + failed;
         relay.push(due).await;
         if lately.lock().are_many(taken) {
-            doorbell.stay_awake();
+            doorbell.set_awake(true);
         } else if taken == 0 {
-            doorbell.fall_asleep();
+            doorbell.set_awake(false);
         }
         if taken < batch && doorbell.is_awake() {
             sleep(GATHER).await;

@@ -2,7 +2,7 @@
 //! nothing else changes. It also holds the lock that says "a relay sleeps": when the connection
 //! dies the lock is gone, and nobody rings in vain.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use anyhow::Context;
 use sqlx::{
@@ -11,9 +11,9 @@ use sqlx::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Relay, doorbell::Doorbell};
+use super::Relay;
 use crate::{
-    database::{Database, is_by_transaction, met_a_lock, settings},
+    database::{is_by_transaction, met_a_lock, settings},
     telemetry::{chain, health::Pulse},
 };
 
@@ -43,22 +43,14 @@ pub(super) async fn run(relay: Relay, database: Option<PgConnectOptions>) {
         tracing::info!("no connection for LISTEN: requests are found by polling");
         return;
     };
-    let pulse = relay.pulse("listen");
-    let mut listening = Listening {
-        database,
-        notifies: relay.ledger.database().clone(),
-        doorbell: relay.doorbell.clone(),
-        pulse,
-        said: false,
-    };
-    relay.shutdown.run_until_cancelled(listening.go_on()).await;
+    let (pulse, shutdown) = (relay.pulse("listen"), relay.shutdown.clone());
+    let mut listening = Listening { relay, database, pulse, said: false };
+    shutdown.run_until_cancelled(listening.go_on()).await;
 }
 
 struct Listening {
+    relay: Relay,
     database: PgConnectOptions,
-    /// Over which this relay notifies itself, to see that it hears.
-    notifies: Database,
-    doorbell: Arc<Doorbell>,
     pulse: Pulse,
     /// Whether it was said that LISTEN does not work.
     said: bool,
@@ -87,7 +79,7 @@ impl Listening {
         loop {
             self.pulse.beat();
             let Err(error) = self.live().await;
-            self.doorbell.set_heard(false);
+            self.relay.doorbell.set_heard(false);
             let pause = if matches!(error, Error::Shared | Error::Deaf) { RETRY_DEAF } else { RETRY };
             if !std::mem::replace(&mut self.said, true) {
                 tracing::warn!(error = chain(&error), "LISTEN does not work now: requests are found by polling");
@@ -128,14 +120,14 @@ impl Listening {
         Ok(listener)
     }
 
-    /// Over another connection: this one would hear itself even behind a pooler.
+    /// Over a connection of the relay's: this one would hear itself even behind a pooler.
     async fn prove(&self, listener: &mut PgListener) -> Result<(), Error> {
         let notify = async |connection: &mut PgConnection| sqlx::raw_sql(NOTIFY_MYSELF).execute(connection).await;
-        self.notifies.over(notify).await.context("notify myself")?;
+        self.relay.ledger.database().over(notify).await.context("notify myself")?;
         match timeout(SELF_TEST, listener.try_recv()).await {
             Ok(Ok(Some(_))) => {
                 // It may have been a request's.
-                self.doorbell.rung.notify_one();
+                self.relay.doorbell.rung.notify_one();
                 Ok(())
             }
             Ok(Ok(None)) => Err(Error::Lost),
@@ -149,25 +141,26 @@ impl Listening {
         if std::mem::take(&mut self.said) {
             tracing::info!("LISTEN works again");
         }
-        let mut sleeping = self.doorbell.sleeping();
-        let mut lock = Lock::Free;
+        let mut awake = self.relay.doorbell.follow();
+        // Whether this session holds the lock that says "a relay sleeps".
+        let mut held = false;
         loop {
-            let wanted = if *sleeping.borrow_and_update() { Lock::Held } else { Lock::Free };
-            if lock != wanted {
-                lock = within(turn(&mut listener, wanted)).await?;
-                self.doorbell.set_heard(lock == Lock::Held);
+            let wanted = !*awake.borrow_and_update();
+            if held != wanted {
+                held = within(hold(&mut listener, wanted)).await?;
+                self.relay.doorbell.set_heard(held);
                 // What was committed before the lock was held has not rung.
-                self.doorbell.rung.notify_one();
+                self.relay.doorbell.rung.notify_one();
             }
-            let patience = if lock == wanted { QUIET } else { RETRY };
+            let patience = if held == wanted { QUIET } else { RETRY };
             tokio::select! {
                 biased;
-                _ = sleeping.changed() => {}
+                _ = awake.changed() => {}
                 heard = self.pulse.waiting(timeout(patience, listener.try_recv())) => match heard {
-                    Ok(Ok(Some(_))) => self.doorbell.rung.notify_one(),
+                    Ok(Ok(Some(_))) => self.relay.doorbell.rung.notify_one(),
                     Ok(Ok(None)) => return Err(Error::Lost),
                     Ok(Err(error)) => Err(error).context("hear a notification")?,
-                    Err(_) if lock == wanted => within(self.prove(&mut listener)).await?,
+                    Err(_) if held == wanted => within(self.prove(&mut listener)).await?,
                     Err(_) => {}
                 },
             }
@@ -175,25 +168,18 @@ impl Listening {
     }
 }
 
-/// Whether this session holds the lock that says "a relay sleeps".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lock {
-    Held,
-    Free,
-}
-
-/// Takes the lock or gives it back. `Free` where it cannot be had now.
-async fn turn(listener: &mut PgListener, wanted: Lock) -> Result<Lock, Error> {
-    if wanted == Lock::Free {
+/// Takes the lock or gives it back: whether this session holds it now.
+async fn hold(listener: &mut PgListener, wanted: bool) -> Result<bool, Error> {
+    if !wanted {
         sqlx::raw_sql(WAKE).execute(listener).await.context("say that intake is awake")?;
-        return Ok(Lock::Free);
+        return Ok(false);
     }
     if !taken(sqlx::raw_sql(SLEEP).execute(&mut *listener).await).context("say that intake sleeps")? {
-        return Ok(Lock::Free);
+        return Ok(false);
     }
     // Requests that take longer to commit are found by the next look.
     taken(sqlx::raw_sql(WAIT_FOR_SILENT).execute(listener).await).context("wait for requests under way")?;
-    Ok(Lock::Held)
+    Ok(true)
 }
 
 fn taken<T>(answer: sqlx::Result<T>) -> sqlx::Result<bool> {

@@ -116,10 +116,9 @@ impl Relay {
     }
 
     /// Repeats a duty until the relay stops.
-    async fn repeat<F, Fut>(&self, what: &'static str, tick: Duration, wake: &Notify, duty: F)
+    async fn repeat<Fut>(&self, what: &'static str, tick: Duration, wake: &Notify, duty: impl Fn() -> Fut)
     where
-        F: Fn() -> Fut + Send,
-        Fut: Future<Output = anyhow::Result<Next>> + Send,
+        Fut: Future<Output = anyhow::Result<Next>>,
     {
         duty::repeat(what, tick, wake, &self.shutdown, self.pulse(what), duty).await;
     }
@@ -129,7 +128,7 @@ impl Relay {
         if due.is_empty() {
             return;
         }
-        match push_due(&self.ledger, &self.queue, due).await {
+        match push_due(&self.ledger, &self.queue, due, None).await {
             Ok(report) => self.look_if(report.left > 0),
             Err(error) => {
                 tracing::debug!(%error, "not pushed at once");

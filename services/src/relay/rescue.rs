@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     time::{Instant, sleep},
 };
 use tracing::Span;
@@ -44,8 +44,6 @@ pub struct Rescued {
     /// Steps whose lease ran out.
     pub crashed: usize,
     pub exceeded: usize,
-    /// Public rows that still wait to be written.
-    pub projections_pending: usize,
     /// Steps that say since this round that they wait for an API, or say it no longer.
     pub explained: usize,
     /// Doubted resources that are looked at again.
@@ -109,7 +107,7 @@ pub async fn rescue_once<L: RelayLedger>(
     }
     if upkeep.unwritten {
         let pending = ledger.project_pending(BATCH).await.context("write public rows again");
-        rescued.projections_pending = unless_refused(pending, &mut refused)?;
+        unless_refused(pending, &mut refused)?;
     }
     if upkeep.untold {
         let explained = ledger.explain(BATCH).await.context("say why steps wait");
@@ -241,18 +239,18 @@ fn log(settlement: &Settlement, state: RunState) {
 pub(super) async fn run(relay: Relay) {
     // Where the ledger was away, its workers were too: they get one lease's time to renew before
     // they count as gone.
-    let (in_touch, seen) = watch::channel(Instant::now());
+    let in_touch = Mutex::new(Instant::now());
     let late = Ration::default();
     let lease = relay.ledger.registry().longest_lease();
     let rescue = async || {
-        if seen.borrow().elapsed() > lease {
+        if in_touch.lock().elapsed() > lease {
             relay.ledger.ping().await?;
             relay.shutdown.run_until_cancelled(sleep(lease)).await;
-            in_touch.send_replace(Instant::now());
+            *in_touch.lock() = Instant::now();
             return Ok(Next::AtTick);
         }
         let (rescued, refused) = rescue_once(&relay.ledger, &rand::random::<f64>, &relay.vitals.metrics, &late).await?;
-        in_touch.send_replace(Instant::now());
+        *in_touch.lock() = Instant::now();
         relay.push(rescued.due).await;
         relay.look_if(rescued.doubted > 0);
         match refused {
