@@ -66,8 +66,8 @@ pub struct Consumer {
 
 impl Queue {
     /// A consumer that runs up to `concurrency` handlers at once and, when told to stop, gives
-    /// those that run `grace`.
-    pub fn consumer(&self, step: &StepName, concurrency: NonZeroUsize, grace: Duration) -> Consumer {
+    /// those that run `grace`. It beats the pulse while it runs.
+    pub fn consumer(&self, step: &StepName, concurrency: NonZeroUsize, grace: Duration, pulse: Pulse) -> Consumer {
         Consumer {
             queue: self.clone(),
             step: step.clone(),
@@ -78,17 +78,12 @@ impl Queue {
             acknowledged: Acknowledged::default(),
             status: watch::Sender::default(),
             grace,
-            pulse: Pulse::default(),
+            pulse,
         }
     }
 }
 
 impl Consumer {
-    /// Beats this pulse, while it runs.
-    pub fn beating(self, pulse: Pulse) -> Self {
-        Self { pulse, ..self }
-    }
-
     /// How this consumer does, while it runs.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()

@@ -74,7 +74,7 @@ pub async fn run<L: WorkerLedger>(
     tracing::info!(worker = %me.name, ?steps, "ready");
     let consumer = |step: &StepName| {
         let pulse = vitals.health.pulse(format!("worker: consume {step}"));
-        queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK).beating(pulse)
+        queue.consumer(step, settings.concurrency, settings.grace + HAND_BACK, pulse)
     };
     let consumers: Vec<_> = settings.steps.iter().map(|step| (step.clone(), consumer(step))).collect();
     let places = places(&consumers, &shutdown);

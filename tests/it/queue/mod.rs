@@ -123,7 +123,7 @@ impl Consuming {
     where
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let consumer = queue.consumer(&step(), NonZeroUsize::new(concurrency).unwrap(), grace);
+        let consumer = queue.consumer(&step(), NonZeroUsize::new(concurrency).unwrap(), grace, Default::default());
         let (status, shutdown) = (consumer.status(), CancellationToken::new());
         let task = tokio::spawn(consumer.run(work, shutdown.clone()));
         (task, status, shutdown)

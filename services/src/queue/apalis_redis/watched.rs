@@ -192,21 +192,21 @@ mod tests {
 
     /// A poll strategy that has been rung once, polled once, and how often it woke its worker
     /// since.
-    fn rung(traffic: &Arc<Traffic>) -> (WakePolling, Arc<Wakes>, PollSnapshot) {
+    fn rung(traffic: &Arc<Traffic>) -> (WakePolling, Arc<Wakes>, PollSnapshot, watch::Sender<()>) {
         let (ringing, rings) = watch::channel(());
         ringing.send_replace(());
         let (mut polling, wakes) = (WakePolling::new(Bell { rings }, traffic.clone()), Arc::new(Wakes::default()));
         let (waker, snapshot) = (Waker::from(wakes.clone()), PollSnapshot::new());
         assert!(polling.poll_drive(&mut Context::from_waker(&waker), &snapshot).is_pending());
         wakes.0.store(0, Ordering::SeqCst);
-        (polling, wakes, snapshot)
+        (polling, wakes, snapshot, ringing)
     }
 
     #[tokio::test]
     async fn a_wake_during_a_fetch_is_kept_until_a_fetch_can_follow() {
         let traffic = Traffic::new();
         let fetch = traffic.begin();
-        let (mut polling, wakes, snapshot) = rung(&traffic);
+        let (mut polling, wakes, snapshot, _ringing) = rung(&traffic);
 
         polling.on_poll(&snapshot);
         assert_eq!(wakes.0.load(Ordering::SeqCst), 0, "the fetch is still under way");
@@ -219,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_wake_before_a_fetch_is_spent_on_it() {
         let traffic = Traffic::new();
-        let (mut polling, wakes, snapshot) = rung(&traffic);
+        let (mut polling, wakes, snapshot, _ringing) = rung(&traffic);
 
         polling.on_poll(&snapshot);
 
