@@ -101,10 +101,12 @@ fn samples(Gauges { now, taken }: &Gauges) -> Vec<Sample> {
         let count: i64 = letters.map(|letters| letters.count).sum();
         samples.push(Sample::of(&names::DEAD_LETTERS, [reason], count as f64));
     }
-    for steps in &taken.steps {
-        of_step(steps, &mut samples);
-        for Unfinished { workflow, count, oldest_at } in steps.unfinished.iter() {
-            let labels = [workflow.as_str(), &steps.step];
+    for Steps { step, due, held, scheduled, running, unfinished, .. } in &taken.steps {
+        for (state, count) in [("due", due), ("held", held), ("scheduled", scheduled), ("running", running)] {
+            samples.push(Sample::of(&names::QUEUE_DEPTH, [step, state], *count as f64));
+        }
+        for Unfinished { workflow, count, oldest_at } in unfinished.iter() {
+            let labels = [workflow.as_str(), step];
             samples.push(Sample::of(&names::UNFINISHED_STEPS, labels, *count as f64));
             samples.push(Sample::of(&names::OLDEST_UNFINISHED_AGE, labels, age(*oldest_at)));
         }
@@ -115,13 +117,6 @@ fn samples(Gauges { now, taken }: &Gauges) -> Vec<Sample> {
 
 fn seconds(length: TimeDelta) -> f64 {
     length.to_std().map_or(0.0, |length| length.as_secs_f64())
-}
-
-fn of_step(steps: &Steps, samples: &mut Vec<Sample>) {
-    let Steps { step, due, held, scheduled, running, .. } = steps;
-    for (state, count) in [("due", due), ("held", held), ("scheduled", scheduled), ("running", running)] {
-        samples.push(Sample::of(&names::QUEUE_DEPTH, [step, state], *count as f64));
-    }
 }
 
 fn of_gate(gate: &Gate, samples: &mut Vec<Sample>) {
