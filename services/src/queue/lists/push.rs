@@ -30,7 +30,7 @@ struct Pusher {
 }
 
 impl Pushers {
-    /// Whether it is time to sweep, which then it is not for a while, and whether the queue is full.
+    /// Whether it is time to sweep (then it is not for a while), and whether the queue is full.
     fn look(&self, step: &StepName) -> (bool, bool) {
         let mut pushers = self.0.lock();
         let pusher = pushers.entry(step.clone()).or_default();
