@@ -13,7 +13,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use reqwest::{Method, Response};
+use reqwest::Response;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::{Value, error::Category};
 use tokio::sync::mpsc;
@@ -22,11 +22,10 @@ use workflows::whatsapp::evolution::{ApiError, Call, ErrorKind, Listed, Roster, 
 
 use super::{
     Client,
-    transport::{BODY_BYTES, Request, Went, receive},
+    transport::{BODY_BYTES, Went},
 };
 use crate::telemetry::chain;
 
-const ROUTE: &str = "/instance/fetchInstances";
 /// How long the whole list may take: tens of thousands of rows, from a slow server.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// The same where a run waits for it: an attempt has 30 s.
@@ -39,16 +38,13 @@ type Row = Result<(String, Listed), ApiError>;
 impl Client {
     /// Every instance that the API knows, with its name, as they arrive. Nothing after an error.
     pub async fn instances(&self) -> Result<BoxStream<'static, Row>, ApiError> {
-        let redaction = self.redaction(None, []);
-        let opening = self.open(Request::new(Method::GET, ROUTE), TIMEOUT, &redaction);
+        let request = self.request(Call::Fetch, None, [])?.timeout(TIMEOUT);
         let went = |response: &Response| Went { status: response.status().as_u16(), expected: false };
-        let response = self.observed(Call::Fetch, ROUTE, opening, went).await;
-        let response = response.map_err(fault)?;
+        let response = self.observed(&request, self.open(&request), went).await.map_err(fault)?;
         let status = response.status().as_u16();
         if status != 200 {
-            let received =
-                receive(response, |error| self.error_kind(error, TIMEOUT, &redaction)).await.map_err(fault)?;
-            let refused = answer::roster(&received.response(), &redaction).err();
+            let received = self.receive(response, &request).await.map_err(fault)?;
+            let refused = answer::roster(&received.response(), &request.redaction).err();
             return Err(fault(refused.unwrap_or(unreadable(status, "no list"))));
         }
         let (rows, taken) = mpsc::channel(AHEAD);
@@ -61,13 +57,9 @@ impl Client {
     /// The whole list at once, where it has to be whole to be of use.
     pub(super) async fn whole_list(&self) -> Result<Roster, ApiError> {
         let rows = async { self.instances().await?.try_collect::<Vec<_>>().await };
-        match tokio::time::timeout(WHOLE, rows).await {
-            Ok(rows) => Ok(rows.map_err(|error| ApiError { call: Call::Roster, ..error })?.into_iter().collect()),
-            Err(_) => {
-                let kind = ErrorKind::NoAnswer(format!("the list had not ended after {WHOLE:?}"));
-                Err(ApiError { call: Call::Roster, kind })
-            }
-        }
+        let late = |_| Err(fault(ErrorKind::NoAnswer(format!("the list had not ended after {WHOLE:?}"))));
+        let rows = tokio::time::timeout(WHOLE, rows).await.unwrap_or_else(late);
+        Ok(rows.map_err(|error| ApiError { call: Call::Roster, ..error })?.into_iter().collect())
     }
 }
 

@@ -13,8 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Method, header::HeaderValue};
+use reqwest::{Url, header::HeaderValue};
 use workflows::{
     secret::Secret,
     whatsapp::{
@@ -37,18 +36,12 @@ use self::{
 };
 use crate::telemetry::metrics::Metrics;
 
-/// What stays as it is in a path segment and in a query value.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
 /// A client of one API host. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    /// Without a slash at its end.
-    base: String,
+    base: Url,
     host: String,
-    /// What spans say of the address, which holds no credentials.
-    address: Address,
     /// The proxy that calls go through, if any, without its credentials.
     proxy: Option<String>,
     key: Secret,
@@ -58,15 +51,6 @@ pub struct Client {
     roster: Arc<SharedRoster>,
     /// Where calls are measured, if anywhere.
     metrics: Option<Arc<Metrics>>,
-}
-
-/// Where the API is, fit to be seen.
-#[derive(Clone)]
-struct Address {
-    host: String,
-    port: Option<u16>,
-    /// Without a slash at its end.
-    base: String,
 }
 
 impl Client {
@@ -80,55 +64,40 @@ impl Client {
         &self.host
     }
 
-    fn redaction<'a>(
-        &'a self,
-        name: Option<&'a InstanceName>,
-        more: impl IntoIterator<Item = &'a Secret>,
-    ) -> Redaction<'a> {
-        Redaction::new(name, std::iter::once(&self.key).chain(more))
-    }
-
-    /// Sends, with the global key where the request has none of its own, and reads the answer.
+    /// Sends the request and reads its answer.
     async fn ask<T>(
         &self,
-        call: Call,
-        request: Request,
-        redaction: &Redaction<'_>,
-        read: impl FnOnce(&Response) -> Result<T, ErrorKind>,
+        request: Request<'_>,
+        read: impl FnOnce(&Response, &Redaction) -> Result<T, ErrorKind>,
     ) -> Result<T, ApiError> {
-        let path = request.path.clone();
+        let call = request.call;
         let exchange = async {
-            let received = self.exchange(request, redaction).await?;
-            Ok((received.status, read(&received.response())))
+            let received = self.receive(self.open(&request).await?, &request).await?;
+            Ok((received.status, read(&received.response(), &request.redaction)))
         };
         let went = |(status, read): &(u16, Result<T, ErrorKind>)| {
             let expected = read.as_ref().map_or_else(|error| call.is_answered_by(error), |_| true);
             Went { status: *status, expected }
         };
-        let answered = self.observed(call, &path, exchange, went).await;
+        let answered = self.observed(&request, exchange, went).await;
         answered.and_then(|(_, read)| read).map_err(|kind| ApiError { call, kind })
     }
 }
 
 impl Evolution for Client {
     async fn fetch(&self, name: &InstanceName) -> Result<Option<Listed>, ApiError> {
-        let redaction = self.redaction(Some(name), []);
-        let path = format!("/instance/fetchInstances?instanceName={}", utf8_percent_encode(name.as_str(), ENCODED));
-        let request = Request::new(Method::GET, path);
-        self.ask(Call::Fetch, request, &redaction, |response| answer::listed(response, name, &redaction)).await
+        let request = self.request(Call::Fetch, Some(name), [])?.query("instanceName", name.as_str());
+        self.ask(request, |response, redaction| answer::listed(response, name, redaction)).await
     }
 
     async fn connection_state(&self, name: &InstanceName) -> Result<Option<ApiState>, ApiError> {
-        let (call, redaction) = (Call::ConnectionState, self.redaction(Some(name), []));
-        let request = Request::new(Method::GET, named(call, "/instance/connectionState", name)?);
-        self.ask(call, request, &redaction, |response| answer::connection_state(response, name, &redaction)).await
+        let request = self.request(Call::ConnectionState, Some(name), [])?;
+        self.ask(request, |response, redaction| answer::connection_state(response, name, redaction)).await
     }
 
     async fn fetch_own(&self, name: &InstanceName, token: &Secret) -> Result<Own, ApiError> {
-        let (call, redaction) = (Call::FetchOwn, self.redaction(Some(name), [token]));
-        let path = format!("/instance/fetchInstances?instanceName={}", utf8_percent_encode(name.as_str(), ENCODED));
-        let request = Request::new(Method::GET, path).key(own_key(call, token)?);
-        self.ask(call, request, &redaction, |response| answer::own(response, name, &redaction)).await
+        let request = self.request(Call::FetchOwn, Some(name), [token])?.query("instanceName", name.as_str());
+        self.ask(request.key(token)?, |response, redaction| answer::own(response, name, redaction)).await
     }
 
     async fn roster(&self) -> Result<Arc<Roster>, ApiError> {
@@ -136,64 +105,49 @@ impl Evolution for Client {
     }
 
     async fn connect(&self, name: &InstanceName, within: Duration) -> Result<Connect, ApiError> {
-        let (call, redaction) = (Call::Connect, self.redaction(Some(name), []));
-        let timeout = within.min(self.timeouts.qr_code);
-        let request = Request::new(Method::GET, named(call, "/instance/connect", name)?).timeout(timeout);
-        self.ask(call, request, &redaction, |response| answer::connect(response, &redaction)).await
+        let request = self.request(Call::Connect, Some(name), [])?.timeout(within.min(self.timeouts.qr_code));
+        self.ask(request, answer::connect).await
     }
 
     async fn set_webhook(&self, name: &InstanceName, webhook: &Webhook) -> Result<StoredWebhook, ApiError> {
-        let (call, redaction) = (Call::SetWebhook, self.redaction(Some(name), webhook.secrets()));
-        let request = Request::new(Method::POST, named(call, "/webhook/set", name)?).body(webhook.body());
-        self.ask(call, request, &redaction, |response| answer::stored_webhook(response, &redaction)).await
+        let request = self.request(Call::SetWebhook, Some(name), webhook.secrets())?.body(webhook.body());
+        self.ask(request, answer::stored_webhook).await
     }
 
     async fn find_webhook(&self, name: &InstanceName) -> Result<Option<StoredWebhook>, ApiError> {
-        let (call, redaction) = (Call::FindWebhook, self.redaction(Some(name), []));
-        let request = Request::new(Method::GET, named(call, "/webhook/find", name)?);
-        self.ask(call, request, &redaction, |response| answer::found_webhook(response, &redaction)).await
+        self.ask(self.request(Call::FindWebhook, Some(name), [])?, answer::found_webhook).await
     }
 
     async fn set_rabbitmq(&self, name: &InstanceName, rabbitmq: &Rabbitmq) -> Result<Rabbitmq, ApiError> {
-        let (call, redaction) = (Call::SetRabbitmq, self.redaction(Some(name), []));
-        let request = Request::new(Method::POST, named(call, "/rabbitmq/set", name)?).body(rabbitmq.body());
-        self.ask(call, request, &redaction, |response| answer::stored_rabbitmq(response, &redaction)).await
+        let request = self.request(Call::SetRabbitmq, Some(name), [])?.body(rabbitmq.body());
+        self.ask(request, answer::stored_rabbitmq).await
     }
 
     async fn find_rabbitmq(&self, name: &InstanceName) -> Result<Option<Rabbitmq>, ApiError> {
-        let (call, redaction) = (Call::FindRabbitmq, self.redaction(Some(name), []));
-        let request = Request::new(Method::GET, named(call, "/rabbitmq/find", name)?);
-        self.ask(call, request, &redaction, |response| answer::found_rabbitmq(response, &redaction)).await
+        self.ask(self.request(Call::FindRabbitmq, Some(name), [])?, answer::found_rabbitmq).await
     }
 
     async fn has_settings(&self, name: &InstanceName) -> Result<bool, ApiError> {
-        let (call, redaction) = (Call::FindSettings, self.redaction(Some(name), []));
-        let request = Request::new(Method::GET, named(call, "/settings/find", name)?);
-        self.ask(call, request, &redaction, |response| answer::has_settings(response, &redaction)).await
+        self.ask(self.request(Call::FindSettings, Some(name), [])?, answer::has_settings).await
     }
 
     async fn set_settings(&self, name: &InstanceName) -> Result<(), ApiError> {
-        let (call, redaction) = (Call::SetSettings, self.redaction(Some(name), []));
-        let request = Request::new(Method::POST, named(call, "/settings/set", name)?).body(default_settings());
-        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+        let request = self.request(Call::SetSettings, Some(name), [])?.body(default_settings());
+        self.ask(request, answer::done).await
     }
 
     async fn version(&self) -> Result<Version, ApiError> {
-        let redaction = self.redaction(None, []);
-        let request = Request::new(Method::GET, "/").timeout(VERSION.min(self.timeouts.other));
-        self.ask(Call::Version, request, &redaction, |response| answer::version(response, &redaction)).await
+        let request = self.request(Call::Version, None, [])?.timeout(VERSION.min(self.timeouts.other));
+        self.ask(request, answer::version).await
     }
 
     async fn database(&self) -> Result<(), ApiError> {
-        let redaction = self.redaction(None, []);
-        let request = Request::new(Method::GET, format!("/instance/fetchInstances?instanceId={}", answer::NO_ID));
-        self.ask(Call::Database, request, &redaction, |response| answer::database(response, &redaction)).await
+        let request = self.request(Call::Database, None, [])?.query("instanceId", answer::NO_ID);
+        self.ask(request, answer::database).await
     }
 
     async fn verify_creds(&self) -> Result<(), ApiError> {
-        let redaction = self.redaction(None, []);
-        let request = Request::new(Method::POST, "/verify-creds");
-        self.ask(Call::VerifyCreds, request, &redaction, |response| answer::done(response, &redaction)).await
+        self.ask(self.request(Call::VerifyCreds, None, [])?, answer::done).await
     }
 
     async fn pause(&self, duration: Duration) {
@@ -207,27 +161,22 @@ impl Evolution for Client {
 
 impl ExclusiveEvolution for Client {
     async fn create(&self, name: &InstanceName, token: &Secret) -> Result<Created, ApiError> {
-        let redaction = self.redaction(Some(name), [token]);
         let body = serde_json::json!({
             "instanceName": name.as_str(),
             "token": token.expose(),
             "integration": "WHATSAPP-BAILEYS",
             "qrcode": false,
         });
-        let request = Request::new(Method::POST, "/instance/create").body(body).timeout(self.timeouts.create);
-        self.ask(Call::Create, request, &redaction, |response| answer::created(response, name, &redaction)).await
+        let request = self.request(Call::Create, Some(name), [token])?.body(body).timeout(self.timeouts.create);
+        self.ask(request, |response, redaction| answer::created(response, name, redaction)).await
     }
 
     async fn delete(&self, name: &InstanceName, token: &Secret) -> Result<(), ApiError> {
-        let (call, redaction) = (Call::Delete, self.redaction(Some(name), [token]));
-        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?).key(own_key(call, token)?);
-        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+        self.ask(self.request(Call::Delete, Some(name), [token])?.key(token)?, answer::done).await
     }
 
     async fn discard(&self, name: &InstanceName) -> Result<(), ApiError> {
-        let (call, redaction) = (Call::Discard, self.redaction(Some(name), []));
-        let request = Request::new(Method::DELETE, named(call, "/instance/delete", name)?);
-        self.ask(call, request, &redaction, |response| answer::done(response, &redaction)).await
+        self.ask(self.request(Call::Discard, Some(name), [])?, answer::done).await
     }
 }
 
@@ -236,21 +185,3 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How long the API gets to say its version: it asks WhatsApp first, and a run waits for it.
 const VERSION: Duration = Duration::from_secs(3);
-
-/// The instance's own token as the key of a call.
-fn own_key(call: Call, token: &Secret) -> Result<HeaderValue, ApiError> {
-    options::key_header(token).map_err(|_| {
-        let why = "the instance's own token holds characters that no header can carry";
-        ApiError { call, kind: ErrorKind::NoAnswer(why.into()) }
-    })
-}
-
-/// A route with the name as its last segment. A name of dots alone would climb to another route,
-/// even percent-encoded.
-fn named(call: Call, route: &str, name: &InstanceName) -> Result<String, ApiError> {
-    if matches!(name.as_str(), "." | "..") {
-        let why = format!("the name \"{name}\" cannot be the last part of a URL: rename the instance");
-        return Err(ApiError { call, kind: ErrorKind::NoAnswer(why) });
-    }
-    Ok(format!("{route}/{}", utf8_percent_encode(name.as_str(), ENCODED)))
-}

@@ -3,11 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::{header::HeaderValue, redirect, retry};
-use url::Url;
+use reqwest::{Url, header::HeaderValue, redirect, retry};
 use workflows::secret::Secret;
 
-use super::{Address, Client};
+use super::Client;
 use crate::telemetry::chain;
 
 /// Where the API is and how it is spoken to.
@@ -74,11 +73,8 @@ impl Client {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|error| OptionsError::Tls(chain(&error)))?;
-        let host = host_of(&base);
-        let address = address_of(&base);
-        let proxy = proxy_of(&base);
-        let base = base.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, host, address, proxy, key, key_header, timeouts, roster: Arc::default(), metrics: None })
+        let (host, proxy) = (host_of(&base), proxy_of(&base));
+        Ok(Self { http, base, host, proxy, key, key_header, timeouts, roster: Arc::default(), metrics: None })
     }
 }
 
@@ -90,13 +86,6 @@ pub fn host(base_url: &str) -> Result<String, OptionsError> {
 fn host_of(base: &Url) -> String {
     let host = base.host_str().unwrap_or_default();
     base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-fn address_of(base: &Url) -> Address {
-    let host = base.host_str().unwrap_or_default().to_owned();
-    let path = base.path().trim_end_matches('/');
-    let address = format!("{}://{}{path}", base.scheme(), host_of(base));
-    Address { host, port: base.port_or_known_default(), base: address }
 }
 
 /// The proxy that the environment names for this address, by the rules that the HTTP client

@@ -3,15 +3,22 @@
 
 use std::time::{Duration, Instant};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{
     Method,
     header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde_json::Value;
 use tracing::{Instrument, Span};
-use workflows::whatsapp::evolution::{Call, ErrorKind, answer::Response, redact::Redaction};
+use workflows::{
+    secret::Secret,
+    whatsapp::{
+        evolution::{ApiError, Call, ErrorKind, answer::Response, redact::Redaction},
+        names::InstanceName,
+    },
+};
 
-use super::{Address, Client};
+use super::{Client, options};
 use crate::telemetry::{chain, spans, trace};
 
 /// The most that is read of a body. The largest recorded answers are lists, of which ours has one
@@ -20,32 +27,47 @@ pub(super) const BODY_BYTES: usize = 1024 * 1024;
 
 const API_KEY: HeaderName = HeaderName::from_static("apikey");
 
-pub(super) struct Request {
+/// What stays as it is in a path segment and in a query value.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What stands in a call's route for the instance.
+const INSTANCE: &str = "{instance}";
+
+pub(super) struct Request<'a> {
+    pub(super) call: Call,
     method: Method,
     /// Path and query, encoded.
-    pub(super) path: String,
+    path: String,
     body: Option<Value>,
-    /// `None`: the global key.
-    key: Option<HeaderValue>,
-    timeout: Option<Duration>,
+    key: HeaderValue,
+    timeout: Duration,
+    pub(super) redaction: Redaction<'a>,
 }
 
-impl Request {
-    pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, key: None, timeout: None }
+impl Request<'_> {
+    pub(super) fn query(self, name: &str, value: &str) -> Self {
+        let path = format!("{}?{name}={}", self.path, utf8_percent_encode(value, ENCODED));
+        Self { path, ..self }
     }
 
     pub(super) fn body(self, body: Value) -> Self {
         Self { body: Some(body), ..self }
     }
 
-    pub(super) fn key(self, key: HeaderValue) -> Self {
-        Self { key: Some(key), ..self }
+    pub(super) fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
-    pub(super) fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout: Some(timeout), ..self }
+    /// With the instance's own token in place of the global key.
+    pub(super) fn key(self, token: &Secret) -> Result<Self, ApiError> {
+        let why = "the instance's own token holds characters that no header can carry";
+        let key = options::key_header(token).map_err(|_| unsent(self.call, why.to_owned()))?;
+        Ok(Self { key, ..self })
     }
+}
+
+fn unsent(call: Call, why: String) -> ApiError {
+    ApiError { call, kind: ErrorKind::NoAnswer(why) }
 }
 
 /// How a call that was answered went.
@@ -57,33 +79,54 @@ pub(super) struct Went {
 
 pub(super) struct Received {
     pub(super) status: u16,
-    retry_after: Option<String>,
-    date: Option<String>,
+    headers: HeaderMap,
     body: Vec<u8>,
 }
 
 impl Received {
     pub(super) fn response(&self) -> Response<'_> {
-        Response {
-            status: self.status,
-            retry_after: self.retry_after.as_deref(),
-            date: self.date.as_deref(),
-            body: &self.body,
-        }
+        let text = |name| self.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        Response { status: self.status, retry_after: text(RETRY_AFTER), date: text(DATE), body: &self.body }
     }
 }
 
 impl Client {
+    /// A request by the call's own method and route, with the global key. `secrets` are what its
+    /// answer may repeat beside that key.
+    pub(super) fn request<'a>(
+        &'a self,
+        call: Call,
+        name: Option<&'a InstanceName>,
+        secrets: impl IntoIterator<Item = &'a Secret>,
+    ) -> Result<Request<'a>, ApiError> {
+        let (method, route) = call.route().split_once(' ').expect("a route is a method and a path");
+        let path = match name {
+            Some(name) if route.contains(INSTANCE) => route.replace(INSTANCE, &segment(call, name)?),
+            _ => route.to_owned(),
+        };
+        Ok(Request {
+            call,
+            method: method.parse().expect("a route begins with its method"),
+            path,
+            body: None,
+            key: self.key_header.clone(),
+            timeout: self.timeouts.other,
+            redaction: Redaction::new(name, std::iter::once(&self.key).chain(secrets)),
+        })
+    }
+
     /// Asks in a span of its own, and measures it.
     pub(super) async fn observed<T>(
         &self,
-        call: Call,
-        path: &str,
+        Request { call, path, .. }: &Request<'_>,
         asking: impl Future<Output = Result<T, ErrorKind>>,
         went: impl Fn(&T) -> Went,
     ) -> Result<T, ErrorKind> {
-        let Address { host, port, base } = &self.address;
-        let span = spans::call(call.route(), host, *port, &format!("{base}{path}"));
+        let base = &self.base;
+        // Without the credentials that may be in the address.
+        let url = format!("{}://{}{}{path}", base.scheme(), self.host, base.path().trim_end_matches('/'));
+        let host = base.host_str().unwrap_or_default();
+        let span = spans::call(call.route(), host, base.port_or_known_default(), &url);
         let sent = Instant::now();
         let result = asking.instrument(span.clone()).await;
         let (status, error) = said(result.as_ref().map(went));
@@ -94,35 +137,42 @@ impl Client {
         result
     }
 
-    /// Sends once and reads the whole answer.
-    pub(super) async fn exchange(&self, request: Request, redaction: &Redaction<'_>) -> Result<Received, ErrorKind> {
-        let timeout = request.timeout.unwrap_or(self.timeouts.other);
-        let response = self.open(request, timeout, redaction).await?;
-        receive(response, |error| self.error_kind(error, timeout, redaction)).await
-    }
-
     /// Sends once; the body is still to come, within the same timeout.
-    pub(super) async fn open(
-        &self,
-        request: Request,
-        timeout: Duration,
-        redaction: &Redaction<'_>,
-    ) -> Result<reqwest::Response, ErrorKind> {
-        let mut builder = self.http.request(request.method, format!("{}{}", self.base, request.path)).timeout(timeout);
-        builder = builder.header(API_KEY, request.key.unwrap_or_else(|| self.key_header.clone()));
+    pub(super) async fn open(&self, request: &Request<'_>) -> Result<reqwest::Response, ErrorKind> {
+        let url = format!("{}{}", self.base.as_str().trim_end_matches('/'), request.path);
+        let mut builder = self.http.request(request.method.clone(), url).timeout(request.timeout);
+        builder = builder.header(API_KEY, request.key.clone());
         if let Some(context) = trace::traceparent(&Span::current()) {
             builder = builder.header(trace::TRACEPARENT, context);
         }
-        if let Some(body) = request.body {
-            builder = builder.json(&body);
+        if let Some(body) = &request.body {
+            builder = builder.json(body);
         }
-        builder.send().await.map_err(|error| self.error_kind(error, timeout, redaction))
+        builder.send().await.map_err(|error| self.error_kind(error, request))
     }
 
-    pub(super) fn error_kind(&self, error: reqwest::Error, timeout: Duration, redaction: &Redaction) -> ErrorKind {
+    /// Reads a body, as far as it may go.
+    pub(super) async fn receive(
+        &self,
+        mut response: reqwest::Response,
+        request: &Request<'_>,
+    ) -> Result<Received, ErrorKind> {
+        let (status, headers) = (response.status().as_u16(), std::mem::take(response.headers_mut()));
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.error_kind(error, request))? {
+            if body.len() + chunk.len() > BODY_BYTES {
+                let what = format!("a body of more than {BODY_BYTES} bytes");
+                return Err(ErrorKind::Unreadable { status, what });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Received { status, headers, body })
+    }
+
+    fn error_kind(&self, error: reqwest::Error, request: &Request) -> ErrorKind {
         let unsent = error.is_connect() || error.is_builder();
         let timed_out = error.is_timeout();
-        let why = redaction.readable(&chain(&error.without_url()));
+        let why = request.redaction.readable(&chain(&error.without_url()));
         // Users read this: the proxy's address is for the log.
         let through = match &self.proxy {
             Some(proxy) => {
@@ -133,49 +183,34 @@ impl Client {
         };
         match (unsent, timed_out) {
             (true, _) => ErrorKind::Unreachable(format!("{why}{through}")),
-            (false, true) => ErrorKind::NoAnswer(format!("none within {timeout:?}{through}")),
+            (false, true) => ErrorKind::NoAnswer(format!("none within {:?}{through}", request.timeout)),
             (false, false) => ErrorKind::NoAnswer(format!("{why}{through}")),
         }
     }
 }
 
-/// Reads a body, as far as it may go.
-pub(super) async fn receive(
-    mut response: reqwest::Response,
-    fault: impl Fn(reqwest::Error) -> ErrorKind,
-) -> Result<Received, ErrorKind> {
-    let status = response.status().as_u16();
-    let (retry_after, date) = (text(response.headers(), &RETRY_AFTER), text(response.headers(), &DATE));
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(&fault)? {
-        if body.len() + chunk.len() > BODY_BYTES {
-            let what = format!("a body of more than {BODY_BYTES} bytes");
-            return Err(ErrorKind::Unreadable { status, what });
-        }
-        body.extend_from_slice(&chunk);
+/// The name as the last segment of a route. One of dots alone would climb to another route, even
+/// percent-encoded.
+fn segment(call: Call, name: &InstanceName) -> Result<String, ApiError> {
+    if matches!(name.as_str(), "." | "..") {
+        let why = format!("the name \"{name}\" cannot be the last part of a URL: rename the instance");
+        return Err(unsent(call, why));
     }
-    Ok(Received { status, retry_after, date, body })
+    Ok(utf8_percent_encode(name.as_str(), ENCODED).to_string())
 }
 
 /// The status and the error of a call, for spans and metrics: closed lists, and never a text of the
 /// API.
 fn said(answer: Result<Went, &ErrorKind>) -> (Option<u16>, Option<String>) {
-    let error = match answer {
+    let (status, error) = match answer {
         Ok(Went { status, expected }) => {
             return (Some(status), (status >= 400 && !expected).then(|| status.to_string()));
         }
-        Err(ErrorKind::Unreachable(_)) => "unreachable",
-        Err(ErrorKind::NoAnswer(_)) => "no_answer",
-        Err(ErrorKind::Foreign { .. }) => "foreign",
-        Err(ErrorKind::Answer(_) | ErrorKind::Unreadable { .. } | ErrorKind::Withheld) => "unreadable",
+        Err(ErrorKind::Unreachable(_)) => (None, "unreachable"),
+        Err(ErrorKind::NoAnswer(_)) => (None, "no_answer"),
+        Err(ErrorKind::Foreign { status, .. }) => (Some(*status), "foreign"),
+        Err(ErrorKind::Unreadable { status, .. }) => (Some(*status), "unreadable"),
+        Err(ErrorKind::Answer(_) | ErrorKind::Withheld) => (None, "unreadable"),
     };
-    let status = answer.err().and_then(|kind| match kind {
-        ErrorKind::Foreign { status, .. } | ErrorKind::Unreadable { status, .. } => Some(*status),
-        _ => None,
-    });
     (status, Some(error.to_owned()))
-}
-
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
 }

@@ -36,11 +36,14 @@ pub struct DefinitionOptions {
 
 /// What a worker is told of it.
 #[derive(Args)]
+#[command(next_help_heading = "Evolution API")]
 pub struct WorkflowOptions {
     #[command(flatten)]
     host: api::HostOptions,
-    #[command(flatten)]
-    key: api::KeyOptions,
+    /// The API's AUTHENTICATION_API_KEY. Better given in the environment: the flag shows in the
+    /// list of processes
+    #[arg(long, env = "EVOLUTION_API_KEY", value_name = "KEY")]
+    evolution_api_key: Option<String>,
     #[command(flatten)]
     webhook: webhook::WebhookOptions,
     #[command(flatten)]
@@ -68,7 +71,7 @@ impl WorkflowOptions {
     /// Adds the workflow and the probe of its API. Where it cannot run, that left a fault, and only
     /// its steps are known.
     pub fn add_to(&self, catalog: Catalog, vitals: &Vitals, faults: &mut Faults) -> Catalog {
-        let client = self.host.client(&self.key, faults);
+        let client = self.host.client(self.evolution_api_key.as_deref(), faults);
         let amqp_mode = self.amqp_mode.read(faults);
         let settings = self.webhook.read(amqp_mode, faults);
         let host = client.as_ref().map(|client| client.host().to_owned()).unwrap_or_default();

@@ -141,7 +141,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The method and the route, as they are shown to people and used as a span's name.
+    /// The method and the route, as they are sent, shown to people and used as a span's name.
     pub fn route(self) -> &'static str {
         match self {
             Self::Create => "POST /instance/create",
