@@ -9,17 +9,16 @@ mod pool;
 mod pooling;
 pub mod settings;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use deadpool::Status;
+use deadpool::managed::Pool;
 use sqlx::{
     AssertSqlSafe, FromRow, PgConnection, Postgres, SqlSafeStr,
-    postgres::{PgArguments, PgConnectOptions, PgRow},
+    postgres::{PgArguments, PgRow},
     query::{Query, QueryAs},
 };
-use tokio::time::sleep;
 
-use self::pool::{Lent, Pool, is_answer};
+use self::pool::{Lent, Server, is_answer};
 pub use self::{
     pool::takes_writes,
     pooling::{Pooling, is_by_transaction},
@@ -38,14 +37,18 @@ pub fn said(error: &sqlx::Error) -> String {
 
 /// Whether a lock was not to be had for as long as a statement waits.
 pub fn met_a_lock(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
+    code(error).as_deref() == Some("55P03")
 }
 
 /// Whether others held locks that a change of the schema needs.
 pub(crate) fn is_held_up(error: &sqlx::Error) -> bool {
     const DEADLOCK_DETECTED: &str = "40P01";
-    met_a_lock(error)
-        || error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(DEADLOCK_DETECTED))
+    met_a_lock(error) || code(error).as_deref() == Some(DEADLOCK_DETECTED)
+}
+
+/// The server's own name for an error.
+fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
 }
 
 /// A statement without its arguments.
@@ -61,34 +64,11 @@ const BEGIN: &str = "\
     set local statement_timeout = '15s'; \
     set local idle_in_transaction_session_timeout = '10s'";
 
-/// A pool, and what stands between it and Postgres.
+/// A pool of connections to one server (`pool`), and how statements are sent over them.
 #[derive(Clone)]
-pub struct Database {
-    pool: Pool,
-    pooling: Pooling,
-}
+pub struct Database(Pool<Server>);
 
 impl Database {
-    /// With at most so many connections; opens none yet.
-    pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
-        Self { pool: Pool::new(options, pooling, connections), pooling }
-    }
-
-    /// How a connection of its own would be made.
-    pub fn options(&self) -> &PgConnectOptions {
-        self.pool.options()
-    }
-
-    /// Whether a connection has a session of its own, which ends with it.
-    pub fn has_sessions(&self) -> bool {
-        self.pooling == Pooling::Session
-    }
-
-    /// How many connections there are, may be, and rest.
-    pub fn status(&self) -> Status {
-        self.pool.status()
-    }
-
     /// Whether the server answers and takes writes.
     pub async fn takes_writes(&self) -> sqlx::Result<bool> {
         self.over(async |connection| takes_writes(connection).await).await
@@ -97,7 +77,7 @@ impl Database {
     /// Asks over a connection, which rests afterwards. Where this is given up, or fails without an
     /// answer of the server's, the connection is closed.
     pub async fn over<T>(&self, ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> sqlx::Result<T> {
-        let mut lent = self.pool.lend().await?;
+        let mut lent = self.lend().await?;
         let answer = ask(lent.connection()).await;
         if is_answer(&answer) {
             lent.rest();
@@ -105,32 +85,12 @@ impl Database {
         answer
     }
 
-    /// Takes note of what a statement failed with: after a write that a demoted server refused, no
-    /// connection to it is used.
-    pub fn judge(&self, error: &sqlx::Error) {
-        self.pool.judge(error);
-    }
-
-    /// Until a statement that `judge` heard of got no connection in time.
-    pub async fn starved(&self) {
-        self.pool.starved().await;
-    }
-
-    /// Gives back to the server, once in each `window`, the connections that were idle all through
-    /// it, but for one. Never returns.
-    pub async fn give_back(&self, window: Duration) {
-        loop {
-            sleep(window).await;
-            self.pool.close_unused(window).await;
-        }
-    }
-
     /// Sends one statement in a transaction of its own.
     pub async fn ask<T>(&self, sql: &'static str, bind: impl FnOnce(Rows<T>) -> Rows<T>) -> sqlx::Result<Vec<T>>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        if self.pooling == Pooling::Session {
+        if self.has_sessions() {
             let query = bind(sqlx::query_as(sql));
             return self.over(async |connection| query.fetch_all(connection).await).await;
         }
@@ -161,13 +121,14 @@ impl Database {
 
     /// A transaction that begins with this, which says its isolation, and whether it writes.
     pub async fn begin_with(&self, begin: &'static str) -> sqlx::Result<Tx> {
-        let mut lent = self.pool.lend().await?;
-        let begin = match self.pooling {
-            Pooling::Session => begin.into_sql_str(),
-            Pooling::Transaction => AssertSqlSafe(format!("{begin}; {}", settings::TRANSACTION)).into_sql_str(),
+        let mut lent = self.lend().await?;
+        let has_session = self.has_sessions();
+        let begin = match has_session {
+            true => begin.into_sql_str(),
+            false => AssertSqlSafe(format!("{begin}; {}", settings::TRANSACTION)).into_sql_str(),
         };
         sqlx::raw_sql(begin).execute(lent.connection()).await?;
-        Ok(Tx { lent, pooling: self.pooling })
+        Ok(Tx { lent, has_session })
     }
 }
 
@@ -175,19 +136,19 @@ impl Database {
 /// the end of its connection.
 pub struct Tx {
     lent: Lent,
-    pooling: Pooling,
+    has_session: bool,
 }
 
 impl Tx {
     pub fn query(&self, sql: &'static str) -> Statement {
-        sqlx::query(sql).persistent(self.pooling == Pooling::Session)
+        sqlx::query(sql).persistent(self.has_session)
     }
 
     pub fn query_as<T>(&self, sql: &'static str) -> Rows<T>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
-        sqlx::query_as(sql).persistent(self.pooling == Pooling::Session)
+        sqlx::query_as(sql).persistent(self.has_session)
     }
 
     pub fn connection(&mut self) -> &mut PgConnection {

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Pooling, settings};
+use super::{Database, Pooling, code, settings};
 
 /// How long a caller waits for a connection of the pool, and how long for a new one to be made:
 /// longer waits hide that there are too few.
@@ -44,22 +44,14 @@ const INVALID_SQL_STATEMENT_NAME: &str = "26000";
 /// What a server answers to a new connection that it may take a moment later.
 const NOT_NOW: [&str; 2] = ["53300", "57P03"];
 
+/// Where connections lead, and what their users have noticed of it.
+///
 /// Asking each connection before each use would cost a round trip: one that died is noticed by
 /// whoever uses it, who tries again, and those that rested at that moment are asked; one that leads
 /// to a demoted server is closed at the next use after it refused a write.
-#[derive(Clone)]
-pub(super) struct Pool(managed::Pool<Server>);
-
-/// Where connections lead.
-struct Server {
+pub(super) struct Server {
     options: PgConnectOptions,
     pooling: Pooling,
-    noticed: Noticed,
-}
-
-/// What the users of a pool have noticed of its server.
-#[derive(Default)]
-struct Noticed {
     /// When it last said that it takes no writes.
     read_only_at: Mutex<Option<Instant>>,
     /// When a connection to it was last lost.
@@ -68,7 +60,7 @@ struct Noticed {
     starved: Notify,
 }
 
-struct Link {
+pub(super) struct Link {
     connection: PgConnection,
     /// A statement is under way, or a transaction open.
     busy: bool,
@@ -79,13 +71,13 @@ struct Link {
 /// with it: it is closed at once, and takes no time and no place of the pool's.
 pub(crate) struct Lent(Option<Object<Server>>);
 
-impl Pool {
-    /// Opens no connection yet.
-    pub(super) fn new(options: PgConnectOptions, pooling: Pooling, most: u32) -> Self {
-        let server = Server { options, pooling, noticed: Noticed::default() };
+impl Database {
+    /// With at most so many connections; opens none yet.
+    pub fn open(options: PgConnectOptions, pooling: Pooling, connections: u32) -> Self {
+        let (read_only_at, lost_at, starved) = Default::default();
         // The last one that came is the first one to be used, so that the others rest.
-        let pool = managed::Pool::builder(server)
-            .max_size(most as usize)
+        let pool = managed::Pool::builder(Server { options, pooling, read_only_at, lost_at, starved })
+            .max_size(connections as usize)
             .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(ACQUIRE))
@@ -95,11 +87,18 @@ impl Pool {
         Self(pool.expect("a runtime is given"))
     }
 
-    pub(super) fn options(&self) -> &PgConnectOptions {
+    /// How a connection of its own would be made.
+    pub fn options(&self) -> &PgConnectOptions {
         &self.0.manager().options
     }
 
-    pub(super) fn status(&self) -> Status {
+    /// Whether a connection has a session of its own, which ends with it.
+    pub fn has_sessions(&self) -> bool {
+        self.0.manager().pooling == Pooling::Session
+    }
+
+    /// How many connections there are, may be, and rest.
+    pub fn status(&self) -> Status {
         self.0.status()
     }
 
@@ -112,32 +111,38 @@ impl Pool {
         Ok(Lent(Some(lent?)))
     }
 
-    /// Takes note of an error that says something of the server.
-    pub(super) fn judge(&self, error: &sqlx::Error) {
-        let noticed = &self.0.manager().noticed;
+    /// Takes note of what a statement failed with: after a write that a demoted server refused, no
+    /// connection to it is used.
+    pub fn judge(&self, error: &sqlx::Error) {
+        let server = self.0.manager();
         if is_read_only(error) {
-            *noticed.read_only_at.lock() = Some(Instant::now());
+            *server.read_only_at.lock() = Some(Instant::now());
         }
         if matches!(error, sqlx::Error::PoolTimedOut) {
-            noticed.starved.notify_one();
+            server.starved.notify_one();
         }
     }
 
-    pub(super) async fn starved(&self) {
-        self.0.manager().noticed.starved.notified().await;
+    /// Until a statement that `judge` heard of got no connection in time.
+    pub async fn starved(&self) {
+        self.0.manager().starved.notified().await;
     }
 
-    /// Closes the connections that have rested for so long, but for one.
-    pub(super) async fn close_unused(&self, unused: Duration) {
-        let mut spare = self.status().size.saturating_sub(1);
-        // From the one that rests longest on.
-        let RetainResult { removed, .. } = self.0.retain(|link, _| {
-            let goes = spare > 0 && link.rests_since.elapsed() >= unused;
-            spare -= usize::from(goes);
-            !goes
-        });
-        for link in removed {
-            let _ = timeout(ANSWERS, link.connection.close()).await;
+    /// Gives back to the server, once in each `window`, the connections that were idle all through
+    /// it, but for one. Never returns.
+    pub async fn give_back(&self, window: Duration) {
+        loop {
+            sleep(window).await;
+            let mut spare = self.status().size.saturating_sub(1);
+            // From the one that rests longest on.
+            let RetainResult { removed, .. } = self.0.retain(|link, _| {
+                let goes = spare > 0 && link.rests_since.elapsed() >= window;
+                spare -= usize::from(goes);
+                !goes
+            });
+            for link in removed {
+                let _ = timeout(ANSWERS, link.connection.close()).await;
+            }
         }
     }
 }
@@ -160,7 +165,7 @@ impl Manager for Server {
     }
 
     async fn recycle(&self, link: &mut Link, _: &Metrics) -> RecycleResult<sqlx::Error> {
-        if self.noticed.doubts(link.rests_since) && !takes_writes(&mut link.connection).await? {
+        if self.doubts(link.rests_since) && !takes_writes(&mut link.connection).await? {
             return Err(RecycleError::message("its server takes no writes"));
         }
         Ok(())
@@ -176,9 +181,7 @@ impl Server {
         }
         Ok(connection)
     }
-}
 
-impl Noticed {
     /// Whether to ask a connection that rests since then before it is used.
     fn doubts(&self, rests_since: Instant) -> bool {
         let is_wary = || self.read_only_at.lock().is_some_and(|said| said.elapsed() < WARY);
@@ -208,7 +211,7 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let Some(object) = self.0.take_if(|link| link.busy) else { return };
         if let Some(pool) = Object::pool(&object) {
-            *pool.manager().noticed.lost_at.lock() = Some(Instant::now());
+            *pool.manager().lost_at.lock() = Some(Instant::now());
         }
         drop(Object::take(object));
     }
@@ -237,10 +240,18 @@ pub(super) fn is_answer<T>(answer: &sqlx::Result<T>) -> bool {
 /// Whether a statement that this connection has prepared cannot be used any more: a migration has
 /// changed what it reads. It would fail for as long as the connection lives.
 fn is_outdated(said: &dyn DatabaseError) -> bool {
+    is(said, INVALID_SQL_STATEMENT_NAME, "cached plan")
+}
+
+fn is_read_only(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|said| is(said, READ_ONLY_SQL_TRANSACTION, "read-write mode"))
+}
+
+/// By its own code, or by a code that stands for much else and these words.
+fn is(said: &dyn DatabaseError, code: &str, words: &str) -> bool {
     match said.code().as_deref() {
-        Some(INVALID_SQL_STATEMENT_NAME) => true,
-        Some(FEATURE_NOT_SUPPORTED) => said.message().contains("cached plan"),
-        _ => false,
+        Some(FEATURE_NOT_SUPPORTED) => said.message().contains(words),
+        said => said == Some(code),
     }
 }
 
@@ -248,16 +259,6 @@ fn is_outdated(said: &dyn DatabaseError) -> bool {
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-        sqlx::Error::Database(said) => said.code().is_some_and(|code| NOT_NOW.contains(&code.as_ref())),
-        _ => false,
-    }
-}
-
-fn is_read_only(error: &sqlx::Error) -> bool {
-    let Some(said) = error.as_database_error() else { return false };
-    match said.code().as_deref() {
-        Some(READ_ONLY_SQL_TRANSACTION) => true,
-        Some(FEATURE_NOT_SUPPORTED) => said.message().contains("read-write mode"),
-        _ => false,
+        _ => code(error).is_some_and(|code| NOT_NOW.contains(&&*code)),
     }
 }
