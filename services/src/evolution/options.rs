@@ -96,25 +96,24 @@ fn proxy_of(base: &Url) -> Option<String> {
 }
 
 fn parse_base(text: &str) -> Result<Url, OptionsError> {
-    let fault = |what: String| OptionsError::BaseUrl(what);
     // Not repeated in full: it may hold a password.
-    let url = Url::parse(text.trim())
-        .map_err(|error| fault(format!("is no URL ({error}): expected https://evolution.example.com")))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(fault("has another scheme, or no host: expected http:// or https:// and a host".into()));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(fault("has a query or a fragment: expected scheme, host and at most a path".into()));
-    }
-    Ok(url)
+    let problem = match Url::parse(text.trim()) {
+        Err(error) => format!("is no URL ({error}): expected https://evolution.example.com"),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() => {
+            "has another scheme, or no host: expected http:// or https:// and a host".to_owned()
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            "has a query or a fragment: expected scheme, host and at most a path".to_owned()
+        }
+        Ok(url) => return Ok(url),
+    };
+    Err(OptionsError::BaseUrl(problem))
 }
 
 /// The key as a header that is not logged.
 pub(super) fn key_header(key: &Secret) -> Result<HeaderValue, OptionsError> {
-    let mut header = HeaderValue::from_str(key.expose()).map_err(|_| OptionsError::Key)?;
-    if header.is_empty() {
-        return Err(OptionsError::Key);
-    }
+    let header = HeaderValue::from_str(key.expose()).ok();
+    let mut header = header.filter(|header| !header.is_empty()).ok_or(OptionsError::Key)?;
     header.set_sensitive(true);
     Ok(header)
 }
