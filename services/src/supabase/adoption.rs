@@ -43,8 +43,18 @@ pub enum Allowed {
     Taken,
 }
 
-pub async fn report(connection: &mut PgConnection) -> sqlx::Result<Vec<Class>> {
+/// One transaction, kept where what was asked in it went well.
+async fn kept<T>(
+    connection: &mut PgConnection,
+    ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
     let mut tx = connection.begin_with(BEGIN).await?;
+    let answer = ask(&mut tx).await?;
+    tx.commit().await?;
+    Ok(answer)
+}
+
+pub async fn report(connection: &mut PgConnection) -> sqlx::Result<Vec<Class>> {
     let report = sqlx::query_as(
         r#"select class, users, open, started, left_alone,
              to_char(oldest at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as oldest,
@@ -52,9 +62,7 @@ pub async fn report(connection: &mut PgConnection) -> sqlx::Result<Vec<Class>> {
              most_retries, meaning, command, names
            from sluice.adoption_report"#,
     );
-    let report = report.persistent(false).fetch_all(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(report)
+    kept(connection, async |tx| report.persistent(false).fetch_all(tx).await).await
 }
 
 /// How many of a class a word started.
@@ -76,36 +84,26 @@ pub async fn start(connection: &mut PgConnection, class: &str, by: &str, note: O
             Err(error) => return Err(error),
         }
     }
-    let mut tx = connection.begin_with(BEGIN).await?;
     let open = "select count(*) from sluice.adoption where class = $1 and decision is null";
-    let locked = sqlx::query_scalar(open).bind(class).persistent(false).fetch_one(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(Started { users, locked })
+    let open = sqlx::query_scalar(open).bind(class).persistent(false);
+    Ok(Started { users, locked: kept(connection, async |tx| open.fetch_one(tx).await).await? })
 }
 
 async fn start_batch(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<i64> {
-    let mut tx = connection.begin_with(BEGIN).await?;
     let batch = sqlx::query_scalar("select sluice.adopt_start($1, $2, $3, $4)").bind(class).bind(by).bind(note);
-    let batch = batch.bind(BATCH).persistent(false).fetch_one(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(batch)
+    kept(connection, async |tx| batch.bind(BATCH).persistent(false).fetch_one(tx).await).await
 }
 
 /// Leaves everybody of the class alone who waits for a word. How many they were.
 pub async fn leave(connection: &mut PgConnection, class: &str, by: &str, note: Option<&str>) -> sqlx::Result<i64> {
-    let mut tx = connection.begin_with(BEGIN).await?;
     let left = sqlx::query_scalar("select sluice.adopt_leave($1, $2, $3)").bind(class).bind(by).bind(note);
-    let left = left.persistent(false).fetch_one(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(left)
+    kept(connection, async |tx| left.persistent(false).fetch_one(tx).await).await
 }
 
 /// Takes an instance over whose name is not its user's own.
 pub async fn allow(connection: &mut PgConnection, name: &str, by: &str, note: Option<&str>) -> sqlx::Result<Allowed> {
-    let mut tx = connection.begin_with(BEGIN).await?;
     let allowed = sqlx::query_scalar("select sluice.adopt_allow($1, $2, $3)").bind(name).bind(by).bind(note);
-    let allowed: String = allowed.persistent(false).fetch_one(&mut *tx).await?;
-    tx.commit().await?;
+    let allowed: String = kept(connection, async |tx| allowed.persistent(false).fetch_one(tx).await).await?;
     match allowed.as_str() {
         "allowed" => Ok(Allowed::Allowed),
         "unknown" => Ok(Allowed::Unknown),

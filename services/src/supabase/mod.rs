@@ -9,7 +9,6 @@
 pub mod adoption;
 mod finder;
 pub(crate) mod instances;
-mod sign_ups;
 
 pub use finder::{Finder, find_once};
 use uuid::Uuid;
