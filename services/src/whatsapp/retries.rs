@@ -61,15 +61,13 @@ impl RetryOptions {
         if timeout.is_some_and(|timeout| timeout <= create) {
             let problem =
                 format!("is not longer than one call that creates ({create:?}), so every slow one would be cut");
-            faults.add("STEP_TIMEOUT", &self.step_timeout, problem);
-            return None;
+            return faults.refuse("STEP_TIMEOUT", &self.step_timeout, problem);
         }
         let (timeout, deadline) = (timeout?, deadline?);
         if deadline <= timeout {
             let problem =
                 format!("is not longer than one attempt (STEP_TIMEOUT {}): make it longer", self.step_timeout);
-            faults.add("RUN_DEADLINE", &self.run_deadline, problem);
-            return None;
+            return faults.refuse("RUN_DEADLINE", &self.run_deadline, problem);
         }
         Some((timeout, deadline))
     }
@@ -85,8 +83,7 @@ impl RetryOptions {
             && cap < base
         {
             let problem = format!("is shorter than the first delay (RETRY_BASE {}): make it longer", self.retry_base);
-            faults.add("RETRY_CAP", &self.retry_cap, problem);
-            return None;
+            return faults.refuse("RETRY_CAP", &self.retry_cap, problem);
         }
         let limits = Limits { failures: failures?, crashes: crashes?, ..Retry::default().limits };
         Some(Retry { base: base?, factor: factor?, cap: cap?, limits })

@@ -13,6 +13,8 @@ use workflows::{
 
 use crate::config::Faults;
 
+const EVENTS: &str = "QRCODE_UPDATED,CONNECTION_UPDATE,MESSAGES_UPSERT";
+
 #[derive(Args)]
 #[command(next_help_heading = "Webhooks and QR code")]
 pub struct WebhookOptions {
@@ -27,12 +29,7 @@ pub struct WebhookOptions {
     webhook_url: Option<String>,
 
     /// What it is sent, separated by commas
-    #[arg(
-        long,
-        env = "WEBHOOK_EVENTS",
-        value_name = "NAMES",
-        default_value = "QRCODE_UPDATED,CONNECTION_UPDATE,MESSAGES_UPSERT"
-    )]
+    #[arg(long, env = "WEBHOOK_EVENTS", value_name = "NAMES", default_value = EVENTS)]
     webhook_events: String,
 
     /// What it is sent along, a JSON object of texts with the same placeholders: {"authorization":
@@ -62,10 +59,8 @@ impl WebhookOptions {
         let headers = self.headers(faults);
         let by_events = faults.switch("WEBHOOK_BY_EVENTS", &self.webhook_by_events);
         let base64 = faults.switch("WEBHOOK_BASE64", &self.webhook_base64);
-        let qr_at_signup = faults.switch("QR_AT_SIGNUP", &self.qr_at_signup).map(|wanted| match wanted {
-            true => QrAtSignup::Fetch,
-            false => QrAtSignup::Skip,
-        });
+        let qr_at_signup = faults.switch("QR_AT_SIGNUP", &self.qr_at_signup);
+        let qr_at_signup = qr_at_signup.map(|wanted| if wanted { QrAtSignup::Fetch } else { QrAtSignup::Skip });
         let events = self.webhook_events.split(',').map(str::trim).filter(|name| !name.is_empty());
 
         // What is missing was reported: a stand-in lets the rest be checked too.
@@ -76,12 +71,11 @@ impl WebhookOptions {
             by_events: by_events.unwrap_or_default(),
             base64: base64.unwrap_or_default(),
         };
-        let timings = Timings::default();
         let options = provision::Options {
             webhook,
             qr_at_signup: qr_at_signup.unwrap_or_default(),
             amqp_mode: amqp_mode.unwrap_or_default(),
-            timings,
+            timings: Timings::default(),
         };
         let settings = provision::Settings::parse(options).map_err(|found| self.translate(found, faults)).ok();
         let switches = by_events.is_some() && base64.is_some() && qr_at_signup.is_some() && amqp_mode.is_some();
@@ -106,38 +100,29 @@ impl WebhookOptions {
 
     fn headers(&self, faults: &mut Faults) -> Option<BTreeMap<String, Secret>> {
         let Some(text) = &self.webhook_headers else { return Some(BTreeMap::new()) };
-        match serde_json::from_str::<BTreeMap<String, Secret>>(text) {
-            Ok(headers) => Some(headers),
-            // The error's own text may repeat a value.
-            Err(error) => {
-                let (line, column) = (error.line(), error.column());
-                let problem = format!(
-                    r#"is no JSON object of texts (line {line}, column {column}): expected {{"name": "value"}}"#
-                );
-                faults.add_secret("WEBHOOK_HEADERS", problem);
-                None
-            }
-        }
+        // The error's own text may repeat a value.
+        let problem = |error: serde_json::Error| {
+            let (line, column) = (error.line(), error.column());
+            format!(r#"is no JSON object of texts (line {line}, column {column}): expected {{"name": "value"}}"#)
+        };
+        serde_json::from_str(text).map_err(|error| faults.add_secret("WEBHOOK_HEADERS", problem(error))).ok()
     }
 
     /// Faults by the names of the variables.
     fn translate(&self, found: Vec<provision::Fault>, faults: &mut Faults) {
         for provision::Fault { setting, problem } in found {
-            match setting.strip_prefix("webhook.") {
-                Some("url") => match (&self.webhook_url, &self.supabase_url) {
+            match (setting.as_str(), setting.strip_prefix("webhook.headers.")) {
+                ("webhook.url", _) => match (&self.webhook_url, &self.supabase_url) {
                     (None, Some(project)) => faults.add_url("SUPABASE_URL", project, problem),
                     (url, _) => faults.add_url("WEBHOOK_URL", url.as_deref().unwrap_or_default(), problem),
                 },
-                Some("events") => faults.add("WEBHOOK_EVENTS", &self.webhook_events, problem),
-                Some(header) => match header.strip_prefix("headers.") {
-                    // What is no name may be a value that was put in its place.
-                    Some(name) if name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) => {
-                        faults.add_secret("WEBHOOK_HEADERS", format!("{name:?} {problem}"));
-                    }
-                    Some(_) => faults.add_secret("WEBHOOK_HEADERS", format!("a name in it {problem}")),
-                    None => faults.add_unset(&setting, problem),
-                },
-                None => faults.add_unset(&setting, problem),
+                ("webhook.events", _) => faults.add("WEBHOOK_EVENTS", &self.webhook_events, problem),
+                // What is no name may be a value that was put in its place.
+                (_, Some(name)) if name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) => {
+                    faults.add_secret("WEBHOOK_HEADERS", format!("{name:?} {problem}"));
+                }
+                (_, Some(_)) => faults.add_secret("WEBHOOK_HEADERS", format!("a name in it {problem}")),
+                (_, None) => faults.add_unset(&setting, problem),
             }
         }
     }
