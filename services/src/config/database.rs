@@ -4,7 +4,7 @@ use std::{fmt, net::Ipv6Addr, path::Path, str::FromStr};
 
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
-use url::{Host, Url, form_urlencoded};
+use url::Url;
 
 use super::{Faults, fault::redacted};
 use crate::database::Pooling;
@@ -31,17 +31,6 @@ pub struct DatabaseOptions {
     /// port 6543, else session
     #[arg(long, env = "DATABASE_POOLING", value_name = "MODE", default_value = "auto")]
     database_pooling: String,
-}
-
-#[derive(Args)]
-#[command(next_help_heading = "Postgres")]
-pub struct PoolOptions {
-    /// The most connections that each role of this process works with; not set, a relay has 3 and
-    /// a worker 2, a publisher of events 2 and a follower 2. Beside them a worker opens one for
-    /// leases and a relay one for LISTEN: a relay and three workers are 13 together, 15 with a
-    /// publisher; all in one 7, or 9 where it publishes, and 2 more where it follows
-    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
-    database_max_connections: Option<String>,
 }
 
 #[derive(Args)]
@@ -86,7 +75,9 @@ impl Database {
 impl DatabaseOptions {
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Database> {
         let (setting, url) = self.given();
-        let pooling = self.pooling(faults);
+        let (session, transaction) = (Some(Pooling::Session), Some(Pooling::Transaction));
+        let choices = [("auto", None), ("session", session), ("transaction", transaction)];
+        let pooling = faults.choice("DATABASE_POOLING", self.database_pooling.trim(), &choices);
         let what = "give the address of Postgres, postgres://user:password@host:5432/database";
         let (connect, url) = address(setting, faults.required(setting, url, what)?, faults)?;
         let pooling = match pooling? {
@@ -122,35 +113,14 @@ impl DatabaseOptions {
             (url, _) => ("DATABASE_URL", url.as_deref()),
         }
     }
-
-    /// None within: find out.
-    fn pooling(&self, faults: &mut Faults) -> Option<Option<Pooling>> {
-        let (session, transaction) = (Some(Pooling::Session), Some(Pooling::Transaction));
-        let choices = [("auto", None), ("session", session), ("transaction", transaction)];
-        faults.choice("DATABASE_POOLING", self.database_pooling.trim(), &choices)
-    }
-}
-
-/// What a role works with where nobody says otherwise: beside a relay and three workers, Supabase's
-/// session pooler (15) has room for a person's command, or for a publisher.
-pub(super) const OF_A_RELAY: u32 = 3;
-pub(super) const OF_A_WORKER: u32 = 2;
-
-impl PoolOptions {
-    pub(super) fn read(&self, default: u32, faults: &mut Faults) -> Option<u32> {
-        match &self.database_max_connections {
-            Some(text) => faults.number("DATABASE_MAX_CONNECTIONS", text, 1..=100),
-            None => Some(default),
-        }
-    }
 }
 
 impl ListenOptions {
-    /// None within: there is no connection on which LISTEN works.
-    pub(super) fn read(&self, database: Option<&Database>, faults: &mut Faults) -> Option<Option<Database>> {
+    /// None: there is no connection on which LISTEN works, or a fault was left.
+    pub(super) fn read(&self, database: Option<&Database>, faults: &mut Faults) -> Option<Database> {
         const SETTING: &str = "LISTEN_DATABASE_URL";
         let Some(url) = self.listen_database_url.as_deref() else {
-            return Some(database.filter(|database| database.pooling == Pooling::Session).cloned());
+            return database.filter(|database| database.pooling == Pooling::Session).cloned();
         };
         let (connect, url) = address(SETTING, url, faults)?;
         if is_transaction_pooler(&connect, &url) {
@@ -158,7 +128,7 @@ impl ListenOptions {
             faults.add_url(SETTING, url.as_str(), problem);
             return None;
         }
-        Some(Some(Database { pooling: Pooling::Session, connect }))
+        Some(Database { pooling: Pooling::Session, connect })
     }
 }
 
@@ -191,13 +161,11 @@ fn readable(text: &str) -> Result<(PgConnectOptions, Url), String> {
         return Err(format!("has a % in its host: {mend}"));
     }
     let connect = PgConnectOptions::from_str(text).map_err(|_| format!("is not usable: {ENCODE}"))?;
-    let connect = match url.host() {
-        // sqlx takes the brackets for a part of a name.
-        Some(Host::Ipv6(address)) => connect.host(&address.to_string()),
-        Some(Host::Domain(host)) if Ipv6Addr::from_str(host.trim_matches(['[', ']'])).is_ok() => {
-            connect.host(host.trim_matches(['[', ']']))
-        }
-        _ => connect,
+    // sqlx takes the brackets for a part of a name.
+    let bare = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse::<Ipv6Addr>().ok());
+    let connect = match bare {
+        Some(address) => connect.host(&address.to_string()),
+        None => connect,
     };
     Ok((connect, url))
 }
@@ -215,15 +183,15 @@ fn names_several_hosts(text: &str) -> bool {
 
 /// One that sqlx would refuse, or take for another.
 fn readable_parameter(name: &str, value: &str, text: &str) -> Result<(), String> {
-    let alone = format!(
-        "postgres://host/?{}",
-        form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
-    );
+    let is_refused = || {
+        let alone = Url::parse_with_params("postgres://host/", [(name, value)]);
+        alone.is_ok_and(|alone| PgConnectOptions::from_str(alone.as_str()).is_err())
+    };
     match name {
-        "sslmode" | "ssl-mode" if PgConnectOptions::from_str(&alone).is_err() => {
+        "sslmode" | "ssl-mode" if is_refused() => {
             Err(format!("has an unknown {name}: expected disable, allow, prefer, require, verify-ca or verify-full"))
         }
-        "hostaddr" | "port" | "statement-cache-capacity" if PgConnectOptions::from_str(&alone).is_err() => {
+        "hostaddr" | "port" | "statement-cache-capacity" if is_refused() => {
             Err(format!("has a {name} that cannot be read"))
         }
         // A file's name is shown, unless it may be the rest of a password.

@@ -3,10 +3,7 @@
 use clap::Args;
 
 use super::{Config, Events, Faults, Follow, LedgerOptions, ServingOptions, fault::ENCODE, finish, http, log};
-use crate::{
-    events::{Address, Settings, feed::Feed},
-    telemetry::Role,
-};
+use crate::events::{Address, Settings, feed::Feed};
 
 /// One round after the other, and readiness beside it.
 pub(super) const CONNECTIONS: u32 = 2;
@@ -64,9 +61,9 @@ pub struct TailOptions {
 }
 
 impl AmqpOptions {
-    /// None within: no broker was named.
-    pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<Option<Settings>> {
-        if self.amqp_url.is_some() { self.read(faults).map(Some) } else { Some(None) }
+    /// None: no broker was named, or a fault was left.
+    pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<Settings> {
+        self.amqp_url.as_ref().and_then(|_| self.read(faults))
     }
 
     fn read(&self, faults: &mut Faults) -> Option<Settings> {
@@ -90,7 +87,7 @@ impl EventsOptions {
         let ledger = self.ledger.read(CONNECTIONS, &Default::default(), &mut faults);
         let settings = self.amqp.read(&mut faults);
         let events = ledger.zip(settings).map(|(ledger, settings)| Events { ledger, settings });
-        self.serving.finish(events, vec![(Role::Events, SERVICE.to_owned())], faults, theirs)
+        self.serving.finish(events, (SERVICE.to_owned(), Vec::new()), faults, theirs)
     }
 }
 
@@ -102,7 +99,7 @@ impl FollowOptions {
         let http = self.http.read(&mut faults);
         let log = self.log.read(&mut faults);
         let follow = ledger.zip(feed).map(|(ledger, feed)| Follow { ledger, feed });
-        finish(log, http, Some(None), follow, faults.and(theirs))
+        finish(log, http, None, follow, faults.and(theirs))
     }
 }
 

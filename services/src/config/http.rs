@@ -17,10 +17,10 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// None within: nowhere.
-    pub(super) fn read(&self, faults: &mut Faults) -> Option<Option<SocketAddr>> {
-        let Some(text) = &self.http_listen else { return Some(None) };
+    /// None: nowhere, or a fault was left.
+    pub(super) fn read(&self, faults: &mut Faults) -> Option<SocketAddr> {
+        let text = self.http_listen.as_deref()?;
         let problem = "expected an IP address and a port, e.g. 0.0.0.0:9464, 127.0.0.1:9464 or [::]:9464";
-        text.trim().parse().map_or_else(|_| faults.refuse("HTTP_LISTEN", text, problem), |address| Some(Some(address)))
+        text.trim().parse().map_err(|_| faults.add("HTTP_LISTEN", text, problem)).ok()
     }
 }

@@ -27,7 +27,7 @@ impl LogOptions {
     pub(super) fn after<R>(&self, read: impl FnOnce(&mut Faults) -> Option<R>) -> Result<Config<R>, Faults> {
         let mut faults = Faults::default();
         let command = read(&mut faults);
-        finish(self.read(&mut faults), Some(None), Some(None), command, faults)
+        finish(self.read(&mut faults), None, None, command, faults)
     }
 
     pub(super) fn read(&self, faults: &mut Faults) -> Option<Log> {

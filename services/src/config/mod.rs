@@ -159,12 +159,23 @@ struct ServingOptions {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Postgres")]
 struct LedgerOptions {
     #[command(flatten)]
     database: database::DatabaseOptions,
-    #[command(flatten)]
-    pool: database::PoolOptions,
+
+    /// The most connections that each role of this process works with; not set, a relay has 3 and
+    /// a worker 2, a publisher of events 2 and a follower 2. Beside them a worker opens one for
+    /// leases and a relay one for LISTEN: a relay and three workers are 13 together, 15 with a
+    /// publisher; all in one 7, or 9 where it publishes, and 2 more where it follows
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "NUMBER")]
+    database_max_connections: Option<String>,
 }
+
+/// What a role works with where nobody says otherwise: beside a relay and three workers, Supabase's
+/// session pooler (15) has room for a person's command, or for a publisher.
+const OF_A_RELAY: u32 = 3;
+const OF_A_WORKER: u32 = 2;
 
 /// What a relay is called in traces.
 const RELAY: &str = "sluice-relay";
@@ -174,12 +185,12 @@ impl RelayOptions {
     /// settings.
     pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Relay>, Faults> {
         let mut faults = Faults::default();
-        let ledger = self.ledger.read(database::OF_A_RELAY, &catalog.registry(), &mut faults);
+        let ledger = self.ledger.read(OF_A_RELAY, &catalog.registry(), &mut faults);
         let listen = self.listen.read(ledger.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
         let settings = self.relay.read(&mut faults);
-        let relay = || Some(Relay { ledger: ledger?, listen: listen?, queue: queue?, settings: settings? });
-        self.serving.finish(relay(), vec![(Role::Relay, RELAY.to_owned())], faults, theirs)
+        let relay = || Some(Relay { ledger: ledger?, listen, queue: queue?, settings: settings? });
+        self.serving.finish(relay(), (RELAY.to_owned(), Vec::new()), faults, theirs)
     }
 }
 
@@ -188,13 +199,13 @@ impl WorkerOptions {
     pub fn parse(&self, catalog: &Catalog, theirs: Faults) -> Result<Config<Worker>, Faults> {
         let (registry, mut faults) = (catalog.registry(), Faults::default());
         let steps = tuning::steps(&self.steps, &registry, &mut faults);
-        let ledger = self.ledger.read(database::OF_A_WORKER, &registry, &mut faults);
+        let ledger = self.ledger.read(OF_A_WORKER, &registry, &mut faults);
         let queue = self.redis.read(&mut faults);
-        let services = vec![(Role::Worker, tuning::service(steps.as_deref()))];
+        let service = tuning::service(steps.as_deref());
         let settings = self.worker.read(steps, &mut faults);
         let catalog = catalog.clone();
         let worker = || Some(Worker { ledger: ledger?, queue: queue?, catalog, settings: settings? });
-        self.serving.finish(worker(), services, faults, theirs)
+        self.serving.finish(worker(), (service, Vec::new()), faults, theirs)
     }
 }
 
@@ -202,8 +213,8 @@ impl AllOptions {
     /// As `RelayOptions::parse`. `feed` is what is followed, if anything.
     pub fn parse(&self, catalog: &Catalog, feed: Option<Feed>, theirs: Faults) -> Result<Config<All>, Faults> {
         let (registry, mut faults) = (catalog.registry(), Faults::default());
-        let of_relay = self.ledger.read(database::OF_A_RELAY, &registry, &mut faults);
-        let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, database::OF_A_WORKER));
+        let of_relay = self.ledger.read(OF_A_RELAY, &registry, &mut faults);
+        let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, OF_A_WORKER));
         let of_events = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, events::CONNECTIONS));
         let follow = of_events.clone().zip(feed).map(|(ledger, feed)| Follow { ledger, feed });
         let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
@@ -213,17 +224,13 @@ impl AllOptions {
         let worker = self.worker.read(Some(registry.queues()), &mut faults);
         let all = || {
             let (queue, catalog) = (queue?, catalog.clone());
-            let relay = Relay { ledger: of_relay?, listen: listen?, queue: queue.clone(), settings: relay? };
+            let relay = Relay { ledger: of_relay?, listen, queue: queue.clone(), settings: relay? };
             let worker = Worker { ledger: of_worker?, queue, catalog, settings: worker? };
-            let events = broker?.zip(of_events).map(|(settings, ledger)| Events { ledger, settings });
+            let events = broker.zip(of_events).map(|(settings, ledger)| Events { ledger, settings });
             Some(All { relay, worker, events, follow })
         };
-        let services = vec![
-            (Role::Relay, RELAY.to_owned()),
-            (Role::Worker, tuning::service(None)),
-            (Role::Events, events::SERVICE.to_owned()),
-        ];
-        self.serving.finish(all(), services, faults, theirs)
+        let others = vec![(Role::Worker, tuning::service(None)), (Role::Events, events::SERVICE.to_owned())];
+        self.serving.finish(all(), (RELAY.to_owned(), others), faults, theirs)
     }
 }
 
@@ -231,15 +238,20 @@ impl LedgerOptions {
     /// `connections` is how many the role has where nobody says otherwise.
     fn read(&self, connections: u32, registry: &Registry, faults: &mut Faults) -> Option<Ledger> {
         let database = self.database.read(faults);
-        let max_connections = self.pool.read(connections, faults);
+        let max_connections = self.connections(connections, faults);
         let registry = Arc::new(registry.clone());
         Some(Ledger { database: database?, max_connections: max_connections?, registry })
     }
 
     /// The same ledger for another role of the process.
     fn same(&self, ledger: &Ledger, connections: u32) -> Option<Ledger> {
-        let max_connections = self.pool.read(connections, &mut Faults::default());
+        let max_connections = self.connections(connections, &mut Faults::default());
         Some(Ledger { max_connections: max_connections?, ..ledger.clone() })
+    }
+
+    fn connections(&self, default: u32, faults: &mut Faults) -> Option<u32> {
+        let given = self.database_max_connections.as_ref();
+        given.map_or(Some(default), |text| faults.number("DATABASE_MAX_CONNECTIONS", text, 1..=100))
     }
 }
 
@@ -259,14 +271,14 @@ impl ServingOptions {
     }
 }
 
-/// What was read of each is none where a part of it left a fault.
+/// Refuses wherever a fault was left: what was read is not whole then.
 fn finish<R>(
     log: Option<Log>,
-    http: Option<Option<SocketAddr>>,
-    traces: Option<Option<Traces>>,
+    http: Option<SocketAddr>,
+    traces: Option<Traces>,
     role: Option<R>,
     faults: Faults,
 ) -> Result<Config<R>, Faults> {
-    let config = || Some(Config { log: log?, http: http?, traces: traces?, role: role? });
+    let config = || Some(Config { log: log?, http, traces, role: role? });
     config().filter(|_| faults.is_empty()).ok_or(faults)
 }

@@ -47,7 +47,7 @@ impl StatsOptions {
         self.log.after(|faults| {
             let database = self.database.read(faults);
             let queue = self.redis.read_if_given(faults);
-            database.map(ledger).zip(queue)
+            Some((ledger(database?), queue))
         })
     }
 }

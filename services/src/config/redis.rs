@@ -33,9 +33,10 @@ pub struct RedisOptions {
 }
 
 impl RedisOptions {
-    /// None within: no Redis was named, which only what can do without one may be content with.
-    pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<Option<queue::Config>> {
-        if self.redis_url.is_some() { self.read(faults).map(Some) } else { Some(None) }
+    /// None: no Redis was named, which only what can do without one may be content with, or a fault
+    /// was left.
+    pub(super) fn read_if_given(&self, faults: &mut Faults) -> Option<queue::Config> {
+        self.redis_url.as_ref().and_then(|_| self.read(faults))
     }
 
     pub(super) fn read(&self, faults: &mut Faults) -> Option<queue::Config> {

@@ -98,19 +98,20 @@ pub struct TraceOptions {
     otel_bsp_export_timeout: String,
 }
 
-/// The roles of a process and what each is called where nobody says otherwise, the first one first.
-pub(super) type Services = Vec<(Role, String)>;
+/// What a process is called where nobody says otherwise; and its other roles, where each is a
+/// service of its own.
+pub(super) type Services = (String, Vec<(Role, String)>);
 
 impl TraceOptions {
-    /// None within: nothing is exported.
-    pub(super) fn read(&self, services: Services, faults: &mut Faults) -> Option<Option<Traces>> {
-        let Some((setting, address)) = self.address() else { return Some(None) };
+    /// None: nothing is exported, or a fault was left.
+    pub(super) fn read(&self, services: Services, faults: &mut Faults) -> Option<Traces> {
+        let (setting, address) = self.address()?;
         // As the standard has it: "true" in any case, and nothing else.
         let disabled = self.otel_sdk_disabled.trim().eq_ignore_ascii_case("true");
         let exporters = [("otlp", true), ("none", false)];
         let exporter = faults.choice("OTEL_TRACES_EXPORTER", self.otel_traces_exporter.trim(), &exporters);
         if disabled || exporter == Some(false) {
-            return Some(None);
+            return None;
         }
         self.check_protocol(faults);
         let endpoint = endpoint(setting, address, faults);
@@ -124,10 +125,13 @@ impl TraceOptions {
             let mend = "install CA certificates, or name a file of them in SSL_CERT_FILE";
             faults.add_url(setting, address, format!("no TLS client can be made ({cause}): {mend}"));
         });
-        let (service, others, attributes) = self.names(services, attributes?);
+        let mut attributes = attributes?;
+        let named = attributes.iter().position(|(key, _)| key == names::SERVICE).map(|at| attributes.remove(at).1);
+        // One name that was given stands for all roles of the process.
+        let named = self.otel_service_name.clone().or(named);
+        let (service, others) = named.map_or(services, |name| (name, Vec::new()));
         let (root, batches, exported) = (root?, batches?, Arc::default());
-        exporter?;
-        Some(Some(Traces { service, others, attributes, collector: collector.ok()?, root, batches, exported }))
+        Some(Traces { service, others, attributes, collector: collector.ok()?, root, batches, exported })
     }
 
     fn address(&self) -> Option<(&'static str, &str)> {
@@ -199,19 +203,6 @@ impl TraceOptions {
         let list = self.otel_resource_attributes.as_deref().unwrap_or_default();
         let problem = "is no list of attributes: expected key=value,key=value, values percent-encoded";
         pairs(list).or_else(|| faults.refuse("OTEL_RESOURCE_ATTRIBUTES", list, problem))
-    }
-
-    /// One name that was given stands for all roles of the process.
-    fn names(
-        &self,
-        mut services: Services,
-        mut attributes: Vec<(String, String)>,
-    ) -> (String, Services, Vec<(String, String)>) {
-        let attribute = attributes.iter().position(|(key, _)| key == names::SERVICE).map(|at| attributes.remove(at).1);
-        let given = self.otel_service_name.clone().or(attribute);
-        let others = if given.is_some() { Vec::new() } else { services.split_off(1) };
-        let first = services.pop().map(|(_, name)| name);
-        (given.or(first).unwrap_or_else(|| "sluice".to_owned()), others, attributes)
     }
 }
 
