@@ -214,8 +214,10 @@ impl AllOptions {
     pub fn parse(&self, catalog: &Catalog, feed: Option<Feed>, theirs: Faults) -> Result<Config<All>, Faults> {
         let (registry, mut faults) = (catalog.registry(), Faults::default());
         let of_relay = self.ledger.read(OF_A_RELAY, &registry, &mut faults);
-        let of_worker = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, OF_A_WORKER));
-        let of_events = of_relay.as_ref().and_then(|ledger| self.ledger.same(ledger, events::CONNECTIONS));
+        // What is wrong with the ledger has been said.
+        let said = &mut Faults::default();
+        let of_worker = self.ledger.read(OF_A_WORKER, &registry, said);
+        let of_events = self.ledger.read(events::CONNECTIONS, &registry, said);
         let follow = of_events.clone().zip(feed).map(|(ledger, feed)| Follow { ledger, feed });
         let listen = self.listen.read(of_relay.as_ref().map(|ledger| &ledger.database), &mut faults);
         let queue = self.redis.read(&mut faults);
@@ -238,20 +240,12 @@ impl LedgerOptions {
     /// `connections` is how many the role has where nobody says otherwise.
     fn read(&self, connections: u32, registry: &Registry, faults: &mut Faults) -> Option<Ledger> {
         let database = self.database.read(faults);
-        let max_connections = self.connections(connections, faults);
+        let max_connections = match &self.database_max_connections {
+            Some(text) => faults.number("DATABASE_MAX_CONNECTIONS", text, 1..=100),
+            None => Some(connections),
+        };
         let registry = Arc::new(registry.clone());
         Some(Ledger { database: database?, max_connections: max_connections?, registry })
-    }
-
-    /// The same ledger for another role of the process.
-    fn same(&self, ledger: &Ledger, connections: u32) -> Option<Ledger> {
-        let max_connections = self.connections(connections, &mut Faults::default());
-        Some(Ledger { max_connections: max_connections?, ..ledger.clone() })
-    }
-
-    fn connections(&self, default: u32, faults: &mut Faults) -> Option<u32> {
-        let given = self.database_max_connections.as_ref();
-        given.map_or(Some(default), |text| faults.number("DATABASE_MAX_CONNECTIONS", text, 1..=100))
     }
 }
 

@@ -13,7 +13,6 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use reqwest::Response;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::{Value, error::Category};
 use tokio::sync::mpsc;
@@ -39,8 +38,11 @@ impl Client {
     /// Every instance that the API knows, with its name, as they arrive. Nothing after an error.
     pub async fn instances(&self) -> Result<BoxStream<'static, Row>, ApiError> {
         let request = self.request(Call::Fetch, None, [])?.timeout(TIMEOUT);
-        let went = |response: &Response| Went { status: response.status().as_u16(), expected: false };
-        let response = self.observed(&request, self.open(&request), went).await.map_err(fault)?;
+        let opening = async {
+            let response = self.open(&request).await?;
+            Ok((Went { status: response.status().as_u16(), expected: false }, response))
+        };
+        let response = self.observed(&request, opening).await.map_err(fault)?;
         let status = response.status().as_u16();
         if status != 200 {
             let received = self.receive(response, &request).await.map_err(fault)?;

@@ -73,14 +73,11 @@ impl Client {
         let call = request.call;
         let exchange = async {
             let received = self.receive(self.open(&request).await?, &request).await?;
-            Ok((received.status, read(&received.response(), &request.redaction)))
-        };
-        let went = |(status, read): &(u16, Result<T, ErrorKind>)| {
+            let read = read(&received.response(), &request.redaction);
             let expected = read.as_ref().map_or_else(|error| call.is_answered_by(error), |_| true);
-            Went { status: *status, expected }
+            Ok((Went { status: received.status, expected }, read))
         };
-        let answered = self.observed(&request, exchange, went).await;
-        answered.and_then(|(_, read)| read).map_err(|kind| ApiError { call, kind })
+        self.observed(&request, exchange).await.flatten().map_err(|kind| ApiError { call, kind })
     }
 }
 

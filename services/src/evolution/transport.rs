@@ -119,8 +119,7 @@ impl Client {
     pub(super) async fn observed<T>(
         &self,
         Request { call, path, .. }: &Request<'_>,
-        asking: impl Future<Output = Result<T, ErrorKind>>,
-        went: impl Fn(&T) -> Went,
+        asking: impl Future<Output = Result<(Went, T), ErrorKind>>,
     ) -> Result<T, ErrorKind> {
         let base = &self.base;
         // Without the credentials that may be in the address.
@@ -129,12 +128,12 @@ impl Client {
         let span = spans::call(call.route(), host, base.port_or_known_default(), &url);
         let sent = Instant::now();
         let result = asking.instrument(span.clone()).await;
-        let (status, error) = said(result.as_ref().map(went));
+        let (status, error) = said(result.as_ref().map(|(went, _)| went));
         spans::answered(&span, status, error.as_deref());
         if let Some(metrics) = &self.metrics {
             metrics.called(call.route(), status, error.as_deref().unwrap_or_default(), sent.elapsed());
         }
-        result
+        result.map(|(_, answer)| answer)
     }
 
     /// Sends once; the body is still to come, within the same timeout.
@@ -201,10 +200,10 @@ fn segment(call: Call, name: &InstanceName) -> Result<String, ApiError> {
 
 /// The status and the error of a call, for spans and metrics: closed lists, and never a text of the
 /// API.
-fn said(answer: Result<Went, &ErrorKind>) -> (Option<u16>, Option<String>) {
+fn said(answer: Result<&Went, &ErrorKind>) -> (Option<u16>, Option<String>) {
     let (status, error) = match answer {
         Ok(Went { status, expected }) => {
-            return (Some(status), (status >= 400 && !expected).then(|| status.to_string()));
+            return (Some(*status), (*status >= 400 && !expected).then(|| status.to_string()));
         }
         Err(ErrorKind::Unreachable(_)) => (None, "unreachable"),
         Err(ErrorKind::NoAnswer(_)) => (None, "no_answer"),
