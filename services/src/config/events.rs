@@ -114,8 +114,7 @@ pub(crate) fn address(setting: &'static str, text: &str, faults: &mut Faults) ->
     let problem = |error| {
         format!("is no address of RabbitMQ ({error}): expected amqp://[user:password@]host:5672/vhost; {ENCODE}")
     };
-    let address = text.trim().parse::<Address>();
-    address.map_err(|error| faults.add_secret(setting, problem(error))).ok().map(|address| address.of(setting))
+    Address::parse(setting, text.trim()).map_err(|error| faults.add_secret(setting, problem(error))).ok()
 }
 
 /// What RabbitMQ takes and people can read.

@@ -4,15 +4,15 @@
 
 use std::{collections::HashSet, fmt, time::Duration};
 
-use futures::future::{BoxFuture, pending, try_join_all};
-use lapin::{Channel, Connection, options::QueueBindOptions, types::FieldTable};
+use futures::future::{pending, try_join_all};
+use lapin::Channel;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::{
     Trouble,
-    feed::{Feed, Source},
-    rabbitmq::{answered, declare_exchange, or_find},
+    feed::{Asked, Feed, Source},
+    rabbitmq::{Connection, bind, declare_exchange},
 };
 use crate::{
     ledger::{self, postgres::Postgres},
@@ -38,24 +38,14 @@ const LONGEST: usize = 255;
 /// The names of exchanges, one for each of something. A moment is the uuid v7 of what began then.
 pub trait Exchanges: Send + Sync {
     /// Those after this name, in the order of their names.
-    fn all<'a>(
-        &'a self,
-        ledger: &'a Postgres,
-        after: &'a str,
-        most: usize,
-    ) -> BoxFuture<'a, ledger::Result<Vec<String>>>;
+    fn all<'a>(&'a self, ledger: &'a Postgres, after: &'a str, most: usize) -> Asked<'a, Vec<String>>;
 
     /// The last moment at which anything began.
-    fn newest<'a>(&'a self, ledger: &'a Postgres) -> BoxFuture<'a, ledger::Result<Uuid>>;
+    fn newest<'a>(&'a self, ledger: &'a Postgres) -> Asked<'a, Uuid>;
 
     /// What began after that moment, in the order of its moments. One that was begun already may be
     /// in it.
-    fn since<'a>(
-        &'a self,
-        ledger: &'a Postgres,
-        after: Uuid,
-        most: usize,
-    ) -> BoxFuture<'a, ledger::Result<Vec<(Uuid, String)>>>;
+    fn since<'a>(&'a self, ledger: &'a Postgres, after: Uuid, most: usize) -> Asked<'a, Vec<(Uuid, String)>>;
 }
 
 /// Binds the feed's queue to each exchange, for as long as the link lasts: why it is lost. Has
@@ -165,12 +155,11 @@ impl Binder<'_> {
 
     async fn bind(&mut self, names: impl Iterator<Item = String>) -> Result<(), Trouble> {
         let new = names.filter(|name| !self.settled.contains(name));
-        let (names, impossible): (Vec<String>, Vec<String>) = new.partition(|name| may_be_an_exchanges(name));
+        let is_possible = |name: &String| name.len() <= LONGEST && !name.starts_with("amq.");
+        let (names, impossible): (Vec<String>, Vec<String>) = new.partition(is_possible);
         for name in impossible {
-            self.refuse(
-                name,
-                "RabbitMQ has no exchange of this name: it is longer than 255 bytes, or begins with `amq.`",
-            );
+            let why = "RabbitMQ has no exchange of this name: it is longer than 255 bytes, or begins with `amq.`";
+            self.refuse(name, why);
         }
         for together in names.chunks(TOGETHER) {
             if self.bind_at_once(together).await.is_err() {
@@ -182,27 +171,20 @@ impl Binder<'_> {
     }
 
     async fn bind_at_once(&self, names: &[String]) -> Result<(), Trouble> {
-        let bound = async {
-            let channel = self.connection.create_channel().await?;
-            try_join_all(names.iter().map(|name| self.bind_to(&channel, name, false))).await
+        let bound = async |channel: Channel| {
+            try_join_all(names.iter().map(|name| self.bind_to(&channel, name, false))).await.map(drop)
         };
-        answered("bind the queue", &self.feed.address, bound).await.map(drop)
+        self.connection.ask("bind the queue", bound).await
     }
 
     /// A refusal ends its channel: one by one, it is the refusal of one exchange.
     async fn bind_one_by_one(&mut self, names: &[String]) -> Result<(), Trouble> {
         for name in names {
             let what = format!("bind the queue {} to the exchange {name}", self.feed.queue);
-            let bound = async |passive| {
-                let channel = self.connection.create_channel().await?;
-                self.bind_to(&channel, name, passive).await
-            };
-            match or_find(&what, &self.feed.address, bound).await {
-                Ok(()) => {}
-                Err(trouble) if trouble.is_refusal() => {
-                    self.refuse(name.clone(), trouble);
-                }
-                Err(trouble) => return Err(trouble),
+            let bound = async |channel, passive| self.bind_to(&channel, name, passive).await;
+            match self.connection.declare(&what, bound).await {
+                Err(trouble) if trouble.is_refusal() => self.refuse(name.clone(), trouble),
+                bound => bound?,
             }
         }
         Ok(())
@@ -224,17 +206,9 @@ impl Binder<'_> {
     }
 }
 
-fn may_be_an_exchanges(name: &str) -> bool {
-    name.len() <= LONGEST && !name.starts_with("amq.")
-}
-
 /// Binds the feed's queue to an exchange, by each of the feed's keys.
 pub(super) async fn bind_queue(channel: &Channel, feed: &Feed, exchange: &str) -> lapin::Result<()> {
-    let bound = feed.keys.iter().map(|key| {
-        let options = QueueBindOptions::default();
-        channel.queue_bind(feed.queue.as_str().into(), exchange.into(), (*key).into(), options, FieldTable::default())
-    });
-    try_join_all(bound).await.map(drop)
+    try_join_all(feed.keys.iter().map(|key| bind(channel, &feed.queue, exchange, key))).await.map(drop)
 }
 
 /// The moment that was so long before that of a uuid v7: its first 48 bits are milliseconds.

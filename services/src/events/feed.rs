@@ -7,12 +7,12 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture};
 use lapin::{
-    Connection, Consumer,
+    Channel, Consumer,
     message::Delivery,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
-    types::{AMQPValue, FieldTable},
+    options::{BasicAckOptions, BasicNackOptions},
+    types::AMQPValue,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use super::bindings::Exchanges;
@@ -20,19 +20,13 @@ use super::{
     Address, Deps, Trouble,
     bindings::{bind_queue, keep_bound},
     keep::{FIRST_PAUSE, Keeper},
-    rabbitmq::{answered, close, connect, declare_exchange, declare_quorum, or_find},
+    rabbitmq::{AHEAD, Connection, consume, declare_exchange, declare_quorum},
 };
 use crate::{
     ledger::{self, postgres::Postgres},
-    telemetry::{
-        Said,
-        health::Pulse,
-        metrics::{Metrics, names},
-    },
+    telemetry::{Said, metrics::names},
 };
 
-/// How many messages the broker sends ahead: the most of one batch.
-const AHEAD: u16 = 500;
 /// How long a batch gathers: a storm of messages becomes so many batches and no more.
 const GATHERS: Duration = Duration::from_millis(200);
 /// How often a message is put off before it counts as one that cannot be read.
@@ -97,97 +91,89 @@ pub enum Verdict {
     Unreadable,
 }
 
+/// What was asked of the ledger, and is still to come.
+pub type Asked<'a, T> = BoxFuture<'a, ledger::Result<T>>;
+
 /// Understands the messages of a feed. They may come twice and in any order.
 pub trait Reader: Send + Sync {
     /// Commits what these say: one verdict per message, in order. An error is the ledger's: none of
     /// them is committed for sure, and all are read again.
-    fn read<'a>(
-        &'a self,
-        ledger: &'a Postgres,
-        messages: &'a [&'a [u8]],
-    ) -> BoxFuture<'a, ledger::Result<Vec<Verdict>>>;
+    fn read<'a>(&'a self, ledger: &'a Postgres, messages: &'a [&'a [u8]]) -> Asked<'a, Vec<Verdict>>;
 }
 
 /// Runs until `shutdown`, then ends after the batch it is in.
 pub async fn follow(feed: Feed, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Deps { ledger, vitals } = deps;
-    let pulse = vitals.health.pulse("events: follow");
-    vitals.metrics.expect_feed();
-    let connected = |is_there| vitals.metrics.set(&names::FEED_CONNECTED, [], is_there);
+    deps.vitals.metrics.expect_feed();
     let keeper = Keeper {
+        pulse: deps.vitals.health.pulse("events: follow"),
+        deps,
+        shutdown,
         address: &feed.address,
         meanwhile: "the other program's events wait at its broker",
-        connected: &connected,
+        connected: |metrics, is_there| metrics.set(&names::FEED_CONNECTED, [], is_there),
         ready: &|| tracing::info!(exchange = %feed.source, queue = %feed.queue, "ready"),
-        pulse: &pulse,
-        shutdown: &shutdown,
     };
-    let work = async |mut link: Link| {
-        let Link { connection, consumer } = &mut link;
-        let taken = take_in(consumer, connection, &feed, &ledger, &vitals.metrics, &pulse, &shutdown);
+    let work = async |(connection, mut consumer)| {
         let lost = tokio::select! {
-            lost = taken => lost,
-            trouble = keep_bound(connection, &feed, &ledger) => Some(trouble),
+            lost = keeper.take_in(&feed, &connection, &mut consumer) => lost,
+            trouble = keep_bound(&connection, &feed, &keeper.deps.ledger) => Some(trouble),
         };
-        close(connection).await;
+        connection.close().await;
         lost
     };
-    keeper.keep(async || Link::open(&feed).await, work).await;
+    keeper.keep(async || listen(&feed).await, work).await;
     Ok(())
 }
 
-struct Link {
-    connection: Connection,
-    consumer: Consumer,
+async fn listen(feed: &Feed) -> Result<(Connection, Consumer), Trouble> {
+    let connection = Connection::open(&feed.address, "sluice follow").await?;
+    declare(&connection, feed).await?;
+    let listening = async |channel: Channel| consume(&channel, &feed.queue).await;
+    let consumer = connection.ask(&format!("listen at the queue {}", feed.queue), listening).await?;
+    Ok((connection, consumer))
 }
 
-impl Link {
-    async fn open(feed: &Feed) -> Result<Self, Trouble> {
-        let connection = connect(&feed.address, "sluice follow").await?;
-        declare(&connection, feed).await?;
-        let listening = async {
-            let channel = connection.create_channel().await?;
-            channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
-            let (queue, options) = (feed.queue.as_str().into(), BasicConsumeOptions::default());
-            channel.basic_consume(queue, "".into(), options, FieldTable::default()).await
-        };
-        let consumer = answered(&format!("listen at the queue {}", feed.queue), &feed.address, listening).await?;
-        Ok(Self { connection, consumer })
+impl Keeper<'_> {
+    /// Until the link is lost: why. None: shutdown came.
+    async fn take_in(&self, feed: &Feed, connection: &Connection, consumer: &mut Consumer) -> Option<Trouble> {
+        loop {
+            self.pulse.beat();
+            let batch = match self.pulse.waiting(self.shutdown.run_until_cancelled(gather(consumer))).await? {
+                Ok(batch) => batch,
+                Err(trouble) => return Some(trouble),
+            };
+            let messages: Vec<&[u8]> = batch.iter().map(|delivery| delivery.data.as_slice()).collect();
+            let verdicts = self.read(feed, &messages).await?;
+            // Whatever is not taken may go there: at once, or because it was put off too often.
+            if verdicts.iter().any(|verdict| *verdict != Verdict::Taken)
+                && let Err(trouble) = self.pulse.waiting(keep_unread(connection, feed)).await
+            {
+                return Some(trouble);
+            }
+            if let Err(error) = answer(&batch, &verdicts).await {
+                return Some(Trouble::lost(&error));
+            }
+            let count = |of| verdicts.iter().filter(|verdict| **verdict == of).count();
+            let put_off = count(Verdict::PutOff);
+            self.deps.vitals.metrics.feed_messages(count(Verdict::Taken), put_off, count(Verdict::Unreadable));
+            if put_off > 0 {
+                self.pause(PUT_OFF).await;
+            }
+        }
     }
-}
 
-/// Until the link is lost: why. None: shutdown came.
-async fn take_in(
-    consumer: &mut Consumer,
-    connection: &Connection,
-    feed: &Feed,
-    ledger: &Postgres,
-    metrics: &Metrics,
-    pulse: &Pulse,
-    shutdown: &CancellationToken,
-) -> Option<Trouble> {
-    loop {
-        pulse.beat();
-        let batch = match pulse.waiting(shutdown.run_until_cancelled(gather(consumer))).await? {
-            Ok(batch) => batch,
-            Err(trouble) => return Some(trouble),
-        };
-        let messages: Vec<&[u8]> = batch.iter().map(|delivery| delivery.data.as_slice()).collect();
-        let verdicts = read(feed, ledger, &messages, pulse, shutdown).await?;
-        // Whatever is not taken may go there: at once, or because it was put off too often.
-        if verdicts.iter().any(|verdict| *verdict != Verdict::Taken)
-            && let Err(trouble) = pulse.waiting(keep_unread(connection, feed)).await
-        {
-            return Some(trouble);
-        }
-        if let Err(error) = answer(&batch, &verdicts).await {
-            return Some(Trouble::lost(&error));
-        }
-        let count = |of| verdicts.iter().filter(|verdict| **verdict == of).count();
-        let put_off = count(Verdict::PutOff);
-        metrics.feed_messages(count(Verdict::Taken), put_off, count(Verdict::Unreadable));
-        if put_off > 0 {
-            pulse.waiting(shutdown.run_until_cancelled(sleep(PUT_OFF))).await;
+    /// Reads until the ledger answers. None: shutdown came, and the messages come again.
+    async fn read(&self, feed: &Feed, messages: &[&[u8]]) -> Option<Vec<Verdict>> {
+        let mut said = Said::default();
+        loop {
+            match self.pulse.waiting(feed.reader.read(&self.deps.ledger, messages)).await {
+                Ok(verdicts) => return Some(verdicts),
+                Err(error) if said.is_news(&error) => {
+                    tracing::warn!(%error, "cannot write what the other program's events say; trying again");
+                }
+                Err(_) => {}
+            }
+            self.pause(FIRST_PAUSE).await?;
         }
     }
 }
@@ -211,28 +197,6 @@ async fn next(consumer: &mut Consumer) -> Result<Delivery, Trouble> {
     }
 }
 
-/// Reads until the ledger answers. None: shutdown came, and the messages come again.
-async fn read(
-    feed: &Feed,
-    ledger: &Postgres,
-    messages: &[&[u8]],
-    pulse: &Pulse,
-    shutdown: &CancellationToken,
-) -> Option<Vec<Verdict>> {
-    let mut said = Said::default();
-    loop {
-        match pulse.waiting(feed.reader.read(ledger, messages)).await {
-            Ok(verdicts) => return Some(verdicts),
-            Err(error) => {
-                if said.is_news(&error) {
-                    tracing::warn!(%error, "cannot write what the other program's events say; trying again");
-                }
-            }
-        }
-        pulse.waiting(shutdown.run_until_cancelled(sleep(FIRST_PAUSE))).await?;
-    }
-}
-
 async fn answer(batch: &[Delivery], verdicts: &[Verdict]) -> lapin::Result<()> {
     if let (Some(last), true) = (batch.last(), verdicts.iter().all(|verdict| *verdict == Verdict::Taken)) {
         last.ack(BasicAckOptions { multiple: true }).await?;
@@ -252,8 +216,8 @@ async fn answer(batch: &[Delivery], verdicts: &[Verdict]) -> lapin::Result<()> {
 /// what would go to a queue that is gone.
 async fn keep_unread(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
     let unread = feed.unread();
-    let find = async { declare_quorum(&connection.create_channel().await?, &unread, &[], true).await };
-    match answered(&format!("find the queue {unread}"), &feed.address, find).await {
+    let find = async |channel: Channel| declare_quorum(&channel, &unread, &[], true).await;
+    match connection.ask(&format!("find the queue {unread}"), find).await {
         Err(trouble) if trouble.is_refusal() => {
             tracing::warn!("the queue {unread} is gone, and what it held: it is declared anew");
             declare_unread(connection, feed).await
@@ -265,19 +229,18 @@ async fn keep_unread(connection: &Connection, feed: &Feed) -> Result<(), Trouble
 async fn declare_unread(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
     let unread = feed.unread();
     let kept = [("x-max-length", AMQPValue::LongLongInt(UNREAD))];
-    let declared = async |passive| declare_quorum(&connection.create_channel().await?, &unread, &kept, passive).await;
-    or_find(&format!("declare the queue {unread}"), &feed.address, declared).await
+    let queue = async |channel, passive| declare_quorum(&channel, &unread, &kept, passive).await;
+    connection.declare(&format!("declare the queue {unread}"), queue).await
 }
 
 /// The one exchange as the other program declares it, our queue, and the queue of what nobody can
 /// read.
 async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
-    let Feed { address, source, queue, .. } = feed;
-    if let Source::Exchange(exchange) = source {
-        let declared = async |passive| declare_exchange(&connection.create_channel().await?, exchange, passive).await;
-        or_find(&format!("declare the exchange {exchange}"), address, declared).await?;
+    let Feed { source, queue, .. } = feed;
+    if let Source::Exchange(name) = source {
+        let exchange = async |channel, passive| declare_exchange(&channel, name, passive).await;
+        connection.declare(&format!("declare the exchange {name}"), exchange).await?;
     }
-
     declare_unread(connection, feed).await?;
     let read = [
         ("x-max-length", AMQPValue::LongLongInt(WAITING)),
@@ -285,13 +248,12 @@ async fn declare(connection: &Connection, feed: &Feed) -> Result<(), Trouble> {
         ("x-dead-letter-exchange", AMQPValue::LongString("".into())),
         ("x-dead-letter-routing-key", AMQPValue::LongString(feed.unread().into())),
     ];
-    let declared = async |passive| {
-        let channel = connection.create_channel().await?;
+    let declared = async |channel, passive| {
         declare_quorum(&channel, queue, &read, passive).await?;
         match source {
             Source::Exchange(exchange) if !passive => bind_queue(&channel, feed, exchange).await,
             _ => Ok(()),
         }
     };
-    or_find(&format!("declare the queue {queue}"), address, declared).await
+    connection.declare(&format!("declare the queue {queue}"), declared).await
 }

@@ -5,28 +5,34 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Address, Trouble};
-use crate::telemetry::{Said, health::Pulse};
+use super::{Address, Deps, Trouble};
+use crate::telemetry::{Said, health::Pulse, metrics::Metrics};
 
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A link that held for so long was a good one: what ends it is news.
 const STEADY: Duration = Duration::from_secs(30);
 
-/// What links are kept for.
+/// Who needs a link, and works with it.
 pub(super) struct Keeper<'a> {
+    pub deps: Deps,
+    pub pulse: Pulse,
+    pub shutdown: CancellationToken,
     pub address: &'a Address,
     /// What becomes of the events while there is no link.
     pub meanwhile: &'static str,
     /// Is told when there is one, and when there no longer is.
-    pub connected: &'a (dyn Fn(bool) + Sync),
+    pub connected: fn(&Metrics, bool),
     /// Is called at the first one: from then on the role does what it is for.
     pub ready: &'a (dyn Fn() + Sync),
-    pub pulse: &'a Pulse,
-    pub shutdown: &'a CancellationToken,
 }
 
 impl Keeper<'_> {
+    /// None: shutdown came meanwhile.
+    pub async fn pause(&self, pause: Duration) -> Option<()> {
+        self.pulse.waiting(self.shutdown.run_until_cancelled(sleep(pause))).await
+    }
+
     /// Runs until `shutdown`. `work` returns why its link is lost; none where shutdown came.
     pub async fn keep<L>(&self, open: impl AsyncFn() -> Result<L, Trouble>, work: impl AsyncFn(L) -> Option<Trouble>) {
         let (mut pause, mut said, mut is_news) = (FIRST_PAUSE, Said::default(), true);
@@ -39,13 +45,13 @@ impl Keeper<'_> {
                         tracing::info!(broker = %self.address, "connected to the broker");
                     }
                     is_news = false;
-                    (self.connected)(true);
+                    (self.connected)(&self.deps.vitals.metrics, true);
                     if std::mem::take(&mut first) {
                         (self.ready)();
                     }
                     let began = Instant::now();
                     let trouble = work(link).await;
-                    (self.connected)(false);
+                    (self.connected)(&self.deps.vitals.metrics, false);
                     if began.elapsed() > STEADY {
                         (pause, said) = (FIRST_PAUSE, Said::default());
                     }
@@ -58,7 +64,7 @@ impl Keeper<'_> {
                 tracing::warn!(broker = %self.address, "{}: {trouble}", self.meanwhile);
                 is_news = true;
             }
-            self.pulse.waiting(self.shutdown.run_until_cancelled(sleep(pause))).await;
+            self.pause(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

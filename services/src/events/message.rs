@@ -5,7 +5,7 @@ use chrono::SecondsFormat;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::ledger::Event;
+use crate::{ledger::Event, telemetry::trace::TRACEPARENT};
 
 /// What a body is, for those who ask before they read it.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
@@ -41,8 +41,8 @@ impl Message {
             "sequence": event.sequence.to_string(),
             "data": event.payload,
         });
-        if let (Some(context), Some(fields)) = (&traceparent, envelope.as_object_mut()) {
-            fields.insert(crate::telemetry::trace::TRACEPARENT.to_owned(), json!(context));
+        if let Some(context) = &traceparent {
+            envelope[TRACEPARENT] = json!(context);
         }
         Self {
             id: event.id,

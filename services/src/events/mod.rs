@@ -19,20 +19,22 @@ mod tail;
 
 use std::time::Duration;
 
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use self::keep::{FIRST_PAUSE, Keeper};
+use self::{
+    keep::{FIRST_PAUSE, Keeper},
+    rabbitmq::Link,
+};
 pub use self::{
     message::Message,
     publish::{Answer, Broker, CLAIM, Round, publish_once},
-    rabbitmq::{Address, Link, Trouble},
+    rabbitmq::{Address, Trouble},
     tail::{Announcement, Tail},
 };
 use crate::{
     ledger::postgres::Postgres,
     name,
-    telemetry::{Said, Vitals, health::Pulse, metrics::names},
+    telemetry::{Said, Vitals, metrics::names},
 };
 
 /// Where events go.
@@ -61,42 +63,33 @@ const POLL: Duration = Duration::from_millis(200);
 /// Runs until `shutdown`, then ends after the round it is in. It connects again for as long as it
 /// takes, and says each trouble once.
 pub async fn run(settings: Settings, deps: Deps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Deps { ledger, vitals } = deps;
-    let pulse = vitals.health.pulse("events: publish");
-    vitals.metrics.expect_events();
-    let publisher = Publisher { name: name::unique("events"), settings, ledger, vitals, shutdown };
-    let connected = |is_there| publisher.vitals.metrics.set(&names::BROKER_CONNECTED, [], is_there);
+    deps.vitals.metrics.expect_events();
+    let publisher = name::unique("events");
     let keeper = Keeper {
-        address: &publisher.settings.address,
+        pulse: deps.vitals.health.pulse("events: publish"),
+        deps,
+        shutdown,
+        address: &settings.address,
         meanwhile: "events wait in the database",
-        connected: &connected,
-        ready: &|| tracing::info!(publisher = %publisher.name, exchange = %publisher.settings.exchange, "ready"),
-        pulse: &pulse,
-        shutdown: &publisher.shutdown,
+        connected: |metrics, is_there| metrics.set(&names::BROKER_CONNECTED, [], is_there),
+        ready: &|| tracing::info!(%publisher, exchange = %settings.exchange, "ready"),
     };
     let work = async |link: Link| {
-        let lost = publisher.publish_over(&link, &pulse).await;
-        link.close().await;
+        let lost = keeper.publish_over(&link, &publisher).await;
+        link.connection.close().await;
         lost
     };
-    keeper.keep(async || Link::open(&publisher.settings).await, work).await;
+    keeper.keep(async || Link::open(&settings).await, work).await;
     Ok(())
 }
 
-struct Publisher {
-    name: String,
-    settings: Settings,
-    ledger: Postgres,
-    vitals: Vitals,
-    shutdown: CancellationToken,
-}
-
-impl Publisher {
+impl Keeper<'_> {
     /// Until the link is lost: why. None: shutdown came.
-    async fn publish_over(&self, link: &Link, pulse: &Pulse) -> Option<Trouble> {
+    async fn publish_over(&self, link: &Link, publisher: &str) -> Option<Trouble> {
+        let Self { deps: Deps { ledger, vitals }, pulse, shutdown, .. } = self;
         // One event tries the link: where the broker takes none, no others are sent in vain.
         let (mut most, mut blocked, mut said) = (1, false, Said::default());
-        while !self.shutdown.is_cancelled() {
+        while !shutdown.is_cancelled() {
             pulse.beat();
             if blocked && !link.is_blocked() {
                 link.unblocked();
@@ -110,15 +103,14 @@ impl Publisher {
                     tracing::warn!("events wait in the database: the broker takes none (a memory or disk alarm)");
                 }
                 blocked = true;
-                pulse.waiting(self.shutdown.run_until_cancelled(sleep(FIRST_PAUSE))).await;
+                self.pause(FIRST_PAUSE).await;
                 continue;
             }
-            let round = pulse.waiting(publish_once(&self.ledger, link, &self.name, most)).await;
-            let rest = match round {
+            let rest = match pulse.waiting(publish_once(ledger, link, publisher, most)).await {
                 Ok(round) => {
                     said = Said::default();
                     let Round { routed, unroutable, unconfirmed, claimed } = round;
-                    self.vitals.metrics.events_published(routed, unroutable, unconfirmed);
+                    vitals.metrics.events_published(routed, unroutable, unconfirmed);
                     // A refusal, too, shows that the broker hears what it is sent.
                     if link.trouble().is_none() {
                         most = BATCH;
@@ -138,7 +130,7 @@ impl Publisher {
                     FIRST_PAUSE
                 }
             };
-            pulse.waiting(self.shutdown.run_until_cancelled(sleep(rest))).await;
+            self.pause(rest).await;
         }
         None
     }

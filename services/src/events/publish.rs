@@ -1,6 +1,6 @@
 //! One round: claim events, send them, and write down which of them the broker has confirmed.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use tokio::time::{Instant, sleep};
 use tracing::Span;
@@ -69,35 +69,28 @@ pub async fn publish_once(
         write_down(ledger, publisher, &[], &all, began + CLAIM).await?;
         return Ok(round);
     }
-    let sent: Vec<(Span, Message)> = events
-        .iter()
-        .map(|event| {
-            let span = spans::publish(event);
-            let context = trace::traceparent(&span).or_else(|| event.traceparent.clone());
-            (span, Message::of(event, context))
-        })
-        .collect();
-    let (spans, messages): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
-    let answers = broker.publish(&messages).await;
+    let sent = events.iter().map(|event| {
+        let span = spans::publish(event);
+        let context = trace::traceparent(&span).or_else(|| event.traceparent.clone());
+        (span, Message::of(event, context))
+    });
+    let (spans, messages): (Vec<Span>, Vec<Message>) = sent.unzip();
+    let answers = broker.publish(&messages).await.into_iter().chain(iter::repeat(Answer::Lost));
 
     let (mut confirmed, mut lost) = (Vec::new(), Vec::new());
-    for (number, (message, span)) in messages.iter().zip(spans).enumerate() {
-        match answers.get(number).copied().unwrap_or(Answer::Lost) {
+    for ((message, span), answer) in messages.iter().zip(spans).zip(answers) {
+        match answer {
             Answer::Confirmed => round.routed += 1,
             Answer::Unroutable => round.unroutable += 1,
-            Answer::Unconfirmed => {
-                round.unconfirmed += 1;
-                continue;
-            }
-            Answer::Lost => {
-                round.unconfirmed += 1;
-                lost.push(message.id);
-                continue;
-            }
+            Answer::Unconfirmed => {}
+            Answer::Lost => lost.push(message.id),
         }
-        trace::keep(&span);
-        confirmed.push(message.id);
+        if matches!(answer, Answer::Confirmed | Answer::Unroutable) {
+            trace::keep(&span);
+            confirmed.push(message.id);
+        }
     }
+    round.unconfirmed = round.claimed - confirmed.len();
     write_down(ledger, publisher, &confirmed, &lost, began + CLAIM).await?;
     Ok(round)
 }

@@ -1,19 +1,19 @@
-//! RabbitMQ, for who publishes. A link is one connection and one
-//! channel; whatever goes wrong ends it, and its owner opens another: lapin's own recovery is not
-//! used. What a person must mend is said with the mend.
+//! RabbitMQ: connections, what is asked over them, and the link of who publishes. A link is one
+//! connection and one channel; whatever goes wrong ends it, and its owner opens another: lapin's own
+//! recovery is not used. What a person must mend is said with the mend.
 
 use std::{
     fmt,
-    str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use futures::future::join_all;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+    BasicProperties, Channel, Confirmation, ConnectionProperties, Consumer, ExchangeKind,
     options::{
-        BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+        BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+        QueueBindOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
     uri::AMQPUri,
@@ -31,6 +31,11 @@ const CONFIRMS_WITHIN: Duration = Duration::from_secs(15);
 /// else.
 const HEARTBEAT: u16 = 10;
 const PERSISTENT: u8 = 2;
+/// How many messages the broker sends ahead of who reads them.
+pub(super) const AHEAD: u16 = 500;
+
+/// The setting of who publishes.
+const SETTING: &str = "AMQP_URL";
 
 /// Where a broker is, and who we are there. Prints without the password.
 #[derive(Clone)]
@@ -41,19 +46,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The same, read from another setting.
-    pub fn of(self, setting: &'static str) -> Self {
-        Self { setting, ..self }
-    }
-}
-
-/// The setting of who publishes.
-const SETTING: &str = "AMQP_URL";
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
+    pub fn parse(setting: &'static str, text: &str) -> Result<Self, String> {
         let mut uri: AMQPUri = text.parse()?;
         if uri.authority.host.is_empty() {
             return Err("it names no host".to_owned());
@@ -63,7 +56,7 @@ impl FromStr for Address {
             uri.vhost = "/".to_owned();
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self { uri, setting: SETTING })
+        Ok(Self { uri, setting })
     }
 }
 
@@ -102,6 +95,7 @@ impl Trouble {
         let Address { uri: AMQPUri { vhost, authority, .. }, setting } = address;
         let publishes = *setting == SETTING;
         let user = &authority.userinfo.username;
+        let rights = format!("rabbitmqctl set_permissions -p {vhost} {user} …");
         let lower = said.to_lowercase();
         let has = |words: &str| lower.contains(words);
         let mend = if has("not found") && has("vhost") {
@@ -110,20 +104,15 @@ impl Trouble {
                  (/%2f is the default one)"
             )
         } else if has("access to vhost") {
-            format!(
-                "give the user {user} rights in the vhost {vhost:?}: rabbitmqctl set_permissions -p {vhost} {user} …"
-            )
+            format!("give the user {user} rights in the vhost {vhost:?}: {rights}")
         } else if has("access_refused") && has("login") {
             format!("the broker refuses the user {user} or its password: check {setting}")
         } else if has("access_refused") && !publishes {
-            format!(
-                "the user {user} may not do this: give it the right to configure, write and read there, \
-                 rabbitmqctl set_permissions -p {vhost} {user} …"
-            )
+            format!("the user {user} may not do this: give it the right to configure, write and read there, {rights}")
         } else if has("access_refused") {
             format!(
                 "the user {user} may not do this: let an administrator declare it (docs/events.md), and give the user the \
-                 right to write to both exchanges: rabbitmqctl set_permissions -p {vhost} {user} …"
+                 right to write to both exchanges: {rights}"
             )
         } else if has("precondition_failed") && !publishes {
             let of_the_feed = setting.trim_end_matches("_URL");
@@ -158,9 +147,61 @@ fn plain(text: &str) -> &str {
 
 const CONNECT: &str = "connect";
 
+/// A connection to the broker at an address.
+pub(super) struct Connection {
+    inner: lapin::Connection,
+    address: Address,
+}
+
+impl Connection {
+    pub async fn open(address: &Address, name: &str) -> Result<Self, Trouble> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let opened = lapin::Connection::connect_uri(address.uri.clone(), properties);
+        Ok(Self { inner: answered(CONNECT, address, opened).await?, address: address.clone() })
+    }
+
+    /// Asks it on a channel of its own, which a refusal ends.
+    pub async fn ask<T>(&self, what: &str, ask: impl AsyncFnOnce(Channel) -> lapin::Result<T>) -> Result<T, Trouble> {
+        let asked = async { ask(self.inner.create_channel().await?).await };
+        answered(what, &self.address, asked).await
+    }
+
+    /// Declares it; where that is refused, is content with what is there (`true`). The first refusal
+    /// is the one that is told.
+    pub async fn declare(
+        &self,
+        what: &str,
+        declare: impl AsyncFn(Channel, bool) -> lapin::Result<()>,
+    ) -> Result<(), Trouble> {
+        let Err(refused) = self.ask(what, async |channel| declare(channel, false).await).await else { return Ok(()) };
+        let is_right = refused.0.contains("ACCESS_REFUSED");
+        match is_right && self.ask(what, async |channel| declare(channel, true).await).await.is_ok() {
+            true => Ok(()),
+            false => Err(refused),
+        }
+    }
+
+    /// Ends it, with a moment for the broker to hear of it.
+    pub async fn close(&self) {
+        let _ = timeout(Duration::from_secs(1), self.inner.close(200, "done".into())).await;
+    }
+}
+
+async fn answered<T>(
+    what: &str,
+    address: &Address,
+    asked: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, Trouble> {
+    match timeout(ANSWERS_WITHIN, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Trouble::of(&error, what, address)),
+        Err(_) => Err(Trouble(format!("the broker does not answer within {ANSWERS_WITHIN:?} ({what})"))),
+    }
+}
+
 /// A connection on which the exchanges are declared and every message is confirmed.
-pub struct Link {
-    connection: Connection,
+pub(super) struct Link {
+    pub connection: Connection,
     channel: Channel,
     exchange: ShortString,
     dead_letters: ShortString,
@@ -170,21 +211,20 @@ pub struct Link {
 
 impl Link {
     pub async fn open(settings: &Settings) -> Result<Self, Trouble> {
-        let connection = connect(&settings.address, "sluice events").await?;
+        let connection = Connection::open(&settings.address, "sluice events").await?;
         declare(&connection, settings).await?;
-        let asked = async {
-            let channel = connection.create_channel().await?;
+        let confirming = async |channel: Channel| {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok(channel)
         };
-        let channel = answered("open a channel", &settings.address, asked).await?;
+        let channel = connection.ask("open a channel", confirming).await?;
         let (exchange, dead_letters) = (settings.exchange.as_str().into(), settings.dead_letters.as_str().into());
         Ok(Self { connection, channel, exchange, dead_letters, is_late: AtomicBool::new(false) })
     }
 
     /// The broker asks publishers to wait.
     pub fn is_blocked(&self) -> bool {
-        self.connection.status().blocked()
+        self.connection.inner.status().blocked()
     }
 
     /// It takes messages again: that it was late was the alarm's doing.
@@ -194,7 +234,7 @@ impl Link {
 
     /// Why the link cannot be used any more.
     pub fn trouble(&self) -> Option<Trouble> {
-        if !self.connection.status().connected() {
+        if !self.connection.inner.status().connected() {
             return Some(Trouble("the connection to the broker is lost".to_owned()));
         }
         if self.is_late.load(Ordering::Relaxed) && !self.is_blocked() {
@@ -202,10 +242,6 @@ impl Link {
         }
         let lost = "the broker closed the channel: do the exchanges still exist, and may the user write to them?";
         (!self.channel.status().connected()).then(|| Trouble(lost.to_owned()))
-    }
-
-    pub async fn close(self) {
-        close(&self.connection).await;
     }
 
     async fn send(&self, exchange: &ShortString, message: &Message) -> lapin::Result<lapin::PublisherConfirm> {
@@ -273,42 +309,19 @@ async fn answer(deadline: Instant, sent: Sent) -> Answer {
     }
 }
 
-pub(super) async fn connect(address: &Address, name: &str) -> Result<Connection, Trouble> {
-    let properties = ConnectionProperties::default().with_connection_name(name.into());
-    answered(CONNECT, address, Connection::connect_uri(address.uri.clone(), properties)).await
-}
-
-pub(super) async fn answered<T>(
-    what: &str,
-    address: &Address,
-    asked: impl Future<Output = lapin::Result<T>>,
-) -> Result<T, Trouble> {
-    match timeout(ANSWERS_WITHIN, asked).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Trouble::of(&error, what, address)),
-        Err(_) => Err(Trouble(format!("the broker does not answer within {ANSWERS_WITHIN:?} ({what})"))),
-    }
-}
-
 /// Both exchanges, and the queue of dead letters. Who may not declare them can still use those that
 /// an administrator has.
 async fn declare(connection: &Connection, settings: &Settings) -> Result<(), Trouble> {
-    let Settings { address, exchange, dead_letters } = settings;
+    let Settings { exchange, dead_letters, .. } = settings;
     for name in [exchange, dead_letters] {
-        let what = format!("declare the exchange {name}");
-        let declared = async |passive| declare_exchange(&connection.create_channel().await?, name, passive).await;
-        or_find(&what, address, declared).await?;
+        let exchange = async |channel, passive| declare_exchange(&channel, name, passive).await;
+        connection.declare(&format!("declare the exchange {name}"), exchange).await?;
     }
-    let queue = async |passive| {
-        let channel = connection.create_channel().await?;
+    let queue = async |channel, passive| {
         declare_quorum(&channel, dead_letters, &[], passive).await?;
-        if !passive {
-            let (name, all): (ShortString, _) = (dead_letters.as_str().into(), QueueBindOptions::default());
-            channel.queue_bind(name.clone(), name, "#".into(), all, FieldTable::default()).await?;
-        }
-        Ok(())
+        if passive { Ok(()) } else { bind(&channel, dead_letters, dead_letters, "#").await }
     };
-    or_find(&format!("declare the queue {dead_letters}"), address, queue).await
+    connection.declare(&format!("declare the queue {dead_letters}"), queue).await
 }
 
 /// A durable topic exchange: as we publish to, and as the other program declares its own.
@@ -333,24 +346,15 @@ pub(super) async fn declare_quorum(
     channel.queue_declare(name.into(), options, all).await.map(drop)
 }
 
-/// Ends a connection, with a moment for the broker to hear of it.
-pub(super) async fn close(connection: &Connection) {
-    let _ = timeout(Duration::from_secs(1), connection.close(200, "done".into())).await;
+pub(super) async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {
+    let options = QueueBindOptions::default();
+    channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await
 }
 
-/// Declares it; where that is refused, is content with what is there (`true`). The first refusal is
-/// the one that is told.
-pub(super) async fn or_find(
-    what: &str,
-    address: &Address,
-    declare: impl AsyncFn(bool) -> lapin::Result<()>,
-) -> Result<(), Trouble> {
-    let Err(refused) = answered(what, address, declare(false)).await else { return Ok(()) };
-    let is_right = refused.0.contains("ACCESS_REFUSED");
-    match is_right && answered(what, address, declare(true)).await.is_ok() {
-        true => Ok(()),
-        false => Err(refused),
-    }
+/// What comes into the queue.
+pub(super) async fn consume(channel: &Channel, queue: &str) -> lapin::Result<Consumer> {
+    channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
+    channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
 }
 
 #[cfg(test)]
@@ -359,7 +363,7 @@ mod tests {
 
     #[test]
     fn an_address_shows_no_password() {
-        let address: Address = "amqps://ada:hunter2@rabbit.example:5671/app".parse().unwrap();
+        let address = Address::parse(SETTING, "amqps://ada:hunter2@rabbit.example:5671/app").unwrap();
 
         assert_eq!(format!("{address} {address:?}").matches("hunter2").count(), 0);
         assert_eq!(address.to_string(), r#"amqps://rabbit.example:5671 (vhost "app")"#);
@@ -367,16 +371,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_plain_words() {
-        let said = [
+        let refused = "protocol error: AMQP soft error: ACCESS-REFUSED: ACCESS_REFUSED - Login was refused.";
+        for (text, words) in [
             ("IO error: Connection refused (os error 111)", "Connection refused (os error 111)"),
-            (
-                "protocol error: AMQP soft error: ACCESS-REFUSED: ACCESS_REFUSED - Login was refused.",
-                "ACCESS_REFUSED - Login was refused",
-            ),
+            (refused, "ACCESS_REFUSED - Login was refused"),
             ("the broker is gone", "the broker is gone"),
-        ];
-
-        for (text, words) in said {
+        ] {
             assert_eq!(plain(text), words);
         }
     }
@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         for text in ["http://rabbit", "amqp//rabbit", "rabbit:5672"] {
-            assert!(text.parse::<Address>().is_err(), "{text}");
+            assert!(Address::parse(SETTING, text).is_err(), "{text}");
         }
     }
 }

@@ -3,15 +3,15 @@
 
 use futures::StreamExt;
 use lapin::{
-    Connection, Consumer,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
+    Channel, Consumer,
+    options::{BasicAckOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 use serde_json::Value;
 
 use super::{
     Settings, Trouble,
-    rabbitmq::{answered, connect},
+    rabbitmq::{Connection, bind, consume},
 };
 
 /// One that passed: a CloudEvent, and the key by which it was routed.
@@ -20,9 +20,6 @@ pub struct Announcement {
     pub routing_key: String,
     pub event: Value,
 }
-
-/// How many the broker sends ahead of who reads them.
-const AHEAD: u16 = 500;
 
 /// A queue that holds what has passed since it was opened.
 pub struct Tail {
@@ -33,18 +30,14 @@ pub struct Tail {
 impl Tail {
     pub async fn open(settings: &Settings) -> Result<Self, Trouble> {
         let Settings { address, exchange, .. } = settings;
-        let connection = connect(address, "sluice events tail").await?;
-        let listening = async {
-            let channel = connection.create_channel().await?;
+        let connection = Connection::open(address, "sluice events tail").await?;
+        let listening = async |channel: Channel| {
             let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
             let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
-            let (name, all) = (queue.name().clone(), QueueBindOptions::default());
-            channel.queue_bind(name.clone(), exchange.as_str().into(), "#".into(), all, FieldTable::default()).await?;
-            channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
-            let options = BasicConsumeOptions::default();
-            channel.basic_consume(name, "".into(), options, FieldTable::default()).await
+            bind(&channel, queue.name().as_str(), exchange, "#").await?;
+            consume(&channel, queue.name().as_str()).await
         };
-        let consumer = answered(&format!("listen at the exchange {exchange}"), address, listening).await?;
+        let consumer = connection.ask(&format!("listen at the exchange {exchange}"), listening).await?;
         Ok(Self { consumer, _connection: connection })
     }
 
