@@ -222,7 +222,7 @@ fn read(call: Call, record: &Record, name: &InstanceName) -> Result<String, Erro
             Own::Loaded(_) => "loaded".to_owned(),
             other => format!("{other:?}"),
         }),
-        Call::Roster => answer::roster(&response, &redaction).map(|roster| format!("{} instances", roster.len())),
+        Call::Roster => answer::roster(&response, &redaction).map(|roster| format!("{} instances", roster.0.len())),
         Call::FindSettings => answer::has_settings(&response, &redaction)
             .map(|there| if there { "settings" } else { "no settings" }.to_owned()),
         Call::Version => answer::version(&response, &redaction).map(|version| version.to_string()),

@@ -33,15 +33,11 @@ pub struct Response<'a> {
 /// Reads the answer to a create.
 pub fn created(response: &Response, name: &InstanceName, redaction: &Redaction) -> Result<Created, ErrorKind> {
     let body = success_at_a_known_path(response, redaction)?;
-    let unreadable = |what| unreadable(response, what);
-    let instance = body.get("instance").ok_or_else(|| unreadable("no `instance`"))?;
-    if text(instance, &["instanceName"]).as_deref() != Some(name.as_str()) {
-        return Err(unreadable("`instance.instanceName` is not the name that was sent"));
-    }
+    let instance = instance(response, &body, name, "`instance.instanceName` is not the name that was sent")?;
     let token = match body.get("hash") {
         Some(Value::String(token)) => Some(Secret::new(token)),
         Some(Value::Object(hash)) => hash.get("apikey").and_then(Value::as_str).map(Secret::new),
-        _ => return Err(unreadable("`hash` is neither a text nor an object")),
+        _ => return Err(unreadable(response, "`hash` is neither a text nor an object")),
     };
     Ok(Created { token, instance_id: text(instance, &["instanceId"]) })
 }
@@ -72,10 +68,7 @@ pub fn row(value: &Value) -> Option<(String, Listed)> {
         instance_id: text(row, &["id", "instanceId"]),
         token: text(row, &["token", "apikey"]).filter(|token| !token.is_empty()).map(Secret::new),
         status,
-        kind: match text(row, &["integration"]) {
-            Some(other) if other != OUR_KIND => Kind::Other(other),
-            _ => Kind::Ours,
-        },
+        kind: text(row, &["integration"]).filter(|kind| kind != OUR_KIND).map_or(Kind::Ours, Kind::Other),
         has_settings: row.get("Setting").map(|settings| !settings.is_null()),
         pairing: if owner.is_some() || status == Some(ApiState::Open) { Pairing::Done } else { Pairing::NotYet },
         phone_number: owner.as_deref().and_then(phone_number),
@@ -86,24 +79,21 @@ pub fn row(value: &Value) -> Option<(String, Listed)> {
 /// The number in an address of WhatsApp's: `5511999999999:12@s.whatsapp.net`. An address of another
 /// kind (`@lid`) has none.
 pub(super) fn phone_number(address: &str) -> Option<String> {
-    let of_a_phone = address.split_once('@').is_none_or(|(_, server)| server == "s.whatsapp.net");
-    if !of_a_phone {
-        return None;
-    }
-    let number = address.split(['@', ':']).next()?;
-    (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| number.to_owned())
+    let (user, server) = address.split_once('@').unwrap_or((address, "s.whatsapp.net"));
+    let number = user.split(':').next().filter(|number| !number.is_empty())?;
+    (server == "s.whatsapp.net" && number.bytes().all(|byte| byte.is_ascii_digit())).then(|| number.to_owned())
 }
 
 /// Reads the list that was asked for with the instance's own token.
 pub fn own(response: &Response, name: &InstanceName, redaction: &Redaction) -> Result<Own, ErrorKind> {
     match listed(response, name, redaction) {
         Ok(Some(row)) => Ok(Own::Loaded(row)),
-        Ok(None) => Ok(Own::NoSuchRow),
-        Err(ErrorKind::Answer(answer)) => match (answer.status, answer.shape) {
-            (401, Shape::Plain) => Ok(Own::NoSuchRow),
-            (404, Shape::Listed) if answer.message == format!("Instance \"{name}\" not found") => Ok(Own::NotLoaded),
-            _ => Err(ErrorKind::Answer(answer)),
-        },
+        Ok(None) | Err(ErrorKind::Answer(Answer { status: 401, shape: Shape::Plain, .. })) => Ok(Own::NoSuchRow),
+        Err(ErrorKind::Answer(Answer { status: 404, shape: Shape::Listed, message, .. }))
+            if message == format!("Instance \"{name}\" not found") =>
+        {
+            Ok(Own::NotLoaded)
+        }
         Err(other) => Err(other),
     }
 }
@@ -127,7 +117,7 @@ pub fn has_settings(response: &Response, redaction: &Redaction) -> Result<bool, 
 /// Reads the version out of the API's welcome.
 pub fn version(response: &Response, redaction: &Redaction) -> Result<Version, ErrorKind> {
     let body = success(response, redaction)?;
-    let version = text(&body, &["version"]).and_then(|version| version.parse().ok());
+    let version = body["version"].as_str().and_then(|version| version.parse().ok());
     version.ok_or_else(|| unreadable(response, "a welcome without a version"))
 }
 
@@ -135,8 +125,7 @@ pub fn version(response: &Response, redaction: &Redaction) -> Result<Version, Er
 /// and has none.
 pub fn database(response: &Response, redaction: &Redaction) -> Result<(), ErrorKind> {
     match success_at_a_known_path(response, redaction) {
-        Ok(_) => Ok(()),
-        Err(ErrorKind::Answer(answer)) if answer.status == 404 && answer.shape == Shape::Listed => Ok(()),
+        Ok(_) | Err(ErrorKind::Answer(Answer { status: 404, shape: Shape::Listed, .. })) => Ok(()),
         Err(other) => Err(other),
     }
 }
@@ -148,17 +137,17 @@ pub fn connection_state(
     redaction: &Redaction,
 ) -> Result<Option<ApiState>, ErrorKind> {
     let body = success_at_a_known_path(response, redaction)?;
+    let instance = instance(response, &body, name, "`instance.instanceName` is not the name that was asked for")?;
+    let Some(state) = instance.get("state").filter(|state| !state.is_null()) else { return Ok(None) };
+    let known = state.as_str().and_then(api_state);
+    known.map(Some).ok_or_else(|| unreadable(response, "`instance.state` is none of open, connecting, close"))
+}
+
+/// The instance that the answer is about, which has to be this one.
+fn instance<'a>(response: &Response, body: &'a Value, name: &InstanceName, what: &str) -> Result<&'a Value, ErrorKind> {
     let instance = body.get("instance").ok_or_else(|| unreadable(response, "no `instance`"))?;
-    if text(instance, &["instanceName"]).as_deref() != Some(name.as_str()) {
-        return Err(unreadable(response, "`instance.instanceName` is not the name that was asked for"));
-    }
-    match instance.get("state") {
-        None | Some(Value::Null) => Ok(None),
-        Some(state) => match state.as_str().and_then(api_state) {
-            Some(state) => Ok(Some(state)),
-            None => Err(unreadable(response, "`instance.state` is none of open, connecting, close")),
-        },
-    }
+    let is_it = instance.get("instanceName").and_then(Value::as_str) == Some(name.as_str());
+    is_it.then_some(instance).ok_or_else(|| unreadable(response, what))
 }
 
 /// A QR code that can be kept and shown: the URL of an image, not too long, without a character
@@ -195,17 +184,17 @@ pub fn found_webhook(response: &Response, redaction: &Redaction) -> Result<Optio
     if body.is_null() {
         return Ok(None);
     }
-    let (Some(url), Some(enabled)) = (text(&body, &["url"]), body.get("enabled").and_then(Value::as_bool)) else {
+    let flag = |key| body.get(key).and_then(Value::as_bool);
+    let (Some(url), Some(enabled)) = (text(&body, &["url"]), flag("enabled")) else {
         return Err(unreadable(response, "a webhook without `url` or `enabled`"));
     };
-    let flag = |key| body.get(key).and_then(Value::as_bool).unwrap_or(false);
     Ok(Some(StoredWebhook {
         enabled,
         url: Secret::new(url),
         events: events(&body),
-        headers: headers(body.get("headers")),
-        by_events: flag("webhookByEvents"),
-        base64: flag("webhookBase64"),
+        headers: headers(&body),
+        by_events: flag("webhookByEvents").unwrap_or(false),
+        base64: flag("webhookBase64").unwrap_or(false),
     }))
 }
 
@@ -238,26 +227,17 @@ pub fn done(response: &Response, redaction: &Redaction) -> Result<(), ErrorKind>
 }
 
 fn events(row: &Value) -> BTreeSet<String> {
-    let events = row.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    events.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    row["events"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-fn headers(value: Option<&Value>) -> BTreeMap<String, Secret> {
-    let Some(Value::Object(headers)) = value else { return BTreeMap::new() };
-    let secret = |value: &Value| match value {
-        Value::String(text) => Secret::new(text),
-        other => Secret::new(other.to_string()),
-    };
-    headers.iter().map(|(name, value)| (name.clone(), secret(value))).collect()
+fn headers(row: &Value) -> BTreeMap<String, Secret> {
+    let secret = |value: &Value| Secret::new(value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let headers = row["headers"].as_object().into_iter().flatten();
+    headers.map(|(name, value)| (name.clone(), secret(value))).collect()
 }
 
-pub(super) fn api_state(text: &str) -> Option<ApiState> {
-    match text {
-        "open" => Some(ApiState::Open),
-        "connecting" => Some(ApiState::Connecting),
-        "close" => Some(ApiState::Close),
-        _ => None,
-    }
+fn api_state(text: &str) -> Option<ApiState> {
+    serde_json::from_value(text.into()).ok()
 }
 
 /// The first of these keys that holds a text.
@@ -285,15 +265,11 @@ fn success(response: &Response, redaction: &Redaction) -> Result<Value, ErrorKin
                 let what = if page { "a page of HTML, " } else { "" };
                 foreign(response, format!("{what}not JSON at line {} column {}", error.line(), error.column()))
             })?;
-            match body.get("error") {
-                Some(Value::Bool(true)) => Err(ErrorKind::Answer(refusal(response, redaction))),
-                _ => Ok(body),
-            }
+            if body["error"] == true { Err(ErrorKind::Answer(refusal(response, redaction))) } else { Ok(body) }
         }
         300..=399 => {
-            let mut answer = refusal(response, redaction);
-            (answer.shape, answer.message) = (Shape::Foreign, "a redirect, which is not followed".to_owned());
-            Err(ErrorKind::Answer(answer))
+            let message = "a redirect, which is not followed".to_owned();
+            Err(ErrorKind::Answer(Answer { shape: Shape::Foreign, message, ..refusal(response, redaction) }))
         }
         _ => Err(ErrorKind::Answer(refusal(response, redaction))),
     }
@@ -313,28 +289,20 @@ fn success_at_a_known_path(response: &Response, redaction: &Redaction) -> Result
 fn refusal(response: &Response, redaction: &Redaction) -> Answer {
     let body: Value = serde_json::from_slice(response.body).unwrap_or_default();
     let message = body.pointer("/response/message");
-    let (shape, message) = match message.and_then(first_text) {
-        Some((shape, text)) => (shape, redaction.readable(text)),
-        None => {
-            let own = (200..=299).contains(&response.status);
-            let shape = if own { Shape::Swallowed } else { Shape::Foreign };
-            (shape, redaction.readable(&foreign_text(&body, response.body)))
-        }
+    let (shape, text) = match message.and_then(first_text) {
+        Some((shape, text)) => (shape, text.to_owned()),
+        None if matches!(response.status, 200..=299) => (Shape::Swallowed, foreign_text(&body, response.body)),
+        None => (Shape::Foreign, foreign_text(&body, response.body)),
     };
     let retry_after = response.retry_after.and_then(|header| RetryAfter::parse(header, response.date));
-    Answer { status: response.status, shape, message, retry_after }
+    Answer { status: response.status, shape, message: redaction.readable(&text), retry_after }
 }
 
 fn first_text(message: &Value) -> Option<(Shape, &str)> {
-    match message {
-        Value::String(text) => Some((Shape::Plain, text)),
-        Value::Array(list) => match list.first()? {
-            Value::String(text) => Some((Shape::Listed, text)),
-            Value::Array(inner) => Some((Shape::Schema, inner.first()?.as_str()?)),
-            _ => None,
-        },
-        _ => None,
-    }
+    let listed = message.get(0);
+    let within = listed.and_then(|listed| listed.get(0));
+    let shapes = [(Shape::Plain, Some(message)), (Shape::Listed, listed), (Shape::Schema, within)];
+    shapes.into_iter().find_map(|(shape, text)| Some((shape, text?.as_str()?)))
 }
 
 /// What a person may make of a body of no recorded shape: a message of its own, or its first line.
@@ -399,13 +367,21 @@ mod tests {
     }
 
     #[test]
-    fn a_success_that_says_error_is_an_error() {
-        let body = r#"{"error":true,"message":"[object Object]"}"#;
+    fn an_answer_that_is_an_error_keeps_its_shape_and_what_it_says() {
+        let swallowed = r#"{"error":true,"message":"[object Object]"}"#;
+        let gate = r#"{"error":"service not activated","code":"LICENSE_REQUIRED","message":"Open http://x/manager"}"#;
+        for (status, body, shape, message) in [
+            (200, swallowed, Shape::Swallowed, "[object Object]"),
+            (503, "\n<h1>no server</h1>\nmore", Shape::Foreign, "<h1>no server</h1>"),
+            (503, gate, Shape::Foreign, "LICENSE_REQUIRED: Open http://x/manager"),
+        ] {
+            let response = Response { retry_after: Some("7"), ..response(status, body) };
 
-        let Err(ErrorKind::Answer(answer)) = connect(&response(200, body), &nothing_to_cut()) else { panic!() };
+            let Err(ErrorKind::Answer(answer)) = connect(&response, &nothing_to_cut()) else { panic!("{body}") };
 
-        assert_eq!((answer.status, answer.shape), (200, Shape::Swallowed));
-        assert_eq!(answer.message, "[object Object]");
+            let expected = Answer { status, shape, message: message.into(), retry_after: RetryAfter::parse("7", None) };
+            assert_eq!(answer, expected);
+        }
     }
 
     #[test]
@@ -418,15 +394,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_proxys_page_keeps_its_first_line_and_its_retry_after() {
-        let page = Response { retry_after: Some("7"), ..response(503, "\n<h1>no server</h1>\nmore") };
-
-        let Err(ErrorKind::Answer(answer)) = done(&page, &nothing_to_cut()) else { panic!() };
-
-        assert_eq!((answer.shape, answer.message.as_str()), (Shape::Foreign, "<h1>no server</h1>"));
-        assert_eq!(answer.retry_after, RetryAfter::parse("7", None));
-    }
     #[test]
     fn the_own_token_tells_a_row_that_is_not_loaded_from_none() {
         let ask = |status, body: &str| own(&response(status, body), &name(), &nothing_to_cut());
@@ -455,7 +422,7 @@ mod tests {
         assert_eq!((paired.pairing, paired.phone_number.as_deref()), (Pairing::Done, Some("55")));
         let numbers = ["5511999999999:12@s.whatsapp.net", "123@lid", "me@s.whatsapp.net", "@s.whatsapp.net"];
         assert_eq!(numbers.map(phone_number), [Some("5511999999999".to_owned()), None, None, None]);
-        assert_eq!((roster.len(), roster.others(&name(), 8)), (2, vec!["user_2".parse().unwrap()]));
+        assert_eq!((roster.0.len(), roster.others(&name(), 8)), (2, vec!["user_2".parse().unwrap()]));
         assert!(super::roster(&response(200, "{}"), &nothing_to_cut()).is_err());
     }
 
@@ -472,14 +439,5 @@ mod tests {
         let Err(ErrorKind::Answer(answer)) = database(&response(404, elsewhere), &nothing_to_cut()) else { panic!() };
         assert_eq!(answer.shape, Shape::Foreign);
         assert!(database(&response(500, away), &nothing_to_cut()).is_err());
-    }
-
-    #[test]
-    fn a_licence_gate_keeps_its_code_and_what_to_do() {
-        let body = r#"{"error":"service not activated","code":"LICENSE_REQUIRED","message":"Open http://x/manager"}"#;
-
-        let Err(ErrorKind::Answer(answer)) = done(&response(503, body), &nothing_to_cut()) else { panic!() };
-
-        assert_eq!(answer.message, "LICENSE_REQUIRED: Open http://x/manager");
     }
 }

@@ -144,6 +144,11 @@ const DATABASE_AWAY: [&str; 17] = [
     "read econnreset",
 ];
 
+/// What the answer says, where one came.
+fn says(error: &ApiError, name: &InstanceName) -> Says {
+    if let ErrorKind::Answer(answer) = &error.kind { Says::of(answer, name) } else { Says::Else }
+}
+
 fn is_database_away(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     DATABASE_AWAY.iter().any(|words| message.contains(words))
@@ -180,16 +185,6 @@ pub fn never_left(error: &ApiError) -> bool {
     matches!(error.kind, ErrorKind::Unreachable(_) | ErrorKind::Withheld)
 }
 
-/// Whether the API itself has finished with the call: then nothing of it is under way any more. A
-/// proxy's answer, a timeout and a broken connection end only our waiting.
-pub fn is_final(error: &ApiError) -> bool {
-    match &error.kind {
-        ErrorKind::Answer(answer) => answer.shape != Shape::Foreign && !matches!(answer.status, 408 | 502..=504),
-        ErrorKind::Unreachable(_) | ErrorKind::Withheld => true,
-        ErrorKind::NoAnswer(_) | ErrorKind::Foreign { .. } | ErrorKind::Unreadable { .. } => false,
-    }
-}
-
 /// What a failure tells the gates about the host.
 pub fn host_signal(error: &ApiError, name: &InstanceName) -> HostSignal {
     let answer = match &error.kind {
@@ -203,35 +198,27 @@ pub fn host_signal(error: &ApiError, name: &InstanceName) -> HostSignal {
         (429, after, _) => HostSignal::Hold(after.unwrap_or(RetryAfter::UNSAID).duration()),
         (408 | 500.., Some(after), _) => HostSignal::Hold(after.duration()),
         // A host that loads its instances works.
-        (500, None, _) if Says::of(answer, name) == Says::NotLoaded => HostSignal::Silent,
+        (500, None, _) if says(error, name) == Says::NotLoaded => HostSignal::Silent,
         (408 | 500.., None, _) => HostSignal::Failing,
-        _ if answer.shape == Shape::Foreign || Says::of(answer, name) == Says::DatabaseAway => HostSignal::Failing,
+        _ if answer.shape == Shape::Foreign || says(error, name) == Says::DatabaseAway => HostSignal::Failing,
         (401, _, Call::Delete) => HostSignal::Healthy,
         (401, _, _) => HostSignal::KeyRefused,
         _ => HostSignal::Healthy,
     }
 }
 
-/// Whether an answer came that the Evolution API cannot have given, by its shape: a proxy, a
-/// firewall, another server.
-fn is_foreign(error: &ApiError) -> bool {
-    match &error.kind {
-        ErrorKind::Answer(answer) => answer.shape == Shape::Foreign && answer.status != 429,
-        ErrorKind::Foreign { .. } => true,
-        _ => false,
-    }
+/// Whether a proxy, or another server, stands where the API was, or its database is away.
+fn is_outage(error: &ApiError, name: &InstanceName) -> bool {
+    let is_foreign =
+        matches!(&error.kind, ErrorKind::Answer(Answer { shape: Shape::Foreign, .. }) | ErrorKind::Foreign { .. });
+    is_foreign || matches!(error.status(), Some(502..=504)) || says(error, name) == Says::DatabaseAway
 }
 
 /// Whether a create failed because its row was never inserted, which the API does not say in so
 /// many words: its database was away for that one statement, or a row of that name is there already
 /// and not loaded.
 pub fn is_without_row(error: &ApiError, name: &InstanceName) -> bool {
-    matches!(&error.kind, ErrorKind::Answer(answer) if Says::of(answer, name) == Says::NoRow)
-}
-
-/// Whether the answer says that the API's own database is away.
-fn is_database_failure(error: &ApiError, name: &InstanceName) -> bool {
-    matches!(&error.kind, ErrorKind::Answer(answer) if Says::of(answer, name) == Says::DatabaseAway)
+    says(error, name) == Says::NoRow
 }
 
 /// What a person does about it, and whether it ends only then.
@@ -239,10 +226,10 @@ fn advice(error: &ApiError, name: &InstanceName) -> Option<(Mend, &'static str)>
     const LASTS: &str = "where this lasts, check EVOLUTION_API_BASE_URL and what stands between the workers and the API, a proxy \
                          that HTTP_PROXY or HTTPS_PROXY names among it";
     let person = |what| Some((Mend::Person, what));
-    if classify(error, name) == Verdict::KeyRefused {
-        return person("set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY");
-    }
     match &error.kind {
+        _ if classify(error, name) == Verdict::KeyRefused => {
+            person("set EVOLUTION_API_KEY to the API's AUTHENTICATION_API_KEY")
+        }
         ErrorKind::Unreachable(why) if why.to_ascii_lowercase().contains("certificate") => person(
             "a person must mend it: give the API a certificate that is valid for its name, or name a file with its CA in \
              SSL_CERT_FILE",
@@ -250,7 +237,7 @@ fn advice(error: &ApiError, name: &InstanceName) -> Option<(Mend, &'static str)>
         ErrorKind::Answer(answer) if answer.message.starts_with("LICENSE_REQUIRED") => {
             person("a person must mend it: the API does nothing before its licence is activated in its manager")
         }
-        ErrorKind::Answer(answer) if Says::of(answer, name) == Says::RabbitmqOff => {
+        _ if says(error, name) == Says::RabbitmqOff => {
             person("a person must mend it: set the API's RABBITMQ_ENABLED to true, or EVOLUTION_AMQP_MODE to global")
         }
         ErrorKind::Answer(answer) if answer.shape == Shape::Foreign => match answer.status {
@@ -303,9 +290,8 @@ fn class(error: &ApiError, name: &InstanceName) -> Class {
         (Verdict::Absent, _) => Class::EffectGone,
         (_, 502..=504) => Class::ServerError,
         _ if answer.shape == Shape::Foreign => Class::Unreadable,
-        (_, 408 | 500..) => Class::ServerError,
-        _ if Says::of(answer, name) == Says::DatabaseAway => Class::ServerError,
-        (Verdict::ReadBack, 400) => Class::ServerError,
+        (_, 408 | 500..) | (Verdict::ReadBack, 400) => Class::ServerError,
+        _ if says(error, name) == Says::DatabaseAway => Class::ServerError,
         _ => Class::Rejected,
     }
 }
@@ -319,9 +305,7 @@ pub fn outcome(error: &ApiError, name: &InstanceName) -> Outcome {
         Verdict::Defer | Verdict::Loading | Verdict::KeyRefused => Outcome::Defer { failure, after: None },
         // Unknown because a proxy lost the API, or the API its database: an outage, which burns no
         // attempts.
-        Verdict::ReadBack
-            if matches!(error.status(), Some(502..=504)) || is_foreign(error) || is_database_failure(error, name) =>
-        {
+        Verdict::ReadBack if is_outage(error, name) => {
             let after = if let ErrorKind::Answer(answer) = &error.kind { answer.retry_after } else { None };
             Outcome::Defer { failure, after: after.map(RetryAfter::duration) }
         }
@@ -344,8 +328,7 @@ pub enum Pairing {
 pub fn instance_status(state: Option<ApiState>, pairing: Pairing) -> Option<InstanceStatus> {
     match (state?, pairing) {
         (ApiState::Open, _) => Some(InstanceStatus::Connected),
-        (ApiState::Connecting, _) => Some(InstanceStatus::Connecting),
-        (ApiState::Close, Pairing::NotYet) => Some(InstanceStatus::Connecting),
+        (ApiState::Connecting, _) | (ApiState::Close, Pairing::NotYet) => Some(InstanceStatus::Connecting),
         (ApiState::Close, Pairing::Done) => Some(InstanceStatus::Disconnected),
     }
 }

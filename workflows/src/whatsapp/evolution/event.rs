@@ -47,12 +47,6 @@ const NAMES: [&str; 31] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Event(usize);
 
-impl Event {
-    pub fn as_str(self) -> &'static str {
-        NAMES[self.0]
-    }
-}
-
 impl FromStr for Event {
     type Err = UnknownEvent;
 
@@ -64,13 +58,13 @@ impl FromStr for Event {
 
 impl AsRef<str> for Event {
     fn as_ref(&self) -> &str {
-        self.as_str()
+        NAMES[self.0]
     }
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(NAMES[self.0])
     }
 }
 
@@ -81,7 +75,7 @@ mod tests {
     #[test]
     fn every_event_reads_back_and_none_else_does() {
         for name in NAMES {
-            assert_eq!(name.parse::<Event>().map(Event::as_str), Ok(name));
+            assert_eq!(name.parse::<Event>().map(|event| event.to_string()), Ok(name.to_owned()));
         }
         let error = "GROUPS_UPDATE".parse::<Event>().unwrap_err().to_string();
         assert!(error.starts_with(r#"event "GROUPS_UPDATE" is unknown: expected one of APPLICATION_STARTUP, "#));

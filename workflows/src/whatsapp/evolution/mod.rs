@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 pub use error::{Answer, ApiError, ErrorKind, MESSAGE_CHARS, Shape};
 pub use event::{Event, UnknownEvent};
 pub use exclusive::ExclusiveApi;
-pub use probe::{HostProbe, judge};
+pub use probe::HostProbe;
 pub use rabbitmq::{AmqpMode, Rabbitmq};
 pub use retry_after::RetryAfter;
 pub use roster::Roster;

@@ -2,8 +2,6 @@
 //! API still takes the key, and answers much from its memory; the second question is one that it
 //! cannot answer from there.
 
-use std::time::Duration;
-
 use super::{ApiError, Evolution, classify};
 use crate::{
     breaker::{Answer, Probed, Word},
@@ -32,8 +30,8 @@ impl<E: Evolution + Send + Sync> Probe for HostProbe<E> {
 
     fn ask(&self) -> Boxed<'_, Answer> {
         Box::pin(async {
-            match answer(&self.api.verify_creds().await) {
-                Answer { found: Probed::Answered, .. } => answer(&self.api.database().await),
+            match judge(&self.api.verify_creds().await) {
+                Answer { found: Probed::Answered, .. } => judge(&self.api.database().await),
                 not_well => not_well,
             }
         })
@@ -52,29 +50,28 @@ fn nobody() -> InstanceName {
 /// What the answer to a probe's question means: any of the API's own below 500, other than 401, 408
 /// and 429, shows that the host works, unless it says that the API's database does not. Where the
 /// question names an instance, it is `nobody`.
-pub fn judge<T>(answer: &Result<T, ApiError>) -> (Probed, Option<Duration>) {
-    match answer.as_ref().map_err(|error| classify::host_signal(error, &nobody())) {
-        Ok(_) | Err(HostSignal::Healthy) => (Probed::Answered, None),
-        Err(HostSignal::KeyRefused) => (Probed::KeyRefused, None),
-        Err(HostSignal::Hold(duration)) => (Probed::Failed, Some(duration)),
-        Err(HostSignal::Failing | HostSignal::Silent) => (Probed::Failed, None),
-    }
-}
-
-fn answer<T>(answer: &Result<T, ApiError>) -> Answer {
-    let (found, hold) = judge(answer);
-    let failure = answer.as_ref().err().map(|error| classify::failure(error, &nobody()));
+fn judge<T>(answer: &Result<T, ApiError>) -> Answer {
     let nobody = nobody();
+    let failure = answer.as_ref().err().map(|error| classify::failure(error, &nobody));
+    let (found, hold) = match failure.as_ref().map(|failure| failure.host) {
+        None | Some(HostSignal::Healthy) => (Probed::Answered, None),
+        Some(HostSignal::KeyRefused) => (Probed::KeyRefused, None),
+        Some(HostSignal::Hold(duration)) => (Probed::Failed, Some(duration)),
+        Some(HostSignal::Failing | HostSignal::Silent) => (Probed::Failed, None),
+    };
     Answer { found, hold, word: failure.and_then(|failure| Word::of(&failure, [nobody.as_str(), ""])) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::whatsapp::evolution::{Answer, Call, ErrorKind, RetryAfter, Shape};
 
     fn judged(kind: ErrorKind) -> (Probed, Option<Duration>) {
-        judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind }))
+        let judged = judge::<()>(&Err(ApiError { call: Call::VerifyCreds, kind }));
+        (judged.found, judged.hold)
     }
 
     #[test]
@@ -93,7 +90,7 @@ mod tests {
 
             assert_eq!(judged(ErrorKind::Answer(answer)), (found, hold), "{status}");
         }
-        assert_eq!(judge(&Ok(())), (Probed::Answered, None));
+        assert_eq!(judge(&Ok(())), Probed::Answered.into());
         assert_eq!(judged(ErrorKind::Unreachable("refused".to_owned())).0, Probed::Failed);
     }
 

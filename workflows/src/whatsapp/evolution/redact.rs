@@ -61,75 +61,51 @@ fn without_path(word: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn name(text: &str) -> InstanceName {
-        text.parse().unwrap()
-    }
-
     #[test]
-    fn secrets_are_cut_and_the_longest_first() {
-        let (key, url) = (Secret::new("key-1234"), Secret::new("https://x.test/?k=key-1234"));
-        let redaction = Redaction::new(None, [&key, &url]);
-
-        let text = redaction.readable("key-1234 posted to https://x.test/?k=key-1234, twice");
-
-        assert_eq!(text, "*** posted to ***, twice");
-    }
-
-    #[test]
-    fn a_token_that_is_part_of_the_name_leaves_the_name_readable() {
-        let (name, token) = (name("user_7051bc96"), Secret::new("7051bc96"));
-        let redaction = Redaction::new(Some(&name), [&token]);
-
-        let text = redaction.readable(r#"This name "user_7051bc96" is already in use. (7051bc96)"#);
-
-        assert_eq!(text, r#"This name "user_7051bc96" is already in use. (***)"#);
-    }
-
-    #[test]
-    fn a_name_inside_a_secret_does_not_save_the_secret() {
-        let (name, key) = (name("a"), Secret::new("banana"));
-
-        assert_eq!(Redaction::new(Some(&name), [&key]).readable("a banana"), "a ***");
-    }
-
-    #[test]
-    fn a_secret_that_begins_with_the_name_is_cut_as_a_whole() {
-        let (name, token, key) = (name("user_7051"), Secret::new("7051"), Secret::new("user_7051-key"));
-
-        let text = Redaction::new(Some(&name), [&token, &key]).readable("user_7051 was refused with user_7051-key");
-
-        assert_eq!(text, "user_7051 was refused with ***");
-    }
-
-    #[test]
-    fn an_orm_dump_keeps_what_was_done_and_what_went_wrong() {
+    fn a_text_keeps_what_a_person_reads_and_no_secret() {
         let dump = "\nInvalid `this.prisma.webhook.upsert()` invocation in\n/srv/api/src/webhook.controller.ts:42:7\n\n  \
                     41 const x = {\n→ 42 upsert({ headers: { k: \"s\" } }\nThe provided value is too long.";
+        let long = "é".repeat(5000);
+        let cut = format!("{}…", "é".repeat(MESSAGE_CHARS));
+        for (case, name, secrets, text, readable) in [
+            (
+                "secrets are cut, the longest first",
+                None,
+                &["key-1234", "https://x.test/?k=key-1234"][..],
+                "key-1234 posted to https://x.test/?k=key-1234, twice",
+                "*** posted to ***, twice",
+            ),
+            (
+                "a token that is part of the name leaves the name readable",
+                Some("user_7051bc96"),
+                &["7051bc96"],
+                r#"This name "user_7051bc96" is already in use. (7051bc96)"#,
+                r#"This name "user_7051bc96" is already in use. (***)"#,
+            ),
+            ("a name inside a secret does not save the secret", Some("a"), &["banana"], "a banana", "a ***"),
+            (
+                "a secret that begins with the name is cut as a whole",
+                Some("user_7051"),
+                &["7051", "user_7051-key"],
+                "user_7051 was refused with user_7051-key",
+                "user_7051 was refused with ***",
+            ),
+            (
+                "an ORM's dump keeps what was done and what went wrong",
+                None,
+                &[],
+                dump,
+                "Invalid `this.prisma.webhook.upsert()` invocation The provided value is too long.",
+            ),
+            ("a source path", None, &[], "failed at /srv/app/main.js:10:2 now", "failed at <file> now"),
+            ("a route", None, &[], "Cannot GET /instance/nope/x", "Cannot GET /instance/nope/x"),
+            ("the spaces of a name", Some("a  b"), &[], r#"The "a  b" instance"#, r#"The "a  b" instance"#),
+            ("a long text is cut at a character", None, &[], &long, &cut),
+        ] {
+            let name: Option<InstanceName> = name.map(|name| name.parse().unwrap());
+            let secrets: Vec<Secret> = secrets.iter().map(|secret| Secret::new(*secret)).collect();
 
-        let text = Redaction::new(None, []).readable(dump);
-
-        assert_eq!(text, "Invalid `this.prisma.webhook.upsert()` invocation The provided value is too long.");
-    }
-
-    #[test]
-    fn a_source_path_is_cut_and_a_route_is_not() {
-        let redaction = Redaction::new(None, []);
-
-        assert_eq!(redaction.readable("failed at /srv/app/main.js:10:2 now"), "failed at <file> now");
-        assert_eq!(redaction.readable("Cannot GET /instance/nope/x"), "Cannot GET /instance/nope/x");
-    }
-
-    #[test]
-    fn the_spaces_of_a_name_stay() {
-        let name = name("a  b");
-
-        assert_eq!(Redaction::new(Some(&name), []).readable(r#"The "a  b" instance"#), r#"The "a  b" instance"#);
-    }
-
-    #[test]
-    fn a_long_text_is_cut_at_a_character() {
-        let text = Redaction::new(None, []).readable(&"é".repeat(5000));
-
-        assert_eq!(text.chars().count(), MESSAGE_CHARS + 1);
+            assert_eq!(Redaction::new(name.as_ref(), &secrets).readable(text), readable, "{case}");
+        }
     }
 }

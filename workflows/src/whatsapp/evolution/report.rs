@@ -6,17 +6,11 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Datelike, Utc};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    ApiState,
-    answer::{api_state, phone_number, qr_code},
-    classify::{Pairing, instance_status},
-};
-use crate::{
-    secret::Secret,
-    whatsapp::names::{InstanceName, InstanceStatus},
-};
+use super::answer::{phone_number, qr_code};
+use crate::{secret::Secret, whatsapp::names::InstanceName};
 
 /// The events that say how an instance stands, as routing keys.
 pub const EVENTS: [&str; 7] = [
@@ -32,10 +26,11 @@ pub const EVENTS: [&str; 7] = [
 /// A body that is none of the API's events.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unreadable(String);
+pub struct Unreadable(&'static str);
 
 /// How an instance stands. Of two reports of one moment the greater one holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Standing {
     Connecting,
     Connected,
@@ -45,23 +40,14 @@ enum Standing {
 }
 
 impl Standing {
-    /// The public status of a state that the API reports. It reports a `close` only where it has
-    /// given up: before the first pairing too, that is a disconnected instance.
-    fn of(state: ApiState) -> Option<Self> {
-        match instance_status(Some(state), Pairing::Done)? {
-            InstanceStatus::Connected => Some(Self::Connected),
-            InstanceStatus::Disconnected => Some(Self::Disconnected),
-            InstanceStatus::Connecting => Some(Self::Connecting),
-            InstanceStatus::Creating | InstanceStatus::Error => None,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Connecting => InstanceStatus::Connecting.as_str(),
-            Self::Connected => InstanceStatus::Connected.as_str(),
-            Self::Disconnected => InstanceStatus::Disconnected.as_str(),
-            Self::Gone => "gone",
+    fn of(state: &str) -> Option<Self> {
+        match state {
+            "connecting" => Some(Self::Connecting),
+            "open" => Some(Self::Connected),
+            // The API reports a `close` only where it has given up: before the first pairing too, that
+            // is a disconnected instance. `refused`: the QR codes are used up, it closes the socket.
+            "close" | "refused" => Some(Self::Disconnected),
+            _ => None,
         }
     }
 }
@@ -86,16 +72,15 @@ pub struct Report {
 impl Report {
     /// `None`: an event that says nothing of how an instance stands, or of one that cannot be ours.
     pub fn parse(body: &[u8]) -> Result<Option<Self>, Unreadable> {
-        let unreadable = |what: &str| Unreadable(what.to_owned());
-        let body: Value = serde_json::from_slice(body).map_err(|_| unreadable("the body is no JSON"))?;
-        let event = body["event"].as_str().ok_or_else(|| unreadable("it names no event"))?;
+        let body: Value = serde_json::from_slice(body).map_err(|_| Unreadable("the body is no JSON"))?;
+        let event = body["event"].as_str().ok_or(Unreadable("it names no event"))?;
         if !EVENTS.contains(&event) {
             return Ok(None);
         }
-        let instance = body["instance"].as_str().ok_or_else(|| unreadable("it names no instance"))?;
+        let instance = body["instance"].as_str().ok_or(Unreadable("it names no instance"))?;
         let at = body["date_time"].as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
         let at = at.map(|at| at.to_utc()).filter(|at| YEARS.contains(&at.year()));
-        let at = at.ok_or_else(|| unreadable("it has no date_time"))?;
+        let at = at.ok_or(Unreadable("it has no date_time"))?;
         let Ok(instance) = instance.parse() else { return Ok(None) };
         let nothing = Self { instance, standing: None, ended_at: None, qr_code: None, phone_number: None };
         Ok(nothing.with(event, at, &body["data"]))
@@ -104,20 +89,13 @@ impl Report {
     fn with(self, event: &str, at: At, data: &Value) -> Option<Self> {
         match event {
             "connection.update" => {
-                let state = match data["state"].as_str()? {
-                    // The QR codes are used up: the API closes the socket.
-                    "refused" => ApiState::Close,
-                    state => api_state(state)?,
-                };
-                let standing = Standing::of(state)?;
+                let standing = Standing::of(data["state"].as_str()?)?;
                 let owner = data["wuid"].as_str().or_else(|| data["ownerJid"].as_str());
                 let number = owner.filter(|_| standing == Standing::Connected).and_then(phone_number);
                 Some(Self { phone_number: number.map(|number| (at, number)), ..self.standing(at, standing) })
             }
-            "qrcode.updated" => {
-                // Anything else than a code is that there are no more.
-                Some(Self { qr_code: Some((at, qr_code(&data["qrcode"]["base64"]))), ..self })
-            }
+            // Anything else than a code is that there are no more.
+            "qrcode.updated" => Some(Self { qr_code: Some((at, qr_code(&data["qrcode"]["base64"]))), ..self }),
             "status.instance" if data["status"] != "closed" => None,
             "status.instance" | "logout.instance" => Some(self.standing(at, Standing::Disconnected)),
             "instance.create" => Some(self.standing(at, Standing::Connecting)),
@@ -165,9 +143,9 @@ impl Report {
 
     /// As the ledger takes it: `sluice.hear`. It holds the QR code.
     pub fn to_json(&self) -> Value {
-        let (status_at, status) = self.standing.map(|(at, standing)| (at, standing.as_str())).unzip();
-        let (qr_at, qr_code) = self.qr_code.as_ref().map(|(at, code)| (*at, code.as_ref())).unzip();
-        let (number_at, phone_number) = self.phone_number.as_ref().map(|(at, number)| (*at, number)).unzip();
+        let (status_at, status) = self.standing.unzip();
+        let (qr_at, qr_code) = self.qr_code.as_ref().map(|(at, code)| (at, code.as_ref())).unzip();
+        let (number_at, phone_number) = self.phone_number.as_ref().map(|(at, number)| (at, number)).unzip();
         json!({
             "instance": self.instance,
             "status_at": status_at,

@@ -38,31 +38,25 @@ mod tests {
 
     const NOON: &str = "Sun, 22 Nov 2026 12:00:00 GMT";
 
-    fn seconds(header: &str, date: Option<&str>) -> Option<u64> {
-        RetryAfter::parse(header, date).map(|after| after.duration().as_secs())
-    }
-
     #[test]
-    fn seconds_are_taken_as_they_are_up_to_the_cap() {
-        assert_eq!(seconds("0", None), Some(0));
-        assert_eq!(seconds(" 7 ", None), Some(7));
-        assert_eq!(seconds("86400", None), Some(300));
-        assert_eq!(seconds("99999999999999999999999999", None), Some(300));
-    }
-
-    #[test]
-    fn a_date_is_counted_from_the_responses_own_date() {
-        assert_eq!(seconds("Sun, 22 Nov 2026 12:00:42 GMT", Some(NOON)), Some(42));
-        assert_eq!(seconds("Mon, 23 Nov 2026 12:00:00 GMT", Some(NOON)), Some(300));
-        assert_eq!(seconds("Sun, 22 Nov 2026 11:00:00 GMT", Some(NOON)), Some(0));
-    }
-
-    #[test]
-    fn what_is_neither_says_nothing() {
-        for (header, date) in
-            [("", None), ("-1", None), ("1.5", None), ("soon", Some(NOON)), (NOON, None), (NOON, Some("noon"))]
-        {
-            assert_eq!(seconds(header, date), None, "{header:?} from {date:?}");
+    fn seconds_and_dates_are_read_up_to_the_cap_and_nothing_else_is() {
+        for (header, date, seconds) in [
+            ("0", None, Some(0)),
+            (" 7 ", None, Some(7)),
+            ("86400", None, Some(300)),
+            ("99999999999999999999999999", None, Some(300)),
+            ("Sun, 22 Nov 2026 12:00:42 GMT", Some(NOON), Some(42)),
+            ("Mon, 23 Nov 2026 12:00:00 GMT", Some(NOON), Some(300)),
+            ("Sun, 22 Nov 2026 11:00:00 GMT", Some(NOON), Some(0)),
+            ("", None, None),
+            ("-1", None, None),
+            ("1.5", None, None),
+            ("soon", Some(NOON), None),
+            (NOON, None, None),
+            (NOON, Some("noon"), None),
+        ] {
+            let read = RetryAfter::parse(header, date).map(|after| after.duration().as_secs());
+            assert_eq!(read, seconds, "{header:?} from {date:?}");
         }
     }
 }

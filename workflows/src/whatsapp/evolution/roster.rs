@@ -8,19 +8,11 @@ use crate::whatsapp::names::InstanceName;
 
 /// The whole list, by name. A name is any text: it need not be one of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Roster(BTreeMap<String, Listed>);
+pub struct Roster(pub BTreeMap<String, Listed>);
 
 impl Roster {
     pub fn get(&self, name: &InstanceName) -> Option<&Listed> {
         self.0.get(name.as_str())
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Up to `most` other instances that can be asked for, spread over the list.

@@ -49,8 +49,8 @@ impl FromStr for Version {
         let text: String = text.trim().chars().take(40).collect();
         let end = |c: char| !c.is_ascii_digit() && c != '.';
         let digits = text.trim_start_matches('v').split(end).next().unwrap_or_default();
-        let mut numbers = digits.split('.').map(|part| part.parse().map_err(|_| NoVersion));
-        let mut next = || numbers.next().unwrap_or(Err(NoVersion));
+        let mut numbers = digits.split('.').map_while(|part| part.parse().ok());
+        let mut next = || numbers.next().ok_or(NoVersion);
         let number = (next()?, next()?, next()?);
         Ok(Self { number, text })
     }
@@ -68,19 +68,15 @@ mod tests {
 
     #[test]
     fn a_version_is_tried_older_or_newer() {
-        for (text, support) in [
-            ("1.8.6", Support::Older),
-            ("2.2.2", Support::Older),
-            ("2.2.3", Support::Tried),
-            ("2.3.0", Support::Tried),
-            ("2.3.7", Support::Tried),
-            ("2.4.0-rc2", Support::Newer),
-            ("v2.10.0", Support::Newer),
+        for (support, texts) in [
+            (Some(Support::Older), &["1.8.6", "2.2.2"][..]),
+            (Some(Support::Tried), &["2.2.3", "2.3.0", "2.3.7"]),
+            (Some(Support::Newer), &["2.4.0-rc2", "v2.10.0"]),
+            (None, &["", "latest", "2", "2.3", "2..3", "99999999999.0.0"]),
         ] {
-            assert_eq!(text.parse::<Version>().unwrap().support(), support, "{text}");
-        }
-        for text in ["", "latest", "2", "2.3", "2..3", "99999999999.0.0"] {
-            assert!(text.parse::<Version>().is_err(), "{text}");
+            for text in texts {
+                assert_eq!(text.parse::<Version>().ok().map(|version| version.support()), support, "{text}");
+            }
         }
     }
 }

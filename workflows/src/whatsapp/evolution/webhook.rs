@@ -28,12 +28,12 @@ impl Webhook {
     /// The request body. Every field is sent, since the API keeps the stored value of one that is
     /// left out; the keys differ from those that it answers with.
     pub fn body(&self) -> Value {
-        let events: Vec<_> = self.events.iter().map(|event| event.as_str()).collect();
+        let events: Vec<&str> = self.events.iter().map(AsRef::as_ref).collect();
         json!({ "webhook": {
             "enabled": self.enabled,
             "url": self.url.expose(),
             "events": events,
-            "headers": self.exposed_headers(),
+            "headers": exposed(&self.headers),
             "byEvents": self.by_events,
             "base64": self.base64,
         }})
@@ -46,17 +46,8 @@ impl Webhook {
 
     /// Which fields are stored otherwise than asked, by name.
     pub fn differences(&self, stored: &StoredWebhook) -> Vec<&'static str> {
-        [
-            ("enabled", self.enabled == stored.enabled),
-            ("url", self.url == stored.url),
-            ("events", self.event_names() == stored.event_names()),
-            ("headers", self.headers == stored.headers),
-            ("byEvents", self.by_events == stored.by_events),
-            ("base64", self.base64 == stored.base64),
-        ]
-        .into_iter()
-        .filter_map(|(field, same)| (!same).then_some(field))
-        .collect()
+        let fields = self.fields().into_iter().zip(stored.fields());
+        fields.filter(|(asked, stored)| asked != stored).map(|((field, _), _)| field).collect()
     }
 }
 
@@ -71,34 +62,32 @@ impl Digest {
     pub fn differences(&self, other: &Self) -> Vec<&str> {
         self.0.iter().filter(|(field, digest)| other.0.get(*field) != Some(digest)).map(|(field, _)| &**field).collect()
     }
+}
 
-    fn of(fields: [(&str, Value); 6]) -> Self {
+impl<E: AsRef<str>> Webhook<E> {
+    pub fn digest(&self) -> Digest {
         let digest = |value: Value| {
             let start = 0xcbf2_9ce4_8422_2325_u64;
             let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
             format!("{:016x}", value.to_string().bytes().fold(start, mix))
         };
-        Self(fields.map(|(field, value)| (field.to_owned(), digest(value))).into())
+        Digest(self.fields().map(|(field, value)| (field.to_owned(), digest(value))).into())
+    }
+
+    /// What two webhooks are told apart by. The order of events says nothing.
+    fn fields(&self) -> [(&'static str, Value); 6] {
+        let events: BTreeSet<&str> = self.events.iter().map(AsRef::as_ref).collect();
+        [
+            ("enabled", json!(self.enabled)),
+            ("url", json!(self.url.expose())),
+            ("events", json!(events)),
+            ("headers", exposed(&self.headers)),
+            ("byEvents", json!(self.by_events)),
+            ("base64", json!(self.base64)),
+        ]
     }
 }
 
-impl<E: AsRef<str>> Webhook<E> {
-    pub fn digest(&self) -> Digest {
-        Digest::of([
-            ("enabled", json!(self.enabled)),
-            ("url", json!(self.url.expose())),
-            ("events", json!(self.event_names())),
-            ("headers", json!(self.exposed_headers())),
-            ("byEvents", json!(self.by_events)),
-            ("base64", json!(self.base64)),
-        ])
-    }
-
-    fn event_names(&self) -> BTreeSet<&str> {
-        self.events.iter().map(AsRef::as_ref).collect()
-    }
-
-    fn exposed_headers(&self) -> BTreeMap<&str, &str> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect()
-    }
+fn exposed(headers: &BTreeMap<String, Secret>) -> Value {
+    headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect()
 }
