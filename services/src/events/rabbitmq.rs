@@ -1,6 +1,6 @@
-//! RabbitMQ: connections, what is asked over them, and the link of who publishes. A link is one
-//! connection and one channel; whatever goes wrong ends it, and its owner opens another: lapin's own
-//! recovery is not used. What a person must mend is said with the mend.
+//! RabbitMQ: connections, what is asked over them, and the link of who publishes. Whatever goes
+//! wrong ends a link, and its owner opens another: lapin's own recovery is not used. What a person
+//! must mend is said with the mend.
 
 use std::{
     fmt,
@@ -166,8 +166,8 @@ impl Connection {
         answered(what, &self.address, asked).await
     }
 
-    /// Declares it; where that is refused, is content with what is there (`true`). The first refusal
-    /// is the one that is told.
+    /// Declares it; where that is refused, is content with what is there (`true`). The first
+    /// refusal is the one that is told.
     pub async fn declare(
         &self,
         what: &str,

@@ -98,7 +98,7 @@ impl Reader for Reports {
             for (number, message) in messages.iter().enumerate() {
                 match Report::parse(message) {
                     Ok(Some(report)) => {
-                        of.insert(number, report.instance().clone());
+                        of.insert(number, report.instance.clone());
                         reports.push(report);
                     }
                     Ok(None) => {}

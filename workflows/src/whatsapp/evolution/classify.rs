@@ -185,6 +185,16 @@ pub fn never_left(error: &ApiError) -> bool {
     matches!(error.kind, ErrorKind::Unreachable(_) | ErrorKind::Withheld)
 }
 
+/// Whether the API itself has finished with the call: then nothing of it is under way any more. A
+/// proxy's answer, a timeout and a broken connection end only our waiting.
+pub fn is_final(error: &ApiError) -> bool {
+    match &error.kind {
+        ErrorKind::Answer(answer) => answer.shape != Shape::Foreign && !matches!(answer.status, 408 | 502..=504),
+        ErrorKind::Unreachable(_) | ErrorKind::Withheld => true,
+        ErrorKind::NoAnswer(_) | ErrorKind::Foreign { .. } | ErrorKind::Unreadable { .. } => false,
+    }
+}
+
 /// What a failure tells the gates about the host.
 pub fn host_signal(error: &ApiError, name: &InstanceName) -> HostSignal {
     let answer = match &error.kind {

@@ -42,16 +42,11 @@ impl<E: Evolution + Send + Sync> Probe for HostProbe<E> {
     }
 }
 
-/// A name that no instance has: the questions of a probe are about none.
-fn nobody() -> InstanceName {
-    InstanceName::of_user(UserId::new(uuid::Uuid::nil()))
-}
-
 /// What the answer to a probe's question means: any of the API's own below 500, other than 401, 408
-/// and 429, shows that the host works, unless it says that the API's database does not. Where the
-/// question names an instance, it is `nobody`.
+/// and 429, shows that the host works, unless it says that the API's database does not.
 fn judge<T>(answer: &Result<T, ApiError>) -> Answer {
-    let nobody = nobody();
+    // A name that no instance has: the questions of a probe are about none.
+    let nobody = InstanceName::of_user(UserId::new(uuid::Uuid::nil()));
     let failure = answer.as_ref().err().map(|error| classify::failure(error, &nobody));
     let (found, hold) = match failure.as_ref().map(|failure| failure.host) {
         None | Some(HostSignal::Healthy) => (Probed::Answered, None),

@@ -44,8 +44,8 @@ impl Standing {
         match state {
             "connecting" => Some(Self::Connecting),
             "open" => Some(Self::Connected),
-            // The API reports a `close` only where it has given up: before the first pairing too, that
-            // is a disconnected instance. `refused`: the QR codes are used up, it closes the socket.
+            // The API reports a `close` only where it has given up, before the first pairing too.
+            // `refused`: the QR codes are used up, and it closes the socket.
             "close" | "refused" => Some(Self::Disconnected),
             _ => None,
         }
@@ -60,7 +60,7 @@ const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
 /// What is known of one instance from one event or from many: of each kind the last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    instance: InstanceName,
+    pub instance: InstanceName,
     standing: Option<(At, Standing)>,
     /// When a socket last opened or ended: an older QR code is of no use.
     ended_at: Option<At>,
@@ -135,10 +135,6 @@ impl Report {
             phone_number: self.phone_number.max(other.phone_number),
             instance: self.instance,
         }
-    }
-
-    pub fn instance(&self) -> &InstanceName {
-        &self.instance
     }
 
     /// As the ledger takes it: `sluice.hear`. It holds the QR code.
