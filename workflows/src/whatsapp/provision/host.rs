@@ -35,15 +35,6 @@ struct Known {
 }
 
 impl Host {
-    /// A host whose version and list are known at the start.
-    #[cfg(test)]
-    pub(super) fn knowing(version: &str, roster: Roster) -> Self {
-        let version = Some(version.parse().expect("a version"));
-        let known =
-            Known { version, roster: Some(Arc::new(roster)), heard_at: Some(Duration::ZERO), ..Known::default() };
-        Self(Mutex::new(known))
-    }
-
     /// An attempt ended so. Where the host did not answer, it may have restarted.
     pub fn heard(&self, now: Duration, outcome: &Outcome) {
         let mut known = self.0.lock();

@@ -18,9 +18,6 @@ mod settings;
 mod template;
 mod verify;
 
-#[cfg(test)]
-mod tests;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,14 +1,7 @@
-use super::script::{given, options};
-use crate::{
-    secret::Secret,
-    whatsapp::provision::{Given, Options, Settings},
-};
+use super::*;
 
 fn faults(change: impl FnOnce(&mut Options)) -> Vec<String> {
-    let mut options = options();
-    change(&mut options);
-    let faults = Settings::parse(options).unwrap_err();
-    faults.iter().map(ToString::to_string).collect()
+    settings_with(change).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -61,27 +54,35 @@ fn no_events_would_mean_all_of_them() {
     assert!(faults(|options| options.webhook.events.clear())[0].starts_with("webhook.events: is empty"));
 }
 
+/// The settings with one header, which has the instance's name.
+fn with_a_name_in_a_header(url: &str) -> Settings {
+    let headers = [("X-Instance".to_owned(), Secret::new("{instance}"))].into();
+    settings_with(|options| {
+        options.webhook = WebhookOptions { url: url.to_owned(), headers, ..options.webhook.clone() };
+    })
+    .unwrap()
+}
+
 #[test]
 fn values_are_encoded_in_the_url_and_plain_in_a_header() {
-    let mut options = options();
-    options.webhook.url = "https://u:pass-word@app.test/{instance}?t={token}&j={\"a\":1}".into();
-    options.webhook.headers = [("X-Instance".to_owned(), Secret::new("{instance}"))].into();
+    let url = "https://u:pass-word@app.test/{instance}?t={token}&j={\"a\":1}";
     let given = Given { instance: "a/b c&d".parse().unwrap(), token: Secret::new("t/1?&"), ..given() };
 
-    let (webhook, asked) = Settings::parse(options).unwrap().webhook.expand(&given).unwrap();
+    let (sent, ended) = sent(&given, &with_a_name_in_a_header(url));
 
-    assert_eq!(webhook.url.expose(), "https://u:pass-word@app.test/a%2Fb%20c%26d?t=t%2F1%3F%26&j={%22a%22:1}");
-    assert_eq!(webhook.headers["X-Instance"].expose(), "a/b c&d");
-    assert_eq!(asked.url, "https://u:***@app.test/a%2Fb%20c%26d?t=***&j={%22a%22:1}");
+    assert_eq!(sent.url.expose(), "https://u:pass-word@app.test/a%2Fb%20c%26d?t=t%2F1%3F%26&j={%22a%22:1}");
+    assert_eq!(sent.headers["X-Instance"].expose(), "a/b c&d");
+    let shown = &ended.success().0["webhook"]["url"];
+    assert_eq!(shown, "https://u:***@app.test/a%2Fb%20c%26d?t=***&j={%22a%22:1}");
 }
 
 #[test]
 fn a_value_that_no_header_can_carry_is_refused_when_it_is_expanded() {
-    let mut options = options();
-    options.webhook.headers = [("X-Instance".to_owned(), Secret::new("{instance}"))].into();
     let given = Given { instance: "inst_é".parse().unwrap(), ..given() };
+    let settings = with_a_name_in_a_header("https://app.test/hook");
 
-    let fault = Settings::parse(options).unwrap().webhook.expand(&given).unwrap_err();
+    let ended = play(CONFIGURE_WEBHOOKS, &given, &settings, Vec::new());
 
-    assert!(fault.to_string().starts_with("webhook.headers.X-Instance: its value is none"));
+    assert_eq!(ended.kind(), ("permanent", Class::Rejected));
+    assert!(ended.failure().message.starts_with("webhook.headers.X-Instance: its value is none"));
 }
