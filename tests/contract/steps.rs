@@ -28,8 +28,8 @@ use workflows::{
         },
         names::{InstanceName, UserId},
         provision::{
-            self, CONFIGURE_WEBHOOKS, CREATE_INSTANCE, Given, Host, Options, QrAtSignup, Settings, Timings, VERIFY,
-            WebhookOptions,
+            self, CONFIGURE_WEBHOOKS, CREATE_INSTANCE, Given, Host, QrAtSignup, Settings, Timings, VERIFY,
+            WebhookOptions, WebhookTemplate,
         },
     },
 };
@@ -215,17 +215,13 @@ struct Bench {
 }
 
 fn settings(amqp_mode: AmqpMode) -> Settings {
-    let options = Options {
-        webhook: WebhookOptions {
-            url: "https://app.test/hook/{user_id}".to_owned(),
-            events: vec!["CONNECTION_UPDATE".to_owned()],
-            ..WebhookOptions::default()
-        },
-        qr_at_signup: QrAtSignup::Skip,
-        amqp_mode,
-        timings: Timings::default(),
+    let webhook = WebhookOptions {
+        url: "https://app.test/hook/{user_id}".to_owned(),
+        events: vec!["CONNECTION_UPDATE".to_owned()],
+        ..WebhookOptions::default()
     };
-    Settings::parse(options).expect("valid settings")
+    let webhook = WebhookTemplate::parse(webhook).expect("valid settings");
+    Settings { webhook, qr_at_signup: QrAtSignup::Skip, amqp_mode, timings: Timings::default() }
 }
 
 /// What a run came to, and how often its steps were put off.

@@ -123,7 +123,7 @@ fn a_webhook_that_was_changed_since_it_was_verified_is_told_before_it_is_written
 
 #[test]
 fn settings_that_changed_are_no_drift_whether_or_not_an_attempt_has_set_them_already() {
-    let before = verified(&settings_with(|options| options.webhook.base64 = false).unwrap());
+    let before = verified(&settings_with(|webhook| webhook.base64 = false));
 
     for stored in [webhook(|stored| stored.base64 = false), as_asked()] {
         let kept = kept(&before, stored, as_asked());

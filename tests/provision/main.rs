@@ -27,8 +27,8 @@ use workflows::{
             Rabbitmq, Roster, Shape, StoredWebhook, Webhook, classify::Pairing,
         },
         provision::{
-            self, CONFIGURE_WEBHOOKS, CREATE_INSTANCE, Counts, Given, Host, Options, QrAtSignup, Settings, Timings,
-            VERIFY, WebhookOptions,
+            self, CONFIGURE_WEBHOOKS, CREATE_INSTANCE, Counts, Given, Host, QrAtSignup, Settings, Timings, VERIFY,
+            WebhookOptions, WebhookTemplate,
         },
     },
 };

@@ -31,31 +31,36 @@ pub fn again() -> Given {
     Given { created_before: true, ..given() }
 }
 
-/// The settings of these tests, changed so.
-pub fn settings_with(change: impl FnOnce(&mut Options)) -> Result<Settings, Vec<Fault>> {
-    let mut options = Options {
-        webhook: WebhookOptions {
-            url: "https://app.test/hook/{user_id}?i={instance}&t={token}".into(),
-            events: vec!["QRCODE_UPDATED".into(), "CONNECTION_UPDATE".into()],
-            headers: HEADERS.map(|(name, value)| (name.to_owned(), Secret::new(value))).into(),
-            by_events: false,
-            base64: true,
-        },
+/// The webhook of these tests, changed so, with its placeholders.
+pub fn template(change: impl FnOnce(&mut WebhookOptions)) -> Result<WebhookTemplate, Vec<Fault>> {
+    let mut options = WebhookOptions {
+        url: "https://app.test/hook/{user_id}?i={instance}&t={token}".into(),
+        events: vec!["QRCODE_UPDATED".into(), "CONNECTION_UPDATE".into()],
+        headers: HEADERS.map(|(name, value)| (name.to_owned(), Secret::new(value))).into(),
+        by_events: false,
+        base64: true,
+    };
+    change(&mut options);
+    WebhookTemplate::parse(options)
+}
+
+/// The settings of these tests, with the webhook changed so.
+pub fn settings_with(change: impl FnOnce(&mut WebhookOptions)) -> Settings {
+    Settings {
+        webhook: template(change).unwrap(),
         qr_at_signup: QrAtSignup::Skip,
         amqp_mode: AmqpMode::Global,
         timings: Timings::default(),
-    };
-    change(&mut options);
-    Settings::parse(options)
+    }
 }
 
 pub fn settings() -> Settings {
-    settings_with(|_| ()).unwrap()
+    settings_with(|_| ())
 }
 
 /// Of an API that publishes for each instance.
 pub fn per_instance() -> Settings {
-    settings_with(|options| options.amqp_mode = AmqpMode::Instance).unwrap()
+    Settings { amqp_mode: AmqpMode::Instance, ..settings() }
 }
 
 /// The webhook as the API stores what the settings of these tests ask for, changed so.

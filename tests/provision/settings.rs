@@ -1,19 +1,19 @@
 use super::*;
 
-fn faults(change: impl FnOnce(&mut Options)) -> Vec<String> {
-    settings_with(change).unwrap_err().iter().map(ToString::to_string).collect()
+fn faults(change: impl FnOnce(&mut WebhookOptions)) -> Vec<String> {
+    template(change).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn every_fault_has_one_line_that_names_its_setting() {
-    let faults = faults(|options| {
-        options.webhook.url = "app.test/hook".into();
-        options.webhook.events = vec!["CALL".into(), "call".into()];
-        options.webhook.headers.insert("X Y".into(), Secret::new("secret-value"));
-        options.webhook.headers.insert("Host".into(), Secret::new("secret-value"));
-        options.webhook.headers.insert("X-Id".into(), Secret::new("{userid}"));
-        options.webhook.headers.insert("X-Bad".into(), Secret::new("secret-value\nX-More: 1"));
-        options.webhook.headers.insert("Authorization".into(), Secret::new("secret-value"));
+    let faults = faults(|webhook| {
+        webhook.url = "app.test/hook".into();
+        webhook.events = vec!["CALL".into(), "call".into()];
+        webhook.headers.insert("X Y".into(), Secret::new("secret-value"));
+        webhook.headers.insert("Host".into(), Secret::new("secret-value"));
+        webhook.headers.insert("X-Id".into(), Secret::new("{userid}"));
+        webhook.headers.insert("X-Bad".into(), Secret::new("secret-value\nX-More: 1"));
+        webhook.headers.insert("Authorization".into(), Secret::new("secret-value"));
     });
 
     for start in [
@@ -43,7 +43,7 @@ fn a_url_that_the_api_would_choke_on_is_refused() {
         ("https://app.test/{who}", "{who} is no placeholder"),
         (long.as_str(), "is 517 characters long"),
     ] {
-        let faults = faults(|options| options.webhook.url = url.into());
+        let faults = faults(|webhook| webhook.url = url.into());
 
         assert!(faults.len() == 1 && faults[0].contains(problem), "{url}: {faults:?}");
     }
@@ -51,16 +51,15 @@ fn a_url_that_the_api_would_choke_on_is_refused() {
 
 #[test]
 fn no_events_would_mean_all_of_them() {
-    assert!(faults(|options| options.webhook.events.clear())[0].starts_with("webhook.events: is empty"));
+    assert!(faults(|webhook| webhook.events.clear())[0].starts_with("webhook.events: is empty"));
 }
 
 /// The settings with one header, which has the instance's name.
 fn with_a_name_in_a_header(url: &str) -> Settings {
-    let headers = [("X-Instance".to_owned(), Secret::new("{instance}"))].into();
-    settings_with(|options| {
-        options.webhook = WebhookOptions { url: url.to_owned(), headers, ..options.webhook.clone() };
+    settings_with(|webhook| {
+        webhook.url = url.to_owned();
+        webhook.headers = [("X-Instance".to_owned(), Secret::new("{instance}"))].into();
     })
-    .unwrap()
 }
 
 #[test]

@@ -17,7 +17,7 @@ type Change = fn(&mut StoredWebhook);
 
 /// Where a sign-up waits for a code.
 fn with_qr() -> Settings {
-    settings_with(|options| options.qr_at_signup = QrAtSignup::Fetch).unwrap()
+    Settings { qr_at_signup: QrAtSignup::Fetch, ..settings() }
 }
 
 fn verify_with_qr(calls: Calls) -> Ended {
@@ -200,13 +200,10 @@ fn a_paired_instance_that_is_closed_gets_a_way_on_whatever_the_settings_say() {
 
 #[test]
 fn the_code_gets_a_few_seconds_and_no_more() {
-    let settings = settings_with(|options| {
-        options.qr_at_signup = QrAtSignup::Fetch;
-        options.timings.qr_tries = 20;
-    });
+    let timings = Timings { qr_tries: 20, ..Timings::default() };
     let script = Script::new(asked(Close, vec![NO_CODE; 6]));
 
-    let (output, ..) = script.play(VERIFY, &given(), &settings.unwrap()).success();
+    let (output, ..) = script.play(VERIFY, &given(), &Settings { timings, ..with_qr() }).success();
 
     assert_eq!(output["qr"], "missing");
     let connects: Vec<_> = script.connects.lock().unwrap().iter().map(Duration::as_secs).collect();

@@ -179,11 +179,10 @@ fn settings() -> provision::Settings {
         events: ["QRCODE_UPDATED", "CONNECTION_UPDATE"].map(str::to_owned).to_vec(),
         ..Default::default()
     };
-    let options = provision::Options {
-        webhook,
+    provision::Settings {
+        webhook: provision::WebhookTemplate::parse(webhook).expect("the simulator's settings are valid"),
         qr_at_signup: provision::QrAtSignup::Fetch,
         amqp_mode: Default::default(),
         timings: Default::default(),
-    };
-    provision::Settings::parse(options).expect("the simulator's settings are valid")
+    }
 }

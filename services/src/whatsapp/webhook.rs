@@ -7,7 +7,7 @@ use workflows::{
     secret::Secret,
     whatsapp::{
         evolution::AmqpMode,
-        provision::{self, QrAtSignup, Timings},
+        provision::{self, QrAtSignup, Timings, WebhookTemplate},
     },
 };
 
@@ -71,15 +71,10 @@ impl WebhookOptions {
             by_events: by_events.unwrap_or_default(),
             base64: base64.unwrap_or_default(),
         };
-        let options = provision::Options {
-            webhook,
-            qr_at_signup: qr_at_signup.unwrap_or_default(),
-            amqp_mode: amqp_mode.unwrap_or_default(),
-            timings: Timings::default(),
-        };
-        let settings = provision::Settings::parse(options).map_err(|found| self.translate(found, faults)).ok();
-        let switches = by_events.is_some() && base64.is_some() && qr_at_signup.is_some() && amqp_mode.is_some();
-        (url.is_some() && headers.is_some() && switches).then_some(settings?)
+        let webhook = WebhookTemplate::parse(webhook).map_err(|found| self.translate(found, faults)).ok()?;
+        let is_whole = url.is_some() && headers.is_some() && by_events.is_some() && base64.is_some();
+        let (qr_at_signup, amqp_mode) = (qr_at_signup?, amqp_mode?);
+        is_whole.then_some(provision::Settings { webhook, qr_at_signup, amqp_mode, timings: Timings::default() })
     }
 
     fn url(&self, faults: &mut Faults) -> Option<String> {

@@ -219,8 +219,8 @@ fn provision_settings(options: &Options) -> provision::Settings {
         ..Default::default()
     };
     let Options { qr_at_signup, timings, .. } = *options;
-    let options = provision::Options { webhook, qr_at_signup, amqp_mode: Default::default(), timings };
-    provision::Settings::parse(options).unwrap()
+    let webhook = provision::WebhookTemplate::parse(webhook).unwrap();
+    provision::Settings { webhook, qr_at_signup, amqp_mode: Default::default(), timings }
 }
 
 fn definition(options: &Options, host: &str) -> Definition {

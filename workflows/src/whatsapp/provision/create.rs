@@ -5,21 +5,25 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::{
-    Attempt, Exclusive, Host, How, Made, Settings, is_uncounted, loading,
+    Attempt, Exclusive, Host, Settings,
+    given::{key, standing},
+    healthy, loading,
     mend::{not_loaded, phantom},
-    output,
     presence::{Look, glance, look},
+    said,
 };
 use crate::{
-    outcome::{Class, Failure, HostSignal, Outcome},
+    outcome::{Class, Memory, Outcome},
     whatsapp::{
         evolution::{
             ApiError, Created, Evolution, ExclusiveApi, ExclusiveEvolution, Kind, Listed,
             classify::{self, Pairing, Verdict, classify, instance_status},
         },
         names::{InstanceName, InstanceStatus, UserId},
-        provision::{Counts, Facts, Given},
+        provision::{Counts, Given},
     },
 };
 
@@ -32,7 +36,7 @@ const UNCLEAR_LOOKS: u32 = 3;
 const WITHOUT_ROW: u32 = 8;
 
 /// Makes the subject's instance, or finds it made.
-pub async fn create_instance(
+pub(super) async fn create_instance(
     api: &ExclusiveApi<'_, impl ExclusiveEvolution>,
     given: &Given,
     settings: &Settings,
@@ -42,38 +46,40 @@ pub async fn create_instance(
         return refused;
     }
     let mut attempt = Attempt::new(api, given, settings);
-    let outcome = make_or_find(&mut attempt, host).await;
+    let outcome = match make_or_find(&mut attempt, host).await {
+        Ok(outcome) => outcome,
+        Err(error) => classify::outcome(&error, &given.instance),
+    };
     if matches!(outcome, Outcome::Success { .. }) {
         attempt.counts = Counts::default();
     }
     attempt.end(outcome)
 }
 
-async fn make_or_find(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, host: &Host) -> Outcome {
+/// The outcome, or the error of a look.
+async fn make_or_find(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, host: &Host) -> Result<Outcome, ApiError> {
     let Attempt { api, given, .. } = *attempt;
     let seen = match given.created_before {
         true => look(&**api, given).await,
         false => first_look(&**api, given, host).await,
     };
-    if !matches!(seen, Look::NotLoaded) {
+    if !matches!(seen, Ok(Look::NotLoaded)) {
         attempt.counts.not_loaded = 0;
     }
-    match seen {
-        Look::There(row) => found(given, row),
+    match seen? {
+        Look::There(row) => Ok(found(given, row)),
         Look::NotLoaded => not_loaded(attempt).await,
         Look::Phantom => phantom(attempt).await,
-        Look::Unclear(error) => classify::outcome(&error, &given.instance),
-        Look::Absent => create(attempt).await.remembering(&given.finding_it_gone()),
+        Look::Absent => Ok(create(attempt).await.remembering(&given.finding_it_gone())),
     }
 }
 
 /// No create of ours was ever sent for this name. The API refuses a name that it has loaded; where
 /// it may be loading still, the list of its database tells whether somebody else made one.
-async fn first_look(api: &impl Evolution, given: &Given, host: &Host) -> Look {
-    match host.roster(api).await {
-        Ok(roster) if roster.get(&given.instance).is_some() => look(api, given).await,
-        Ok(_) => Look::Absent,
-        Err(error) => Look::Unclear(error),
+async fn first_look(api: &impl Evolution, given: &Given, host: &Host) -> Result<Look, ApiError> {
+    match host.roster(api).await?.get(&given.instance) {
+        Some(_) => look(api, given).await,
+        None => Ok(Look::Absent),
     }
 }
 
@@ -94,30 +100,33 @@ pub(super) async fn create(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>)
 }
 
 fn made(given: &Given, created: Created) -> Outcome {
-    // The API takes our token as it is. Where it answers with another one, that is the one that
-    // works.
-    let foreign = created.token.filter(|token| token != &given.token);
-    let note = foreign.is_some().then(|| "the API gave the instance a token of its own, which is kept".to_owned());
-    let mut facts = Facts { token: foreign, ..Facts::default() };
+    let mut memory = given.forgetting_the_webhook();
     // Of the one that was there before, if any, nothing holds any more. A plain sign-up has nothing
     // to forget.
     if given.created_before || given.paired_before {
-        facts.status = Some(InstanceStatus::Creating);
-        facts.paired = Some(false);
-        facts.phone_number = Some(None);
+        let new = standing(InstanceStatus::Creating, None, None);
+        memory.merge(&new.with(key::PAIRED, false).with(key::PHONE_NUMBER, Value::Null));
     }
-    success(given, How::Created, created.instance_id, facts, note).remembering(&given.forgetting_the_webhook())
+    // The API takes our token as it is. Where it answers with another one, that is the one that
+    // works.
+    match created.token.filter(|token| token != &given.token) {
+        Some(foreign) => {
+            let note = "the API gave the instance a token of its own, which is kept";
+            success(given, "created", created.instance_id, memory.with(key::TOKEN, foreign.expose()), Some(note))
+        }
+        None => success(given, "created", created.instance_id, memory, None),
+    }
 }
 
 /// The API says that the name is taken: by whom?
 async fn taken(api: &impl Evolution, given: &Given, error: &ApiError) -> Outcome {
     match glance(api, &given.instance).await {
-        Look::There(row) => found(given, row),
-        Look::NotLoaded | Look::Absent => {
+        Ok(Look::There(row)) => found(given, row),
+        Ok(Look::NotLoaded | Look::Absent) => {
             loading(format!("{error}; yet the API does not list it: it is being loaded or deleted"))
         }
-        Look::Phantom => loading(format!("{error}; yet the API's database does not have it")),
-        Look::Unclear(error) => classify::outcome(&error, &given.instance),
+        Ok(Look::Phantom) => loading(format!("{error}; yet the API's database does not have it")),
+        Err(error) => classify::outcome(&error, &given.instance),
     }
 }
 
@@ -133,19 +142,23 @@ async fn read_back(attempt: &mut Exclusive<'_, impl ExclusiveEvolution>, sent: A
         api.pause(pause).await;
         waited += pause;
         match glance(&**api, name).await {
-            Look::There(row) => return found(given, row),
-            Look::Absent if waited >= timings.quiet => return failed(&sent, name, &mut attempt.counts),
-            Look::Phantom if waited >= timings.quiet => {
+            Ok(Look::There(row)) => return found(given, row),
+            Ok(Look::Absent) if waited >= timings.quiet => return failed(&sent, name, &mut attempt.counts),
+            Ok(Look::Phantom) if waited >= timings.quiet => {
                 return loading(format!(
                     "{sent}; it left the name in the API's memory, where the next attempt deletes it"
                 ));
             }
-            Look::Unclear(error) if is_uncounted(&error, name) => return classify::outcome(&error, name),
-            Look::Unclear(_) => unclear += 1,
-            Look::NotLoaded | Look::Phantom | Look::Absent => {}
+            Ok(Look::NotLoaded | Look::Phantom | Look::Absent) => {}
+            Err(error) => match classify::outcome(&error, name) {
+                // It burns no attempt: there is no point in asking on within this one.
+                away @ Outcome::Defer { .. } => return away,
+                _ => unclear += 1,
+            },
         }
         if waited >= timings.read_back_limit || unclear >= UNCLEAR_LOOKS {
-            return still_unknown(&sent, name);
+            let unknown = "whether the instance was made is still unknown, the next attempt reads back first";
+            return said(classify::outcome(&sent, name), unknown);
         }
         pause = (pause * 2).min(timings.read_back_pause * 4);
     }
@@ -163,67 +176,61 @@ fn failed(sent: &ApiError, name: &InstanceName, counts: &mut Counts) -> Outcome 
     classify::outcome(sent, name)
 }
 
-fn still_unknown(sent: &ApiError, name: &InstanceName) -> Outcome {
-    let mut outcome = classify::outcome(sent, name);
-    if let Outcome::Retry(failure) | Outcome::Defer { failure, .. } = &mut outcome {
-        failure.message.push_str("; whether the instance was made is still unknown, the next attempt reads back first");
-    }
-    outcome
-}
-
 /// The instance is there: ours by its token, or by its name.
 pub(super) fn found(given: &Given, row: Listed) -> Outcome {
     let Listed { instance_id, token, status, kind, pairing, phone_number, .. } = row;
+    let name = &given.instance;
     if let Kind::Other(kind) = kind {
-        return another_kind(&given.instance, &kind);
+        return name_taken(format!(
+            "the name \"{name}\" belongs to an instance of another kind ({kind}), which is not taken over: give the subject \
+             another instance name, or delete that instance if nobody needs it"
+        ));
     }
-    // What the user's row says of it may be forged, or out of date. A code to scan is shown until
-    // `verify` has another.
-    let status = instance_status(status, pairing);
-    let facts = Facts {
-        status: status.filter(|status| !(given.connecting_before && *status == InstanceStatus::Connecting)),
-        paired: (pairing == Pairing::Done).then_some(true),
-        // A list that has none of a paired instance does not say that there is none.
-        phone_number: if pairing == Pairing::NotYet { Some(None) } else { phone_number.map(Some) },
-        ..Facts::default()
-    };
+    let memory = known(given, instance_status(status, pairing), pairing, phone_number);
     if token.as_ref() == Some(&given.token) {
-        let note = "the instance was there with our token".to_owned();
-        return success(given, How::Found, instance_id, facts, Some(note));
+        return success(given, "found", instance_id, memory, Some("the instance was there with our token"));
     }
-    if !is_the_subjects_own(given) {
-        return name_taken(&given.instance);
+    let is_own = given.imported || UserId::of(&given.subject).is_some_and(|user| name.is_of(user));
+    if !is_own {
+        return name_taken(format!(
+            "the name \"{name}\" belongs to an instance with another token, and it is not this subject's own name: \
+             give the subject another instance name, or delete that instance"
+        ));
     }
-    let note = match &token {
-        Some(_) => {
-            "the instance was there under its subject's name with another token: adopted, the API's token is kept"
-        }
-        None => "the instance was there under its subject's name and the API shows no token: adopted, ours is kept",
+    let (memory, note) = match &token {
+        Some(theirs) => (
+            memory.with(key::TOKEN, theirs.expose()),
+            "the instance was there under its subject's name with another token: adopted, the API's token is kept",
+        ),
+        None => (
+            memory,
+            "the instance was there under its subject's name and the API shows no token: adopted, ours is kept",
+        ),
     };
-    success(given, How::Adopted, instance_id, Facts { token, ..facts }, Some(note.to_owned()))
+    success(given, "adopted", instance_id, memory, Some(note))
 }
 
-fn is_the_subjects_own(given: &Given) -> bool {
-    given.imported || UserId::of(&given.subject).is_some_and(|user| given.instance.is_of(user))
+/// What its row says of an instance that is there. What the user's row says may be forged, or out of
+/// date.
+fn known(given: &Given, status: Option<InstanceStatus>, pairing: Pairing, number: Option<String>) -> Memory {
+    // A code to scan is shown until `verify` has another.
+    let status = status.filter(|status| !(given.connecting_before && *status == InstanceStatus::Connecting));
+    let memory = status.map(|status| standing(status, None, None)).unwrap_or_default();
+    match (pairing, number) {
+        (Pairing::NotYet, _) => memory.with(key::PHONE_NUMBER, Value::Null),
+        (Pairing::Done, Some(number)) => memory.with(key::PAIRED, true).with(key::PHONE_NUMBER, number),
+        // A list that has no number of a paired instance does not say that there is none.
+        (Pairing::Done, None) => memory.with(key::PAIRED, true),
+    }
 }
 
-fn name_taken(name: &InstanceName) -> Outcome {
-    let message = format!(
-        "the name \"{name}\" belongs to an instance with another token, and it is not this subject's own name: \
-         give the subject another instance name, or delete that instance"
-    );
-    Outcome::Permanent(Failure::new(Class::NameTaken, message).with_host(HostSignal::Healthy))
+fn name_taken(message: String) -> Outcome {
+    Outcome::Permanent(healthy(Class::NameTaken, message))
 }
 
-fn another_kind(name: &InstanceName, kind: &str) -> Outcome {
-    let message = format!(
-        "the name \"{name}\" belongs to an instance of another kind ({kind}), which is not taken over: give the subject \
-         another instance name, or delete that instance if nobody needs it"
-    );
-    Outcome::Permanent(Failure::new(Class::NameTaken, message).with_host(HostSignal::Healthy))
-}
-
-fn success(given: &Given, how: How, instance_id: Option<String>, facts: Facts, note: Option<String>) -> Outcome {
-    let made = Made { instance: given.instance.clone(), how, instance_id };
-    Outcome::Success { output: output(made), memory: facts.into(), note }
+/// `how` the instance came to be there: this attempt's create made it, or it was found with our
+/// token, or adopted with another.
+fn success(given: &Given, how: &str, instance_id: Option<String>, memory: Memory, note: Option<&str>) -> Outcome {
+    let output = json!({ "instance": given.instance, "how": how, "instance_id": instance_id });
+    Outcome::Success { output, memory, note: note.map(str::to_owned) }
 }

@@ -12,15 +12,6 @@ use crate::{
 /// The workflow's name.
 pub const PROVISION_INSTANCE: &str = "provision-instance";
 
-/// The SQL function that writes the app's rows.
-pub const PROJECTION: &str = "sluice.project_instances";
-
-/// The SQL function that turns the app's queue rows into runs.
-pub const SOURCE: &str = "sluice.take_sign_ups";
-
-/// The SQL function that says whose profile is gone.
-pub const GONE: &str = "sluice.gone_users";
-
 /// `timeout` is that of one attempt of any step, `deadline` that of the whole run; `host` is the
 /// API's.
 pub fn definition(retry: Retry, timeout: Duration, deadline: Duration, host: &str) -> Definition {
@@ -42,9 +33,9 @@ pub fn definition(retry: Retry, timeout: Duration, deadline: Duration, host: &st
         ],
         deadline,
         priority: 0,
-        projection: Some(PROJECTION),
-        source: Some(SOURCE),
-        gone: Some(GONE),
+        projection: Some("sluice.project_instances"),
+        source: Some("sluice.take_sign_ups"),
+        gone: Some("sluice.gone_users"),
     }
 }
 

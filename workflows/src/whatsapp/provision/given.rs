@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The keys of an instance's memory. The projection (SQL) and the import read and write the same.
-mod key {
+pub(super) mod key {
     pub const TOKEN: &str = "token";
     pub const STATUS: &str = "status";
     pub const QR_CODE: &str = "qr_code";
@@ -60,7 +60,7 @@ impl Counts {
     }
 
     /// What the memory must keep where these were `before`.
-    pub fn since(self, before: Self) -> Memory {
+    pub(super) fn since(self, before: Self) -> Memory {
         let mut memory = Memory::default();
         for (key, before, now) in [
             (key::DISCARDS, before.discards, self.discards),
@@ -75,43 +75,14 @@ impl Counts {
     }
 }
 
-/// What a step learnt about the instance. `None` leaves what is known.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
-    /// The API's token, where an adopted instance has another than ours.
-    pub token: Option<Secret>,
-    /// It brings its code and its reason along: those of an earlier status are forgotten.
-    pub status: Option<InstanceStatus>,
-    pub qr_code: Option<Secret>,
-    /// Why an instance that was connected before is not, and has no code to scan either.
-    pub reason: Option<String>,
-    pub webhook_url: Option<String>,
-    pub paired: Option<bool>,
-    /// The number of the phone, as the API has it.
-    pub phone_number: Option<Option<String>>,
-}
-
-impl From<Facts> for Memory {
-    fn from(facts: Facts) -> Self {
-        let mut memory = Self::default();
-        if let Some(token) = &facts.token {
-            memory = memory.with(key::TOKEN, token.expose());
-        }
-        if let Some(status) = facts.status {
-            let code = facts.qr_code.as_ref().map(|code| code.expose().to_owned());
-            memory = memory.with(key::STATUS, status.as_str()).with(key::QR_CODE, code).with(key::REASON, facts.reason);
-        }
-        if let Some(paired) = facts.paired.or((facts.status == Some(InstanceStatus::Connected)).then_some(true)) {
-            memory = memory.with(key::PAIRED, paired);
-        }
-        if let Some(number) = facts.phone_number {
-            memory = memory.with(key::PHONE_NUMBER, number);
-        }
-        if let Some(url) = facts.webhook_url {
-            memory = memory.with(key::WEBHOOK_URL, url);
-        }
-        memory
-    }
+/// How the instance stands, with its code to scan and the reason why it is not connected: those of
+/// an earlier status are forgotten. What is connected is paired.
+pub(super) fn standing(status: InstanceStatus, code: Option<&Secret>, reason: Option<String>) -> Memory {
+    let memory = Memory::default()
+        .with(key::STATUS, status.as_str())
+        .with(key::QR_CODE, code.map(Secret::expose))
+        .with(key::REASON, reason);
+    if status == InstanceStatus::Connected { memory.with(key::PAIRED, true) } else { memory }
 }
 
 /// What a step is given to work with. The instance is the ledger's, never the public row's.
@@ -169,7 +140,7 @@ impl Given {
 
     /// What is kept where the API's database has the instance no longer. What we have deleted
     /// ourselves, or never knew, is not news.
-    pub fn finding_it_gone(&self) -> Memory {
+    pub(super) fn finding_it_gone(&self) -> Memory {
         if !self.created_before || !self.known_before || self.gone_before || self.counts.discards > 0 {
             return Memory::default();
         }
@@ -179,28 +150,27 @@ impl Given {
     }
 
     /// An instance that is made again has no webhook.
-    pub fn forgetting_the_webhook(&self) -> Memory {
+    pub(super) fn forgetting_the_webhook(&self) -> Memory {
         let memory = Memory::default();
         if self.webhook_before.is_some() { memory.with(key::WEBHOOK, Value::Null) } else { memory }
     }
 
     /// What is kept where the API's webhook is neither the one that was verified last nor the one
     /// that is asked now: an attempt of ours may have set the latter.
-    pub fn finding_drift(&self, stored: Option<&StoredWebhook>, asked: &Webhook) -> Memory {
+    pub(super) fn finding_drift(&self, stored: Option<&StoredWebhook>, asked: &Webhook) -> Memory {
         let memory = Memory::default();
         let Some(before) = &self.webhook_before else { return memory };
         let Some(now) = stored.map(StoredWebhook::digest) else {
             return memory.with(key::DRIFT, json!({ "found": "missing" }));
         };
-        let fields = before.differences(&now);
-        if fields.is_empty() || now == asked.digest() {
-            return memory;
+        match before.differences(&now) {
+            fields if fields.is_empty() || now == asked.digest() => memory,
+            fields => memory.with(key::DRIFT, json!({ "found": "changed", "fields": fields })),
         }
-        memory.with(key::DRIFT, json!({ "found": "changed", "fields": fields }))
     }
 
     /// What is kept where this webhook was set: what was verified before no longer holds.
-    pub fn setting(&self, webhook: &Webhook) -> Memory {
+    pub(super) fn setting(&self, webhook: &Webhook) -> Memory {
         if self.webhook_before.as_ref() == Some(&webhook.digest()) {
             return Memory::default();
         }
@@ -208,7 +178,7 @@ impl Given {
     }
 
     /// What is kept where this webhook was verified.
-    pub fn verifying(&self, webhook: &Webhook) -> Memory {
+    pub(super) fn verifying(&self, webhook: &Webhook) -> Memory {
         let mut memory = Memory::default().with(key::WEBHOOK, json!(webhook.digest()));
         if self.drifted_before {
             memory = memory.with(key::DRIFT, Value::Null);

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
+use super::{healthy, said};
 use crate::{
-    outcome::{Class, Failure, HostSignal, Outcome},
+    outcome::{Class, HostSignal, Outcome},
     whatsapp::evolution::{ApiError, Evolution, Roster, Support, TRIED, Version},
 };
 
@@ -36,7 +37,7 @@ struct Known {
 
 impl Host {
     /// An attempt ended so. Where the host did not answer, it may have restarted.
-    pub fn heard(&self, now: Duration, outcome: &Outcome) {
+    pub(super) fn heard(&self, now: Duration, outcome: &Outcome) {
         let mut known = self.0.lock();
         known.notice_silence(now);
         match outcome.failure().map(|failure| failure.host) {
@@ -92,23 +93,22 @@ impl Host {
 
     /// Says which version the API is, where nobody tried it: once on a success, and with every
     /// answer that nobody recorded.
-    pub(super) fn say(&self, mut outcome: Outcome) -> Outcome {
+    pub(super) fn say(&self, outcome: Outcome) -> Outcome {
         let mut known = self.0.lock();
-        let Some(version) = known.newer() else { return outcome };
-        let text = format!("the API says that it is version {version}, newer than those that were tried ({TRIED})");
-        match &mut outcome {
-            Outcome::Success { note, .. } if !known.warned => {
-                *note = Some(note.take().map_or(text.clone(), |note| format!("{note}; {text}")));
-                known.warned = true;
+        let newer = known.version.clone().filter(|version| version.support() == Support::Newer);
+        let Some(version) = newer else { return outcome };
+        let is_to_be_said = match &outcome {
+            Outcome::Success { .. } => !std::mem::replace(&mut known.warned, true),
+            Outcome::Retry(failure) | Outcome::Permanent(failure) => {
+                matches!(failure.class, Class::Unreadable | Class::Rejected)
             }
-            Outcome::Retry(failure) | Outcome::Permanent(failure)
-                if matches!(failure.class, Class::Unreadable | Class::Rejected) =>
-            {
-                *failure = failure.clone().and(&text);
-            }
-            _ => {}
+            Outcome::Defer { .. } | Outcome::SendBack { .. } => false,
+        };
+        if !is_to_be_said {
+            return outcome;
         }
-        outcome
+        let text = format!("the API says that it is version {version}, newer than those that were tried ({TRIED})");
+        said(outcome, &text)
     }
 }
 
@@ -119,17 +119,9 @@ impl Known {
         }
     }
 
+    /// It may come back as another version.
     fn forget(&mut self) {
-        self.breaks += 1;
-        self.roster = None;
-        self.heard_at = None;
-        // It may come back as another version.
-        self.version = None;
-        self.unsaid_at = None;
-    }
-
-    fn newer(&self) -> Option<Version> {
-        self.version.clone().filter(|version| version.support() == Support::Newer)
+        *self = Self { warned: self.warned, breaks: self.breaks + 1, ..Self::default() };
     }
 }
 
@@ -138,5 +130,5 @@ fn refused(version: &Version) -> Outcome {
         "the API is version {version}, whose webhooks these calls do not fit, and nothing was made: a person must update it \
          to one of those that were tried ({TRIED}); the run goes on by itself after that"
     );
-    Outcome::Defer { failure: Failure::new(Class::Rejected, message).with_host(HostSignal::Healthy), after: None }
+    Outcome::Defer { failure: healthy(Class::Rejected, message), after: None }
 }

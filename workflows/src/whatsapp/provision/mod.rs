@@ -18,33 +18,27 @@ mod settings;
 mod template;
 mod verify;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-pub use configure::configure_webhooks;
-pub use create::create_instance;
 pub use definition::{PROVISION_INSTANCE, definition};
-pub use given::{Counts, Facts, Given};
+pub use given::{Counts, Given};
 pub use host::Host;
-pub use settings::{Fault, Options, QrAtSignup, Settings, Timings, WebhookOptions};
-pub use template::{Asked, WebhookTemplate};
-pub use verify::verify;
+pub use settings::{Fault, QrAtSignup, Settings, Timings, WebhookOptions};
+pub use template::WebhookTemplate;
 
 use self::{
-    mend::Waiting,
+    configure::configure_webhooks,
+    create::create_instance,
+    mend::wait_for_load,
     presence::{Look, look_twice},
+    verify::verify,
 };
 use crate::{
     calls::ExclusiveCalls,
     definition::Definition,
     ids::StepName,
-    outcome::{Class, Failure, HostSignal, Outcome, StepInput},
-    whatsapp::{
-        evolution::{
-            ApiError, Evolution, ExclusiveApi, ExclusiveEvolution,
-            classify::{self, Verdict, classify},
-        },
-        names::{InstanceName, InstanceStatus},
+    outcome::{Class, Failure, HostSignal, Memory, Outcome, StepInput},
+    whatsapp::evolution::{
+        ApiError, Evolution, ExclusiveApi, ExclusiveEvolution,
+        classify::{self, Verdict, classify},
     },
     workflow::{Boxed, Workflow},
 };
@@ -54,55 +48,6 @@ pub const CREATE_INSTANCE: &str = "create-instance";
 pub const CONFIGURE_WEBHOOKS: &str = "configure-webhooks";
 pub const VERIFY: &str = "verify";
 
-/// What `create-instance` leaves for `configure-webhooks`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
-    pub instance: InstanceName,
-    pub how: How,
-    /// The API's own id of it.
-    pub instance_id: Option<String>,
-}
-
-/// How the instance came to be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum How {
-    /// This attempt's create made it.
-    Created,
-    /// It was there with our token: an earlier create of ours made it.
-    Found,
-    /// It was there with another token, which we keep.
-    Adopted,
-}
-
-/// What `configure-webhooks` leaves for `verify`: what was asked, without secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Configured {
-    pub instance: InstanceName,
-    pub webhook: Asked,
-}
-
-/// What `verify` leaves as the run's result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ready {
-    pub instance: InstanceName,
-    pub status: InstanceStatus,
-    pub webhook: Asked,
-    pub qr: Qr,
-}
-
-/// What became of the QR code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Qr {
-    /// It was fetched and stands in the instance row.
-    Fetched,
-    /// Not wanted, or nothing to scan: the instance is or was paired.
-    NotNeeded,
-    /// WhatsApp gave none in time: the app asks again when the user looks.
-    Missing,
-}
-
 /// What the parts of one attempt share.
 struct Attempt<'a, A> {
     api: &'a A,
@@ -110,6 +55,8 @@ struct Attempt<'a, A> {
     settings: &'a Settings,
     /// As far as this attempt has counted on.
     counts: Counts,
+    /// What is kept of what it found, whatever its end.
+    found: Memory,
 }
 
 /// One whose step may create and delete.
@@ -117,61 +64,77 @@ type Exclusive<'a, E> = Attempt<'a, ExclusiveApi<'a, E>>;
 
 impl<'a, A> Attempt<'a, A> {
     fn new(api: &'a A, given: &'a Given, settings: &'a Settings) -> Self {
-        Self { api, given, settings, counts: given.counts }
+        Self { api, given, settings, counts: given.counts, found: Memory::default() }
     }
 
-    /// The same end, with what was counted.
+    /// The same end, with what was found and counted.
     fn end(&self, outcome: Outcome) -> Outcome {
-        outcome.remembering(&self.counts.since(self.given.counts))
+        outcome.remembering(&self.found).remembering(&self.counts.since(self.given.counts))
     }
 }
 
-fn output(value: impl Serialize) -> Value {
-    serde_json::to_value(value).expect("a struct of texts and enums is JSON")
-}
-
-fn send_back(to: &str, failure: Failure) -> Outcome {
-    Outcome::SendBack { to: to.parse().expect("the step names of this module are valid"), failure }
+/// A failure for which the API's host is not to blame.
+fn healthy(class: Class, what: impl Into<String>) -> Failure {
+    Failure::new(class, what).with_host(HostSignal::Healthy)
 }
 
 /// The API answers, and says that the instance is being loaded or deleted.
 fn loading(what: impl Into<String>) -> Outcome {
-    let failure = Failure::new(Class::Loading, what).with_host(HostSignal::Healthy);
-    Outcome::Defer { failure, after: None }
+    Outcome::Defer { failure: healthy(Class::Loading, what), after: None }
 }
 
-/// Only the step that creates may make an instance again, and clear away what is in its way.
-fn again(text: String, status: Option<u16>) -> Outcome {
-    let failure = Failure::new(Class::EffectGone, text).with_status(status).with_host(HostSignal::Healthy);
-    send_back(CREATE_INSTANCE, failure)
+/// What that step did is gone, or not what was asked.
+fn send_back(to: &str, why: String, status: Option<u16>) -> Outcome {
+    let failure = healthy(Class::EffectGone, why).with_status(status);
+    Outcome::SendBack { to: to.parse().expect("the step names of this module are valid"), failure }
+}
+
+/// The same end, with this on the attempt.
+fn said(mut outcome: Outcome, text: &str) -> Outcome {
+    match &mut outcome {
+        Outcome::Success { note: Some(note), .. } => *note = format!("{note}; {text}"),
+        Outcome::Success { note, .. } => *note = Some(text.to_owned()),
+        Outcome::Retry(failure)
+        | Outcome::Permanent(failure)
+        | Outcome::Defer { failure, .. }
+        | Outcome::SendBack { failure, .. } => *failure = failure.clone().and(text),
+    }
+    outcome
 }
 
 /// The API has the instance in its database and not in its memory. Once a load would have ended,
 /// only the step that creates may clear that away.
 fn not_loaded<A>(attempt: &mut Attempt<'_, A>) -> Outcome {
-    let given = attempt.given;
-    match mend::wait_for_load(attempt) {
-        (Waiting::ForTooLong, _) if !given.paired_before => {
-            again(format!("instance \"{}\" is in the API's database and was never loaded", given.instance), None)
-        }
-        (_, outcome) => outcome,
+    let (too_long, outcome) = wait_for_load(attempt);
+    let Given { instance: name, paired_before, .. } = attempt.given;
+    if too_long && !paired_before {
+        let why = format!("instance \"{name}\" is in the API's database and was never loaded");
+        return send_back(CREATE_INSTANCE, why, None);
     }
+    outcome
 }
 
-/// What a later step does where the API does not find the instance.
+/// What a later step does where the API does not find the instance. Only the step that creates may
+/// make it again, and clear away what is in its way.
 async fn missing(attempt: &mut Attempt<'_, impl Evolution>) -> Outcome {
     let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
     match look_twice(api, given, &settings.timings).await {
-        Look::Absent => gone(name).remembering(&given.finding_it_gone()),
-        Look::Phantom => {
-            again(format!("instance \"{name}\" is in the API's memory and not in its database: it is made again"), None)
+        Ok(Look::Absent) => {
+            let why = format!(
+                "the API and its database know no instance \"{name}\": it was deleted or lost, and is made again"
+            );
+            send_back(CREATE_INSTANCE, why, Some(404)).remembering(&given.finding_it_gone())
         }
-        Look::NotLoaded => not_loaded(attempt),
-        Look::There(_) => {
+        Ok(Look::Phantom) => {
+            let why = format!("instance \"{name}\" is in the API's memory and not in its database: it is made again");
+            send_back(CREATE_INSTANCE, why, None)
+        }
+        Ok(Look::NotLoaded) => not_loaded(attempt),
+        Ok(Look::There(_)) => {
             loading(format!("the API did not find instance \"{name}\", and then did: it is being loaded"))
         }
-        Look::Unclear(error) => classify::outcome(&error, name),
+        Err(error) => classify::outcome(&error, name),
     }
 }
 
@@ -187,15 +150,23 @@ async fn failed(attempt: &mut Attempt<'_, impl Evolution>, error: ApiError) -> O
     }
 }
 
-fn gone(name: &InstanceName) -> Outcome {
-    let text =
-        format!("the API and its database know no instance \"{name}\": it was deleted or lost, and is made again");
-    again(text, Some(404))
-}
-
-/// Whether an error burns no attempt: then there is no point in asking on within this one.
-fn is_uncounted(error: &ApiError, name: &InstanceName) -> bool {
-    matches!(classify::outcome(error, name), Outcome::Defer { .. })
+/// Runs a step that neither creates nor deletes. Its input is not looked at: all that is needed is
+/// known of the resource and the settings.
+async fn later_step(step: &str, api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
+    let (webhook, asked) = match settings.webhook.expand(given) {
+        Ok(expanded) => expanded,
+        Err(fault) => return Outcome::Permanent(Failure::new(Class::Rejected, fault.to_string())),
+    };
+    let mut attempt = Attempt::new(api, given, settings);
+    let ended = match step {
+        VERIFY => verify(&mut attempt, &webhook, &asked).await,
+        _ => configure_webhooks(&mut attempt, &webhook, &asked).await,
+    };
+    let outcome = match ended {
+        Ok(outcome) => outcome,
+        Err(error) => failed(&mut attempt, error).await,
+    };
+    attempt.end(outcome)
 }
 
 /// Runs the step of this name. `None`: this build has no code for it.
@@ -208,8 +179,7 @@ pub async fn run(
 ) -> Option<Outcome> {
     let outcome = match step.as_str() {
         CREATE_INSTANCE => create_instance(api, given, settings, host).await,
-        CONFIGURE_WEBHOOKS => configure_webhooks(&**api, given, settings).await,
-        VERIFY => verify(&**api, given, settings).await,
+        later @ (CONFIGURE_WEBHOOKS | VERIFY) => later_step(later, &**api, given, settings).await,
         _ => return None,
     };
     host.heard(api.elapsed(), &outcome);

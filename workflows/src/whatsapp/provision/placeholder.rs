@@ -18,12 +18,9 @@ pub(super) struct Values<'a> {
     pub token: &'a str,
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Encoding {
-    /// As it is, for a header.
-    None,
-    /// Percent-encoded.
-    Url,
+/// Percent-encoded, for a URL.
+pub(super) fn encoded(value: &str) -> String {
+    utf8_percent_encode(value, ENCODED).to_string()
 }
 
 /// A text with placeholders.
@@ -58,10 +55,15 @@ impl Text {
                 continue;
             };
             pieces.push(Piece::Literal(std::mem::take(&mut literal)));
-            pieces.push(Piece::named(word).ok_or_else(|| {
-                let problem = format!("{{{word}}} is no placeholder: expected {{user_id}}, {{instance}} or {{token}}");
-                Fault::new(setting, problem)
-            })?);
+            pieces.push(match word {
+                "user_id" => Piece::UserId,
+                "instance" => Piece::Instance,
+                "token" => Piece::Token,
+                _ => {
+                    let expected = "expected {user_id}, {instance} or {token}";
+                    return Err(Fault::new(setting, format!("{{{word}}} is no placeholder: {expected}")));
+                }
+            });
             rest = &rest[at + word.len() + 2..];
         }
         literal.push_str(rest);
@@ -69,38 +71,21 @@ impl Text {
         Ok(Self(pieces))
     }
 
-    pub(super) fn expand(&self, setting: &str, values: &Values, encoding: Encoding) -> Result<String, Fault> {
-        let encoded = |value: &str| match encoding {
-            Encoding::None => value.to_owned(),
-            Encoding::Url => utf8_percent_encode(value, ENCODED).to_string(),
-        };
-        let mut text = String::new();
-        for piece in &self.0 {
-            match piece {
-                Piece::Literal(literal) => text.push_str(literal),
-                Piece::Instance => text.push_str(&encoded(values.instance)),
-                Piece::Token => text.push_str(&encoded(values.token)),
-                Piece::UserId => match &values.user_id {
-                    Some(user) => text.push_str(&encoded(user)),
-                    None => return Err(Fault::new(setting, "asks for {user_id}, but the run's subject is no user")),
-                },
-            }
-        }
-        Ok(text)
+    /// With these values, each as `encode` writes it.
+    pub(super) fn expand(&self, setting: &str, values: &Values, encode: fn(&str) -> String) -> Result<String, Fault> {
+        let pieces = self.0.iter().map(|piece| match piece {
+            Piece::Literal(literal) => Ok(literal.clone()),
+            Piece::Instance => Ok(encode(values.instance)),
+            Piece::Token => Ok(encode(values.token)),
+            Piece::UserId => match &values.user_id {
+                Some(user) => Ok(encode(user)),
+                None => Err(Fault::new(setting, "asks for {user_id}, but the run's subject is no user")),
+            },
+        });
+        pieces.collect()
     }
 }
 
 fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-impl Piece {
-    fn named(word: &str) -> Option<Self> {
-        match word {
-            "user_id" => Some(Self::UserId),
-            "instance" => Some(Self::Instance),
-            "token" => Some(Self::Token),
-            _ => None,
-        }
-    }
 }

@@ -25,78 +25,72 @@ pub(super) enum Look {
     Phantom,
     /// Neither the memory nor the database knows it.
     Absent,
-    /// The question got no answer.
-    Unclear(ApiError),
 }
 
 /// A look at the API's memory, and at its database where the API asks that by itself. Its `Absent`
 /// is no proof.
-pub(super) async fn glance(api: &impl Evolution, name: &InstanceName) -> Look {
+pub(super) async fn glance(api: &impl Evolution, name: &InstanceName) -> Result<Look, ApiError> {
     // A 404 comes from the API's memory, an empty list from its database.
     let without_row = match api.fetch(name).await {
-        Ok(Some(row)) => return Look::There(row),
+        Ok(Some(row)) => return Ok(Look::There(row)),
         Ok(None) => Look::Phantom,
         Err(error) if classify(&error, name) == Verdict::Absent => Look::NotLoaded,
-        Err(error) => return Look::Unclear(error),
+        Err(error) => return Err(error),
     };
     match api.connection_state(name).await {
-        Ok(None) => Look::NotLoaded,
-        Ok(Some(_)) => without_row,
-        Err(error) if classify(&error, name) == Verdict::Absent => Look::Absent,
-        Err(error) => Look::Unclear(error),
+        Ok(None) => Ok(Look::NotLoaded),
+        Ok(Some(_)) => Ok(without_row),
+        Err(error) if classify(&error, name) == Verdict::Absent => Ok(Look::Absent),
+        Err(error) => Err(error),
     }
 }
 
 /// One look whose `Absent` the API's database has said: before a create, and before an instance
 /// counts as gone.
-pub(super) async fn look(api: &impl Evolution, given: &Given) -> Look {
-    match glance(api, &given.instance).await {
+pub(super) async fn look(api: &impl Evolution, given: &Given) -> Result<Look, ApiError> {
+    match glance(api, &given.instance).await? {
         Look::Absent => ask_the_database(api, given).await,
-        seen => seen,
+        seen => Ok(seen),
     }
 }
 
 /// With its cache of instances switched on, the API's guard never asks the database; only these two
 /// questions reach it. The cheap one first: a row with our token that is not loaded. It cannot say
 /// "none": the API gives the same answer where its database is away.
-async fn ask_the_database(api: &impl Evolution, given: &Given) -> Look {
-    match api.fetch_own(&given.instance, &given.token).await {
-        Ok(Own::Loaded(row)) => return Look::There(row),
-        Ok(Own::NotLoaded) => return Look::NotLoaded,
-        Ok(Own::NoSuchRow) => {}
-        Err(error) => return Look::Unclear(error),
+async fn ask_the_database(api: &impl Evolution, given: &Given) -> Result<Look, ApiError> {
+    match api.fetch_own(&given.instance, &given.token).await? {
+        Own::Loaded(row) => return Ok(Look::There(row)),
+        Own::NotLoaded => return Ok(Look::NotLoaded),
+        Own::NoSuchRow => {}
     }
-    match api.roster().await {
-        Ok(roster) if roster.get(&given.instance).is_some() => Look::NotLoaded,
-        Ok(_) => Look::Absent,
-        Err(error) => Look::Unclear(error),
-    }
+    let is_listed = api.roster().await?.get(&given.instance).is_some();
+    Ok(if is_listed { Look::NotLoaded } else { Look::Absent })
 }
 
 /// Whether the instance is gone: absent twice, some seconds apart, and the second time by its
 /// database's word. Else what the last look saw.
-pub(super) async fn look_twice(api: &impl Evolution, given: &Given, timings: &Timings) -> Look {
-    match glance(api, &given.instance).await {
+pub(super) async fn look_twice(api: &impl Evolution, given: &Given, timings: &Timings) -> Result<Look, ApiError> {
+    match glance(api, &given.instance).await? {
         Look::Absent => {
             api.pause(timings.gone_after).await;
             look(api, given).await
         }
-        seen => seen,
+        seen => Ok(seen),
     }
 }
 
 /// Whether the instance is in the API's memory without a row: seen twice, some seconds apart, and
 /// no row by its database's word. Else what the last look saw.
-pub(super) async fn phantom_twice(api: &impl Evolution, given: &Given, timings: &Timings) -> Look {
+pub(super) async fn phantom_twice(api: &impl Evolution, given: &Given, timings: &Timings) -> Result<Look, ApiError> {
     api.pause(timings.gone_after).await;
-    match glance(api, &given.instance).await {
-        Look::Phantom => match ask_the_database(api, given).await {
-            Look::Absent => Look::Phantom,
-            seen => seen,
-        },
-        Look::Absent => ask_the_database(api, given).await,
-        seen => seen,
+    let seen = glance(api, &given.instance).await?;
+    if !matches!(seen, Look::Phantom | Look::Absent) {
+        return Ok(seen);
     }
+    Ok(match ask_the_database(api, given).await? {
+        Look::Absent => seen,
+        known => known,
+    })
 }
 
 /// How many other instances are asked about.
@@ -109,8 +103,7 @@ pub(super) async fn has_loaded(api: &impl Evolution, name: &InstanceName) -> Res
     let mut loaded = 0;
     for other in &others {
         match api.connection_state(other).await {
-            Ok(Some(_)) => loaded += 1,
-            Ok(None) => {}
+            Ok(state) => loaded += usize::from(state.is_some()),
             Err(error) if classify(&error, other) == Verdict::Absent => {}
             Err(error) => return Err(error),
         }

@@ -3,16 +3,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
 use super::template::WebhookTemplate;
 use crate::{secret::Secret, whatsapp::evolution::AmqpMode};
 
-/// The settings as they were written.
+/// The settings, valid.
 #[derive(Debug, Clone)]
-pub struct Options {
-    pub webhook: WebhookOptions,
+pub struct Settings {
+    pub webhook: WebhookTemplate,
     pub qr_at_signup: QrAtSignup,
+    /// Whether each instance is told to publish its events.
     pub amqp_mode: AmqpMode,
     pub timings: Timings,
 }
@@ -30,8 +29,7 @@ pub struct WebhookOptions {
 
 /// Whether a sign-up waits a moment for a QR code. Without it no socket to WhatsApp is opened until
 /// the app asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QrAtSignup {
     #[default]
     Fetch,
@@ -87,23 +85,5 @@ pub struct Fault {
 impl Fault {
     pub(super) fn new(setting: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { setting: setting.into(), problem: problem.into() }
-    }
-}
-
-/// The settings, valid.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub(super) webhook: WebhookTemplate,
-    pub(super) qr_at_signup: QrAtSignup,
-    /// Whether each instance is told to publish its events.
-    pub(super) amqp_mode: AmqpMode,
-    pub(super) timings: Timings,
-}
-
-impl Settings {
-    /// Checks everything and reports every fault.
-    pub fn parse(options: Options) -> Result<Self, Vec<Fault>> {
-        let Options { webhook, qr_at_signup, amqp_mode, timings } = options;
-        Ok(Self { webhook: WebhookTemplate::parse(webhook)?, qr_at_signup, amqp_mode, timings })
     }
 }

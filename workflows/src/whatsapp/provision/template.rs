@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use url::Url;
 
 use super::{
-    placeholder::{Encoding, Text, Values},
+    placeholder::{Text, Values, encoded},
     settings::{Fault, WebhookOptions},
 };
 use crate::{
@@ -37,8 +37,8 @@ pub struct WebhookTemplate {
 
 /// What was asked for an instance, as anybody may see it: the token in the URL is `***`, headers
 /// are names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+#[derive(Serialize)]
+pub(super) struct Asked {
     pub url: String,
     pub events: Vec<String>,
     pub headers: Vec<String>,
@@ -47,7 +47,8 @@ pub struct Asked {
 }
 
 impl WebhookTemplate {
-    pub(super) fn parse(options: WebhookOptions) -> Result<Self, Vec<Fault>> {
+    /// Checks everything and reports every fault.
+    pub fn parse(options: WebhookOptions) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let url = Text::parse("webhook.url", &options.url).and_then(|url| probe(&url).map(|()| url));
         let url = url.map_err(|fault| faults.push(fault)).ok();
@@ -62,22 +63,22 @@ impl WebhookTemplate {
     }
 
     /// The webhook for one instance, and what of it may be seen.
-    pub fn expand(&self, given: &Given) -> Result<(Webhook, Asked), Fault> {
+    pub(super) fn expand(&self, given: &Given) -> Result<(Webhook, Asked), Fault> {
         let values = Values {
             user_id: UserId::of(&given.subject).map(|user| user.to_string()),
             instance: given.instance.as_str(),
             token: given.token.expose(),
         };
-        let url = checked_url(&self.url.expand("webhook.url", &values, Encoding::Url)?)?;
+        let url = checked_url(&self.url.expand("webhook.url", &values, encoded)?)?;
         let hidden = Values { token: "***", ..values.clone() };
-        let mut shown = checked_url(&self.url.expand("webhook.url", &hidden, Encoding::Url)?)?;
+        let mut shown = checked_url(&self.url.expand("webhook.url", &hidden, encoded)?)?;
         if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
             return Err(Fault::new("webhook.url", "holds a password where none can be"));
         }
         let mut headers = BTreeMap::new();
         for (name, value) in &self.headers {
             let setting = header_setting(name);
-            let value = value.expand(&setting, &values, Encoding::None)?;
+            let value = value.expand(&setting, &values, str::to_owned)?;
             check_header_value(&setting, &value)?;
             headers.insert(name.clone(), Secret::new(value));
         }
@@ -161,15 +162,13 @@ fn probe(template: &Text) -> Result<(), Fault> {
     let uuid = "00000000-0000-4000-8000-000000000000";
     let with = |text: &'static str| {
         let values = Values { user_id: Some(text.to_owned()), instance: text, token: text };
-        checked_url(&template.expand("webhook.url", &values, Encoding::Url)?)
+        checked_url(&template.expand("webhook.url", &values, encoded)?)
     };
     let (one, other) = (with(uuid)?, with("a")?);
     let host = |url: &Url| (url.origin(), url.username().to_owned(), url.password().map(str::to_owned));
     if host(&one) != host(&other) {
-        return Err(Fault::new(
-            "webhook.url",
-            "has a placeholder before its path: it may stand in path and query only",
-        ));
+        let problem = "has a placeholder before its path: it may stand in path and query only";
+        return Err(Fault::new("webhook.url", problem));
     }
     Ok(())
 }

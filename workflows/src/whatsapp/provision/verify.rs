@@ -5,65 +5,54 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::{
-    Asked, Attempt, CONFIGURE_WEBHOOKS, Qr, QrAtSignup, Ready, Settings, Timings, failed, missing, not_loaded, output,
-    send_back,
+    Attempt, CONFIGURE_WEBHOOKS, QrAtSignup, Settings, Timings,
+    given::{key, standing},
+    not_loaded, send_back,
+    template::Asked,
 };
 use crate::{
-    outcome::{Class, Failure, HostSignal, Outcome},
+    outcome::Outcome,
     secret::Secret,
     whatsapp::{
         evolution::{
-            AmqpMode, ApiError, ApiState, Connect, ErrorKind, Evolution, Rabbitmq, StoredWebhook,
-            classify::{self, Pairing, Verdict, classify, instance_status},
+            AmqpMode, ApiError, ApiState, Connect, ErrorKind, Evolution, Rabbitmq, Webhook,
+            classify::{Pairing, Verdict, classify, instance_status},
         },
         names::InstanceStatus,
-        provision::{Facts, Given},
+        provision::Given,
     },
 };
 
-/// Reads back and makes the run's result. The input is not looked at: what is asked comes from the
-/// settings, so that a webhook which the settings changed since is mended too.
-pub async fn verify(api: &impl Evolution, given: &Given, settings: &Settings) -> Outcome {
-    let mut attempt = Attempt::new(api, given, settings);
-    let outcome = match read_back(&mut attempt).await {
-        Ok(outcome) => outcome,
-        Err(error) => failed(&mut attempt, error).await,
-    };
-    attempt.end(outcome)
-}
-
-/// The outcome, or the error of a call whose meaning is still to be found.
-async fn read_back(attempt: &mut Attempt<'_, impl Evolution>) -> Result<Outcome, ApiError> {
+/// Reads back and makes the run's result. What is asked comes from the settings, so that a webhook
+/// which the settings changed since is mended too.
+pub(super) async fn verify(
+    attempt: &mut Attempt<'_, impl Evolution>,
+    webhook: &Webhook,
+    asked: &Asked,
+) -> Result<Outcome, ApiError> {
     let Attempt { api, given, settings, .. } = *attempt;
     let name = &given.instance;
-    let (webhook, asked) = match settings.webhook.expand(given) {
-        Ok(expanded) => expanded,
-        Err(fault) => return Ok(Outcome::Permanent(Failure::new(Class::Rejected, fault.to_string()))),
-    };
     let stored = api.find_webhook(name).await?;
     let Some(state) = api.connection_state(name).await? else { return Ok(not_loaded(attempt)) };
-    let wrong = stored.as_ref().map(|stored: &StoredWebhook| webhook.differences(stored));
-    let wrong = match wrong.as_deref() {
-        Some([]) => None,
+    let wrong = match stored.as_ref().map(|stored| webhook.differences(stored)) {
+        Some(fields) if fields.is_empty() => None,
         Some(fields) => Some(format!("the webhook is not what was asked: {} differ", fields.join(", "))),
         None => Some("the instance has no webhook".to_owned()),
     };
     if let Some(what) = wrong {
-        return Ok(reconfigure(what).remembering(&given.finding_drift(stored.as_ref(), &webhook)));
+        attempt.found = given.finding_drift(stored.as_ref(), webhook);
+        return Ok(send_back(CONFIGURE_WEBHOOKS, what, None));
     }
     if let Some(what) = unpublished(api, given, settings).await? {
-        return Ok(reconfigure(what));
+        return Ok(send_back(CONFIGURE_WEBHOOKS, what, None));
     }
     let mended = complete_settings(api, given).await?;
-    Ok(match qr_code(api, given, settings, state).await {
-        Scan::Absent => missing(attempt).await,
-        Scan::Away(error) => classify::outcome(&error, name),
-        scan => {
-            attempt.counts.not_loaded = 0;
-            ready(given, asked, state, scan, mended).remembering(&given.verifying(&webhook))
-        }
-    })
+    let scan = qr_code(api, given, settings, state).await?;
+    attempt.counts.not_loaded = 0;
+    Ok(ready(given, asked, state, scan, mended).remembering(&given.verifying(webhook)))
 }
 
 /// What the API does not publish of the instance, where it publishes for each.
@@ -100,22 +89,18 @@ enum Scan {
     NotAsked,
     /// None came; why.
     Missing(String),
-    /// The instance vanished meanwhile.
-    Absent,
-    /// The host does not answer any more.
-    Away(ApiError),
 }
 
 /// An instance that was paired and is closed is asked for a code whatever the settings say: its
 /// user must scan again, or the call connects it.
-async fn qr_code(api: &impl Evolution, given: &Given, settings: &Settings, state: ApiState) -> Scan {
+async fn qr_code(api: &impl Evolution, given: &Given, settings: &Settings, state: ApiState) -> Result<Scan, ApiError> {
     let asked = match (state, given.paired_before) {
         (ApiState::Open, _) | (ApiState::Connecting, true) => false,
         (ApiState::Close, true) => true,
         (ApiState::Close | ApiState::Connecting, false) => settings.qr_at_signup == QrAtSignup::Fetch,
     };
     if !asked {
-        return Scan::NotAsked;
+        return Ok(Scan::NotAsked);
     }
     let Timings { qr_tries, qr_pause, qr_limit, .. } = settings.timings;
     let end = api.elapsed() + qr_limit;
@@ -129,58 +114,48 @@ async fn qr_code(api: &impl Evolution, given: &Given, settings: &Settings, state
             break;
         }
         match api.connect(&given.instance, left).await {
-            Ok(Connect::Qr(code)) => return Scan::Code(code),
-            Ok(Connect::Open) => return Scan::Open,
+            Ok(Connect::Qr(code)) => return Ok(Scan::Code(code)),
+            Ok(Connect::Open) => return Ok(Scan::Open),
             Ok(Connect::NotYet) => why = "WhatsApp gave no code yet".to_owned(),
-            Err(error) if classify(&error, &given.instance) == Verdict::Absent => return Scan::Absent,
+            // The instance vanished meanwhile.
+            Err(error) if classify(&error, &given.instance) == Verdict::Absent => return Err(error),
             // A connection that was refused is an outage, and says nothing about WhatsApp.
-            Err(error) if matches!(error.kind, ErrorKind::Unreachable(_)) => return Scan::Away(error),
+            Err(error) if matches!(error.kind, ErrorKind::Unreachable(_)) => return Err(error),
             Err(error) => why = error.to_string(),
         }
     }
-    Scan::Missing(why)
+    Ok(Scan::Missing(why))
 }
 
 /// In less, no code can come.
 const LEAST: Duration = Duration::from_millis(100);
 
-fn ready(given: &Given, asked: Asked, state: ApiState, scan: Scan, mended: Option<&str>) -> Outcome {
+fn ready(given: &Given, asked: &Asked, state: ApiState, scan: Scan, mended: Option<&str>) -> Outcome {
     // An instance that was asked for a code is on its way to be connected, paired before or not.
     let (state, qr, code, note) = match scan {
-        Scan::Code(code) => (ApiState::Connecting, Qr::Fetched, Some(code), None),
-        Scan::Open => (ApiState::Open, Qr::NotNeeded, None, None),
-        Scan::Missing(why) => {
-            (ApiState::Connecting, Qr::Missing, None, Some(format!("ready without a QR code: {why}")))
-        }
-        Scan::NotAsked | Scan::Absent | Scan::Away(_) => (state, Qr::NotNeeded, None, None),
+        Scan::Code(code) => (ApiState::Connecting, "fetched", Some(code), None),
+        Scan::Open => (ApiState::Open, "not_needed", None, None),
+        Scan::NotAsked => (state, "not_needed", None, None),
+        // The app asks again when the user looks.
+        Scan::Missing(why) => (ApiState::Connecting, "missing", None, Some(format!("ready without a QR code: {why}"))),
     };
     let note = match (note, mended) {
         (Some(note), Some(mended)) => Some(format!("{mended}; {note}")),
         (note, mended) => note.or(mended.map(str::to_owned)),
     };
     let pairing = if given.paired_before { Pairing::Done } else { Pairing::NotYet };
-    let status = instance_status(Some(state), pairing);
-    let status = status.unwrap_or(InstanceStatus::Connecting);
+    let status = instance_status(Some(state), pairing).unwrap_or(InstanceStatus::Connecting);
     let reason = match (status, &code) {
         (InstanceStatus::Connecting, None) if given.paired_before => {
             Some(note.clone().unwrap_or_else(|| "it was paired, and connects to WhatsApp by itself now".to_owned()))
         }
         _ => None,
     };
+    let mut memory = standing(status, code.as_ref(), reason).with(key::WEBHOOK_URL, asked.url.as_str());
     // A number that the row has of one that was never paired is somebody's invention.
-    let never_paired = status != InstanceStatus::Connected && !given.paired_before;
-    let facts = Facts {
-        status: Some(status),
-        qr_code: code,
-        reason,
-        webhook_url: Some(asked.url.clone()),
-        phone_number: never_paired.then_some(None),
-        ..Facts::default()
-    };
-    let ready = Ready { instance: given.instance.clone(), status, webhook: asked, qr };
-    Outcome::Success { output: output(ready), memory: facts.into(), note }
-}
-
-fn reconfigure(what: String) -> Outcome {
-    send_back(CONFIGURE_WEBHOOKS, Failure::new(Class::EffectGone, what).with_host(HostSignal::Healthy))
+    if status != InstanceStatus::Connected && !given.paired_before {
+        memory = memory.with(key::PHONE_NUMBER, Value::Null);
+    }
+    let output = json!({ "instance": given.instance, "status": status, "webhook": asked, "qr": qr });
+    Outcome::Success { output, memory, note }
 }
