@@ -81,7 +81,7 @@ pub fn as_asked() -> Reply {
     webhook(|_| ())
 }
 
-/// What these settings ask for this instance, as the step that sets it sends it, and the step's end.
+/// What these settings ask for this instance, as the step sends it that sets it, and its end.
 pub fn sent(given: &Given, settings: &Settings) -> (Webhook, Ended) {
     let script = Script::new(vec![(Call::SetWebhook, as_asked())]);
     let ended = script.play(CONFIGURE_WEBHOOKS, given, settings);

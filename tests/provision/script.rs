@@ -62,7 +62,7 @@ impl Script {
         script
     }
 
-    /// Of a version that was tried, and of a host that has loaded whatever it has: an earlier create
+    /// Of a host that has loaded whatever it has, and whose version was tried: an earlier create
     /// has learnt both.
     pub fn new(calls: Calls) -> Self {
         let script = Self::of_a_new_host([asked("2.3.6"), made()].concat());

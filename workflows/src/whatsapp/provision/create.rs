@@ -210,8 +210,8 @@ pub(super) fn found(given: &Given, row: Listed) -> Outcome {
     success(given, "adopted", instance_id, memory, Some(note))
 }
 
-/// What its row says of an instance that is there. What the user's row says may be forged, or out of
-/// date.
+/// What the API's row says of an instance that is there. What the user's row says may be forged, or
+/// out of date.
 fn known(given: &Given, status: Option<InstanceStatus>, pairing: Pairing, number: Option<String>) -> Memory {
     // A code to scan is shown until `verify` has another.
     let status = status.filter(|status| !(given.connecting_before && *status == InstanceStatus::Connecting));
