@@ -11,7 +11,7 @@ endef
 
 # Each part needs the one before it: a compiler, then programs, then tests.
 .NOTPARALLEL:
-.PHONY: help demo jaeger bench chaos check full mutants setup format lint doc unused build tools test sim audit test-kubernetes
+.PHONY: help demo jaeger bench chaos check full mutants size setup format lint doc unused build tools test sim audit test-kubernetes
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 24
@@ -43,6 +43,15 @@ mutants: setup ## Takes each guard away, of the protocol and of the SQL, and sho
 	cargo test -p tests --test sim guard -- --nocapture
 	cargo test -p tests --test model guard -- --nocapture
 	cargo test -p it --features mutants sql_guards -- --nocapture
+
+size: ## Lines of services and workflows, by part, with their comments and unit tests
+	@git ls-files 'services/*.rs' 'workflows/*.rs' | xargs wc -l | awk '$$2 != "total" { \
+	    part = $$2 ~ /adopt/ ? "adoption of an app" : \
+	      $$2 ~ /\/events|rabbitmq|evolution\/(event|report)|whatsapp\/reports/ ? "announcements and followers" : \
+	      $$2 ~ /\/cli\// ? "commands for people" : \
+	      $$2 ~ /\/(whatsapp|evolution|supabase)\// ? "provision-instance" : "engine"; \
+	    lines[part] += $$1; all += $$1 } \
+	  END { for (part in lines) printf "%6d  %s\n", lines[part], part; printf "%6d  all\n", all }' | sort -n
 
 # Every part below may be called by itself.
 

@@ -48,17 +48,20 @@ impl Metrics {
 
     /// So many more, in a counter.
     pub fn count<const N: usize>(&self, metric: &Metric<N>, labels: [&str; N], more: u64) {
-        if more > 0
-            && let Value::Count(count) = &mut *self.series(metric, labels)
-        {
-            *count += more;
+        if more == 0 {
+            return;
+        }
+        match &mut *self.series(metric, labels) {
+            Value::Count(count) => *count += more,
+            other => debug_assert!(false, "{} is no counter: {other:?}", metric.family.name),
         }
     }
 
     /// One more duration, in a histogram.
     pub fn measure<const N: usize>(&self, metric: &Metric<N>, labels: [&str; N], duration: Duration) {
-        if let Value::Durations(durations) = &*self.series(metric, labels) {
-            durations.observe(duration.as_secs_f64());
+        match &*self.series(metric, labels) {
+            Value::Durations(durations) => durations.observe(duration.as_secs_f64()),
+            other => debug_assert!(false, "{} is no histogram: {other:?}", metric.family.name),
         }
     }
 
